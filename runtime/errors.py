@@ -1,0 +1,57 @@
+"""Everything that attri raises on purpose.
+
+    AttriError              a person can mend it: one line that says what to do
+    ├── UsageError          the request itself is wrong                 exit 2
+    │   └── LabelsError     a labels file that cannot be used
+    └── FailedError         it broke while running                      exit 1
+        ├── ImageError      a picture that cannot be read
+        ├── BundleError     a bundle that is missing, damaged or too new
+        ├── EngineError     ONNX Runtime or TensorRT cannot do what was asked
+        ├── ParityError     the exported model does not agree with the PyTorch one
+        └── MissingExtra    an optional package is not installed
+
+Anything else that escapes is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class AttriError(Exception):
+    """Root of the tree; the message is one line for a person, `exit_code` is what a command returns."""
+
+    exit_code = 1
+
+
+class UsageError(AttriError):
+    exit_code = 2
+
+
+class LabelsError(UsageError):
+    pass
+
+
+class FailedError(AttriError):
+    exit_code = 1
+
+
+class ImageError(FailedError):
+    pass
+
+
+class BundleError(FailedError):
+    pass
+
+
+class EngineError(FailedError):
+    pass
+
+
+class ParityError(FailedError):
+    pass
+
+
+class MissingExtra(FailedError):
+    """Args: module: what failed to import; extra: the extra of attri that brings it."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(f"{module} is not installed: pip install 'attri[{extra}]'")

@@ -1,0 +1,1 @@
+"""AttriPrompt prompt learning on a frozen CLIP, in PyTorch."""

@@ -1,0 +1,77 @@
+"""Every choice of a training run, with its unit and where it comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from attri.runtime.errors import UsageError
+
+TEMPLATE = "a photo of a {}."
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """The prompt itself: what `prompt.safetensors` needs to be rebuilt (DESIGN.md, section 2)."""
+
+    clusters: int = 2  # K, k-means centres per image and block (paper: clustering; the number is our choice)
+    lloyd_steps: int = 1  # fixed, so that the graph is static (our choice)
+    start: str = "grid"  # first centres: "grid" of region means or "farthest" tokens (our choice)
+    pool_size: int = 16  # N, entries per pool; 0 leaves the static tokens alone (paper: a pool; the number is our choice)
+    topk: int = 1  # k, entries that each centre retrieves (our choice)
+    prompt_length: int = 2  # p, prompt tokens per entry (our choice)
+    static_tokens: int = 0  # q, deep prompt tokens that every image sees (our choice)
+    depth: int | None = None  # prompted text blocks from the first on; None is all of them (paper: all)
+    shared: bool = False  # one pool for all blocks (our choice)
+
+    def __post_init__(self) -> None:
+        at_least_one = ("clusters", "topk", "prompt_length")
+        for name in (*at_least_one, "pool_size", "static_tokens", "lloyd_steps"):
+            if getattr(self, name) < int(name in at_least_one):
+                raise UsageError(f"{name} is {getattr(self, name)}: it must be {int(name in at_least_one)} or more")
+        if self.start not in ("grid", "farthest"):
+            raise UsageError(f"start is {self.start!r}: choose 'grid' or 'farthest'")
+        if self.pool_size == 0 and self.static_tokens == 0:
+            raise UsageError("pool_size and static_tokens are both 0: nothing would be learned")
+        if self.pool_size and self.topk > self.pool_size:
+            raise UsageError(f"topk is {self.topk}, but the pool has only {self.pool_size} entries")
+
+    @property
+    def retrieved(self) -> int:
+        """M, pool entries that one image brings to one text block."""
+        return self.clusters * self.topk if self.pool_size else 0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the prompt is learned."""
+
+    template: str = TEMPLATE  # the label goes into {} (CoOp and its followers)
+    epochs: int = 40  # passes over the training pictures (our choice)
+    batch: int = 32  # pictures per step (our choice)
+    optimizer: str = "adamw"  # "adamw" or "sgd" (our choice)
+    lr: float = 2e-3  # peak learning rate, reached after warmup, then cosine to 0 (our choice)
+    warmup: float = 0.05  # share of all steps (our choice)
+    weight_decay: float = 1e-2  # on prompt tokens, not on keys (our choice)
+    views: int = 8  # cached augmented views per training picture (our choice)
+    shots: int | None = None  # pictures per class; None is all (few-shot protocol of CoOp)
+    holdout: float = 0.25  # share per class kept for testing when the data has no test folder (our choice)
+    weight_text: float = 10.0  # self-regularization, distance of text features (paper: the term; our weight)
+    weight_logits: float = 1.0  # self-regularization, KL of the predictions (paper: the term; our weight)
+    weight_retrieval: float = 0.5  # keys follow the centres that choose them (our choice)
+    weight_diversity: float = 0.1  # keys stay apart (our choice)
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("adamw", "sgd"):
+            raise UsageError(f"optimizer is {self.optimizer!r}: choose 'adamw' or 'sgd'")
+        for name in ("epochs", "batch", "views"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}: it must be 1 or more")
+        if self.shots is not None and self.shots < 1:
+            raise UsageError(f"shots is {self.shots}: it must be 1 or more")
+
+
+def to_dict(config: PromptConfig | TrainConfig) -> dict[str, Any]:
+    return dataclasses.asdict(config)

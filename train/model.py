@@ -1,0 +1,91 @@
+"""AttriPrompt on a frozen CLIP: retrieval, pool and prompted text put together, in the order of DESIGN.md, section 2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from attri.runtime.errors import UsageError
+from attri.runtime.prompts import LabelTokens
+from attri.train.backbone import Backbone
+from attri.train.config import PromptConfig
+from attri.train.pool import PromptPool
+from attri.train.prompted_text import prompted_text, tables
+from attri.train.retrieval import Retrieval
+from attri.train.vision import VisionTower
+
+
+@dataclass(frozen=True)
+class EmbeddedLabels:
+    """Frozen token embeddings of C prompts. stem [P, W], own [C, T, W], lengths [C]"""
+
+    stem: Tensor
+    own: Tensor
+    lengths: Tensor
+
+
+class AttriPrompt(nn.Module):
+    """The whole model. Only `pool` learns; the towers are the backbone's own modules.
+
+    Args:
+        backbone: a frozen model that can be folded.
+        config: shape of the pool and of retrieval.
+
+    Raises:
+        UsageError: the config does not fit the backbone.
+    """
+
+    def __init__(self, backbone: Backbone, config: PromptConfig) -> None:
+        super().__init__()
+        self.backbone, self.config = backbone, config
+        self.text = backbone.text_tower()
+        layers, width = len(self.text.blocks), self.text.positional_embedding.shape[1]
+        self.depth = layers if config.depth is None else config.depth
+        if not 1 <= self.depth <= layers:
+            raise UsageError(f"depth is {config.depth}: {backbone.name} has {layers} text blocks")
+        self.pool = PromptPool(config, self.depth, width, backbone.joint_width)
+        try:
+            retrieval = Retrieval(backbone.grid, config.clusters, config.lloyd_steps, config.start)
+        except ValueError as error:
+            raise UsageError(f"clusters is {config.clusters}: {error}") from error
+        self.vision = VisionTower.of(backbone.visual, retrieval, layers, self.depth)
+
+    def embed(self, labels: LabelTokens) -> EmbeddedLabels:
+        """Look the tokens up, on the model's device."""
+        table = self.backbone.token_embedding
+        stem, own, lengths = (torch.from_numpy(x).to(table.device) for x in (labels.stem, labels.tokens, labels.lengths))
+        return EmbeddedLabels(table[stem], table[own], lengths)
+
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of pool entries [L, N, p, 2 W] and of static tokens [L, q, 2 W]."""
+        return tables(self.text, self.pool.tokens_of_blocks()), tables(self.text, self.pool.static)
+
+    def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """pixels [B, 3, H, W] -> unit features [B, D], unit centres [B, L, K, D]"""
+        features, centres = self.vision(pixels)
+        assert centres is not None
+        return features, centres
+
+    def encode_text(self, labels: EmbeddedLabels, retrieved: Tensor) -> Tensor:
+        """Features of every class for every image. retrieved [B, L, M] -> [B, C, D]"""
+        pool, static = self.tables()
+        return prompted_text(self.text, pool, static, retrieved, labels.stem, labels.own, labels.lengths)
+
+    @torch.no_grad()
+    def plain_text(self, labels: EmbeddedLabels) -> Tensor:
+        """Frozen features without prompts, the tower's own: the same encoder with empty tables. -> [C, D]"""
+        width = labels.stem.shape[-1]
+        pool, static = labels.stem.new_zeros(0, 1, 1, 2 * width), labels.stem.new_zeros(0, 0, 2 * width)
+        nothing = torch.zeros(1, 0, 0, dtype=torch.long, device=labels.stem.device)
+        return prompted_text(self.text, pool, static, nothing, labels.stem, labels.own, labels.lengths)[0]
+
+    def logits(self, features: Tensor, text: Tensor) -> Tensor:
+        """features [B, D], text [B, C, D] -> logit scale * cosine [B, C]"""
+        return self.backbone.logit_scale * (text @ features[:, :, None]).squeeze(-1)
+
+    def forward(self, pixels: Tensor, labels: EmbeddedLabels) -> Tensor:
+        """Logits [B, C] of pictures, from pixels to the end."""
+        features, centres = self.encode_image(pixels)
+        return self.logits(features, self.encode_text(labels, self.pool.retrieve(centres)))

@@ -1,0 +1,95 @@
+"""The pieces of open_clip's residual attention block, apart, so that attention can read tables instead of tokens.
+
+Everything is decomposed into plain matrix products and a softmax: it is what the exported graphs consist of, and
+what training differentiates. Half-precision inputs pass norms and softmax in float32; float64 stays float64.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in at least float32."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def layer_norm(norm: nn.Module, x: Tensor) -> Tensor:
+    """LayerNorm (or the Identity that some towers have in its place) over the last axis; keeps shape and dtype."""
+    if not isinstance(norm, nn.LayerNorm):
+        return x
+    y = wide(x)
+    weight, bias = norm.weight.to(y.dtype), norm.bias.to(y.dtype)
+    return F.layer_norm(y, norm.normalized_shape, weight, bias, norm.eps).to(x.dtype)
+
+
+def unit(x: Tensor) -> Tensor:
+    """x over its length along the last axis, written so that TensorRT 8.6 reads it right at opset 18 (a ReduceSum)."""
+    return x * torch.rsqrt((x * x).sum(-1, keepdim=True).clamp_min(1e-24))
+
+
+def softmax(scores: Tensor) -> Tensor:
+    return wide(scores).softmax(-1).to(scores.dtype)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[B, T, W] -> [B, H, T, W/H]"""
+    batch, tokens, width = x.shape
+    return x.reshape(batch, tokens, heads, width // heads).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """[B, H, T, W/H] -> [B, T, W]"""
+    batch, heads, tokens, width = x.shape
+    return x.transpose(1, 2).reshape(batch, tokens, heads * width)
+
+
+class Block:
+    """A view of one open_clip ResidualAttentionBlock; it owns nothing."""
+
+    def __init__(self, block: nn.Module) -> None:
+        self.block = block
+        self.attention = cast(nn.MultiheadAttention, block.attn)
+        self.heads = self.attention.num_heads
+        self.scale = (self.attention.embed_dim // self.heads) ** -0.5
+
+    def _project(self, x: Tensor, parts: slice) -> Tensor:
+        """The rows `parts` of the stacked q, k, v projection, after the block's first norm."""
+        width = self.attention.embed_dim
+        rows = slice(parts.start * width, parts.stop * width)
+        normed = layer_norm(cast(nn.Module, self.block.ln_1), x)
+        weight, bias = self.attention.in_proj_weight, self.attention.in_proj_bias
+        return F.linear(normed, weight[rows], bias[rows])
+
+    def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, T, W] -> q (already scaled), k, v, each [B, H, T, W/H]"""
+        q, k, v = (split_heads(part, self.heads) for part in self._project(x, slice(0, 3)).chunk(3, -1))
+        return q * self.scale, k, v
+
+    def query(self, x: Tensor) -> Tensor:
+        """[B, T, W] -> scaled q [B, H, T, W/H]"""
+        return split_heads(self._project(x, slice(0, 1)), self.heads) * self.scale
+
+    def keys_values(self, x: Tensor) -> Tensor:
+        """[..., W] -> k beside v, [..., 2W]"""
+        return self._project(x, slice(1, 3))
+
+    def split_keys_values(self, kv: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, T, 2W] -> k, v, each [B, H, T, W/H]"""
+        k, v = kv.chunk(2, -1)
+        return split_heads(k, self.heads), split_heads(v, self.heads)
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The rest of the block: output projection, residuals, MLP. x and attended [B, T, W] -> [B, T, W]"""
+        block, out = self.block, self.attention.out_proj
+        x = x + block.ls_1(F.linear(attended, out.weight, out.bias))  # type: ignore[operator]  # nn.Module attribute
+        return x + block.ls_2(block.mlp(layer_norm(cast(nn.Module, block.ln_2), x)))  # type: ignore[operator]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The whole block without a mask, [B, T, W] -> [B, T, W]"""
+        q, k, v = self.qkv(x)
+        return self.finish(x, merge_heads(softmax(q @ k.transpose(-1, -2)) @ v))
