@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from attri.runtime.errors import LabelsError
 from attri.runtime.labels import prompt
+from attri.runtime.tokenizer import EOT, SOS
 
-SOS, EOT = 49406, 49407  # of CLIP's vocabulary
+
 logger = logging.getLogger("attri")
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
-
 from attri.runtime.errors import UsageError
 
 TEMPLATE = "a photo of a {}."
@@ -48,6 +45,7 @@ class TrainConfig:
     """How the prompt is learned."""
 
     template: str = TEMPLATE  # the label goes into {} (CoOp and its followers)
+    frozen_templates: tuple[str, ...] = (TEMPLATE, "a picture of a {}.", "a {}.")  # averaged for T0 (our choice)
     epochs: int = 40  # passes over the training pictures (our choice)
     batch: int = 32  # pictures per step (our choice)
     optimizer: str = "adamw"  # "adamw" or "sgd" (our choice)
@@ -71,7 +69,3 @@ class TrainConfig:
                 raise UsageError(f"{name} is {getattr(self, name)}: it must be 1 or more")
         if self.shots is not None and self.shots < 1:
             raise UsageError(f"shots is {self.shots}: it must be 1 or more")
-
-
-def to_dict(config: PromptConfig | TrainConfig) -> dict[str, Any]:
-    return dataclasses.asdict(config)

@@ -37,17 +37,28 @@ class PromptPool(nn.Module):
     def retrieve(self, centres: Tensor) -> Tensor:
         """Hard retrieval. centres: unit [B, L, K, D] -> entries [B, L, K * k], int64, sorted ascending, with repeats.
 
-        Equal scores go to the lower index: the sort is stable. No gradient passes.
+        Equal scores go to the lower index, as argmax does in PyTorch and in ONNX. No gradient passes.
         """
         scores = (centres @ self.keys_of_blocks().to(centres.dtype).transpose(-1, -2)).detach()  # [B, L, K, N]
-        best = scores.sort(dim=-1, descending=True, stable=True).indices[..., : self.topk]  # [B, L, K, k]
-        return best.flatten(2).sort(-1).values
+        if scores.shape[-1] == 0:
+            return scores.new_zeros((*scores.shape[:2], 0), dtype=torch.long)
+        entries = torch.arange(scores.shape[-1], device=scores.device)
+        chosen = [scores.argmax(-1, keepdim=True)]  # [B, L, K, 1]
+        while len(chosen) < self.topk:
+            scores = scores.masked_fill(entries == chosen[-1], -2.0)  # below every cosine
+            chosen.append(scores.argmax(-1, keepdim=True))
+        return ascending(torch.cat(chosen, -1).flatten(2))
 
     def usage(self, retrieved: Tensor) -> Tensor:
         """Share of all retrievals that each entry gets. retrieved [B, L, M] -> [L, N], rows sum to 1."""
         size = self.keys.shape[1]
         counts = torch.stack([torch.bincount(block.flatten(), minlength=size) for block in retrieved.unbind(1)])
         return counts / counts.sum(1, keepdim=True).clamp_min(1)
+
+
+def ascending(entries: Tensor) -> Tensor:
+    """Sorted along the last axis. By float32, exact below 2^24, since TensorRT's TopK wants floats."""
+    return entries.float().topk(entries.shape[-1], largest=False).values.long()
 
 
 @torch.no_grad()

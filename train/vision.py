@@ -41,7 +41,7 @@ class VisionTower(nn.Module):
             x = Block(block)(x)  # [B, 1 + T, W]
             if self.retrieval is not None and number in self.sources:
                 centres[number] = self.retrieval(x, ln_post, projection)
-        features = unit(wide(self.pool(x) @ projection))
+        features = unit(wide(self.pool(x) @ projection.to(x.dtype)))
         if self.retrieval is None:
             return features, None
         return features, torch.stack([centres[source] for source in self.sources], 1)

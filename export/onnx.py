@@ -1,0 +1,217 @@
+"""Trace the graphs to ONNX, check what came out, and put the bundle together."""
+
+from __future__ import annotations
+
+import warnings
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+
+from attri.export import writer
+from attri.export.graphs import TextGraph, VisionGraph
+from attri.export.parity import Gates, Report, compare
+from attri.export.precision import DTYPES
+from attri.runtime import bundle
+from attri.runtime.bundle import Manifest
+from attri.runtime.errors import FailedError, UsageError
+from attri.train.model import AttriPrompt
+
+OPSETS = (17, 18)  # 17 is the first with LayerNormalization; TensorRT 8.6 reads both
+
+
+def export_bundle(
+    model: AttriPrompt,
+    path: Path,
+    labels: list[str],
+    pictures: list[Path],
+    *,
+    precision: str = "fp32",
+    template: str = "a photo of a {}.",
+    opset: int = 18,
+    gates: Gates | None = None,
+) -> Report:
+    """Write the bundle, after its graphs were held against the model on real pictures.
+
+    Args:
+        labels: the bundle's default labels, also those of the parity check.
+        pictures: files for the parity check.
+        precision: "fp32" or "fp16"; retrieval, norms and softmax are float32 in both.
+        gates: limits of the parity check; None takes those of the precision.
+
+    Raises:
+        ParityError: the graphs do not agree with the model; nothing is written.
+        UsageError: an unknown precision or opset, or `path` is something that is not a bundle.
+        FailedError: the tracer did not do as asked, or the disk is full.
+    """
+    if precision not in DTYPES:
+        raise UsageError(f"precision is {precision!r}: choose {' or '.join(DTYPES)}")
+    if opset not in OPSETS:
+        raise UsageError(f"opset is {opset}: choose {' or '.join(map(str, OPSETS))}")
+    writer.check_target(path)
+    model = model.eval().cpu()
+    with writer.staging(path) as folder:
+        save(trace_vision(model, precision, opset), folder / bundle.VISION)
+        save(trace_text(model, precision, opset), folder / bundle.TEXT)
+        writer.save_embedding(model.backbone.token_embedding, folder / bundle.EMBEDDING, precision)
+        writer.copy_merges(folder / bundle.MERGES)
+        manifest = describe(model, labels, template, precision, opset, folder)
+        writer.save_manifest(manifest, folder)
+        report = compare(model, folder, pictures, gates or Gates.of(precision))
+        writer.save_manifest(writer.with_parity(manifest, report.to_dict()), folder)
+        report.check()
+    return report
+
+
+def trace_vision(model: AttriPrompt, precision: str, opset: int) -> onnx.ModelProto:
+    side = model.backbone.preprocess().size
+    batch = torch.export.Dim("B", min=1)
+    # A batch of 1 in the example would be frozen into the graph.
+    inputs = {"pixels": (torch.zeros(2, 3, side, side), {0: batch})}
+    shapes = {
+        "pixels": ["B", 3, side, side],
+        "image_features": ["B", model.backbone.joint_width],
+        "retrieved": ["B", model.depth, model.config.retrieved],
+    }
+    return trace(VisionGraph(model, precision), inputs, ["image_features", "retrieved"], shapes, opset)
+
+
+def trace_text(model: AttriPrompt, precision: str, opset: int) -> onnx.ModelProto:
+    B, P, C, T = (torch.export.Dim(name, min=1) for name in "BPCT")
+    width, count = model.text.positional_embedding.shape[1], model.config.retrieved
+    inputs: dict[str, tuple[torch.Tensor, dict[int, Any]]] = {
+        "retrieved": (torch.zeros(2, model.depth, count, dtype=torch.int32), {0: B}),
+        "stem": (torch.zeros(5, width), {0: P}),
+        "own": (torch.zeros(3, 6, width), {0: C, 1: T}),
+        "lengths": (torch.tensor([2, 6, 3], dtype=torch.int32), {0: C}),
+    }
+    shapes = {
+        "retrieved": ["B", model.depth, count],
+        "stem": ["P", width],
+        "own": ["C", "T", width],
+        "lengths": ["C"],
+        "text_features": ["B", "C", model.backbone.joint_width],
+    }
+    return trace(TextGraph(model, precision), inputs, ["text_features"], shapes, opset)
+
+
+def trace(
+    module: nn.Module,
+    inputs: dict[str, tuple[torch.Tensor, dict[int, Any]]],
+    outputs: list[str],
+    shapes: dict[str, list[Any]],
+    opset: int,
+) -> onnx.ModelProto:
+    """The module as a checked ONNX model with exactly these shapes and this opset.
+
+    Raises:
+        FailedError: the tracer froze a dimension or ignored the opset.
+    """
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the tracer warns of its own internals; what matters is asserted below
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(example for example, _ in inputs.values()),
+            dynamo=True,
+            dynamic_shapes=tuple(dims for _, dims in inputs.values()),
+            input_names=list(inputs),
+            output_names=outputs,
+            opset_version=max(opset, 18),
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
+    if opset == 17:
+        to_opset_17(proto)
+    strip(proto)
+    require(proto, shapes, opset)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def to_opset_17(proto: onnx.ModelProto) -> None:
+    """The tracer writes 18 at least, and onnx's converter knows no way back for Split, whose one change is undone here.
+
+    Raises:
+        FailedError: the graph has another operator that opset 18 changed.
+    """
+    for node in proto.graph.node:
+        if node.op_type == "Split":
+            kept = [attribute for attribute in node.attribute if attribute.name != "num_outputs"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+        elif onnx.defs.get_schema(node.op_type, 18).since_version > 17:
+            raise FailedError(f"{node.op_type} cannot be written at opset 17: use --opset 18")
+    proto.opset_import[0].version = 17
+
+
+def strip(proto: onnx.ModelProto) -> None:
+    """Drop the tracer's notes: they hold paths of this machine and make equal graphs unequal."""
+    graph = proto.graph
+    proto.doc_string = graph.doc_string = ""
+    del proto.metadata_props[:]
+    del graph.metadata_props[:]
+    del graph.value_info[:]
+    for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        item.doc_string = ""
+        del item.metadata_props[:]
+
+
+def require(proto: onnx.ModelProto, shapes: dict[str, list[Any]], opset: int) -> None:
+    """Assert the opset and every dimension of the borders."""
+    found = {entry.domain: entry.version for entry in proto.opset_import}
+    if found != {"": opset}:
+        raise FailedError(f"the tracer wrote opsets {found}, asked for {opset}: try --opset 18")
+    for value in (*proto.graph.input, *proto.graph.output):
+        dims = [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        if dims != shapes[value.name]:
+            raise FailedError(f"the tracer gave {value.name} the shape {dims}, expected {shapes[value.name]}")
+
+
+def save(proto: onnx.ModelProto, path: Path) -> None:
+    """Raises FailedError where the graph is over protobuf's 2 GB."""
+    if proto.ByteSize() > 2**31 - 1:
+        raise FailedError(f"{path.name} would be {proto.ByteSize() / 2**30:.1f} GB, ONNX holds 2: use --fp16")
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def describe(
+    model: AttriPrompt, labels: list[str], template: str, precision: str, opset: int, folder: Path
+) -> Manifest:
+    """The manifest of the files in `folder`, still without parity figures."""
+    backbone, config = model.backbone, model.config
+    preprocess = backbone.preprocess()
+    return Manifest(
+        schema=bundle.SCHEMA,
+        attri=version("attri"),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        model={"name": backbone.name, "pretrained": backbone.tag, "sha256": backbone.sha256},
+        image={"size": preprocess.size, "mean": preprocess.mean, "std": preprocess.std, "resize": bundle.RESIZE},
+        text={
+            "template": template,
+            "context_length": backbone.context_length,
+            "width": int(backbone.token_embedding.shape[1]),
+        },
+        logit_scale=backbone.logit_scale,
+        retrieval={
+            "depth": model.depth,
+            "retrieved": config.retrieved,
+            "clusters": config.clusters,
+            "topk": config.topk,
+            "pool_size": config.pool_size,
+            "prompt_length": config.prompt_length,
+            "static_tokens": config.static_tokens,
+            "sources": model.vision.sources,
+        },
+        precision=precision,
+        opset=opset,
+        labels=labels,
+        temperature=1.0,
+        threshold=None,
+        parity={},
+        files={file.name: bundle.file_entry(file) for file in sorted(folder.iterdir())},
+    )

@@ -1,0 +1,64 @@
+"""What the commands share: errors become one line and an exit code, and logs go to stderr."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from attri.runtime.errors import AttriError, MissingExtra
+
+EXTRAS = {
+    "torch": "train",
+    "torchvision": "train",
+    "open_clip": "train",
+    "safetensors": "train",
+    "rich": "train",
+    "matplotlib": "train",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "onnx",
+    "tensorrt": "trt",
+    "av": "camera",
+}
+
+
+class Command(click.Command):
+    """A click command with attri's exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
+        for noisy in ("torch", "open_clip", "PIL", "onnxscript", "onnx_ir"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+        logging.getLogger().setLevel(logging.WARNING)
+        logging.getLogger("attri").setLevel(logging.INFO)
+        sys.exit(self._code(*args, **{**kwargs, "standalone_mode": False}))
+
+    def _code(self, *args: Any, **kwargs: Any) -> int:
+        try:
+            code = super().main(*args, **kwargs)
+        except click.exceptions.Exit as stop:
+            return stop.exit_code
+        except click.ClickException as error:
+            error.show()
+            return error.exit_code
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("interrupted", err=True)
+            return 130
+        except AttriError as error:
+            click.echo(f"error: {error}", err=True)
+            return error.exit_code
+        except ModuleNotFoundError as error:
+            extra = EXTRAS.get((error.name or "").partition(".")[0])
+            if extra is None:
+                raise
+            click.echo(f"error: {MissingExtra(str(error.name), extra)}", err=True)
+            return 1
+        except BrokenPipeError:
+            # The reader of stdout has gone (| head); what is left in the buffer must not raise again at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        return code if isinstance(code, int) else 0

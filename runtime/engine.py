@@ -1,0 +1,18 @@
+"""What the classifier asks of whatever runs a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+
+class Engine(Protocol):
+    """One loaded graph."""
+
+    description: str  # for a person: what runs where
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Outputs in the graph's order. Raises EngineError where the run fails."""
+        ...

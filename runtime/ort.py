@@ -1,0 +1,58 @@
+"""Graphs on ONNX Runtime. What was asked for is what runs: a provider that is not there is an error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from attri.runtime.errors import EngineError
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class OrtEngine:
+    """A graph in an ONNX Runtime session.
+
+    Args:
+        path: the ONNX file.
+        device: "cpu", "cuda", or "auto": CUDA where ONNX Runtime has it and it starts, else the CPU.
+        threads: for the operators on the CPU; None is one per core that this process may use.
+
+    Raises:
+        EngineError: the device is not there, or the graph cannot be loaded.
+    """
+
+    def __init__(self, path: Path, device: str = "auto", threads: int | None = None) -> None:
+        import onnxruntime as ort
+
+        available = ort.get_available_providers()
+        if device == "auto":
+            device = "cuda" if PROVIDERS["cuda"] in available else "cpu"
+        elif PROVIDERS[device] not in available:
+            raise EngineError(f"--device {device}: this ONNX Runtime has no {PROVIDERS[device]}: pip install 'attri[gpu]'")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=[PROVIDERS[device]])
+        except Exception as error:  # onnxruntime raises a dozen kinds, all of them its own
+            raise EngineError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
+        # Without its libraries the CUDA provider logs an error and leaves the session to the CPU.
+        if self._session.get_providers()[0] != PROVIDERS[device]:
+            raise EngineError("CUDA does not start here (driver or libraries missing): use --device cpu")
+        self.description = f"ONNX Runtime {ort.__version__} on {device}"
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        try:
+            outputs: list[NDArray[Any]] = self._session.run(None, dict(inputs))
+        except Exception as error:
+            raise EngineError(f"ONNX Runtime failed: {_first_line(error)}") from error
+        return outputs
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,83 @@
+"""Pixels as CLIP was trained on them: the bytes of open_clip's evaluation transform, without torch.
+
+Pillow's bicubic with antialias brings the shorter side to `size`, a centre crop follows, then RGB, then normalisation.
+
+Why the whole picture is resized, and not only the crop with `Image.resize(box=...)` for half the work: Pillow stores
+the box as float32. For 1920 x 1080 at 224 the crop starts at 419.698... pixels, and a handful of its 150,528 bytes come
+out different by one; hardly any camera's format has a crop that float32 holds. To run Pillow's two passes one by one,
+with a cut between them, is no way out: since Pillow 13 tall pictures go rows first, and bytes depend on that order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from attri.runtime.errors import ImageError
+from attri.runtime.images import load_image
+
+_BICUBIC = Image.Resampling.BICUBIC
+# A thin strip would be blown up to gigabytes, only to be cut to a square.
+_MOST_PIXELS = 2**26
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From any picture to the input of the vision encoder; the same values as open_clip's `image_transform`.
+
+    The exception is a strip so thin that, resized, it would hold more than 2**26 pixels (at size 224 from an aspect
+    ratio of 1337 on): it is cut before it is resized, and a few bytes in a thousand may differ from open_clip's.
+    """
+
+    size: int  # side of the square, pixels
+    mean: tuple[float, float, float]  # of R, G, B, on a scale of 0..1
+    std: tuple[float, float, float]
+
+    def __call__(self, image: str | Path | Image.Image | NDArray[Any] | bytes) -> NDArray[np.float32]:
+        """Normalised pixels, float32 [3, size, size], C-contiguous. Takes and raises what `load_image` does."""
+        channels_first = self.pixels(image).transpose(2, 0, 1)  # [3, size, size]
+        planes: NDArray[np.float32] = channels_first.astype(np.float32, order="C")
+        # The three float32 roundings of torchvision, in its order; folded into one multiply-add the last bit differs.
+        planes /= np.float32(255)
+        planes -= np.array(self.mean, np.float32).reshape(3, 1, 1)
+        planes /= np.array(self.std, np.float32).reshape(3, 1, 1)
+        return planes
+
+    def pixels(self, image: str | Path | Image.Image | NDArray[Any] | bytes) -> NDArray[np.uint8]:
+        """The same before normalisation: uint8 [size, size, 3], RGB. Takes and raises what `load_image` does."""
+        square = _resized_crop(load_image(image), self.size)
+        square.info.pop("transparency", None)  # RGB has no use for it, and Pillow would warn of it
+        try:
+            return np.array(square.convert("RGB"))
+        except ValueError as error:
+            raise ImageError(f"a picture of mode {square.mode} cannot be turned into RGB: save it as RGB") from error
+
+
+def _resized_crop(image: Image.Image, size: int) -> Image.Image:
+    """The shorter side resized to `size`, the centre [size, size] cut out, in the mode of `image`."""
+    short = min(image.size)
+    width, height = (size if side == short else int(size * side / short) for side in image.size)
+    left, top = round((width - size) / 2.0), round((height - size) / 2.0)
+    if max(width, height) * size > _MOST_PIXELS:
+        x0, x1, x_start, x_end = _span(image.width, width, left, size)
+        y0, y1, y_start, y_end = _span(image.height, height, top, size)
+        part = image.crop((x0, y0, x1, y1))
+        return part.resize((size, size), _BICUBIC, box=(x_start, y_start, x_end, y_end))
+    return image.resize((width, height), _BICUBIC).crop((left, top, left + size, top + size))
+
+
+def _span(source: int, resized: int, offset: int, size: int) -> tuple[int, int, float, float]:
+    """What resized pixels [offset, offset + size) need of `source` pixels: from, to, and the box measured from there.
+
+    Measured so, the box has small numbers, which float32 holds to a millionth of a pixel.
+    """
+    scale = source / resized
+    start, end = offset * scale, min((offset + size) * scale, source)
+    reach = 2 * max(scale, 1) + 1  # bicubic's two pixels, stretched where it shrinks, and one more against rounding
+    first, last = max(0, int(start - reach)), min(source, int(end + reach) + 1)
+    return first, last, start - first, end - first

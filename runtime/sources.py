@@ -1,0 +1,105 @@
+"""Where frames come from: pictures, folders, globs and video files, each frame in its order."""
+
+from __future__ import annotations
+
+import glob
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from attri.runtime.errors import FailedError, ImageError, MissingExtra, UsageError
+from attri.runtime.images import IMAGE_SUFFIXES, list_images, load_image
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv"})
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture to classify.
+
+    source  the file as it was named
+    number  0-based, of this source
+    time    seconds: position in a video file; Unix time for pictures
+    image   what to classify, or the ImageError that says why there is nothing
+    """
+
+    source: str
+    number: int
+    time: float
+    image: Image.Image | NDArray[np.uint8] | ImageError
+
+
+def resolve(sources: tuple[str, ...]) -> list[Path]:
+    """Files behind the sources, in order: a folder gives its pictures, a glob what it matches.
+
+    Raises:
+        UsageError: nothing there, or a kind of source that is not known.
+    """
+    return [file for source in sources for file in _files(source)]
+
+
+def _files(source: str) -> list[Path]:
+    path = Path(source)
+    if path.is_dir():
+        files = list_images(path)
+        if not files:
+            raise UsageError(f"the folder {source} has no pictures")
+        return files
+    if path.exists():
+        return [path]
+    if glob.has_magic(source):
+        files = sorted(Path(match) for match in glob.glob(source, recursive=True) if Path(match).is_file())
+        if not files:
+            raise UsageError(f"nothing matches {source}")
+        return files
+    if "://" in source or source.startswith("camera") or source.startswith("/dev/"):
+        raise UsageError(f"{source}: cameras and streams are not supported in this version; give files or folders")
+    raise UsageError(f"{source} does not exist")
+
+
+def frames(file: Path) -> Iterator[Frame]:
+    """The frames of one file. A picture that cannot be read is a frame with its error.
+
+    Raises:
+        FailedError: a video that cannot be read, or is damaged further on.
+        MissingExtra: a video, without the extra that reads it.
+    """
+    if file.suffix.lower() in VIDEO_SUFFIXES:
+        yield from _video(file)
+        return
+    if file.suffix.lower() not in IMAGE_SUFFIXES:
+        message = f"{file} is of no kind that attri reads: a picture (.jpg, .png, ...) or a video (.mp4, .mkv, ...)"
+        yield Frame(str(file), 0, time.time(), ImageError(message))
+        return
+    try:
+        image: Image.Image | ImageError = load_image(file)
+    except ImageError as error:
+        image = error
+    yield Frame(str(file), 0, time.time(), image)
+
+
+def _video(file: Path) -> Iterator[Frame]:
+    try:
+        import av
+    except ModuleNotFoundError as error:
+        raise MissingExtra("av (for video files)", "camera") from error
+    number = 0
+    try:
+        with av.open(str(file)) as container:
+            if not container.streams.video:
+                raise FailedError(f"{file} has no video in it")
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            for frame in container.decode(stream):
+                yield Frame(str(file), number, float(frame.time or 0.0), frame.to_ndarray(format="rgb24"))
+                number += 1
+    except av.FFmpegError as error:
+        where = f"damaged after frame {number - 1}" if number else "not a video that can be read"
+        raise FailedError(f"{file} is {where}: {error.strerror}") from error
+    if number == 0:
+        raise FailedError(f"{file} has no frames in it")

@@ -1,0 +1,312 @@
+"""The loader, on real files: every one is written here and read back."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from attri.runtime.errors import ImageError
+from attri.runtime.images import IMAGE_SUFFIXES, list_images, load_image
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image.Image:
+    from matplotlib.cbook import get_sample_data
+
+    with get_sample_data("grace_hopper.jpg") as file:
+        return Image.open(file).convert("RGB").resize((60, 45))
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def same(a: Image.Image, b: Image.Image) -> bool:
+    return a.mode == b.mode and a.size == b.size and a.tobytes() == b.tobytes()
+
+
+def test_a_path_bytes_an_image_and_an_array_come_out_alike(photo: Image.Image, tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    photo.save(path)
+    sources = [path, str(path), path.read_bytes(), Image.open(path), photo, np.asarray(photo)]
+    assert all(same(load_image(source), photo) for source in sources)
+
+
+TURNS = {  # where row 0 and column 0 of the file belong: EXIF 2.32, tag 0x0112
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a.swapaxes(0, 1)[:, ::-1],
+    7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda a: a.swapaxes(0, 1)[::-1],
+}
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation_is_applied_once(photo: Image.Image, tmp_path: Path, orientation: int, kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned"
+    photo.save(path, kind, exif=exif)
+    wanted = Image.fromarray(TURNS[orientation](np.asarray(load_image(encoded(photo, kind)))))
+    assert same(load_image(path), wanted)
+    with Image.open(path) as lazy:
+        assert same(load_image(lazy), wanted)
+    assert same(load_image(load_image(path)), wanted)
+
+
+def test_a_turned_gray_tiff_is_not_mapped_into_memory(photo: Image.Image, tmp_path: Path) -> None:
+    """Pillow 13.0 scrambles this file when it opens it by its path."""
+    exif, path, gray = Image.Exif(), tmp_path / "turned.tif", photo.convert("L")
+    exif[0x0112] = 6
+    gray.save(path, exif=exif)
+    assert same(load_image(path), gray.transpose(Image.Transpose.ROTATE_270))
+
+
+def test_orientation_told_by_xmp_is_applied_once(photo: Image.Image) -> None:
+    data = encoded(photo, "PNG")
+    xmp = b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>'
+    chunk = struct.pack(">I", len(xmp)) + b"iTXt" + xmp + struct.pack(">I", zlib.crc32(b"iTXt" + xmp))
+    turned = load_image(data[:33] + chunk + data[33:])
+    assert same(turned, photo.transpose(Image.Transpose.ROTATE_270))
+    assert same(load_image(turned), turned)
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"\0", b"Exif\0\0II*\0\0\0\0\x80"]
+)
+def test_damaged_exif_leaves_the_picture_as_it_lies(photo: Image.Image, exif: bytes) -> None:
+    data = encoded(photo, "JPEG", exif=exif)
+    assert same(load_image(data), Image.open(io.BytesIO(encoded(photo, "JPEG"))))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_the_mode_of_a_file_stays(photo: Image.Image, mode: str) -> None:
+    image = photo.convert(mode)
+    assert same(load_image(encoded(image, "PNG")), image)
+    assert same(load_image(image), image)
+
+
+def test_cmyk_jpeg_stays_cmyk(photo: Image.Image) -> None:
+    data = encoded(photo.convert("CMYK"), "JPEG")
+    assert same(load_image(data), Image.open(io.BytesIO(data)))
+    assert load_image(data).mode == "CMYK"
+
+
+DEEP = np.array([[0, 128, 129, 256, 257], [32767, 32768, 65278, 65279, 65535]], np.uint16)
+SHALLOW = np.array([[0, 0, 1, 1, 1], [127, 128, 254, 254, 255]], np.uint8)  # round(value / 257)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PGM"])
+def test_16_bit_gray_is_scaled_not_clipped(kind: str) -> None:
+    pgm = b"P5 5 2 65535\n" + DEEP.astype(">u2").tobytes()
+    image = load_image(pgm if kind == "PGM" else encoded(Image.fromarray(DEEP), kind))
+    assert image.mode == "L"
+    assert np.array_equal(np.asarray(image), SHALLOW)
+
+
+def test_16_bit_images_of_each_byte_order() -> None:
+    big = Image.frombytes("I;16B", (5, 2), DEEP.astype(">u2").tobytes())
+    for image in (Image.fromarray(DEEP), big, Image.fromarray(DEEP.astype(np.int32))):
+        assert np.array_equal(np.asarray(load_image(image)), SHALLOW)
+
+
+def test_16_bit_gray_is_turned_too() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = load_image(encoded(Image.fromarray(DEEP), "PNG", exif=exif))
+    assert np.array_equal(np.asarray(image), np.rot90(SHALLOW, -1))
+
+
+def test_mode_i_with_8_bit_values_keeps_them() -> None:
+    values = np.array([[0, 7, 255]], np.int32)
+    assert np.array_equal(np.asarray(load_image(Image.fromarray(values))), values)
+
+
+def test_floats_from_0_to_1_are_scaled() -> None:
+    image = load_image(Image.fromarray(np.array([[0, 0.5, 1], [0.001, 0.002, 0.999]], np.float32)))
+    assert image.mode == "L"
+    assert np.asarray(image).tolist() == [[0, 128, 255], [0, 1, 255]]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array([[0, 255]], np.float32), "the image holds floats from 0 to 255: scale them to 0..1, or save 8 bits"),
+        (np.array([[-0.5, 1]], np.float32), "the image holds floats from -0.5 to 1"),
+        (np.array([[0, np.nan]], np.float32), "the image holds floats from nan to nan"),
+        (np.array([[0, 65536]], np.int32), "the image holds values from 0 to 65536: save it with 8 or 16 bits"),
+        (np.array([[-1, 5]], np.int32), "the image holds values from -1 to 5"),
+    ],
+)
+def test_other_ranges_are_refused(values: np.ndarray, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        load_image(Image.fromarray(values))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_an_animation_gives_its_first_frame_and_works_after_closing(photo: Image.Image, kind: str) -> None:
+    frames = [photo, ImageOps.invert(photo), ImageOps.mirror(photo)]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    image = load_image(data)
+    wanted = load_image(encoded(frames[0], kind, **options))
+    assert np.array_equal(np.asarray(image.convert("RGB")), np.asarray(wanted.convert("RGB")))
+    assert image.resize((10, 10)).size == (10, 10)
+
+
+def test_the_file_is_closed(photo: Image.Image, tmp_path: Path) -> None:
+    for name in ("photo.gif", "photo.tif", "photo.jpg"):
+        path = tmp_path / name
+        photo.save(path, save_all=name != "photo.jpg")
+        image = load_image(path)
+        path.unlink()
+        open_files = {fd.resolve() for fd in Path("/proc/self/fd").iterdir()}
+        assert not any(file.name.startswith(name) for file in open_files)
+        assert image.convert("RGB").size == photo.size
+
+
+def test_files_that_are_no_pictures(photo: Image.Image, tmp_path: Path) -> None:
+    jpeg, png = encoded(photo, "JPEG"), encoded(photo, "PNG")
+    cases = {
+        "empty.jpg": (b"", "is empty"),
+        "text.jpg": (b"this is a letter, not a picture", "is not a picture of a kind that attri reads"),
+        "short.jpg": (jpeg[: len(jpeg) // 2], "is damaged: image file is truncated"),
+        "header.jpg": (jpeg[:20], "is "),
+        "short.png": (png[: len(png) // 2], "is damaged: image file is truncated"),
+        "short.tif": (encoded(photo, "TIFF")[:300], "is "),
+        "short.webp": (encoded(photo, "WEBP")[:200], "is "),
+        "short.gif": (encoded(photo, "GIF")[:900], "is damaged"),
+        "hidden.eps": (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+            "is not a picture of a kind that attri reads",
+        ),
+        "bad.png": (png[:50] + b"\xff" * 40 + png[90:], "is "),
+    }
+    for name, (data, message) in cases.items():
+        path = tmp_path / name
+        path.write_bytes(data)
+        with pytest.raises(ImageError) as caught:
+            load_image(path)
+        assert str(caught.value).startswith(f"{path} {message}"), caught.value
+        assert "\n" not in str(caught.value)
+        with pytest.raises(ImageError, match=f"the image of {len(data)} bytes {message}"):
+            load_image(data)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
+def test_every_cut_of_a_file_is_refused_in_one_line(photo: Image.Image, kind: str) -> None:
+    data = encoded(photo, kind)
+    refused = 0
+    for end in range(0, len(data), max(1, len(data) // 60)):
+        with contextlib.suppress(ImageError):  # anything else is a traceback for the user
+            assert load_image(data[:end]).size == photo.size
+            continue
+        refused += 1
+    assert refused > 40  # a cut through the last bytes may leave all the pixels
+
+
+def test_paths_that_are_no_files(tmp_path: Path) -> None:
+    for source, message in [(tmp_path / "none.jpg", "does not exist"), (tmp_path, "is a folder, not a picture")]:
+        with pytest.raises(ImageError, match=message):
+            load_image(source)
+    with pytest.raises(ImageError, match="is not a regular file"):
+        load_image("/dev/null")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ImageError, match="cannot be read: Not a directory"):
+        load_image(tmp_path / "file" / "photo.jpg")
+
+
+@pytest.mark.parametrize("side", [11, 12, 100])
+def test_too_many_pixels(monkeypatch: pytest.MonkeyPatch, photo: Image.Image, side: int) -> None:
+    """Pillow warns above the limit and raises above twice the limit; both are one refusal, and no warning escapes."""
+    image = photo.resize((side, 10))
+    sources = [encoded(image, "PNG"), image, np.asarray(image)]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for source in sources:
+        with pytest.raises(ImageError, match=rf"too large: ({side} x 10|{side * 10}) pixels, the limit is 100"):
+            load_image(source)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", side * 10)
+    assert all(load_image(source).size == (side, 10) for source in sources)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert all(load_image(source).size == (side, 10) for source in sources)
+
+
+def test_the_filters_of_warnings_are_left_alone(photo: Image.Image) -> None:
+    before = list(warnings.filters)
+    load_image(encoded(photo, "PNG"))
+    assert warnings.filters == before
+
+
+@pytest.mark.parametrize(("shape", "mode"), [((4, 5, 3), "RGB"), ((4, 5, 4), "RGBA"), ((4, 5), "L")])
+def test_arrays(shape: tuple[int, ...], mode: str) -> None:
+    array = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    for view in (array, array[::-1, ::2], np.asfortranarray(array)):
+        image = load_image(view)
+        assert image.mode == mode
+        assert np.array_equal(np.asarray(image), view)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        *[np.zeros((4, 5, 3), dtype) for dtype in (np.float32, np.float64, np.int64, np.uint16, bool, object)],
+        *[np.zeros(shape, np.uint8) for shape in ((3, 4, 5), (4, 5, 1), (4, 5, 2), (1, 4, 5, 3), (5,), ())],
+    ],
+    ids=str,
+)
+def test_other_arrays_are_refused_by_name(array: np.ndarray) -> None:
+    with pytest.raises(ImageError) as caught:
+        load_image(array)
+    wanted = f"the array is {array.dtype} {list(array.shape)}: give uint8 [H, W, 3] RGB, [H, W, 4] RGBA or [H, W] gray"
+    assert str(caught.value) == wanted
+
+
+@pytest.mark.parametrize(
+    "source", [np.zeros((0, 5, 3), np.uint8), np.zeros((5, 0), np.uint8), Image.new("RGB", (0, 3))]
+)
+def test_nothing_to_see(source: object) -> None:
+    with pytest.raises(ImageError, match="has no pixels"):
+        load_image(source)
+
+
+@pytest.mark.parametrize("source", [None, 3, ["a.jpg"], io.BytesIO(b"x")])
+def test_other_things_are_no_pictures(source: object) -> None:
+    with pytest.raises(ImageError, match=f"{type(source).__name__} is not a picture: give a path"):
+        load_image(source)
+
+
+def test_list_images(tmp_path: Path) -> None:
+    kept = ["a.JPG", "b/c.png", "b/d/e.webp", "z.TIFF"]
+    left_out = ["notes.txt", ".hidden.jpg", ".git/x.png", "b/.thumbs/y.jpg", "jpg", "c.jpg.part"]
+    for name in [*kept, *left_out]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.jpg").mkdir()
+    assert list_images(tmp_path) == [tmp_path / name for name in kept]
+    assert list_images(tmp_path / "folder.jpg") == []
+    assert list_images(tmp_path / ".git") == [tmp_path / ".git" / "x.png"]
+    with pytest.raises(ImageError, match="does not exist"):
+        list_images(tmp_path / "none")
+    with pytest.raises(ImageError, match="is not a folder"):
+        list_images(tmp_path / "a.JPG")
+
+
+def test_each_suffix_that_is_listed_can_be_read(photo: Image.Image, tmp_path: Path) -> None:
+    for suffix in IMAGE_SUFFIXES:
+        path = tmp_path / f"photo{suffix}"
+        photo.convert({".pgm": "L", ".pbm": "1"}.get(suffix, "RGB")).save(path)
+        assert load_image(path).size == photo.size

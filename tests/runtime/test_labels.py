@@ -1,0 +1,124 @@
+"""Labels files as people save them, prompts, and folder names as words."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attri.runtime.errors import LabelsError, UsageError
+from attri.runtime.labels import class_words, label_lines, prompt, read_labels
+
+
+@pytest.fixture
+def labels_file(tmp_path: Path) -> Path:
+    return tmp_path / "labels.txt"
+
+
+TEXT = "red apple\n\n  green apple \t\n# a comment\n   # another\nÄpfel #2\nかりんご\n"
+WANTED = ["red apple", "green apple", "Äpfel #2", "かりんご"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_encodings_and_line_ends(labels_file: Path, encoding: str, newline: str) -> None:
+    labels_file.write_bytes(TEXT.replace("\n", newline).encode(encoding))
+    assert read_labels(labels_file) == WANTED
+    assert read_labels(str(labels_file)) == WANTED
+    assert label_lines(labels_file) == dict(zip(WANTED, [1, 3, 6, 7], strict=True))
+
+
+def test_utf16_big_endian_with_bom(labels_file: Path) -> None:
+    labels_file.write_bytes(b"\xfe\xff" + TEXT.encode("utf-16-be"))
+    assert read_labels(labels_file) == WANTED
+
+
+def test_only_line_ends_end_a_line(labels_file: Path) -> None:
+    labels_file.write_text("one\u2028still one\x0cstill\ntwo", encoding="utf-8")
+    assert read_labels(labels_file) == ["one\u2028still one\x0cstill", "two"]
+
+
+def test_repeats_keep_the_first_and_are_logged_once(labels_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    labels_file.write_text("# animals\ncat\ndog\n\ncat \nCat\ndog\n")
+    with caplog.at_level(logging.WARNING, logger="attri"):
+        assert read_labels(labels_file) == ["cat", "dog", "Cat"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{labels_file}: repeated labels are used once: line 5 repeats line 2, line 7 repeats line 3"
+    ]
+
+
+def test_many_repeats_are_counted_not_listed(labels_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    labels_file.write_text("cat\n" * 1000)
+    with caplog.at_level(logging.WARNING, logger="attri"):
+        assert read_labels(labels_file) == ["cat"]
+    assert caplog.records[0].getMessage().endswith("line 6 repeats line 1, and 994 more")
+
+
+def test_no_repeats_no_log(labels_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    labels_file.write_text("cat\ndog\n")
+    read_labels(labels_file)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "holds no labels: write one label a line"),
+        (b" \n\t\n", "holds no labels: write one label a line"),
+        (b"# only\n# comments", "holds no labels: write one label a line"),
+        (b"\xef\xbb\xbf", "holds no labels: write one label a line"),
+        ("cat\nKäfer\n".encode("latin-1"), "is not UTF-8 at byte 5: save the file as UTF-8"),
+        (b"\xef\xbb\xbfcat\xff", "is not UTF-8 at byte 6: save the file as UTF-8"),
+        (b"\xff\xfec\x00a", "is not UTF-8 at byte 4: save the file as UTF-8"),
+        ("cat\ndog".encode("utf-16-le"), "holds NUL bytes, so it is not plain text: save the file as UTF-8, one label"),
+        (b"\x7fELF\x01\x00\x00\x00", "holds NUL bytes, so it is not plain text: save the file as UTF-8, one label"),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF", "is not UTF-8 at byte 0: save the file as UTF-8"),
+    ],
+)
+def test_unusable_files_say_what_to_do(labels_file: Path, data: bytes, message: str) -> None:
+    labels_file.write_bytes(data)
+    with pytest.raises(LabelsError) as caught:
+        read_labels(labels_file)
+    assert str(caught.value).startswith(f"{labels_file} {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(LabelsError, match=r"none\.txt does not exist: write a text file"):
+        read_labels(tmp_path / "none.txt")
+    with pytest.raises(LabelsError, match="is a folder: name a text file"):
+        read_labels(tmp_path)
+    (tmp_path / "file").write_text("cat")
+    with pytest.raises(LabelsError, match="cannot be read: Not a directory"):
+        read_labels(tmp_path / "file" / "labels.txt")
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n")), max_size=8))
+def test_any_lines_come_back_stripped_and_once(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.txt"
+    path.write_bytes("\n".join(["first", *lines]).encode())
+    wanted = dict.fromkeys(["first", *(line.strip() for line in lines)])
+    assert read_labels(path) == [label for label in wanted if label and not label.startswith("#")]
+
+
+def test_prompt_replaces_its_one_gap() -> None:
+    assert prompt("a photo of a {}.", "red apple") == "a photo of a red apple."
+    assert prompt("{}", "{}") == "{}"
+    assert prompt("{} {0} {name}", "%s") == "%s {0} {name}"
+
+
+@pytest.mark.parametrize(("template", "count"), [("a photo", 0), ("", 0), ("{} and {}", 2), ("{0}", 0)])
+def test_prompt_refuses_other_templates(template: str, count: int) -> None:
+    with pytest.raises(UsageError) as caught:
+        prompt(template, "cat")
+    assert str(caught.value) == (
+        f"the template {template!r} has {count} of {{}}: write exactly one, where the label goes"
+    )
+
+
+def test_class_words() -> None:
+    assert class_words("golden_retriever") == "golden retriever"
+    assert class_words("__T-shirt___ two\t parts_") == "T-shirt two parts"

@@ -1,0 +1,198 @@
+"""Preprocessing against open_clip's own transform: not one byte may differ."""
+
+from __future__ import annotations
+
+import io
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from attri.runtime import preprocess
+from attri.runtime.errors import ImageError
+from attri.runtime.images import load_image
+from attri.runtime.preprocess import Preprocess
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+MODES = ["1", "L", "LA", "P", "P+alpha", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"]
+SIZES = [
+    *[(1, 1), (1, 9), (9, 1), (2, 3), (7, 7), (31, 33), (32, 32), (33, 32), (32, 33), (32, 100), (100, 32), (31, 500)],
+    *[(500, 31), (64, 64), (65, 64), (80, 201), (201, 80), (3, 400), (400, 3), (160, 90), (90, 160), (133, 100)],
+]
+
+
+def reference(size: int, **options: Any) -> Any:
+    from open_clip.transform import image_transform
+
+    return image_transform(size, is_train=False, **options)
+
+
+def reference_pixels(image: Image.Image, size: int) -> np.ndarray:
+    for step in reference(size).transforms[:3]:  # resize, crop, RGB; then come the tensor and the normalisation
+        image = step(image)
+    return np.asarray(image)
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image.Image:
+    from matplotlib.cbook import get_sample_data
+
+    with get_sample_data("grace_hopper.jpg") as file:
+        return Image.open(file).convert("RGB")
+
+
+def picture(photo: Image.Image, mode: str, size: tuple[int, int]) -> Image.Image:
+    """The photograph in another mode and size; its alpha, where there is one, is its own brightness."""
+    image = photo.resize(size)
+    if mode in ("LA", "RGBA", "RGBa"):
+        image = image.convert("LA" if mode == "LA" else "RGBA")
+        image.putalpha(photo.convert("L").resize(size))
+        return image.convert(mode)
+    if mode == "P+alpha":
+        image = image.quantize(16)
+        image.info["transparency"] = bytes(range(0, 256, 16))
+        return image
+    if mode == "PA":
+        return image.quantize(16).convert("PA")
+    if mode == "LAB":  # Pillow reads LAB files, but does not convert to LAB
+        return Image.merge("LAB", image.split())
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")  # from the reference; ours must not
+def test_same_pixels_in_every_mode_and_size(photo: Image.Image, mode: str) -> None:
+    for size in SIZES:
+        image = picture(photo, mode, size)
+        assert np.array_equal(Preprocess(32, MEAN, STD).pixels(image), reference_pixels(image, 32)), size
+
+
+def test_a_palette_with_alpha_warns_of_nothing(photo: Image.Image) -> None:
+    assert Preprocess(32, MEAN, STD)(picture(photo, "P+alpha", (40, 50))).shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize("size", [17, 224, 336])
+def test_same_tensor_on_random_shapes(photo: Image.Image, size: int) -> None:
+    """Bit for bit, so there is no tolerance: both sides round three times in float32, in the same order."""
+    rng, transform = random.Random(size), reference(size)
+    for _ in range(60):
+        width, height = (int(2 ** rng.uniform(3, 9.5)) for _ in range(2))
+        if max(width, height) > 8 * min(width, height):
+            continue
+        image = picture(photo, rng.choice(["RGB", "L", "RGBA", "CMYK"]), (width, height))
+        assert np.array_equal(Preprocess(size, MEAN, STD)(image), transform(image).numpy()), (width, height)
+
+
+@pytest.mark.parametrize("size", [(1920, 1080), (1080, 1920), (640, 480), (2400, 1600), (700, 1800)])
+def test_same_tensor_on_the_formats_of_cameras(photo: Image.Image, size: tuple[int, int]) -> None:
+    image = photo.resize(size)
+    assert np.array_equal(Preprocess(224, MEAN, STD)(image), reference(224)(image).numpy())
+
+
+def test_resizing_only_the_crop_would_not_be_the_same(photo: Image.Image) -> None:
+    """Why `Preprocess` resizes the whole picture. Where this fails, Pillow's box has become exact and can be used."""
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (1080, 1920, 3), np.uint8))
+    box = (87 * 1920 / 398, 0, 311 * 1920 / 398, 1080)
+    crop = image.resize((224, 224), Image.Resampling.BICUBIC, box=box)
+    assert 0 < (np.asarray(crop) != reference_pixels(image, 224)).sum() < 100
+
+
+def test_same_tensor_with_other_statistics(photo: Image.Image) -> None:
+    mean, std = (0.5, 0.4, 0.3), (0.5, 0.25, 0.1)
+    expected = reference(48, mean=mean, std=std)(photo).numpy()
+    assert np.array_equal(Preprocess(48, mean, std)(photo), expected)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_turned_jpeg_equals_the_upright_picture(
+    photo: Image.Image, tmp_path: Path, mode: str, orientation: int
+) -> None:
+    path, exif = tmp_path / "picture", Image.Exif()
+    exif[0x0112] = orientation
+    photo.resize((90, 70)).convert(mode).save(path, "JPEG", exif=exif)
+    with Image.open(path) as opened:
+        expected = reference(32)(ImageOps.exif_transpose(opened)).numpy()
+    assert np.array_equal(Preprocess(32, MEAN, STD)(path), expected)
+    assert np.array_equal(Preprocess(32, MEAN, STD)(path.read_bytes()), expected)
+
+
+def test_an_animated_gif_equals_its_first_frame(photo: Image.Image, tmp_path: Path) -> None:
+    path, image = tmp_path / "picture.gif", photo.resize((90, 70))
+    image.save(path, save_all=True, append_images=[image.rotate(90), image.rotate(180)])
+    with Image.open(path) as opened:
+        expected = reference(32)(opened).numpy()
+    assert np.array_equal(Preprocess(32, MEAN, STD)(path), expected)
+
+
+def test_16_bit_gray_equals_the_picture_in_8_bits(photo: Image.Image, tmp_path: Path) -> None:
+    """Not open_clip on the file itself, which clips nearly all of it to white."""
+    path, gray = tmp_path / "picture.png", photo.convert("L")
+    Image.fromarray(np.asarray(gray).astype(np.uint16) * 257).save(path)
+    assert np.array_equal(Preprocess(32, MEAN, STD)(path), reference(32)(gray).numpy())
+
+
+def test_an_array_equals_the_picture(photo: Image.Image) -> None:
+    prepare = Preprocess(32, MEAN, STD)
+    assert np.array_equal(prepare(np.asarray(photo)), prepare(photo))
+    assert np.array_equal(prepare(np.asarray(photo)[..., ::-1]), prepare(Image.merge("RGB", photo.split()[::-1])))
+    assert np.array_equal(prepare(np.asarray(photo.convert("L"))), prepare(photo.convert("L")))
+
+
+def test_shape_dtype_and_layout(photo: Image.Image) -> None:
+    prepare = Preprocess(40, MEAN, STD)
+    tensor, pixels = prepare(photo), prepare.pixels(photo)
+    assert (tensor.shape, tensor.dtype, tensor.flags.c_contiguous) == ((3, 40, 40), np.float32, True)
+    assert (pixels.shape, pixels.dtype, pixels.flags.writeable) == ((40, 40, 3), np.uint8, True)
+    black, white = (prepare(Image.new("RGB", (50, 50), colour)) for colour in ("black", "white"))
+    # 1e-6: float32 keeps 24 bits, and both ends are below 3 in size.
+    assert np.allclose(black[:, 0, 0], -np.array(MEAN) / STD, rtol=0, atol=1e-6)
+    assert np.allclose(white[:, 0, 0], (1 - np.array(MEAN)) / STD, rtol=0, atol=1e-6)
+
+
+def test_the_picture_given_is_not_changed(photo: Image.Image) -> None:
+    image = picture(photo, "P+alpha", (32, 32))
+    before, info = image.tobytes(), dict(image.info)
+    Preprocess(32, MEAN, STD)(image)
+    assert (image.tobytes(), image.info, image.size) == (before, info, (32, 32))
+
+
+@pytest.mark.parametrize("size", [(3, 400), (400, 3), (7, 300), (300, 7), (40, 50), (1, 77)])
+def test_a_strip_that_is_cut_first_is_nearly_the_same(
+    monkeypatch: pytest.MonkeyPatch, photo: Image.Image, size: tuple[int, int]
+) -> None:
+    """Two steps of 255 and one byte in a hundred: the box is rounded to float32, the two passes may change places."""
+    expected = reference_pixels(photo.resize(size), 64).astype(int)
+    monkeypatch.setattr(preprocess, "_MOST_PIXELS", 0)
+    difference = np.abs(Preprocess(64, MEAN, STD).pixels(photo.resize(size)) - expected)
+    assert difference.max() <= 2
+    assert (difference > 0).mean() <= 0.01
+
+
+@pytest.mark.parametrize("size", [(1, 300_000), (300_000, 1), (5, 400_000)])
+def test_a_strip_of_any_length_is_taken(photo: Image.Image, size: tuple[int, int]) -> None:
+    """Resized as a whole the first would take 60 GB. Its rows are one brightness each, so the middle is known."""
+    colour = Image.new("RGB", size, (10, 20, 30))
+    assert (Preprocess(224, MEAN, STD).pixels(colour) == (10, 20, 30)).all()
+
+
+def test_a_mode_without_a_way_to_rgb_is_refused(photo: Image.Image) -> None:
+    image = picture(photo, "LA", (40, 40)).convert("La")
+    with pytest.raises(ImageError, match="a picture of mode La cannot be turned into RGB: save it as RGB"):
+        Preprocess(32, MEAN, STD)(image)
+
+
+def test_a_picture_that_cannot_be_loaded_is_the_loaders_error() -> None:
+    with pytest.raises(ImageError, match="is not a picture of a kind that attri reads"):
+        Preprocess(32, MEAN, STD)(b"no picture")
+
+
+def test_loading_first_changes_nothing(photo: Image.Image) -> None:
+    buffer = io.BytesIO()
+    photo.save(buffer, "JPEG")
+    prepare = Preprocess(32, MEAN, STD)
+    assert np.array_equal(prepare(load_image(buffer.getvalue())), prepare(buffer.getvalue()))
