@@ -14,7 +14,9 @@ from attri.runtime.command import Command
 @click.option("--output", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True)
 @click.option("--fp16", is_flag=True, help="Half precision; retrieval, norms and softmax stay float32.")
 @click.option("--labels", type=click.Path(path_type=Path), help="Default labels of the bundle. [the run's classes]")
-@click.option("--parity-data", type=click.Path(path_type=Path), help="Folder of pictures to compare on. [the run's data]")
+@click.option(
+    "--parity-data", type=click.Path(path_type=Path), help="Folder of pictures to compare on. [the run's data]"
+)
 @click.option("--parity-pictures", type=click.IntRange(1), default=64, show_default=True, help="How many of them.")
 @click.option("--min-cosine", type=click.FloatRange(-1, 1), help="Gate for image and text features. [by precision]")
 @click.option("--min-retrieved", type=click.FloatRange(0, 1), help="Gate for equal entries. [by precision]")

@@ -1,4 +1,4 @@
-"""The two static graphs, as modules to trace. All indices that cross their borders are int32, all pixels and features float32."""
+"""The two static graphs, as modules to trace. Across their borders indices are int32, pixels and features float32."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def trace_vision(model: AttriPrompt, precision: str, opset: int) -> onnx.ModelPr
     batch = torch.export.Dim("B", min=1)
     # A batch of 1 in the example would be frozen into the graph.
     inputs = {"pixels": (torch.zeros(2, 3, side, side), {0: batch})}
-    shapes = {
+    shapes: dict[str, list[Any]] = {
         "pixels": ["B", 3, side, side],
         "image_features": ["B", model.backbone.joint_width],
         "retrieved": ["B", model.depth, model.config.retrieved],
@@ -89,7 +89,7 @@ def trace_text(model: AttriPrompt, precision: str, opset: int) -> onnx.ModelProt
         "own": (torch.zeros(3, 6, width), {0: C, 1: T}),
         "lengths": (torch.tensor([2, 6, 3], dtype=torch.int32), {0: C}),
     }
-    shapes = {
+    shapes: dict[str, list[Any]] = {
         "retrieved": ["B", model.depth, count],
         "stem": ["P", width],
         "own": ["C", "T", width],

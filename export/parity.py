@@ -121,7 +121,7 @@ def read_pixels(model: AttriPrompt, pictures: list[Path]) -> NDArray[np.float32]
 def run_model(model: AttriPrompt, pixels: NDArray[np.float32], labels: list[str], template: str) -> Stages:
     embedded = model.embed(encode_labels(Tokenizer(), labels, template, model.backbone.context_length))
     parts = []
-    for batch in torch.from_numpy(pixels).split(BATCH):
+    for batch in torch.split(torch.from_numpy(pixels), BATCH):
         features, centres = model.encode_image(batch)
         retrieved = model.pool.retrieve(centres)
         text = model.encode_text(embedded, retrieved)
@@ -168,4 +168,5 @@ def cosine(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
 def same_top1(reference: NDArray[Any], ours: NDArray[Any]) -> NDArray[np.float64]:
     """1 where the bundle's best class is the reference's, or tied with it there; [I]"""
     chosen = np.take_along_axis(reference, ours.argmax(1)[:, None], 1)[:, 0]
-    return (reference.max(1) - chosen <= TIE).astype(np.float64) * np.isfinite(ours).all(1)
+    same: NDArray[np.float64] = (reference.max(1) - chosen <= TIE) * np.isfinite(ours).all(1).astype(np.float64)
+    return same

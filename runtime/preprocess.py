@@ -31,7 +31,7 @@ class Preprocess:
     """From any picture to the input of the vision encoder; the same values as open_clip's `image_transform`.
 
     The exception is a strip so thin that, resized, it would hold more than 2**26 pixels (at size 224 from an aspect
-    ratio of 1337 on): it is cut before it is resized, and a few bytes in a thousand may differ from open_clip's.
+    ratio of 1337 on): it is cut before it is resized, and a few bytes in a hundred may differ from open_clip's.
     """
 
     size: int  # side of the square, pixels

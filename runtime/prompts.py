@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 from attri.runtime.errors import LabelsError
 from attri.runtime.labels import prompt
 from attri.runtime.tokenizer import EOT, SOS
-
 
 logger = logging.getLogger("attri")
 
@@ -65,10 +63,17 @@ def encode_labels(
             )
         rows.append([SOS, *ids[: context_length - 2], EOT])
     # EOT stays with the label, so that a single label, or two equal ones, still have a token of their own.
-    stem = commonprefix([row[:-1] for row in rows])
+    stem = _common_start([row[:-1] for row in rows])
     own = [row[len(stem) :] for row in rows]
     lengths = np.array([len(row) for row in own], np.int32)
     tokens = np.zeros((len(own), int(lengths.max())), np.int32)
     for target, row in zip(tokens, own, strict=True):
         target[: len(row)] = row
     return LabelTokens(np.array(stem, np.int32), tokens, lengths)
+
+
+def _common_start(rows: list[list[int]]) -> list[int]:
+    # What the least and the greatest row share, all rows between them share.
+    least, greatest = min(rows), max(rows)
+    count = next((i for i, (a, b) in enumerate(zip(least, greatest, strict=False)) if a != b), len(least))
+    return least[:count]

@@ -5,14 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # the literal reference and the small models are modules of the tests
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _two_threads():
-    torch.set_num_threads(2)
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +26,29 @@ def pictures(picture_files):
         return np.stack([preprocess(path) for path in picture_files[:n]])
 
     return read
+
+
+@pytest.fixture(scope="session")
+def pocket_model():
+    """The embedded backbone with strong prompts that nobody trained: what a graph computes does not depend on it."""
+    import torch
+
+    from attri.train.backbone import load_backbone
+    from attri.train.config import PromptConfig
+    from attri.train.model import AttriPrompt
+
+    torch.manual_seed(0)
+    model = AttriPrompt(load_backbone(), PromptConfig()).eval()
+    with torch.no_grad():
+        model.pool.tokens.normal_()
+    return model
+
+
+@pytest.fixture(scope="session")
+def bundle(pocket_model, picture_files, tmp_path_factory) -> Path:
+    """A finished fp32 bundle; read it, copy it, do not write to it."""
+    from attri.export.onnx import export_bundle
+
+    path = tmp_path_factory.mktemp("bundle") / "bundle"
+    export_bundle(pocket_model, path, ["red apple", "bird", "a small house"], picture_files[:8])
+    return path

@@ -33,7 +33,9 @@ def literal_text(clip, tokens: Tensor, static: Tensor, retrieved: Tensor, ids: T
         x = torch.cat([x[:, :1], x[:, 1 + count :]], 1)
     eot = text_part(clip, "ln_final")(x)[torch.arange(len(ids)), ids.argmax(-1)]
     projection = text_part(clip, "text_projection")
-    return torch.nn.functional.normalize(eot @ projection if isinstance(projection, Tensor) else projection(eot), dim=-1)
+    return torch.nn.functional.normalize(
+        eot @ projection if isinstance(projection, Tensor) else projection(eot), dim=-1
+    )
 
 
 def literal_image(clip, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:

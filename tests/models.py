@@ -24,7 +24,10 @@ def small_backbone(name: str, double: bool = False, image_size: int = 128) -> Ba
     """A seeded random model of that shape with 2-3 vision and 2 text blocks, at a small picture size."""
     custom = name == "CustomTextCLIP"
     config = open_clip.get_model_config("ViT-B-32" if custom else name)
-    config["vision_cfg"] |= {"layers": SMALL[name]["layers"], "image_size": image_size - image_size % 14 * ("14" in name)}
+    config["vision_cfg"] |= {
+        "layers": SMALL[name]["layers"],
+        "image_size": image_size - image_size % 14 * ("14" in name),
+    }
     config["text_cfg"] |= {"layers": 2}
     torch.manual_seed(0)
     clip = (CustomTextCLIP if custom else CLIP)(**{k: v for k, v in config.items() if k != "custom_text"})

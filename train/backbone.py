@@ -1,11 +1,11 @@
-"""A frozen open_clip model: loaded by name, from a file, or the embedded pocket one; refused when it cannot be folded."""
+"""A frozen open_clip model, by name, from a file, or the embedded pocket one; refused when it cannot be folded."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -155,7 +155,8 @@ def refuse(clip: nn.Module, name: str) -> None:
     """
     from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 
-    visual, text = clip.visual, getattr(clip, "text", clip)
+    visual: Any = clip.visual
+    text: Any = getattr(clip, "text", clip)
     if not isinstance(visual, VisionTransformer):
         raise UsageError(f"{name} is not supported: its image tower is not a ViT of open_clip")
     if getattr(text, "attn_mask", None) is None:
@@ -180,4 +181,3 @@ def _near(name: str, known: list[str]) -> str:
     import difflib
 
     return ", ".join(difflib.get_close_matches(name, known, 3, 0.4) or known[:3]) + ", ... and pocket"
-

@@ -1,7 +1,7 @@
 """What a run leaves on disk, without pickle: tensors as safetensors, everything else as JSON, written and then renamed.
 
-    prompt.safetensors   the learned tensors; its metadata names the backbone and carries the configs: the result
-    state.safetensors    the same plus the optimizer's moments and the history: to go on after a kill; gone when done
+prompt.safetensors   the learned tensors; its metadata names the backbone and carries the configs: the result
+state.safetensors    the same plus the optimizer's moments and the history: to go on after a kill; gone when done
 """
 
 from __future__ import annotations

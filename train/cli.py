@@ -11,7 +11,9 @@ from attri.runtime.command import Command
 
 
 @click.command(cls=Command)
-@click.option("--data", type=click.Path(path_type=Path), help="Folder per class, or train/val/test of those. [pocket set]")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Folder per class, or train/val/test of those. [pocket set]"
+)
 @click.option("--model", default="pocket", show_default=True, help="open_clip model name, or the embedded pocket.")
 @click.option("--pretrained", metavar="TAG|FILE", help="open_clip tag or weights file of --model.")
 @click.option("--shots", type=int, metavar="N", help="Training pictures per class. [all]")
@@ -23,18 +25,24 @@ from attri.runtime.command import Command
 @click.option("--template", default="a photo of a {}.", show_default=True, help="Prompt; the label goes into {}.")
 @click.option("--clusters", type=int, default=2, show_default=True, help="Cluster centres per picture and block.")
 @click.option("--lloyd-steps", type=int, default=1, show_default=True, help="k-means steps.")
-@click.option("--start", type=click.Choice(["grid", "farthest"]), default="grid", show_default=True, help="k-means start.")
+@click.option(
+    "--start", type=click.Choice(["grid", "farthest"]), default="grid", show_default=True, help="k-means start."
+)
 @click.option("--pool-size", type=int, default=16, show_default=True, help="Entries per prompt pool.")
 @click.option("--topk", type=int, default=1, show_default=True, help="Entries that a centre retrieves.")
 @click.option("--prompt-length", type=int, default=2, show_default=True, help="Prompt tokens per entry.")
-@click.option("--static-tokens", type=int, default=0, show_default=True, help="Deep prompt tokens that all pictures see.")
+@click.option(
+    "--static-tokens", type=int, default=0, show_default=True, help="Deep prompt tokens that all pictures see."
+)
 @click.option("--depth", type=int, help="Prompted text blocks, from the first on. [all]")
 @click.option("--shared", is_flag=True, help="One pool for all blocks.")
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Run folder. [runs/MODEL-DATA-NUMBER]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.version_option(package_name="attri")
-def main(data: Path | None, model: str, pretrained: str | None, output: Path | None, device: str, **options: Any) -> None:
+def main(
+    data: Path | None, model: str, pretrained: str | None, output: Path | None, device: str, **options: Any
+) -> None:
     """Learn an AttriPrompt on a frozen CLIP. Without options: the embedded pictures and backbone, offline."""
     from attri.train import pocket
     from attri.train.backbone import load_backbone
@@ -65,9 +73,8 @@ def report(folder: Path) -> None:
     for part in ("val", "test"):
         if part in results:
             row = results[part]
-            click.echo(
-                f"{part:<5} {row['pictures']:>5} pictures   zero-shot {row['zero_shot']:6.1%}   prompted {row['prompted']:6.1%}"
-            )
+            accuracy = f"zero-shot {row['zero_shot']:6.1%}   prompted {row['prompted']:6.1%}"
+            click.echo(f"{part:<5} {row['pictures']:>5} pictures   {accuracy}")
     alive = results["pool_alive"]
     click.echo(f"pool  {min(alive):.0%} to {max(alive):.0%} of the entries of a block are in use")
     click.echo(f"run   {folder}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 from attri.runtime.errors import UsageError
 
 TEMPLATE = "a photo of a {}."
@@ -15,7 +16,7 @@ class PromptConfig:
     clusters: int = 2  # K, k-means centres per image and block (paper: clustering; the number is our choice)
     lloyd_steps: int = 1  # fixed, so that the graph is static (our choice)
     start: str = "grid"  # first centres: "grid" of region means or "farthest" tokens (our choice)
-    pool_size: int = 16  # N, entries per pool; 0 leaves the static tokens alone (paper: a pool; the number is our choice)
+    pool_size: int = 16  # N, entries per pool; 0 is no pool (paper: a pool; the number is our choice)
     topk: int = 1  # k, entries that each centre retrieves (our choice)
     prompt_length: int = 2  # p, prompt tokens per entry (our choice)
     static_tokens: int = 0  # q, deep prompt tokens that every image sees (our choice)

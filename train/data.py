@@ -23,7 +23,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Dataset:
-    """classes: names in words, in the order of their folders; train, val, test: pictures with the number of their class."""
+    """classes: names in words, in the order of their folders; the rest: pictures with the number of their class."""
 
     root: Path
     classes: list[str]
@@ -68,8 +68,10 @@ def read_folder(root: Path, holdout: float = 0.25, shots: int | None = None, see
     val = found["val"] if split else [[] for _ in names]
     test = found["test"] if split else [[] for _ in names]
     if not any(test):
-        train, test = zip(*(_hold_out(files, holdout, seed) for files in train), strict=True)
-    return Dataset(root, [class_words(n) for n in names], _number(_draw(train, shots, seed)), _number(val), _number(test))
+        parts = [_hold_out(files, holdout, seed) for files in train]
+        train, test = [kept for kept, _ in parts], [held for _, held in parts]
+    train = _draw(train, shots, seed)
+    return Dataset(root, [class_words(n) for n in names], _number(train), _number(val), _number(test))
 
 
 def _hold_out(files: list[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:

@@ -25,7 +25,7 @@ logger = logging.getLogger("attri")
 
 @dataclass(frozen=True)
 class Features:
-    """I pictures in V views. features: unit [I, V, D]; centres: unit [I, V, L, K, D]; targets [I]; skipped: why, by file."""
+    """I pictures in V views. features: unit [I, V, D]; centres: unit [I, V, L, K, D]; targets [I]; skipped: why."""
 
     features: Tensor
     centres: Tensor
@@ -60,8 +60,8 @@ def compute(
             pixels = torch.from_numpy(np.concatenate([pixels for _, pixels in good])).to(device)  # [n V, 3, S, S]
             with torch.inference_mode():
                 f, c = model.encode_image(pixels)
-            features.append(f.unflatten(0, (-1, views)).cpu())
-            centres.append(c.unflatten(0, (-1, views)).cpu())
+            features.append(f.reshape(-1, views, *f.shape[1:]).cpu())
+            centres.append(c.reshape(-1, views, *c.shape[1:]).cpu())
             targets += [target for target, _ in good]
         progress(len(batch))
     for reason in skipped:

@@ -108,7 +108,8 @@ def resume(trainer: Trainer, run: RunFolder) -> None:
 
 def evaluate(trainer: Trainer, dataset: Dataset, progress: Progress) -> dict[str, Any]:
     """Accuracy with and without prompts on val and test pictures, and how much of the pool is alive."""
-    model, results = trainer.model, {}
+    model = trainer.model
+    results: dict[str, Any] = {}
     plain = model.plain_text(trainer.labels)
     for part, pictures in (("val", dataset.val), ("test", dataset.test)):
         if not pictures:

@@ -61,7 +61,7 @@ class Trainer:
         while self.epoch < self.config.epochs:
             order, views = self.shuffle(self.epoch)
             records = []
-            for step, rows in enumerate(order.split(self.config.batch)):
+            for step, rows in enumerate(torch.split(order, self.config.batch)):
                 self.set_rate(self.epoch * self.steps_per_epoch + step)
                 records.append(self.step(rows, views[rows], step))
                 on_step(records[-1])
@@ -96,10 +96,11 @@ class Trainer:
         terms = self.terms(features, centres, targets, text, logits)
         broken = losses.first_broken(terms)
         if broken:
-            raise FailedError(f"the {broken} loss is not finite at epoch {self.epoch + 1}, step {number + 1}: lower --lr")
+            where = f"epoch {self.epoch + 1}, step {number + 1}"
+            raise FailedError(f"the {broken} loss is not finite at {where}: lower --lr")
         loss = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         self.optimizer.step()
         accuracy = float((logits.argmax(-1) == targets).float().mean())
         return {"loss": float(loss.detach()), "accuracy": accuracy, **{k: float(v.detach()) for k, v in terms.items()}}
@@ -127,10 +128,10 @@ def predict(model: AttriPrompt, labels: EmbeddedLabels, data: Features, batch: i
     """Logits of every picture's first view, [I, C]. Images with equal entries share one run of the text encoder."""
     device = labels.stem.device
     retrieved = model.pool.retrieve(data.centres[:, 0].to(device))  # [I, L, M]
-    unique, inverse = retrieved.unique(dim=0, return_inverse=True)
-    text = torch.cat([model.encode_text(labels, chunk) for chunk in unique.split(batch)])  # [U, C, D]
-    features = data.features[:, 0].to(device)
-    return torch.cat([model.logits(f, text[i]) for f, i in zip(features.split(batch), inverse.split(batch), strict=True)])
+    unique, inverse = torch.unique(retrieved, dim=0, return_inverse=True)
+    text = torch.cat([model.encode_text(labels, chunk) for chunk in torch.split(unique, batch)])  # [U, C, D]
+    pairs = zip(torch.split(data.features[:, 0].to(device), batch), torch.split(inverse, batch), strict=True)
+    return torch.cat([model.logits(features, text[rows]) for features, rows in pairs])
 
 
 def accuracy(logits: Tensor, targets: Tensor) -> float:

@@ -1,7 +1,9 @@
-r"""What the prompt is trained on. v_i: unit image feature [B, D]; T_c(x_i): prompted text feature [B, C, D]; s: logit scale.
+r"""What the prompt is trained on.
+
+v_i: unit image feature [B, D]; T_c(x_i): prompted text feature [B, C, D]; s: logit scale.
 
     class stream          CE_c( s v_i . T_c(x_i), y_i )                                           paper
-    self-regularization   mean |T_c(x_i) - T0_c|  and  KL( softmax z0_i || softmax z_i )          paper; the KL is our choice
+    self-regularization   mean |T_c(x_i) - T0_c|  and  KL( softmax z0_i || softmax z_i )          paper; KL: our choice
     retrieval             mean (1 - cos(c, chosen key)),  mean_{m != n} |cos(key_m, key_n)|       our choice
 
 T0_c is the frozen feature without prompts, averaged over templates; z0_i are its logits. Retrieval indices carry no

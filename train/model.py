@@ -1,4 +1,4 @@
-"""AttriPrompt on a frozen CLIP: retrieval, pool and prompted text put together, in the order of DESIGN.md, section 2."""
+"""AttriPrompt on a frozen CLIP: retrieval, pool and prompted text put together, in the order of the method."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class AttriPrompt(nn.Module):
     def embed(self, labels: LabelTokens) -> EmbeddedLabels:
         """Look the tokens up, on the model's device."""
         table = self.backbone.token_embedding
-        stem, own, lengths = (torch.from_numpy(x).to(table.device) for x in (labels.stem, labels.tokens, labels.lengths))
-        return EmbeddedLabels(table[stem], table[own], lengths)
+        stem, own = (torch.from_numpy(ids).to(table.device) for ids in (labels.stem, labels.tokens))
+        return EmbeddedLabels(table[stem], table[own], torch.from_numpy(labels.lengths).to(table.device))
 
     def tables(self) -> tuple[Tensor, Tensor]:
         """Keys and values of pool entries [L, N, p, 2 W] and of static tokens [L, q, 2 W]."""

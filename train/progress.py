@@ -1,4 +1,4 @@
-"""What a person sees while it works: a bar on a terminal, a line now and then in a log, nothing when quiet. On stderr."""
+"""What a person sees while it works, on stderr: a bar on a terminal, a line now and then in a log."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Progress:
                     smooth[name] = record[name] if value != value else 0.9 * value + 0.1 * record[name]
                 bar.update(task, completed=position, loss=smooth["loss"], accuracy=smooth["accuracy"])
                 if not self.live and (position == total or position % max(1, total // 10) == 0):
-                    line = f"train: step {position}/{total}  loss {smooth['loss']:.3f}  accuracy {smooth['accuracy']:.1%}"
-                    self.console.print(line, highlight=False)
+                    now = f"loss {smooth['loss']:.3f}  accuracy {smooth['accuracy']:.1%}"
+                    self.console.print(f"train: step {position}/{total}  {now}", highlight=False)
 
             yield step

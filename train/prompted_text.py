@@ -133,7 +133,7 @@ def attend_own(
     q_class, k_class, v_class = (x.reshape(B, H, C, -1, d) for x in (q, k, v))
     shared = (q @ k_shared.transpose(-1, -2)).reshape(B, H, C, -1, S)  # [B, H, C, Q, S]
     own = q_class @ k_class.transpose(-1, -2) + mask  # [B, H, C, Q, T]
-    shared, own = softmax(torch.cat([shared, own], -1)).split([S, T], -1)
+    shared, own = torch.split(softmax(torch.cat([shared, own], -1)), [S, T], -1)
     attended = shared.reshape(B, H, rows, S) @ v_shared + (own @ v_class).reshape(B, H, rows, d)
     return merge_heads(attended)
 

@@ -6,6 +6,7 @@ what training differentiates. Half-precision inputs pass norms and softmax in fl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -52,8 +53,11 @@ class Block:
     """A view of one open_clip ResidualAttentionBlock; it owns nothing."""
 
     def __init__(self, block: nn.Module) -> None:
-        self.block = block
         self.attention = cast(nn.MultiheadAttention, block.attn)
+        self.ln_1, self.ln_2 = cast(nn.Module, block.ln_1), cast(nn.Module, block.ln_2)
+        self.ls_1 = cast("Callable[[Tensor], Tensor]", block.ls_1)
+        self.ls_2 = cast("Callable[[Tensor], Tensor]", block.ls_2)
+        self.mlp = cast("Callable[[Tensor], Tensor]", block.mlp)
         self.heads = self.attention.num_heads
         self.scale = (self.attention.embed_dim // self.heads) ** -0.5
 
@@ -61,8 +65,8 @@ class Block:
         """The rows `parts` of the stacked q, k, v projection, after the block's first norm."""
         width = self.attention.embed_dim
         rows = slice(parts.start * width, parts.stop * width)
-        normed = layer_norm(cast(nn.Module, self.block.ln_1), x)
-        weight, bias = self.attention.in_proj_weight, self.attention.in_proj_bias
+        normed = layer_norm(self.ln_1, x)
+        weight, bias = cast(Tensor, self.attention.in_proj_weight), cast(Tensor, self.attention.in_proj_bias)
         return F.linear(normed, weight[rows], bias[rows])
 
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,9 +89,9 @@ class Block:
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """The rest of the block: output projection, residuals, MLP. x and attended [B, T, W] -> [B, T, W]"""
-        block, out = self.block, self.attention.out_proj
-        x = x + block.ls_1(F.linear(attended, out.weight, out.bias))  # type: ignore[operator]  # nn.Module attribute
-        return x + block.ls_2(block.mlp(layer_norm(cast(nn.Module, block.ln_2), x)))  # type: ignore[operator]
+        out = self.attention.out_proj
+        x = x + self.ls_1(F.linear(attended, out.weight, out.bias))
+        return x + self.ls_2(self.mlp(layer_norm(self.ln_2, x)))
 
     def __call__(self, x: Tensor) -> Tensor:
         """The whole block without a mask, [B, T, W] -> [B, T, W]"""

@@ -14,7 +14,7 @@ from attri.runtime.prompts import EOT, SOS, encode_labels
 from attri.train.config import PromptConfig
 from attri.train.model import AttriPrompt
 
-WORDS = "red green apple zebra café grüne 草 quixotic 42 & don't".split()
+WORDS = ["red", "green", "apple", "zebra", "café", "grüne", "草", "quixotic", "42", "&", "don't"]
 
 
 class Reference:
@@ -83,7 +83,9 @@ def test_equals_literal_for_any_shape(data):
         depth=draw(st.sampled_from([None, 1, 2])),
         shared=draw(st.booleans()),
     )
-    model = build(draw(st.sampled_from(["ViT-B-32", "CustomTextCLIP"])), config, double=True, seed=draw(st.integers(0, 99)))
+    model = build(
+        draw(st.sampled_from(["ViT-B-32", "CustomTextCLIP"])), config, double=True, seed=draw(st.integers(0, 99))
+    )
     lengths = draw(st.lists(st.integers(1, 70), min_size=1, max_size=4))
     labels = [" ".join(draw(st.sampled_from(WORDS)) for _ in range(length)) for length in lengths]
     template = draw(st.sampled_from(["{}", "a photo of a {}.", "{} seen from afar"]))
@@ -97,7 +99,9 @@ def test_order_inside_a_block_does_not_matter():
     model = build("ViT-B-32", PromptConfig(pool_size=6, clusters=4), double=True)
     embedded = model.embed(encode_labels(Reference(), ["cat", "two dogs"]))
     retrieved = torch.tensor([[[0, 2, 2, 5], [1, 3, 4, 5]]])
-    assert torch.allclose(model.encode_text(embedded, retrieved), model.encode_text(embedded, retrieved.flip(-1)), atol=1e-12)
+    assert torch.allclose(
+        model.encode_text(embedded, retrieved), model.encode_text(embedded, retrieved.flip(-1)), atol=1e-12
+    )
 
 
 def test_batch_equals_single():
@@ -133,7 +137,9 @@ def test_gradients_equal_literal(shared):
 
 
 @pytest.mark.parametrize("name", ["ViT-B-16", "ViT-L-14", "ViT-B-32-quickgelu"])
-@pytest.mark.parametrize(("clusters", "steps", "start"), [(1, 0, "grid"), (2, 1, "grid"), (4, 3, "grid"), (3, 5, "farthest")])
+@pytest.mark.parametrize(
+    ("clusters", "steps", "start"), [(1, 0, "grid"), (2, 1, "grid"), (4, 3, "grid"), (3, 5, "farthest")]
+)
 def test_images_equal_literal(name, clusters, steps, start, pictures):
     config = PromptConfig(pool_size=8, clusters=clusters, lloyd_steps=steps, start=start, topk=2)
     model = build(name, config, double=True)
