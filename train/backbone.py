@@ -106,8 +106,8 @@ def load_backbone(name: str = "pocket", pretrained: str | None = None) -> Backbo
     refuse_config(name, open_clip.get_model_config(name) or {})
     try:
         clip = open_clip.create_model(name, pretrained=pretrained, precision="fp32", weights_only=True)
-    except (RuntimeError, OSError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # what a wrong file makes of torch and open_clip has no common kind
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FailedError(f"the weights {pretrained!r} do not load into {name}: {reason}") from error
     return wrap(clip, name, pretrained or "random")
 

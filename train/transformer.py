@@ -59,7 +59,7 @@ class Block:
         self.ls_2 = cast("Callable[[Tensor], Tensor]", block.ls_2)
         self.mlp = cast("Callable[[Tensor], Tensor]", block.mlp)
         self.heads = self.attention.num_heads
-        self.scale = (self.attention.embed_dim // self.heads) ** -0.5
+        self.scale: float = (self.attention.embed_dim // self.heads) ** -0.5
 
     def _project(self, x: Tensor, parts: slice) -> Tensor:
         """The rows `parts` of the stacked q, k, v projection, after the block's first norm."""

@@ -155,4 +155,4 @@ def test_images_equal_literal(name, clusters, steps, start, pictures):
             source = tokens[source_block(block + 1, layers, len(model.text.blocks)) - 1]
             expected = literal_centres(clip, source, clusters, steps, start)
             assert (centres[image, block] - expected).abs().max() < 1e-9  # 1e-10 and a sum over all tokens
-            assert retrieved[image, block].tolist() == literal_retrieve(expected, model.pool.keys[block], 2)
+            assert retrieved[image, block].tolist() == literal_retrieve(expected, model.pool.keys[block].detach(), 2)
