@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -29,6 +30,7 @@ MANIFEST, VISION, TEXT, EMBEDDING, MERGES = (
     "token_embedding.npy",
     "merges.txt.gz",
 )
+FILES = (VISION, TEXT, EMBEDDING, MERGES)
 RESIZE = "shorter side to size, Pillow bicubic with antialias; centre crop; RGB"
 
 
@@ -72,6 +74,8 @@ class Bundle:
         """
         path = Path(path)
         manifest = read_manifest(path)
+        if unlisted := [name for name in FILES if name not in manifest.files]:
+            raise BundleError(f"{path / MANIFEST} does not list {', '.join(unlisted)}: export the bundle again")
         for name, entry in manifest.files.items():
             _verify(path, name, entry)
         return cls(path, manifest)
@@ -94,17 +98,42 @@ def read_manifest(path: Path) -> Manifest:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise BundleError(f"{path} is not a bundle, it has no {MANIFEST}: run attri-export") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{file} cannot be read ({error}): export the bundle again") from error
     schema = raw.get("schema") if isinstance(raw, dict) else None
     if not isinstance(schema, int):
         raise BundleError(f"{file} is not a manifest of attri: export the bundle again")
     if schema > SCHEMA:
         raise BundleError(f"{path} has schema {schema}, this attri reads up to {SCHEMA}: update attri on this machine")
-    try:
-        return Manifest(**raw)
-    except TypeError as error:
-        raise BundleError(f"{file} has missing or unknown fields: export the bundle again") from error
+    known = {each.name for each in fields(Manifest)}
+    if odd := known ^ raw.keys():
+        raise BundleError(f"{file} has missing or unknown fields ({', '.join(sorted(odd))}): export the bundle again")
+    manifest = Manifest(**raw)
+    if bad := [name for name, right in _checks(manifest).items() if not right]:
+        raise BundleError(f"{file} has unusable values ({', '.join(bad)}): export the bundle again")
+    return manifest
+
+
+def _checks(manifest: Manifest) -> dict[str, bool]:
+    """Whether each field that the runtime relies on can be used."""
+    image, text, files = manifest.image, manifest.text, manifest.files
+    return {
+        "image": isinstance(image, dict)
+        and _is_number(image.get("size"))
+        and all(isinstance(image.get(key), list) and len(image[key]) == 3 for key in ("mean", "std")),
+        "text": isinstance(text, dict)
+        and isinstance(text.get("template"), str)
+        and _is_number(text.get("context_length")),
+        "logit_scale": _is_number(manifest.logit_scale),
+        "labels": isinstance(manifest.labels, list) and all(isinstance(label, str) for label in manifest.labels),
+        "temperature": _is_number(manifest.temperature),
+        "threshold": manifest.threshold in (None, 0) or _is_number(manifest.threshold),
+        "files": isinstance(files, dict) and all(isinstance(entry, dict) for entry in files.values()),
+    }
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and 0 < value < math.inf
 
 
 def file_entry(file: Path) -> dict[str, Any]:
@@ -119,9 +148,14 @@ def file_entry(file: Path) -> dict[str, Any]:
 def _verify(path: Path, name: str, entry: dict[str, Any]) -> None:
     pure = PurePosixPath(name)
     file = path / name
-    if pure.is_absolute() or ".." in pure.parts or not file.resolve().is_relative_to(path.resolve()):
-        raise BundleError(f"{path} names a file outside itself ({name}): do not use it")
-    if not file.is_file():
-        raise BundleError(f"{path} is incomplete, {name} is missing: copy or export it again")
-    if file.stat().st_size != entry["size"] or file_entry(file) != entry:
+    try:
+        inside = not pure.is_absolute() and ".." not in pure.parts and file.resolve().is_relative_to(path.resolve())
+        if not inside:
+            raise BundleError(f"{path} names a file outside itself ({name!r}): do not use it")
+        if not file.is_file():
+            raise BundleError(f"{path} is incomplete, {name!r} is missing: copy or export it again")
+        same = file.stat().st_size == entry.get("size") and file_entry(file) == entry
+    except (OSError, ValueError, RuntimeError) as error:  # no permission, a NUL in the name, a loop of links
+        raise BundleError(f"{path}: {name!r} cannot be read: copy or export it again") from error
+    if not same:
         raise BundleError(f"{file} is not the file that was exported (size or sha256 differs): copy or export it again")

@@ -98,11 +98,12 @@ class Classifier:
             cache_bytes: bound on cached text features.
 
         Raises:
-            BundleError, EngineError, LabelsError
+            BundleError, EngineError, LabelsError, MissingExtra, UsageError
         """
         bundle = Bundle.open(path)
+        words = bundle.manifest.labels if labels is None else labels
         engines = [OrtEngine(bundle.file(name), device, threads) for name in (VISION, TEXT)]
-        return cls(bundle, engines[0], engines[1], labels or bundle.manifest.labels, TextCache(cache_bytes))
+        return cls(bundle, engines[0], engines[1], words, TextCache(cache_bytes))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -122,7 +123,7 @@ class Classifier:
         self._set = self._encode(labels, places)
 
     @overload
-    def __call__(self, pictures: Picture) -> Prediction: ...
+    def __call__(self, pictures: Picture) -> Prediction: ...  # type: ignore[overload-overlap]  # str is a Sequence[str]
     @overload
     def __call__(self, pictures: Sequence[Picture]) -> list[Prediction]: ...
     def __call__(self, pictures: Picture | Sequence[Picture]) -> Prediction | list[Prediction]:
@@ -208,17 +209,19 @@ class Classifier:
                 )[0]
                 for start in range(0, classes, chunk)
             ]
-            result += [np.ascontiguousarray(image) for image in np.concatenate(parts, 1)]
+            # Copies, because a view in the cache would keep its whole batch alive.
+            result += [image.copy() for image in np.concatenate(parts, 1)]
         return result
 
     def _encode(self, labels: Sequence[str], places: Sequence[str] | None = None) -> _LabelSet:
         if isinstance(labels, str):
             raise TypeError("labels is one string: give a list of strings")
+        labels = tuple(labels)
         text = self.bundle.manifest.text
         ids = encode_labels(self._tokenizer, labels, self.template, text["context_length"], places)
         digest = hashlib.sha256(b"".join(part.tobytes() for part in (ids.stem, ids.tokens, ids.lengths))).digest()
         stem, own = (np.asarray(self._embedding[part], np.float32) for part in (ids.stem, ids.tokens))
-        return _LabelSet(tuple(labels), digest, stem, own, ids.lengths)
+        return _LabelSet(labels, digest, stem, own, ids.lengths)
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 @click.option("--bundle", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--topk", type=click.IntRange(1), default=1, show_default=True, help="Labels to print per frame.")
-@click.option("--threshold", type=click.FloatRange(0, 1), help="Scores below are none of the labels. [the bundle's own]")
+@click.option("--threshold", type=click.FloatRange(0, 1), help="Below it: none of the labels. [the bundle's own]")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads. [one per core]")
-@click.option("--cache-mb", type=click.IntRange(0), default=256, show_default=True, help="Bound on cached text features.")
+@click.option("--cache-mb", type=click.IntRange(0), default=256, show_default=True, help="Bound on the text cache.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per frame.")
 @click.version_option(package_name="attri")
 def main(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -35,7 +36,17 @@ class Command(click.Command):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         logging.getLogger().setLevel(logging.WARNING)
         logging.getLogger("attri").setLevel(logging.INFO)
+        if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be text
+            sys.stdout.reconfigure(errors="backslashreplace")
         sys.exit(self._code(*args, **{**kwargs, "standalone_mode": False}))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # caught here, because click would make it exit code 1
+            # The reader of stdout has gone (| head); what is left in the buffer must not raise again at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
 
     def _code(self, *args: Any, **kwargs: Any) -> int:
         try:
@@ -57,8 +68,4 @@ class Command(click.Command):
                 raise
             click.echo(f"error: {MissingExtra(str(error.name), extra)}", err=True)
             return 1
-        except BrokenPipeError:
-            # The reader of stdout has gone (| head); what is left in the buffer must not raise again at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
         return code if isinstance(code, int) else 0

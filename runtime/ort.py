@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from attri.runtime.errors import EngineError
+from attri.runtime.errors import EngineError, MissingExtra, UsageError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -24,16 +24,23 @@ class OrtEngine:
 
     Raises:
         EngineError: the device is not there, or the graph cannot be loaded.
+        MissingExtra: ONNX Runtime is not installed.
+        UsageError: no such kind of device.
     """
 
     def __init__(self, path: Path, device: str = "auto", threads: int | None = None) -> None:
-        import onnxruntime as ort
-
+        try:
+            import onnxruntime as ort
+        except ModuleNotFoundError as error:
+            raise MissingExtra("onnxruntime", "onnx") from error
+        if device not in ("auto", *PROVIDERS):
+            raise UsageError(f"device is {device!r}: choose auto, {' or '.join(PROVIDERS)}")
         available = ort.get_available_providers()
         if device == "auto":
             device = "cuda" if PROVIDERS["cuda"] in available else "cpu"
         elif PROVIDERS[device] not in available:
-            raise EngineError(f"--device {device}: this ONNX Runtime has no {PROVIDERS[device]}: pip install 'attri[gpu]'")
+            lack = f"this ONNX Runtime has no {PROVIDERS[device]}"
+            raise EngineError(f"--device {device}: {lack}: pip install 'attri[gpu]'")
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
         options.log_severity_level = 3

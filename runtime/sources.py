@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import glob
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +17,11 @@ from PIL import Image
 from attri.runtime.errors import FailedError, ImageError, MissingExtra, UsageError
 from attri.runtime.images import IMAGE_SUFFIXES, list_images, load_image
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv"})
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+_SUFFIXES = "mp4 m4v mov mkv webm avi mpg mpeg ts wmv flv ogv"
+VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 
 
 @dataclass(frozen=True)
@@ -40,11 +46,19 @@ def resolve(sources: tuple[str, ...]) -> list[Path]:
     Raises:
         UsageError: nothing there, or a kind of source that is not known.
     """
-    return [file for source in sources for file in _files(source)]
+    files = []
+    for source in sources:
+        try:
+            files += _files(source)
+        except OSError as error:
+            raise UsageError(f"{source} cannot be read: {error.strerror}") from error
+    return files
 
 
 def _files(source: str) -> list[Path]:
     path = Path(source)
+    if "://" in source or source.startswith("/dev/") or re.fullmatch(r"camera\d+", source):
+        raise UsageError(f"{source}: cameras and streams are not supported in this version; give files or folders")
     if path.is_dir():
         files = list_images(path)
         if not files:
@@ -53,12 +67,11 @@ def _files(source: str) -> list[Path]:
     if path.exists():
         return [path]
     if glob.has_magic(source):
-        files = sorted(Path(match) for match in glob.glob(source, recursive=True) if Path(match).is_file())
+        matches = glob.glob(source, recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
+        files = sorted(path for path in map(Path, matches) if path.is_file())
         if not files:
             raise UsageError(f"nothing matches {source}")
         return files
-    if "://" in source or source.startswith("camera") or source.startswith("/dev/"):
-        raise UsageError(f"{source}: cameras and streams are not supported in this version; give files or folders")
     raise UsageError(f"{source} does not exist")
 
 
@@ -88,18 +101,29 @@ def _video(file: Path) -> Iterator[Frame]:
         import av
     except ModuleNotFoundError as error:
         raise MissingExtra("av (for video files)", "camera") from error
-    number = 0
+    number, cut = 0, False
     try:
         with av.open(str(file)) as container:
             if not container.streams.video:
                 raise FailedError(f"{file} has no video in it")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
-            for frame in container.decode(stream):
-                yield Frame(str(file), number, float(frame.time or 0.0), frame.to_ndarray(format="rgb24"))
-                number += 1
+            for packet in container.demux(stream):
+                if packet.size:  # the one that ends the stream is empty
+                    cut = packet.is_corrupt
+                for frame in packet.decode():
+                    yield Frame(str(file), number, float(frame.time or 0.0), _upright(frame))
+                    number += 1
     except av.FFmpegError as error:
         where = f"damaged after frame {number - 1}" if number else "not a video that can be read"
         raise FailedError(f"{file} is {where}: {error.strerror}") from error
     if number == 0:
         raise FailedError(f"{file} has no frames in it")
+    if cut:  # decoders hide it: they make do with half a frame, or drop the last ones
+        raise FailedError(f"{file} is cut off after frame {number - 1}: copy it again")
+
+
+def _upright(frame: VideoFrame) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3], RGB. A telephone stores its videos lying, and beside them how far to turn them."""
+    turns = round(getattr(frame, "rotation", 0) / 90)  # counter-clockwise; PyAV has it from 14 on
+    return np.rot90(frame.to_ndarray(format="rgb24"), turns)

@@ -44,6 +44,17 @@ def pocket_model():
     return model
 
 
+@pytest.fixture
+def shared_traces(monkeypatch):
+    """Graphs of the same model are traced once for all tests that use this."""
+    from traces import cached
+
+    from attri.export import onnx as exporter
+
+    monkeypatch.setattr(exporter, "trace_vision", cached(exporter.trace_vision))
+    monkeypatch.setattr(exporter, "trace_text", cached(exporter.trace_text))
+
+
 @pytest.fixture(scope="session")
 def bundle(pocket_model, picture_files, tmp_path_factory) -> Path:
     """A finished fp32 bundle; read it, copy it, do not write to it."""

@@ -87,7 +87,7 @@ def load_run(folder: Path) -> Run:
         raise UsageError(f"{path} has format {meta.get('format')}, this attri reads {FORMAT}: update attri")
     return Run(
         PromptConfig(**meta["prompt"]),
-        TrainConfig(**meta["train"]),
+        TrainConfig(**{**meta["train"], "frozen_templates": tuple(meta["train"]["frozen_templates"])}),
         meta["backbone"],
         meta["classes"],
         meta["data"],

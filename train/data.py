@@ -60,8 +60,8 @@ def read_folder(root: Path, holdout: float = 0.25, shots: int | None = None, see
         where = root / "train" if split else root
         raise UsageError(f"{where} holds {len(folders)} class folders: two or more are needed, one per class")
     names = [folder.name for folder in folders]
-    found = {part: [list_images(root / part / name) for name in names] for part in SPLITS} if split else {}
-    train = found["train"] if split else [list_images(folder) for folder in folders]
+    found = {part: [_pictures(root / part / name) for name in names] for part in SPLITS} if split else {}
+    train = found["train"] if split else [_pictures(folder) for folder in folders]
     for folder, files in zip(folders, train, strict=True):
         if not files:
             raise UsageError(f"the class folder {folder} has no pictures: add some or remove the folder")
@@ -72,6 +72,10 @@ def read_folder(root: Path, holdout: float = 0.25, shots: int | None = None, see
         train, test = [kept for kept, _ in parts], [held for _, held in parts]
     train = _draw(train, shots, seed)
     return Dataset(root, [class_words(n) for n in names], _number(train), _number(val), _number(test))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return list_images(folder) if folder.is_dir() else []
 
 
 def _hold_out(files: list[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:

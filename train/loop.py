@@ -128,7 +128,10 @@ def predict(model: AttriPrompt, labels: EmbeddedLabels, data: Features, batch: i
     """Logits of every picture's first view, [I, C]. Images with equal entries share one run of the text encoder."""
     device = labels.stem.device
     retrieved = model.pool.retrieve(data.centres[:, 0].to(device))  # [I, L, M]
-    unique, inverse = torch.unique(retrieved, dim=0, return_inverse=True)
+    # A column of zeros in front, because `unique` does not take the empty rows of a model without a pool.
+    padded = torch.nn.functional.pad(retrieved.flatten(1), (1, 0))
+    unique, inverse = torch.unique(padded, dim=0, return_inverse=True)
+    unique = unique[:, 1:].reshape(len(unique), *retrieved.shape[1:])  # [U, L, M]
     text = torch.cat([model.encode_text(labels, chunk) for chunk in torch.split(unique, batch)])  # [U, C, D]
     pairs = zip(torch.split(data.features[:, 0].to(device), batch), torch.split(inverse, batch), strict=True)
     return torch.cat([model.logits(features, text[rows]) for features, rows in pairs])

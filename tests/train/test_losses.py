@@ -72,7 +72,11 @@ def test_key_crowding(case):
     _, _, keys, _ = case
     unit_keys = unit(keys.detach())
     pairs = [
-        abs(float(unit_keys[block, m] @ unit_keys[block, n])) for block in range(L) for m in range(N) for n in range(N) if m != n
+        abs(float(unit_keys[block, m] @ unit_keys[block, n]))
+        for block in range(L)
+        for m in range(N)
+        for n in range(N)
+        if m != n
     ]
     assert losses.key_crowding(unit_keys).item() == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
     assert losses.key_crowding(unit_keys[:, :1]).item() == 0

@@ -1,0 +1,152 @@
+"""What is written: borders, opset, precision, and that the same model gives the same bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from models import small_backbone
+from traces import cached
+
+from attri.export import onnx as exporter
+from attri.export.onnx import export_bundle, trace_text, trace_vision
+from attri.runtime import Classifier
+from attri.runtime.bundle import Bundle
+from attri.runtime.errors import FailedError, UsageError
+from attri.runtime.prompts import encode_labels
+from attri.runtime.tokenizer import Tokenizer
+from attri.train.config import PromptConfig
+from attri.train.model import AttriPrompt
+
+LABELS = ["bird", "red apple", "a very small wooden house"]
+
+
+def border(proto):
+    values = [*proto.graph.input, *proto.graph.output]
+    return {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
+
+
+def types(proto):
+    return {v.name: v.type.tensor_type.elem_type for v in [*proto.graph.input, *proto.graph.output]}
+
+
+FLOAT, INT32 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT32
+
+
+@pytest.mark.parametrize(("precision", "opset"), [("fp32", 18), ("fp16", 17)])
+def test_borders_are_dynamic_and_typed_as_documented(pocket_model, precision, opset):
+    vision, text = (cached(trace)(pocket_model, precision, opset) for trace in (trace_vision, trace_text))
+    assert [(entry.domain, entry.version) for entry in (*vision.opset_import, *text.opset_import)] == [("", opset)] * 2
+    assert border(vision) == {"pixels": ["B", 3, 64, 64], "image_features": ["B", 192], "retrieved": ["B", 6, 2]}
+    assert types(vision) == {"pixels": FLOAT, "image_features": FLOAT, "retrieved": INT32}
+    assert border(text) == {
+        "retrieved": ["B", 6, 2],
+        "stem": ["P", 128],
+        "own": ["C", "T", 128],
+        "lengths": ["C"],
+        "text_features": ["B", "C", 192],
+    }
+    assert types(text) == {"retrieved": INT32, "stem": FLOAT, "own": FLOAT, "lengths": INT32, "text_features": FLOAT}
+    for proto in (vision, text):
+        onnx.checker.check_model(proto, full_check=True)
+        written = proto.SerializeToString()
+        assert b"/site-packages/" not in written
+        assert b"pkg.torch" not in written
+
+
+def test_fp16_is_half_where_it_should_be_and_single_where_it_must(pocket_model):
+    vision = onnx.shape_inference.infer_shapes(cached(trace_vision)(pocket_model, "fp16", 18))
+    known = {v.name: v.type.tensor_type.elem_type for v in (*vision.graph.value_info, *vision.graph.output)}
+    known |= {i.name: i.data_type for i in vision.graph.initializer}
+    of = {op: {known[o] for n in vision.graph.node if n.op_type == op for o in n.output} for op in ("Conv", "Softmax")}
+    assert of == {"Conv": {onnx.TensorProto.FLOAT16}, "Softmax": {FLOAT}}
+    norms = {known[n.output[0]] for n in vision.graph.node if n.op_type == "LayerNormalization"}
+    chosen = {known[n.input[0]] for n in vision.graph.node if n.op_type in ("ArgMax", "ArgMin", "TopK", "ReduceSum")}
+    assert norms == chosen == {FLOAT}
+    big = [i for i in vision.graph.initializer if np.prod(i.dims) >= 1000]
+    single = sum(np.prod(i.dims) for i in big if i.data_type == FLOAT)
+    # Keys, the joint projection (it belongs to retrieval) and the averaging matrix are all that stays single.
+    assert single == pocket_model.pool.keys.numel() + pocket_model.backbone.visual.proj.numel()
+    products = [n for n in vision.graph.node if n.op_type in ("MatMul", "Gemm")]
+    half = [n for n in products if known[n.output[0]] == onnx.TensorProto.FLOAT16]
+    assert len(half) == 6 * 6 + 1  # qkv, scores, values, out, two of the MLP in each block; the projection
+
+
+def test_a_frozen_batch_and_a_wrong_opset_are_noticed(pocket_model):
+    proto = cached(trace_text)(pocket_model, "fp32", 18)
+    with pytest.raises(FailedError, match="asked for 17"):
+        exporter.require(proto, border(proto), 17)
+    shapes = border(proto) | {"own": [1, "T", 128]}
+    with pytest.raises(FailedError, match=r"gave own the shape \['C', 'T', 128\], expected \[1, 'T', 128\]"):
+        exporter.require(proto, shapes, 18)
+
+
+def test_the_same_model_gives_the_same_bytes(pocket_model):
+    for trace in (trace_vision, trace_text):
+        first, second = cached(trace)(pocket_model, "fp32", 18), trace(pocket_model, "fp32", 18)
+        assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
+
+
+@pytest.mark.usefixtures("shared_traces")
+def test_the_same_model_gives_the_same_manifest(pocket_model, picture_files, tmp_path):
+    for name in "ab":
+        export_bundle(pocket_model, tmp_path / name, LABELS, picture_files[:2])
+    manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in "ab"]
+    for manifest in manifests:
+        manifest.pop("created")
+    assert manifests[0] == manifests[1]  # it holds the sha256 of every other file
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("ViT-B-32-quickgelu", {"static_tokens": 2, "depth": 1}),
+    ("CustomTextCLIP", {"shared": True, "clusters": 3, "topk": 2, "lloyd_steps": 3, "start": "farthest"}),
+])  # fmt: skip
+def test_other_models_survive_the_way_to_the_runtime(name, options, picture_files, tmp_path):
+    torch.manual_seed(0)
+    model = AttriPrompt(small_backbone(name), PromptConfig(pool_size=5, **options)).eval()
+    with torch.no_grad():
+        model.pool.tokens.normal_()
+        previous = model.backbone.clip.logit_scale.clone()
+        model.backbone.clip.logit_scale.fill_(3.0)  # not the usual 100
+    try:
+        export_bundle(model, tmp_path / "bundle", LABELS, picture_files[:4])
+        classifier = Classifier.load(tmp_path / "bundle")
+        pixels = torch.from_numpy(model.backbone.preprocess()(picture_files[5])[None])
+        embedded = model.embed(encode_labels(Tokenizer(), LABELS, "a photo of a {}."))
+        with torch.no_grad():
+            expected = model(pixels, embedded).softmax(-1)[0].numpy()
+    finally:
+        model.backbone.clip.logit_scale.data.copy_(previous)
+    # float32 on both sides: differences of 1e-6 in cosines, times a scale of 20.
+    assert np.abs(classifier(picture_files[5]).probabilities - expected).max() < 1e-4
+
+
+def test_unknown_precision_and_opset(pocket_model, picture_files, tmp_path):
+    with pytest.raises(UsageError, match="choose fp32 or fp16"):
+        export_bundle(pocket_model, tmp_path / "b", LABELS, picture_files[:1], precision="int4")
+    with pytest.raises(UsageError, match="choose 17 or 18"):
+        export_bundle(pocket_model, tmp_path / "b", LABELS, picture_files[:1], opset=9)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_over_two_gigabytes_is_refused(tmp_path):
+    class Huge:
+        def ByteSize(self):
+            return 3 * 2**30
+
+    with pytest.raises(FailedError, match=r"text.onnx would be 3.0 GB, ONNX holds 2: use --fp16"):
+        exporter.save(Huge(), tmp_path / "text.onnx")
+
+
+@pytest.mark.usefixtures("shared_traces")
+def test_an_fp16_bundle_keeps_half_embeddings(pocket_model, picture_files, tmp_path):
+    export_bundle(pocket_model, tmp_path / "bundle", LABELS, picture_files[:4], precision="fp16")
+    bundle = Bundle.open(tmp_path / "bundle")
+    assert bundle.manifest.precision == "fp16"
+    assert bundle.token_embedding().dtype == np.float16
+    assert all(stage["held"] for stage in bundle.manifest.parity["stages"])
+    assert dataclasses.asdict(bundle.manifest)["labels"] == LABELS

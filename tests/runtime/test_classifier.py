@@ -1,0 +1,262 @@
+"""The whole way of a picture without torch, held against the PyTorch model and against itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attri.runtime import AttriError, Classifier, Prediction
+from attri.runtime import classifier as module
+from attri.runtime.bundle import MANIFEST
+from attri.runtime.errors import EngineError, ImageError, LabelsError, MissingExtra, UsageError
+from attri.runtime.prompts import encode_labels
+from attri.runtime.tokenizer import Tokenizer
+
+LABELS = ["red apple", "green apple", "bird", "a small house", "car"]
+# Probabilities are exp(s * cosine) normalised: float32 graphs differ by 1e-6 in the cosine, and s is at most 100.
+CLOSE = 1e-4
+# The same graph on other shapes adds up in another order.
+SUMS = 1e-5
+
+
+@pytest.fixture
+def classifier(bundle: Path) -> Classifier:
+    return Classifier.load(bundle, LABELS, threads=1)
+
+
+@pytest.fixture(scope="module")
+def five(picture_files: list[Path]) -> list[Path]:
+    return picture_files[:5]
+
+
+def probabilities(predictions: list[Prediction]) -> np.ndarray:
+    return np.stack([prediction.probabilities for prediction in predictions])
+
+
+def close(a: np.ndarray, b: np.ndarray, tolerance: float) -> None:
+    np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
+
+
+def test_equals_the_pytorch_model(classifier: Classifier, pocket_model: Any, pictures: Any, five: list[Path]) -> None:
+    import torch
+
+    backbone = pocket_model.backbone
+    ids = encode_labels(Tokenizer(), LABELS, classifier.template, backbone.context_length)
+    pixels = torch.from_numpy(pictures(backbone.preprocess(), 5))
+    with torch.no_grad():
+        logits = pocket_model(pixels, pocket_model.embed(ids))  # [B, C]
+        retrieved = pocket_model.pool.retrieve(pocket_model.encode_image(pixels)[1])
+    found = classifier(five)
+    close(probabilities(found), logits.softmax(-1).numpy(), CLOSE)
+    assert [each.label for each in found] == [LABELS[i] for i in logits.argmax(-1)]
+    np.testing.assert_array_equal([each.retrieved for each in found], retrieved)
+
+
+def test_path_image_and_array_are_alike(classifier: Classifier, five: list[Path], tmp_path: Path) -> None:
+    image = Image.open(five[0]).convert("RGB")
+    image.save(tmp_path / "rgb.png")
+    path = tmp_path / "rgb.png"
+    wanted = classifier(path).probabilities
+    for source in (str(path), Image.open(path), image, np.asarray(image)):
+        np.testing.assert_array_equal(classifier(source).probabilities, wanted)
+
+
+def test_a_list_equals_singles(classifier: Classifier, five: list[Path]) -> None:
+    mixed = [five[0], str(five[1]), Image.open(five[2]), *five[3:]]
+    close(probabilities(classifier(mixed)), probabilities([classifier(path) for path in five]), SUMS)
+
+
+@pytest.mark.parametrize("nothing", [[], ()])
+def test_an_empty_list_gives_an_empty_list(classifier: Classifier, nothing: Any) -> None:
+    assert classifier(nothing) == []
+
+
+def test_one_unreadable_picture_fails_its_batch(classifier: Classifier, five: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"gone\.png does not exist"):
+        classifier([five[0], tmp_path / "gone.png"])
+
+
+def test_probabilities_are_a_distribution(classifier: Classifier, five: list[Path]) -> None:
+    found = probabilities(classifier(five))
+    assert found.dtype == np.float32
+    assert (found >= 0).all()
+    close(found.sum(1), np.ones(5), 1e-6)  # a few float32 roundings
+
+
+def test_the_order_of_labels_does_not_matter(classifier: Classifier, five: list[Path]) -> None:
+    wanted, order = probabilities(classifier(five)), [3, 0, 4, 1, 2]
+    classifier.labels = [LABELS[i] for i in order]
+    found = classifier(five)
+    close(probabilities(found), wanted[:, order], SUMS)
+    assert found[0].labels == tuple(LABELS[i] for i in order)
+
+
+def test_labels_default_to_those_of_the_bundle(bundle: Path) -> None:
+    assert Classifier.load(bundle, threads=1).labels == ("red apple", "bird", "a small house")
+
+
+def test_new_labels_equal_a_fresh_start_and_old_ones_are_still_cached(bundle: Path, five: list[Path]) -> None:
+    classifier = Classifier.load(bundle, ["cat", "dog"], threads=1)
+    first = classifier(five[0])
+    classifier.labels = LABELS
+    assert classifier.labels == tuple(LABELS)
+    fresh = Classifier.load(bundle, LABELS, threads=1)(five[0])
+    np.testing.assert_array_equal(classifier(five[0]).probabilities, fresh.probabilities)
+    classifier.labels = ["cat", "dog"]
+    again = classifier(five[0])
+    assert (first.cache, again.cache) == ("miss", "hit")
+    np.testing.assert_array_equal(again.probabilities, first.probabilities)
+
+
+def test_a_hit_changes_no_bit(classifier: Classifier, five: list[Path]) -> None:
+    miss, hit = classifier(five[0]), classifier(five[0])
+    assert (miss.cache, hit.cache) == ("miss", "hit")
+    assert (classifier.cache.misses, classifier.cache.hits) == (1, 1)
+    np.testing.assert_array_equal(miss.probabilities, hit.probabilities)
+
+
+def test_equal_pictures_of_a_batch_are_computed_once(classifier: Classifier, five: list[Path]) -> None:
+    found = classifier([five[0]] * 3)
+    assert (classifier.cache.misses, len(classifier.cache)) == (1, 1)
+    np.testing.assert_array_equal(probabilities(found)[1:], probabilities(found)[:-1])
+
+
+def test_cached_features_own_their_memory(classifier: Classifier, five: list[Path]) -> None:
+    """A view would keep its whole batch alive, and the cache's bound would count a part of it."""
+    classifier(five)
+    assert all(value.base is None for value in classifier.cache._entries.values())
+
+
+class Watched:
+    """The real engine, and how many rows of tokens each of its runs had."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine, self.rows, self.description = engine, [], ""
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        self.rows.append(len(inputs["retrieved"]) * inputs["own"].shape[0] * inputs["own"].shape[1])
+        return self.engine.run(inputs)
+
+
+@pytest.mark.parametrize(("count", "limit"), [(2000, 4096), (7, 6), (7, 1)])
+def test_many_labels_run_in_parts(
+    classifier: Classifier, five: list[Path], monkeypatch: pytest.MonkeyPatch, count: int, limit: int
+) -> None:
+    classifier.labels = [f"thing number {i}" for i in range(count)]
+    classifier.cache.max_bytes = 0
+    wanted = probabilities(classifier(five[:3]))
+    classifier._text = watched = Watched(classifier._text)
+    monkeypatch.setattr(module, "TEXT_ROWS", limit)
+    close(probabilities(classifier(five[:3])), wanted, SUMS)
+    tokens = classifier._set.own.shape[1]
+    assert len(watched.rows) > 1
+    assert max(watched.rows) <= max(limit, tokens)
+
+
+def test_below_the_threshold_there_is_no_label(classifier: Classifier, five: list[Path]) -> None:
+    accepted = classifier(five[0])
+    classifier.threshold = accepted.score
+    assert classifier(five[0]).label == accepted.label == LABELS[int(accepted.probabilities.argmax())]
+    classifier.threshold = float(np.nextafter(accepted.score, 2))
+    rejected = classifier(five[0])
+    assert rejected.label is None
+    assert rejected.score == accepted.score
+
+
+def test_top_is_sorted_and_no_longer_than_the_labels(classifier: Classifier, five: list[Path]) -> None:
+    prediction = classifier(five[0])
+    top = prediction.top(99)
+    assert sorted(label for label, _ in top) == sorted(LABELS)
+    assert [score for _, score in top] == sorted(prediction.probabilities.tolist(), reverse=True)
+    assert top[0] == (prediction.label, prediction.score)
+    assert prediction.top(2) == top[:2]
+
+
+def test_equal_labels_share_and_keep_their_order(classifier: Classifier, five: list[Path]) -> None:
+    classifier.labels = ["bird", "Bird"]  # CLIP reads lower case
+    assert classifier(five[0]).top(2) == [("bird", 0.5), ("Bird", 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "words"),
+    [("cat", TypeError, "give a list"), ("", TypeError, "give a list"), ([], LabelsError, "at least one")],
+)
+def test_labels_that_are_none(bundle: Path, classifier: Classifier, labels: Any, error: type, words: str) -> None:
+    with pytest.raises(error, match=words):
+        Classifier.load(bundle, labels, threads=1)
+    with pytest.raises(error, match=words):
+        classifier.labels = labels
+    assert classifier.labels == tuple(LABELS)
+
+
+@pytest.mark.parametrize("change", [{"logit_scale": 100.0}, {"temperature": 2.0}], ids=str)
+def test_the_manifest_sets_scale_and_temperature(
+    bundle: Path, classifier: Classifier, five: list[Path], tmp_path: Path, change: dict[str, float]
+) -> None:
+    path = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    raw = json.loads((path / MANIFEST).read_text())
+    (path / MANIFEST).write_text(json.dumps(raw | change))
+    factor = change.get("logit_scale", raw["logit_scale"]) / raw["logit_scale"] / change.get("temperature", 1)
+    powers = probabilities(classifier(five)).astype(np.float64) ** factor
+    found = probabilities(Classifier.load(path, LABELS, threads=1)(five))
+    close(found, powers / powers.sum(1, keepdims=True), CLOSE)
+    assert np.abs(found - probabilities(classifier(five))).max() > 10 * CLOSE
+
+
+@pytest.mark.parametrize(
+    ("device", "error", "words"), [("cuda", EngineError, r"attri\[gpu\]"), ("gpu", UsageError, "auto, cpu or cuda")]
+)
+def test_a_device_that_is_not_there(bundle: Path, device: str, error: type[AttriError], words: str) -> None:
+    import onnxruntime
+
+    if device == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    with pytest.raises(error, match=words):
+        Classifier.load(bundle, device=device)
+
+
+def test_without_onnx_runtime(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'attri\[onnx\]'"):
+        Classifier.load(bundle)
+
+
+def test_threads_see_one_set_of_labels_or_the_other(bundle: Path, five: list[Path]) -> None:
+    sets = [("red apple", "bird"), ("car", "a small house", "green apple")]
+    classifier = Classifier.load(bundle, sets[0], threads=1, cache_bytes=3000)  # so small that hits and misses mix
+    wanted = {}
+    for labels in sets:
+        classifier.labels = labels
+        wanted[labels] = probabilities(classifier(five))
+    found: list[tuple[int, Prediction]] = []
+    busy = threading.Event()
+
+    def classify(offset: int) -> None:
+        for i in range(40):
+            number = (i + offset) % 5
+            found.append((number, classifier(five[number])))
+
+    def change() -> None:
+        while not busy.wait(0.002):
+            classifier.labels = sets[classifier.labels == sets[0]]
+
+    workers = [threading.Thread(target=classify, args=(offset,)) for offset in (0, 2)]
+    changer = threading.Thread(target=change)
+    for thread in (*workers, changer):
+        thread.start()
+    for worker in workers:
+        worker.join()
+    busy.set()
+    changer.join()
+    assert len(found) == 80
+    assert {prediction.labels for _, prediction in found} == set(sets)
+    for number, prediction in found:
+        close(prediction.probabilities, wanted[prediction.labels][number], SUMS)

@@ -1,0 +1,123 @@
+"""Folders as people have them, and the cached features of what is in them."""
+
+from __future__ import annotations
+
+import logging
+import random
+import shutil
+
+import pytest
+import torch
+
+from attri.runtime.errors import UsageError
+from attri.train.data import Picture, read_folder
+from attri.train.features import augment, compute
+
+
+@pytest.fixture
+def tree(tmp_path, picture_files):
+    """tree(layout): real pictures copied to {"folder/class": count}"""
+
+    def make(layout):
+        files = iter(picture_files)
+        for name, count in layout.items():
+            folder = tmp_path / "data" / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                shutil.copy(next(files), folder / f"{number}.png")
+        return tmp_path / "data"
+
+    return make
+
+
+def test_a_folder_per_class_holds_a_share_out(tree):
+    data = read_folder(tree({"red_apple": 8, "bird": 4, ".hidden": 2}))
+    assert data.classes == ["bird", "red apple"]
+    assert [sum(p.target == c for p in data.train) for c in (0, 1)] == [3, 6]
+    assert [sum(p.target == c for p in data.test) for c in (0, 1)] == [1, 2]
+    assert not {p.path for p in data.train} & {p.path for p in data.test}
+    assert data == read_folder(data.root)
+    assert data.test != read_folder(data.root, seed=2).test
+
+
+def test_split_folders_are_taken_as_they_are(tree):
+    root = tree({"train/a": 2, "train/b": 3, "val/a": 1, "val/b": 1, "test/a": 2, "test/b": 1})
+    data = read_folder(root)
+    assert (len(data.train), len(data.val), len(data.test)) == (5, 2, 3)
+
+
+def test_shots_are_drawn_as_coop_draws_them(tree):
+    data = read_folder(tree({"train/a": 6, "train/b": 6, "test/a": 1, "test/b": 1}), shots=2, seed=7)
+    every = read_folder(data.root).train
+    random.seed(7)
+    expected = [p for c in (0, 1) for p in random.sample([p for p in every if p.target == c], 2)]
+    assert data.train == expected
+
+
+def test_a_single_picture_trains(tree):
+    data = read_folder(tree({"a": 1, "b": 2}))
+    assert (len(data.train), len(data.test)) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ({"a": 2, "b": 0}, r"data/b has no pictures"),
+        ({"a": 2}, r"holds 1 class folders"),
+        ({"train/a": 2, "train/b": 0}, r"train/b has no pictures"),
+    ],
+)
+def test_an_empty_class_is_an_error(tree, layout, message):
+    with pytest.raises(UsageError, match=message):
+        read_folder(tree(layout))
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(UsageError, match="nowhere: no such folder"):
+        read_folder(tmp_path / "nowhere")
+
+
+def test_classes_can_be_chosen_and_renumbered(tree):
+    data = read_folder(tree({"a": 4, "b": 4, "c": 4})).only([2, 0])
+    assert data.classes == ["c", "a"]
+    assert {(p.path.parent.name, p.target) for p in data.train} == {("c", 0), ("a", 1)}
+
+
+def test_features_of_a_batch_remainder_and_views(pocket_model, picture_files):
+    pictures = [
+        Picture(path, i % 2) for i, path in enumerate(picture_files[:67])
+    ]  # one more than a batch of 64, and two
+    data = compute(pocket_model, pictures, views=1, seed=1)
+    assert data.features.shape == (67, 1, 192)
+    assert data.centres.shape == (67, 1, 6, 2, 192)
+    assert data.targets.tolist() == [p.target for p in pictures]
+    alone = compute(pocket_model, pictures[66:], views=1, seed=1)
+    assert torch.allclose(alone.features[0], data.features[66], atol=1e-6)  # float32, another batch size
+    views = compute(pocket_model, pictures[:3], views=4, seed=1)
+    assert torch.equal(views.features, compute(pocket_model, pictures[:3], views=4, seed=1).features)
+    assert not torch.allclose(views.features[:, 0], views.features[:, 1])
+
+
+def test_unreadable_pictures_are_listed_and_skipped(pocket_model, picture_files, tmp_path, caplog):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(picture_files[0].read_bytes()[:200])
+    pictures = [Picture(picture_files[0], 0), Picture(broken, 0), Picture(picture_files[1], 1)]
+    with caplog.at_level(logging.WARNING, "attri"):
+        data = compute(pocket_model, pictures, views=1, seed=1)
+    assert data.targets.tolist() == [0, 1]
+    assert len(data.skipped) == 1
+    assert str(broken) in data.skipped[0]
+    assert str(broken) in caplog.text
+    with pytest.raises(UsageError, match=f"no picture of {tmp_path.name} can be read"):
+        compute(pocket_model, [Picture(picture_files[1], 1), Picture(broken, 0)], views=1, seed=1)
+
+
+def test_augmented_views_stay_inside_and_repeat(picture_files):
+    from attri.runtime.images import load_image
+
+    image = load_image(picture_files[0])
+    views = [augment(image, f"seed {i}") for i in range(50)]
+    for view in views:
+        assert 0.35 < view.width * view.height / (image.width * image.height) <= 1.0  # 50% less what the sides clip
+    assert augment(image, "x").tobytes() == augment(image, "x").tobytes()
+    assert augment(image.crop((0, 0, 1, 1)), "x").size == (1, 1)

@@ -1,0 +1,191 @@
+"""Training as a whole: it learns, it repeats, it goes on after a kill, and it never leaves half a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from attri.runtime.errors import FailedError, UsageError
+from attri.train import pocket
+from attri.train.backbone import load_backbone
+from attri.train.checkpoint import load_run
+from attri.train.config import PromptConfig, TrainConfig
+from attri.train.data import read_folder
+from attri.train.fit import fit, load_model
+from attri.train.loop import Trainer
+
+QUICK = TrainConfig(epochs=3, views=2, shots=2, batch=16)
+PROMPT = PromptConfig(pool_size=8)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return load_backbone()
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    data = read_folder(pocket.IMAGES, shots=2)
+    few = data.only(list(range(6)))
+    return dataclasses.replace(few, test=few.test[::4], val=[])
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_run_is_complete_and_can_be_loaded(backbone, dataset):
+    folder = fit(dataset, backbone, PROMPT, QUICK)
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "curves.png",
+        "metrics.jsonl",
+        "prompt.safetensors",
+        "results.json",
+    ]
+    assert Path("runs/latest").samefile(folder)
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == [1, 2, 3]
+    assert records[-1]["loss"] < records[0]["loss"]
+    with Image.open(folder / "curves.png") as curves:
+        assert curves.width > 500
+    results = json.loads((folder / "results.json").read_text())
+    assert results["test"]["pictures"] == len(dataset.test)
+    assert len(results["pool_alive"]) == 6
+    run = load_run(folder)
+    assert (run.prompt, run.train, run.classes) == (PROMPT, QUICK, dataset.classes)
+    assert load_model(run).pool.tokens.shape == (6, 8, 2, 128)
+
+
+def test_the_same_seed_gives_the_same_prompt_and_another_another(backbone, dataset):
+    first, second = fit(dataset, backbone, PROMPT, QUICK), fit(dataset, backbone, PROMPT, QUICK)
+    assert first != second
+    other = fit(dataset, backbone, PROMPT, dataclasses.replace(QUICK, seed=2))
+    a, b, c = (load_file(folder / "prompt.safetensors") for folder in (first, second, other))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.equal(a["tokens"], c["tokens"])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_an_interrupted_run_goes_on_and_ends_bit_equal(backbone, dataset, monkeypatch, optimizer):
+    config = dataclasses.replace(QUICK, optimizer=optimizer, lr=0.01)
+    whole = load_file(fit(dataset, backbone, PROMPT, config) / "prompt.safetensors")
+    step = Trainer.step
+
+    def stop_in_epoch_2(self, rows, views, number):
+        if self.epoch == 1:
+            raise KeyboardInterrupt
+        return step(self, rows, views, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", stop_in_epoch_2)
+        with pytest.raises(KeyboardInterrupt):
+            fit(dataset, backbone, PROMPT, config)
+    unfinished = Path("runs/pocket-twemoji-2")
+    assert sorted(p.name for p in unfinished.iterdir()) == ["metrics.jsonl", "state.safetensors"]
+    with pytest.raises(UsageError, match="not finished: run attri-train again"):
+        load_run(unfinished)
+    folder = fit(dataset, backbone, PROMPT, config)
+    assert folder.name == "pocket-twemoji-2"
+    resumed = load_file(folder / "prompt.safetensors")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_killed_command_is_resumed_by_the_same_command(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "attri.train.cli",
+        "--shots",
+        "1",
+        "--epochs",
+        "60",
+        "--views",
+        "1",
+        "--device",
+        "cpu",
+    ]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    state = tmp_path / "runs" / "pocket-twemoji-1" / "state.safetensors"
+    deadline = time.monotonic() + 120
+    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert state.exists()
+    metrics = state.with_name("metrics.jsonl")
+    done = len(metrics.read_text().splitlines()) if metrics.exists() else 0
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    # The kill may fall between the checkpoint and the metrics of one epoch, which are written in this order.
+    assert any(f"pocket-twemoji-1: going on after epoch {epoch}\n" in again.stderr for epoch in (done, done + 1))
+    assert (state.parent / "prompt.safetensors").exists()
+    assert not state.exists()
+
+
+def test_output_folders_are_never_overwritten(backbone, dataset, tmp_path):
+    target = tmp_path / "mine"
+    target.mkdir()
+    (target / "thesis.txt").write_text("precious")
+    with pytest.raises(UsageError, match=r"not empty and not a run \(it has thesis.txt\)"):
+        fit(dataset, backbone, PROMPT, QUICK, target)
+    assert fit(dataset, backbone, PROMPT, QUICK, tmp_path / "new") == tmp_path / "new"
+    with pytest.raises(UsageError, match="holds a finished run"):
+        fit(dataset, backbone, PROMPT, QUICK, tmp_path / "new")
+
+
+def test_two_at_once_do_not_share_a_folder(backbone, dataset, tmp_path):
+    from attri.train.folder import claim
+
+    with claim(None, "pocket-twemoji", {}) as first, claim(None, "pocket-twemoji", {}) as second:
+        assert first.path != second.path
+    with claim(tmp_path / "mine", "x", {}), pytest.raises(FailedError, match="another attri-train is at work"):
+        fit(dataset, backbone, PROMPT, QUICK, tmp_path / "mine")
+
+
+def test_a_loss_that_is_not_finite_stops_and_is_named(backbone, dataset):
+    with pytest.raises(FailedError, match=r"the (class|text) loss is not finite at epoch \d+, step \d+: lower --lr"):
+        fit(dataset, backbone, PROMPT, dataclasses.replace(QUICK, optimizer="sgd", lr=1e30))
+
+
+def test_changed_backbone_weights_are_noticed(backbone, dataset):
+    run = load_run(fit(dataset, backbone, PROMPT, QUICK))
+    changed = dataclasses.replace(run, backbone=run.backbone | {"sha256": "0" * 64})
+    with pytest.raises(UsageError, match="the weights of pocket have changed"):
+        load_model(changed)
+
+
+def test_a_damaged_prompt_is_one_line(backbone, dataset):
+    folder = fit(dataset, backbone, PROMPT, QUICK)
+    file = folder / "prompt.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(FailedError, match="not a readable attri file"):
+        load_run(folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clusters": 0}, "clusters is 0: it must be 1 or more"),
+        ({"topk": 9, "pool_size": 8}, "the pool has only 8"),
+        ({"pool_size": 0}, "nothing would be learned"),
+        ({"start": "random"}, "choose 'grid' or 'farthest'"),
+    ],
+)
+def test_configs_that_make_no_sense(options, message):
+    with pytest.raises(UsageError, match=message):
+        PromptConfig(**options)
+
+
+def test_static_prompts_alone_are_a_baseline(backbone, dataset):
+    folder = fit(dataset, backbone, PromptConfig(pool_size=0, static_tokens=4), QUICK)
+    assert load_model(load_run(folder)).pool.static.shape == (6, 4, 128)
