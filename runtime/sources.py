@@ -58,7 +58,8 @@ def resolve(sources: tuple[str, ...]) -> list[Path]:
 def _files(source: str) -> list[Path]:
     path = Path(source)
     if "://" in source or source.startswith("/dev/") or re.fullmatch(r"camera\d+", source):
-        raise UsageError(f"{source}: cameras and streams are not supported in this version; give files or folders")
+        shown = re.sub("//.*@", "//***@", source)  # no passwords on a screen
+        raise UsageError(f"{shown}: cameras and streams are not supported in this version; give files or folders")
     if path.is_dir():
         files = list_images(path)
         if not files:

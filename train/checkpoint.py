@@ -41,7 +41,10 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any
     try:
         plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         save_file(plain, temporary, {"attri": json.dumps(metadata, sort_keys=True)})
+        temporary.chmod(0o644)  # safetensors leaves it to the owner alone, but runs are there to be handed on
         temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise FailedError(f"cannot write {path} ({error}): what was there before is kept") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -55,13 +55,17 @@ def main(
     config = TrainConfig(**options)
     dataset = read_folder(data or pocket.IMAGES, config.holdout, config.shots, config.seed)
     target = pick_device(device)
-    backbone = load_backbone(model, pretrained)
-    if backbone.tag == "random":
+    if model != pocket.MODEL and not pretrained:
         raise click.UsageError(f"--model {model} needs --pretrained: an untrained CLIP has nothing to prompt")
+    backbone = load_backbone(model, pretrained)
     backbone.clip.to(target)
     count = len(dataset.train)
     click.echo(f"{model} on {target}: {len(dataset.classes)} classes, {count} pictures from {dataset.root}", err=True)
-    folder = fit(dataset, backbone, prompt, config, output, Progress())
+    try:
+        folder = fit(dataset, backbone, prompt, config, output, Progress())
+    except KeyboardInterrupt:
+        click.echo("stopped: the same command goes on after the last whole epoch", err=True)
+        raise
     report(folder)
 
 

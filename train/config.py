@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attri.runtime.errors import UsageError
+from attri.runtime.labels import prompt
 
 TEMPLATE = "a photo of a {}."
 
@@ -63,6 +64,8 @@ class TrainConfig:
     seed: int = 1
 
     def __post_init__(self) -> None:
+        for template in (self.template, *self.frozen_templates):
+            prompt(template, "label")
         if self.optimizer not in ("adamw", "sgd"):
             raise UsageError(f"optimizer is {self.optimizer!r}: choose 'adamw' or 'sgd'")
         for name in ("epochs", "batch", "views"):

@@ -43,8 +43,12 @@ class RunFolder:
 
     def write(self, name: str, text: str) -> None:
         temporary = self.path / f".{name}.{os.getpid()}"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(self.path / name)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(self.path / name)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise FailedError(f"cannot write {self.path / name}: {error.strerror}") from error
 
     def point_latest(self) -> None:
         """runs/latest -> this run, replaced in one step; a run elsewhere (--output) is pointed to as well."""

@@ -100,6 +100,8 @@ def test_a_template_without_its_place(template: str) -> None:
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=8), st.integers(3, 20))
 def test_any_labels(labels: list[str], context_length: int) -> None:
     ids = encode_labels(TOKENIZER, labels, PHOTO, context_length)
-    whole = [row if len(row) <= context_length else [*row[: context_length - 1], EOT] for row in reference(labels, PHOTO)]
+    whole = [
+        row if len(row) <= context_length else [*row[: context_length - 1], EOT] for row in reference(labels, PHOTO)
+    ]
     assert rows(ids) == whole
     assert ids.lengths.min() >= 1

@@ -186,6 +186,37 @@ def test_configs_that_make_no_sense(options, message):
         PromptConfig(**options)
 
 
+def test_a_template_without_a_place_for_the_label():
+    with pytest.raises(UsageError, match="has 0 of"):
+        TrainConfig(template="a photo")
+
+
+def test_a_disk_that_takes_no_more_keeps_the_last_checkpoint(backbone, dataset, monkeypatch, tmp_path):
+    import resource
+
+    from attri.train import folder as run_folder
+
+    whole = run_folder.save_tensors
+    epochs = []
+
+    def full_after_two(path, tensors, metadata):
+        epochs.append(path)
+        limit = 2000 if len(epochs) > 2 else resource.RLIM_INFINITY  # bytes that a file may have: a real failing write
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        try:
+            whole(path, tensors, metadata)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder, "save_tensors", full_after_two)
+        with pytest.raises(FailedError, match=r"cannot write .*state\.safetensors"):
+            fit(dataset, backbone, PROMPT, QUICK, tmp_path / "mine")
+    left = sorted(p.name for p in (tmp_path / "mine").iterdir())
+    assert left == ["metrics.jsonl", "state.safetensors"]
+    assert load_run(fit(dataset, backbone, PROMPT, QUICK, tmp_path / "mine")).train == QUICK
+
+
 def test_static_prompts_alone_are_a_baseline(backbone, dataset):
     folder = fit(dataset, backbone, PromptConfig(pool_size=0, static_tokens=4), QUICK)
     assert load_model(load_run(folder)).pool.static.shape == (6, 4, 128)

@@ -1,0 +1,46 @@
+# make test: everything that must hold.   make demo: train, export and run on real pictures, from nothing.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+SOURCES := $(shell find train export runtime calibration -type f -not -name '*.pyc')
+PACKAGES = -p attri.runtime -p attri.train -p attri.calibration -p attri.export
+
+.PHONY: test lint types unit demo clean
+
+test: lint types unit
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed
+	$(BIN)/mypy $(PACKAGES)
+
+unit: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+# The commands in the middle are the product; docs/demo.py only lays out pictures and draws the sheet.
+demo: $(VENV)/installed
+	rm -rf demo
+	$(BIN)/python docs/demo.py prepare demo
+	cd demo && ../$(BIN)/attri-train
+	cd demo && ../$(BIN)/attri-export --fp16
+	cd demo && ../$(BIN)/attri-run photos --labels labels.txt --json > photos.jsonl
+	cd demo && ../$(BIN)/attri-run clip.mp4 --labels labels.txt --json > clip.jsonl
+	$(BIN)/python docs/demo.py show demo
+
+# A regular install, not an editable one: what is tested is what a user gets, and mypy sees it.
+$(VENV)/installed: $(VENV)/dependencies $(SOURCES)
+	rm -rf build *.egg-info
+	$(BIN)/pip install --quiet --no-deps --force-reinstall .
+	rm -rf build *.egg-info
+	touch $@
+
+$(VENV)/dependencies: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt '.[all,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,256 @@
+"""`attri-run` as a person or a program meets it: what stands on stdout, what on stderr, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attri.runtime import Classifier
+from attri.runtime.bundle import TEXT
+from attri.runtime.cli import main
+
+LABELS = ["red apple", "かりんご", "bird"]
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def objects(self) -> list[dict]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    path = tmp_path / "labels.txt"
+    path.write_text("\n".join(LABELS) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def attri_run(bundle: Path, labels: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Result]]:
+    """The command in this process, with a bundle and labels unless told otherwise."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def run(*args: object, bundle: Path = bundle, labels: Path = labels) -> Result:
+        words = [*map(str, args), "--bundle", str(bundle), "--labels", str(labels), "--threads", "1"]
+        with pytest.raises(SystemExit) as stop:
+            main(words, prog_name="attri-run")
+        return Result(stop.value.code, *capsys.readouterr())
+
+    yield run
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def process(bundle: Path, *args: object, setup: str = "") -> subprocess.Popen[str]:
+    """The command in a process of its own; `setup` runs before anything of ours is imported."""
+    # A shell that started the tests in the background has SIGINT ignored, and children inherit that.
+    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{start}\n{setup}\nfrom attri.runtime.cli import main\nmain(prog_name='attri-run')"
+    words = [sys.executable, "-c", code, *map(os.fspath, args), "--bundle", str(bundle), "--threads", "1"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(words, text=True, encoding="utf-8", **pipes)
+
+
+def test_json_lines_hold_what_the_documentation_says(
+    attri_run: Callable[..., Result], bundle: Path, picture_files: list[Path]
+) -> None:
+    result = attri_run(*picture_files[:2], "--json", "--topk", 2)
+    assert result.code == 0
+    classifier = Classifier.load(bundle, LABELS, threads=1)
+    for path, found in zip(picture_files, result.objects, strict=False):
+        wanted = classifier(path)
+        latency, moment = found.pop("latency_ms"), found.pop("time")
+        assert list(latency) == ["preprocess", "vision", "text", "total"]
+        assert all(type(value) is float and value >= 0 for value in latency.values())
+        assert type(moment) is float
+        assert found == {
+            "source": str(path),
+            "frame": 0,
+            "label": wanted.label,
+            "score": round(wanted.score, 6),
+            "top": [{"label": label, "score": round(score, 6)} for label, score in wanted.top(2)],
+            "retrieved": wanted.retrieved.tolist(),
+            "cache": wanted.cache,
+        }
+
+
+@pytest.mark.parametrize("topk", [1, 2, 99])
+def test_a_line_for_a_person(
+    attri_run: Callable[..., Result], bundle: Path, picture_files: list[Path], topk: int
+) -> None:
+    best = Classifier.load(bundle, LABELS, threads=1)(picture_files[0]).top(topk)
+    result = attri_run(picture_files[0], "--topk", topk)
+    scores = "  ".join(f"{label} {score:.1%}" for label, score in best)
+    assert result == (0, f"{picture_files[0]}  {scores}\n", result.err)
+    assert result.err.splitlines()[0].endswith("on cpu, 3 labels")
+    assert result.err.splitlines()[1] == "1 frames, 0% from the text cache"
+
+
+def test_below_the_threshold(attri_run: Callable[..., Result], picture_files: list[Path]) -> None:
+    path = picture_files[0]
+    (found,) = attri_run(path, "--threshold", 1, "--json").objects
+    assert found["label"] is None
+    (best,) = found["top"]
+    line = f"{path}  (none of the labels)  best: {best['label']} {found['score']:.1%}\n"
+    assert attri_run(path, "--threshold", 1).out == line
+    assert attri_run(path, "--threshold", 0, "--json").objects[0]["label"] == best["label"]
+
+
+def test_a_video(attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path) -> None:
+    import av
+
+    path, shot = tmp_path / "v.mp4", np.asarray(Image.open(picture_files[0]).convert("RGB").resize((64, 64)))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for _ in range(4):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(shot, "rgb24")))
+        container.mux(stream.encode())
+    found = attri_run(path, "--json").objects
+    assert [(each["source"], each["frame"], each["time"]) for each in found] == [
+        (str(path), i, pytest.approx(i / 10)) for i in range(4)
+    ]
+    lines = attri_run(path).out.splitlines()
+    assert [line[: len(str(path)) + 10] for line in lines] == [f"{path}     0.{i}0s" for i in range(4)]
+
+
+def test_an_unreadable_picture_stops_no_other(
+    attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(picture_files[0].read_bytes()[:100])
+    result = attri_run(picture_files[0], bad, tmp_path / "labels.txt", picture_files[1], "--json")
+    assert result.code == 1
+    assert [each["source"] for each in result.objects] == [str(picture_files[0]), str(picture_files[1])]
+    errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
+    assert [str(path) in line for path, line in zip((bad, tmp_path / "labels.txt"), errors, strict=True)] == [True] * 2
+    assert result.err.splitlines()[-1] == "2 frames, 0% from the text cache, 2 files failed"
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--labls", "x"], "--labels"),  # the nearest is named
+        ([], "SOURCE..."),
+        (["--topk", "0"], "--topk"),
+        (["--threshold", "2"], "--threshold"),
+        (["--device", "gpu"], "--device"),
+        (["gone.png"], "gone.png does not exist"),
+        (["camera0"], "not supported in this version"),
+    ],
+    ids=str,
+)
+def test_wrong_usage(attri_run: Callable[..., Result], args: list[str], words: str) -> None:
+    result = attri_run(*args)
+    assert (result.code, result.out) == (2, "")
+    assert words in result.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("text", [None, "", "# only a comment\n\n"], ids=["missing", "empty", "comment"])
+def test_labels_that_are_none(
+    attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path, text: str | None
+) -> None:
+    path = tmp_path / "none.txt"
+    if text is not None:
+        path.write_text(text)
+    result = attri_run(picture_files[0], labels=path)
+    assert (result.code, result.out) == (2, "")
+    (line,) = result.err.splitlines()
+    assert line.startswith(f"error: {path} ")
+
+
+@pytest.mark.parametrize("kind", ["missing", "changed"])
+def test_a_bundle_that_cannot_be_used(
+    attri_run: Callable[..., Result], bundle: Path, picture_files: list[Path], tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "copy"
+    if kind == "changed":
+        shutil.copytree(bundle, path)
+        data = bytearray((path / TEXT).read_bytes())
+        data[-1] ^= 1
+        (path / TEXT).write_bytes(data)
+    result = attri_run(picture_files[0], bundle=path)
+    assert (result.code, result.out) == (1, "")
+    (line,) = result.err.splitlines()
+    assert line.startswith("error: ")
+    assert str(path) in line
+
+
+def test_a_too_long_label_is_named_by_its_line(
+    attri_run: Callable[..., Result], picture_files: list[Path], labels: Path
+) -> None:
+    labels.write_text("bird\n# a comment\n" + "very " * 90 + "red apple\n")
+    result = attri_run(picture_files[0])
+    assert result.code == 0
+    assert f"{labels} line 3 has " in result.err
+
+
+def test_labels_as_windows_saves_them(
+    attri_run: Callable[..., Result], picture_files: list[Path], labels: Path
+) -> None:
+    labels.write_bytes("\r\n".join(LABELS).encode("utf-8-sig"))
+    (found,) = attri_run(picture_files[0], "--json", "--topk", 9).objects
+    assert sorted(each["label"] for each in found["top"]) == sorted(LABELS)
+
+
+def test_cuda_is_not_replaced_in_silence(attri_run: Callable[..., Result], picture_files: list[Path]) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    result = attri_run(picture_files[0], "--device", "cuda")
+    assert (result.code, result.out) == (1, "")
+    assert "pip install 'attri[gpu]'" in result.err
+
+
+def test_a_reader_that_leaves_ends_it_quietly(bundle: Path, picture_files: list[Path]) -> None:
+    with process(bundle, *picture_files * 5, "--json") as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        assert json.loads(run.stdout.readline())["frame"] == 0
+        run.stdout.close()
+        err = run.stderr.read()
+    assert run.returncode == 0
+    assert len(err.splitlines()) == 1  # which bundle; no traceback, no "Exception ignored"
+
+
+def test_ctrl_c(bundle: Path, picture_files: list[Path]) -> None:
+    with process(bundle, *picture_files * 50) as run:
+        assert run.stdout is not None
+        run.stdout.readline()
+        run.send_signal(signal.SIGINT)
+        _, err = run.communicate()
+    assert run.returncode == 130
+    assert err.splitlines()[1:] == ["", "interrupted"]
+
+
+def test_a_missing_extra_prints_the_line_that_mends_it(bundle: Path, picture_files: list[Path]) -> None:
+    run = process(bundle, picture_files[0], setup="import sys; sys.modules['onnxruntime'] = None")
+    assert run.communicate() == ("", "error: onnxruntime is not installed: pip install 'attri[onnx]'\n")
+    assert run.returncode == 1
+
+
+def test_a_file_name_that_is_not_text(bundle: Path, picture_files: list[Path], tmp_path: Path) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")
+    shutil.copy(picture_files[0], name)
+    run = process(bundle, name, "--json")
+    out, err = run.communicate()
+    assert run.returncode == 0, err
+    assert json.loads(out)["source"] == name

@@ -1,0 +1,64 @@
+"""What the project promises about itself: README's lines work, and the wheel holds all that it needs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_three_commands_as_readme_writes_them(tmp_path, picture_files):
+    lines = re.findall(r"^    (attri-(?:train|export|run).*?)(?:  +#.*)?$", README, re.MULTILINE)[:3]
+    assert [line.split()[0] for line in lines] == ["attri-train", "attri-export", "attri-run"]
+    shutil.copy(picture_files[0], tmp_path / "photo.jpg")
+    (tmp_path / "labels.txt").write_text("red apple\nbird\n")
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for line in lines:
+        done = subprocess.run(line.split(), cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"photo.jpg  (red apple|bird) \d+\.\d%\n", done.stdout)
+
+
+def test_the_python_lines_of_readme(bundle, tmp_path, picture_files, monkeypatch):
+    code = "\n".join(re.findall(r"^    ((?:from attri|classifier|prediction).*)$", README, re.MULTILINE))
+    shutil.copytree(bundle, tmp_path / "bundle")
+    shutil.copy(picture_files[0], tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    exec(code, scope)
+    assert scope["classifier"].labels == ("cat", "dog")
+    assert scope["classifier"].cache.misses == 1
+
+
+def test_the_files_that_readme_names_exist():
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="a source tree without git cannot be listed")
+def test_the_wheel_holds_every_tracked_file_of_the_packages(tmp_path):
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    packages = ("train", "export", "runtime", "calibration")
+    wanted = {f"attri/{name}" for name in tracked if name.split("/")[0] in packages}
+    source = tmp_path / "source"
+    for name in [*(n for n in tracked if n.split("/")[0] in packages), "pyproject.toml", "README.md", "LICENSE"]:
+        if (ROOT / name).exists():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, source / name)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        assert wanted - set(archive.namelist()) == set()
+    assert wheel.stat().st_size < 14 << 20
