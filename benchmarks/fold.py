@@ -42,7 +42,7 @@ class Literal(nn.Module):
     def forward(self, ids: Tensor, eot: Tensor, retrieved: Tensor) -> Tensor:
         x = self.clip.token_embedding(ids) + self.clip.positional_embedding  # [C, 77, W]
         for index, block in enumerate(self.clip.transformer.resblocks):
-            prompts = self.tokens[index][retrieved[0, index]].flatten(0, 1)  # [M p, W]
+            prompts = self.tokens[index][retrieved[0, index].long()].flatten(0, 1)  # [M p, W]
             x = torch.cat([x[:, :1], prompts.expand(x.shape[0], -1, -1), x[:, 1:]], 1)
             x = block(x, attn_mask=torch.full((x.shape[1],) * 2, -torch.inf).triu(1))
             x = torch.cat([x[:, :1], x[:, 1 + len(prompts) :]], 1)

@@ -1,11 +1,11 @@
 """The bundle: a folder that can be copied to a device. Nothing in it is used before it is verified.
 
-    manifest.json         what the model is, what the graphs expect, and every other file with its size and sha256
-    vision.onnx           pixels float32 [B, 3, H, W] -> image_features float32 [B, D], retrieved int32 [B, L, M]
-    text.onnx             retrieved, stem float32 [P, W], own float32 [C, T, W], lengths int32 [C]
-                          -> text_features float32 [B, C, D]
-    token_embedding.npy   float16 or float32 [49408, W], read with mmap: a label touches a handful of its rows
-    merges.txt.gz         the tokenizer's merges
+manifest.json         what the model is, what the graphs expect, and every other file with its size and sha256
+vision.onnx           pixels float32 [B, 3, H, W] -> image_features float32 [B, D], retrieved int32 [B, L, M]
+text.onnx             retrieved, stem float32 [P, W], own float32 [C, T, W], lengths int32 [C]
+                      -> text_features float32 [B, C, D]
+token_embedding.npy   float16 or float32 [49408, W], read with mmap: a label touches a handful of its rows
+merges.txt.gz         the tokenizer's merges
 """
 
 from __future__ import annotations

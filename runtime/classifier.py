@@ -112,7 +112,7 @@ class Classifier:
 
     @labels.setter
     def labels(self, labels: Sequence[str]) -> None:
-        self._set = self._encode(labels)
+        self.set_labels(labels)
 
     @property
     def description(self) -> str:
