@@ -45,13 +45,17 @@ def export_bundle(
 
     Raises:
         ParityError: the graphs do not agree with the model; nothing is written.
-        UsageError: an unknown precision or opset, or `path` is something that is not a bundle.
+        UsageError: an unknown precision or opset, no pool, or `path` is something that is not a bundle.
         FailedError: the tracer did not do as asked, or the disk is full.
     """
     if precision not in DTYPES:
         raise UsageError(f"precision is {precision!r}: choose {' or '.join(DTYPES)}")
     if opset not in OPSETS:
         raise UsageError(f"opset is {opset}: choose {' or '.join(map(str, OPSETS))}")
+    if model.config.retrieved == 0:
+        raise UsageError(
+            "a prompt without a pool is a baseline of training and cannot be exported: train with --pool-size"
+        )
     writer.check_target(path)
     model = model.eval().cpu()
     with writer.staging(path) as folder:

@@ -125,11 +125,14 @@ def test_other_models_survive_the_way_to_the_runtime(name, options, picture_file
     assert np.abs(classifier(picture_files[5]).probabilities - expected).max() < 1e-4
 
 
-def test_unknown_precision_and_opset(pocket_model, picture_files, tmp_path):
+def test_what_cannot_be_written_is_refused_first(pocket_model, picture_files, tmp_path):
     with pytest.raises(UsageError, match="choose fp32 or fp16"):
         export_bundle(pocket_model, tmp_path / "b", LABELS, picture_files[:1], precision="int4")
     with pytest.raises(UsageError, match="choose 17 or 18"):
         export_bundle(pocket_model, tmp_path / "b", LABELS, picture_files[:1], opset=9)
+    static = AttriPrompt(pocket_model.backbone, PromptConfig(pool_size=0, static_tokens=2))
+    with pytest.raises(UsageError, match="a prompt without a pool"):
+        export_bundle(static, tmp_path / "b", LABELS, picture_files[:1])
     assert list(tmp_path.iterdir()) == []
 
 
