@@ -64,7 +64,7 @@ class Report:
             if not stage.held:
                 value = getattr(stage, stage.figure)
                 raise ParityError(
-                    f"the bundle does not agree with the PyTorch model: {stage.name} is {value:.7f},"
+                    f"the bundle does not agree with the PyTorch model: {stage.name} is {value:.9f},"
                     f" the gate is {stage.gate}; nothing was written"
                 )
 
