@@ -57,7 +57,7 @@ class TrainConfig:
     views: int = 8  # cached augmented views per training picture (our choice)
     shots: int | None = None  # pictures per class; None is all (few-shot protocol of CoOp)
     holdout: float = 0.25  # share per class kept for testing when the data has no test folder (our choice)
-    weight_text: float = 10.0  # self-regularization, distance of text features (paper: the term; our weight)
+    weight_text: float = 25.0  # self-regularization, distance of text features (paper: the term; our weight)
     weight_logits: float = 1.0  # self-regularization, KL of the predictions (paper: the term; our weight)
     weight_retrieval: float = 0.5  # keys follow the centres that choose them (our choice)
     weight_diversity: float = 0.1  # keys stay apart (our choice)
