@@ -1,0 +1,121 @@
+"""Augmentation of a batch of RGBA pictures: strong enough that what is learned carries over to art never seen.
+
+Pictures are premultiplied, [B, 4, H, W] float in [0, 1], so that moving, colouring and blurring never pull in the
+colour of transparent pixels. Every step draws its own random numbers per picture.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def augment(pictures: Tensor, flippable: Tensor, coloured: Tensor) -> Tensor:
+    """RGBA pictures [B, 4, H, W] to RGB [B, 3, H, W] on random backgrounds.
+
+    flippable, coloured: [B] bool. A picture is mirrored only if flippable; it keeps its hue if coloured.
+    """
+    pictures = recolour(move(pictures, flippable), coloured)
+    pictures = outline(pictures)
+    image = pictures[:, :3] + (1 - pictures[:, 3:]) * backgrounds(pictures)
+    return degrade(image, coloured).clamp(0, 1)
+
+
+def chance(like: Tensor, probability: float) -> Tensor:
+    """[B, 1, 1, 1] bool, true with the probability given."""
+    return (torch.rand(len(like)) < probability)[:, None, None, None]
+
+
+def uniform(like: Tensor, low: float, high: float) -> Tensor:
+    """[B] numbers."""
+    return low + (high - low) * torch.rand(len(like))
+
+
+def move(pictures: Tensor, flippable: Tensor) -> Tensor:
+    """Rotate, scale, stretch, shear, shift and mirror."""
+    angle = uniform(pictures, -1, 1) ** 3 * math.radians(30)  # the cube makes large turns rare
+    zoom = torch.exp(uniform(pictures, math.log(0.9), math.log(1.4)))
+    stretch, shear = torch.exp(uniform(pictures, -0.12, 0.12)), uniform(pictures, -0.1, 0.1)
+    mirror = 1 - 2 * (flippable & (torch.rand(len(pictures)) < 0.5)).float()
+    cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
+    room = (zoom - 0.85).clamp(min=0.05) * 0.8
+    row_x = torch.stack([cos * stretch * mirror, (shear * cos - sin) * stretch, uniform(pictures, -1, 1) * room], 1)
+    row_y = torch.stack([sin / stretch * mirror, (shear * sin + cos) / stretch, uniform(pictures, -1, 1) * room], 1)
+    grid = F.affine_grid(torch.stack([row_x, row_y], 1), list(pictures.shape), align_corners=False)  # [B, H, W, 2]
+    return F.grid_sample(pictures, grid, align_corners=False)
+
+
+def recolour(pictures: Tensor, coloured: Tensor) -> Tensor:
+    """Turn the hue, scale saturation, contrast and brightness. Linear, so it commutes with premultiplication."""
+    freely = (torch.rand(len(pictures)) < 0.2) & ~coloured
+    hue = uniform(pictures, -1, 1) * torch.where(freely, math.pi, torch.where(coloured, 0.08, 0.35))
+    saturation = uniform(pictures, 0.5, 1.5) * (1 - ((torch.rand(len(pictures)) < 0.1) & ~coloured).float())
+    matrix = hue_matrix(hue, saturation) * torch.exp(uniform(pictures, -0.3, 0.3))[:, None, None]  # [B, 3, 3]
+    alpha = pictures[:, 3:]
+    colours = torch.einsum("bij,bjhw->bihw", matrix, pictures[:, :3])
+    colours = colours + uniform(pictures, -0.12, 0.12)[:, None, None, None] * alpha
+    return torch.cat([torch.minimum(colours.clamp(min=0), alpha), alpha], 1)
+
+
+def hue_matrix(hue: Tensor, saturation: Tensor) -> Tensor:
+    """[B, 3, 3]: a turn around the grey axis by `hue` radians, and the distance from that axis scaled."""
+    grey = torch.full((3, 3), 1 / 3)
+    cross = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
+    cos, sin = torch.cos(hue)[:, None, None], torch.sin(hue)[:, None, None]
+    turn = cos * (torch.eye(3) - grey) + sin * cross
+    return grey + saturation[:, None, None] * turn
+
+
+def some(pictures: Tensor, probability: float, change: Callable[[Tensor], Tensor], may: Tensor | None = None) -> Tensor:
+    """Change a random part of the batch, among those that `may` [B] bool: the costly steps pay for few pictures."""
+    chosen = torch.rand(len(pictures)) < probability
+    rows = (chosen if may is None else chosen & may).nonzero()[:, 0]
+    return pictures.index_copy(0, rows, change(pictures[rows])) if len(rows) else pictures
+
+
+def outline(pictures: Tensor) -> Tensor:
+    """Draw some pictures' silhouettes, and some pictures' inner edges, as dark lines: many art styles are drawn so."""
+    pictures = some(some(pictures, 0.12, draw_edges), 0.25, draw_silhouette)
+    return some(pictures, 0.05, draw_silhouette)  # a second time is a thick line
+
+
+def draw_silhouette(pictures: Tensor) -> Tensor:
+    """A dark line around the outside, two pixels thick."""
+    alpha = pictures[:, 3:]
+    thick = F.max_pool2d(alpha, 5, 1, 2)
+    ink = 0.3 * torch.rand(len(pictures), 3, 1, 1) * chance(pictures, 0.5)
+    return torch.cat([pictures[:, :3] + (thick - alpha) * ink, thick], 1)
+
+
+def draw_edges(pictures: Tensor) -> Tensor:
+    """Dark lines where colours change; sometimes on white, as a line drawing."""
+    alpha, colours = pictures[:, 3:], pictures[:, :3]
+    edges = (F.max_pool2d(colours, 3, 1, 1) + F.max_pool2d(-colours, 3, 1, 1)).amax(1, keepdim=True)
+    paper = torch.where(chance(pictures, 0.3), alpha, colours)
+    return torch.cat([paper * (1 - (2.5 * edges - 0.4).clamp(0, 1)), alpha], 1)
+
+
+def backgrounds(pictures: Tensor) -> Tensor:
+    """[B, 3, H, W]: white for most of them, else one colour, a gradient, or soft noise."""
+    size = list(pictures.shape[-2:])
+    colour = torch.rand(len(pictures), 3, 1, 1)
+    gradient = F.interpolate(torch.rand(len(pictures), 3, 2, 2), size, mode="bilinear", align_corners=True)
+    noise = F.interpolate(torch.rand(len(pictures), 3, 8, 8), size, mode="bilinear", align_corners=True)
+    busy = torch.where(chance(pictures, 0.6), gradient, noise)
+    return torch.where(chance(pictures, 0.7), torch.ones(()), torch.where(chance(pictures, 0.5), colour, busy))
+
+
+def degrade(image: Tensor, coloured: Tensor) -> Tensor:
+    """Blur, make grey, posterize, invert or add noise, each to a few."""
+    image = some(image, 0.15, blur)
+    image = some(image, 0.06, lambda x: x.mean(1, keepdim=True).expand_as(x), ~coloured)
+    image = some(image, 0.08, lambda x: (x * 3).round() / 3)
+    image = some(image, 0.03, lambda x: 1 - x, ~coloured)
+    return some(image, 0.1, lambda x: x + 0.06 * torch.randn_like(x))
+
+
+def blur(image: Tensor) -> Tensor:
+    """What half the resolution leaves."""
+    return F.interpolate(F.avg_pool2d(image, 2), scale_factor=2.0, mode="bilinear", align_corners=False)
