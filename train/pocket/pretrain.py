@@ -29,7 +29,7 @@ from attri.train.pocket import CONFIG, build
 from attri.train.pocket.data import Data, Vocabulary
 from attri.train.pocket.evaluate import encode_captions, evaluate
 
-BATCH, STEPS, WARMUP = 128, 4000, 100
+BATCH, STEPS, WARMUP = 128, 3560, 100
 DECLINE = 0.3  # The last part of training, when the learning rate falls and whole pictures are seen.
 DROPPED = 0.4  # Before that, so many of the patches are left out: less time for a step, and little accuracy lost.
 RATE, ANCHOR_RATE, DECAY, EMA = 1e-3, 1e-2, 0.1, 0.998
