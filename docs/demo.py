@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from attri.runtime.labels import class_words
 from attri.train.pocket import IMAGES, OTHER_STYLE
 
-CELL, TEXT = 132, 46
+CELL, TEXT = 146, 46
 FPS, SECONDS = 12, 2
 
 
