@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from attri.runtime.errors import UsageError
-from attri.train.data import Picture, read_folder
+from attri.train.data import Picture, read_data
 from attri.train.features import augment, compute
 
 
@@ -31,31 +31,78 @@ def tree(tmp_path, picture_files):
 
 
 def test_a_folder_per_class_holds_a_share_out(tree):
-    data = read_folder(tree({"red_apple": 8, "bird": 4, ".hidden": 2}))
+    data = read_data(tree({"red_apple": 8, "bird": 4, ".hidden": 2}))
     assert data.classes == ["bird", "red apple"]
     assert [sum(p.target == c for p in data.train) for c in (0, 1)] == [3, 6]
     assert [sum(p.target == c for p in data.test) for c in (0, 1)] == [1, 2]
     assert not {p.path for p in data.train} & {p.path for p in data.test}
-    assert data == read_folder(data.root)
-    assert data.test != read_folder(data.root, seed=2).test
+    assert data == read_data(data.root)
+    assert data.test != read_data(data.root, seed=2).test
+
+
+def test_a_held_out_share_is_drawn_class_by_class(tree):
+    data = read_data(tree({"a": 7, "b": 5}), holdout=0.4, seed=3)
+    for number, name, count in ((0, "a", 3), (1, "b", 2)):
+        files = sorted((data.root / name).iterdir())
+        held = random.Random(3).sample(files, len(files))[:count]
+        assert [p.path for p in data.test if p.target == number] == sorted(held)
+        assert [p.path for p in data.train if p.target == number] == sorted(set(files) - set(held))
 
 
 def test_split_folders_are_taken_as_they_are(tree):
     root = tree({"train/a": 2, "train/b": 3, "val/a": 1, "val/b": 1, "test/a": 2, "test/b": 1})
-    data = read_folder(root)
+    data = read_data(root)
     assert (len(data.train), len(data.val), len(data.test)) == (5, 2, 3)
 
 
 def test_shots_are_drawn_as_coop_draws_them(tree):
-    data = read_folder(tree({"train/a": 6, "train/b": 6, "test/a": 1, "test/b": 1}), shots=2, seed=7)
-    every = read_folder(data.root).train
+    data = read_data(tree({"train/a": 6, "train/b": 6, "test/a": 1, "test/b": 1}), shots=2, seed=7)
+    every = read_data(data.root).train
     random.seed(7)
     expected = [p for c in (0, 1) for p in random.sample([p for p in every if p.target == c], 2)]
     assert data.train == expected
 
 
+def test_validation_is_drawn_after_training_and_four_at_most(tree):
+    root = tree({"train/a": 6, "train/b": 6, "val/a": 6, "val/b": 3, "test/a": 1, "test/b": 1})
+    data, every = read_data(root, shots=5, seed=7), read_data(root)
+    random.seed(7)
+    for part, count in (("train", 5), ("val", 4)):
+        drawn = []
+        for c in (0, 1):
+            own = [p for p in getattr(every, part) if p.target == c]
+            drawn += random.sample(own, count) if len(own) >= count else own
+        assert getattr(data, part) == drawn
+    assert data.test == every.test
+
+
+def test_folders_without_training_pictures_are_for_testing(tree):
+    data = read_data(tree({"test/red_apple": 2, "test/bird": 1}), shots=1)
+    assert (data.classes, data.train, data.val) == (["bird", "red apple"], [], [])
+    assert [p.target for p in data.test] == [0, 1, 1]
+
+
+def test_other_folders_beside_the_splits_are_left_aside(tree):
+    data = read_data(tree({"train/a": 2, "train/b": 2, "test/a": 1, "images": 3, "imagenet-a": 1}))
+    assert (data.classes, len(data.train), len(data.test)) == (["a", "b"], 4, 1)
+
+
+def test_a_class_may_be_called_like_the_picture_folder_of_eurosat(tree):
+    assert read_data(tree({"2750": 2, "2751": 2})).classes == ["2750", "2751"]
+
+
+def test_name_and_template(tree):
+    data = read_data(tree({"a": 2, "b": 2}))
+    assert (data.name, data.template) == ("data", "a photo of a {}.")
+
+
+def test_a_name_like_that_of_a_known_dataset_means_nothing(tree):
+    root = tree({"a": 2, "b": 2})
+    assert read_data(root.rename(root.with_name("EuroSAT"))).template == "a photo of a {}."
+
+
 def test_a_single_picture_trains(tree):
-    data = read_folder(tree({"a": 1, "b": 2}))
+    data = read_data(tree({"a": 1, "b": 2}))
     assert (len(data.train), len(data.test)) == (2, 1)
 
 
@@ -65,36 +112,52 @@ def test_a_single_picture_trains(tree):
         ({"a": 2, "b": 0}, r"data/b has no pictures"),
         ({"a": 2}, r"holds 1 class folders"),
         ({"train/a": 2, "train/b": 0}, r"train/b has no pictures"),
+        ({"train/a": 2, "train/b": 1, "test/a": 1, "test/b": 0}, r"test/b has no pictures"),
+        ({"train/a": 2, "train/b": 1, "val/c": 1}, r"val/c is no class of .*/train: add it there or remove"),
+        ({"train": 2, "test": 2}, r"train holds 0 class folders"),
+        ({"val/a": 2, "val/b": 2}, r"the class 'a' has no test pictures"),
+        ({"a_b": 2, "a b": 2, "c": 1}, r"two folders for the class 'a b': make them one"),
+        ({"_": 2, "c": 1}, r"the class number 0 has a name without words"),
+        ({"images": 2, "masks": 2}, r"has pictures in images/, but none of the lists that go with it"),
     ],
 )
-def test_an_empty_class_is_an_error(tree, layout, message):
+def test_wrong_folders_are_named(tree, layout, message):
     with pytest.raises(UsageError, match=message):
-        read_folder(tree(layout))
+        read_data(tree(layout))
 
 
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(UsageError, match="nowhere: no such folder"):
-        read_folder(tmp_path / "nowhere")
+        read_data(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("wrong", [{"shots": 0}, {"shots": -1}, {"holdout": 0.0}, {"holdout": 1.0}])
+def test_shares_and_shots_out_of_range_are_refused(tree, wrong):
+    with pytest.raises(UsageError, match=f"{next(iter(wrong))} is "):
+        read_data(tree({"a": 2, "b": 2}), **wrong)
 
 
 def test_classes_can_be_chosen_and_renumbered(tree):
-    data = read_folder(tree({"a": 4, "b": 4, "c": 4})).only([2, 0])
+    data = read_data(tree({"a": 4, "b": 4, "c": 4})).only([2, 0])
     assert data.classes == ["c", "a"]
     assert {(p.path.parent.name, p.target) for p in data.train} == {("c", 0), ("a", 1)}
+
+
+CLASSES = ["red apple", "bird"]
 
 
 def test_features_of_a_batch_remainder_and_views(pocket_model, picture_files):
     pictures = [
         Picture(path, i % 2) for i, path in enumerate(picture_files[:67])
     ]  # one more than a batch of 64, and two
-    data = compute(pocket_model, pictures, views=1, seed=1)
+    data = compute(pocket_model, pictures, CLASSES, views=1, seed=1)
     assert data.features.shape == (67, 1, 192)
     assert data.centres.shape == (67, 1, 6, 2, 192)
     assert data.targets.tolist() == [p.target for p in pictures]
-    alone = compute(pocket_model, pictures[66:], views=1, seed=1)
+    alone = compute(pocket_model, pictures[66:], CLASSES, views=1, seed=1)
     assert torch.allclose(alone.features[0], data.features[66], atol=1e-6)  # float32, another batch size
-    views = compute(pocket_model, pictures[:3], views=4, seed=1)
-    assert torch.equal(views.features, compute(pocket_model, pictures[:3], views=4, seed=1).features)
+    views = compute(pocket_model, pictures[:3], CLASSES, views=4, seed=1)
+    assert torch.equal(views.features, compute(pocket_model, pictures[:3], CLASSES, views=4, seed=1).features)
     assert not torch.allclose(views.features[:, 0], views.features[:, 1])
 
 
@@ -103,13 +166,13 @@ def test_unreadable_pictures_are_listed_and_skipped(pocket_model, picture_files,
     broken.write_bytes(picture_files[0].read_bytes()[:200])
     pictures = [Picture(picture_files[0], 0), Picture(broken, 0), Picture(picture_files[1], 1)]
     with caplog.at_level(logging.WARNING, "attri"):
-        data = compute(pocket_model, pictures, views=1, seed=1)
+        data = compute(pocket_model, pictures, CLASSES, views=1, seed=1)
     assert data.targets.tolist() == [0, 1]
     assert len(data.skipped) == 1
     assert str(broken) in data.skipped[0]
     assert str(broken) in caplog.text
-    with pytest.raises(UsageError, match=f"no picture of {tmp_path.name} can be read"):
-        compute(pocket_model, [Picture(picture_files[1], 1), Picture(broken, 0)], views=1, seed=1)
+    with pytest.raises(UsageError, match="no picture of red apple can be read"):
+        compute(pocket_model, [Picture(picture_files[1], 1), Picture(broken, 0)], CLASSES, views=1, seed=1)
 
 
 def test_augmented_views_stay_inside_and_repeat(picture_files):
