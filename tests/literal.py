@@ -46,15 +46,24 @@ def literal_image(clip, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
 
 def literal_centres(clip, tokens: Tensor, clusters: int, steps: int, start: str) -> Tensor:
     """Spherical k-means of one image's patch tokens [T, W], by loops -> unit projected centres [K, D]."""
+    centres, _ = literal_clusters(clip, tokens, clusters, steps, start)
+    return torch.stack([normal(centre @ clip.visual.proj) for centre in centres])
+
+
+def literal_clusters(clip, tokens: Tensor, clusters: int, steps: int, start: str) -> tuple[list[Tensor], list[int]]:
+    """The same, not projected -> K unit centres [W], and for each patch the number of the centre most like it."""
     rows = [x / x.norm() for x in clip.visual.ln_post(tokens)]
     centres = grid_start(rows, clip.visual.grid_size, clusters) if start == "grid" else farthest_start(rows, clusters)
     for _ in range(steps):
-        groups: list[list[Tensor]] = [[] for _ in range(clusters)]
-        for row in rows:
-            likeness = [float(row @ centre) for centre in centres]
-            groups[likeness.index(max(likeness))].append(row)
+        labels = nearest(rows, centres)
+        groups = [[row for row, label in zip(rows, labels, strict=True) if label == k] for k in range(clusters)]
         centres = [normal(sum(group)) if group else centre for group, centre in zip(groups, centres, strict=True)]
-    return torch.stack([normal(centre @ clip.visual.proj) for centre in centres])
+    return centres, nearest(rows, centres)
+
+
+def nearest(rows, centres) -> list[int]:
+    likeness = [[float(row @ centre) for centre in centres] for row in rows]
+    return [one.index(max(one)) for one in likeness]
 
 
 def grid_start(rows, grid, clusters):

@@ -63,13 +63,18 @@ def _take(tokens: Tensor, index: Tensor) -> Tensor:
     return tokens.gather(1, index[:, :, None].expand(-1, -1, tokens.shape[-1]))
 
 
+def nearest_centre(tokens: Tensor, centres: Tensor) -> Tensor:
+    """The most similar centre of every token, ties to the lower index. unit [B, T, W], [B, K, W] -> int64 [B, T]"""
+    return (tokens @ centres.transpose(1, 2)).argmax(-1)
+
+
 def lloyd_step(tokens: Tensor, centres: Tensor) -> Tensor:
     """One step of spherical k-means. tokens: unit rows [B, T, W]; centres: unit rows [B, K, W] -> [B, K, W].
 
-    A token goes to its most similar centre, ties to the lower index. A cluster that gets no token keeps its centre.
+    A cluster that gets no token keeps its centre.
     """
     clusters = centres.shape[1]
-    nearest = (tokens @ centres.transpose(1, 2)).argmax(-1)  # [B, T]
+    nearest = nearest_centre(tokens, centres)  # [B, T]
     member = (nearest[:, None, :] == torch.arange(clusters, device=tokens.device)[None, :, None]).to(tokens.dtype)
     empty = member.sum(-1, keepdim=True) == 0  # [B, K, 1]
     return torch.where(empty, centres, unit(member @ tokens))
@@ -88,6 +93,11 @@ class Retrieval(nn.Module):
 
     def forward(self, tokens: Tensor, ln_post: nn.Module, projection: Tensor) -> Tensor:
         """tokens after one vision block, CLS first [B, 1 + T, W]; projection [W, D] -> unit centres [B, K, D]"""
+        _, centres = self.cluster(tokens, ln_post)
+        return unit(centres @ projection.to(centres.dtype))
+
+    def cluster(self, tokens: Tensor, ln_post: nn.Module) -> tuple[Tensor, Tensor]:
+        """The k-means itself. tokens [B, 1 + T, W] -> what is clustered, unit [B, T, W], and unit centres [B, K, W]"""
         rows = unit(layer_norm(ln_post, wide(tokens[:, 1:])))  # [B, T, W]
         if self.start == "grid":
             centres = unit(self.regions.to(rows.dtype) @ rows)  # [B, K, W]
@@ -95,4 +105,4 @@ class Retrieval(nn.Module):
             centres = farthest_first(rows, self.clusters)
         for _ in range(self.steps):
             centres = lloyd_step(rows, centres)
-        return unit(centres @ projection.to(rows.dtype))
+        return rows, centres

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -35,16 +36,21 @@ class VisionTower(nn.Module):
         """pixels [B, 3, H, W], normalised -> unit image features [B, D], unit centres [B, L, K, D]"""
         visual = self.visual
         ln_post, projection = cast(nn.Module, visual.ln_post), cast(Tensor, visual.proj)
-        x = self.embed(pixels)
         centres: dict[int, Tensor] = {}
-        for number, block in enumerate(cast(nn.ModuleList, cast(nn.Module, visual.transformer).resblocks), start=1):
-            x = Block(block)(x)  # [B, 1 + T, W]
+        for number, x in enumerate(self.states(pixels), start=1):
             if self.retrieval is not None and number in self.sources:
                 centres[number] = self.retrieval(x, ln_post, projection)
         features = unit(wide(self.pool(x) @ projection.to(x.dtype)))
         if self.retrieval is None:
             return features, None
         return features, torch.stack([centres[source] for source in self.sources], 1)
+
+    def states(self, pixels: Tensor) -> Iterator[Tensor]:
+        """The tokens after each block, first to last, CLS first. [B, 3, H, W] -> [B, 1 + T, W], L_v times"""
+        x = self.embed(pixels)
+        for block in cast(nn.ModuleList, cast(nn.Module, self.visual.transformer).resblocks):
+            x = Block(block)(x)
+            yield x
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Patches, CLS and positions, normalised. [B, 3, H, W] -> [B, 1 + T, W]"""
