@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import statistics
 from pathlib import Path
 
@@ -20,16 +19,10 @@ import torch
 from attri.train import features, pocket
 from attri.train.backbone import load_backbone
 from attri.train.config import PromptConfig, TrainConfig
-from attri.train.data import Dataset, Picture, read_folder
+from attri.train.data import Dataset, Picture, read_data
 from attri.train.fit import embed_labels, new_trainer
 from attri.train.loop import accuracy, predict
 from attri.train.progress import Progress
-
-
-def halves(dataset: Dataset) -> tuple[Dataset, Dataset]:
-    """Base and novel classes."""
-    base = math.ceil(len(dataset.classes) / 2)
-    return dataset.only(list(range(base))), dataset.only(list(range(base, len(dataset.classes))))
 
 
 def other_style(dataset: Dataset) -> Dataset:
@@ -64,7 +57,7 @@ def main() -> None:
     backbone, scores = load_backbone(), {}
     for seed in range(1, arguments.seeds + 1):
         config = TrainConfig(seed=seed, shots=arguments.shots)
-        base, novel = halves(read_folder(pocket.IMAGES, shots=arguments.shots, seed=seed))
+        base, novel = read_data(pocket.IMAGES, shots=arguments.shots, seed=seed).halves()
         trainer = new_trainer(backbone, base, PromptConfig(), config, Progress(quiet=True))
         trainer.run(lambda record: None, lambda t: None)
         for style, change in (("own style", lambda d: d), ("other style", other_style)):

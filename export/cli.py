@@ -65,15 +65,20 @@ def main(
     click.echo(f"bundle  {output}  {precision}  {size:.1f} MB")
 
 
-def sample(folder: Path, count: int) -> list[Path]:
-    """Up to `count` pictures, evenly over the folder; of test or val where there are such."""
+def sample(data: Path, count: int) -> list[Path]:
+    """Up to `count` pictures, evenly over the folder; of test where it is a dataset that has such."""
     from attri.runtime.errors import UsageError
     from attri.runtime.images import list_images
+    from attri.train.data import read_target
 
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder; name pictures for the parity check with --parity-data")
-    part = next((folder / name for name in ("test", "val") if (folder / name).is_dir()), folder)
-    pictures = list_images(part)
+    if not data.exists():
+        raise UsageError(f"{data}: no such folder; name pictures for the parity check with --parity-data")
+    try:
+        pictures = [picture.path for picture in read_target(data).test]
+    except UsageError:  # not a dataset, but pictures all the same
+        pictures = list_images(data) if data.is_dir() else []
+    if not pictures:
+        raise UsageError(f"{data} holds no pictures: name some for the parity check with --parity-data")
     return [pictures[i * len(pictures) // count] for i in range(count)] if len(pictures) > count else pictures
 
 

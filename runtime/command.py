@@ -19,6 +19,7 @@ EXTRAS = {
     "safetensors": "train",
     "rich": "train",
     "matplotlib": "train",
+    "tensorboard": "tensorboard",
     "onnx": "export",
     "onnxscript": "export",
     "onnxruntime": "onnx",

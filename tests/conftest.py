@@ -19,6 +19,22 @@ def picture_files() -> list[Path]:
 
 
 @pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> Path:
+    """Five of the embedded classes, a folder each: 4 real pictures to train on, 1 to test."""
+    import shutil
+
+    from attri.train.pocket import IMAGES
+
+    root = tmp_path_factory.mktemp("data") / "photos"
+    for part, count in (("train", 4), ("test", 1)):
+        for folder in sorted((IMAGES / part).iterdir())[:5]:
+            (root / part / folder.name).mkdir(parents=True)
+            for picture in sorted(folder.iterdir())[:count]:
+                shutil.copy(picture, root / part / folder.name)
+    return root
+
+
+@pytest.fixture(scope="session")
 def pictures(picture_files):
     """pictures(preprocess, n): n real pictures as a model reads them, float32 [n, 3, S, S]"""
 

@@ -40,7 +40,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        save_file(plain, temporary, {"attri": json.dumps(metadata, sort_keys=True)})
+        save_file(plain, temporary, {"attri": json.dumps(metadata)})
         temporary.chmod(0o644)  # safetensors leaves it to the owner alone, but runs are there to be handed on
         temporary.replace(path)
     except (OSError, SafetensorError) as error:

@@ -1,4 +1,4 @@
-"""attri-train: from a folder of pictures to a trained prompt."""
+"""attri-train: from pictures to a trained prompt, or to a table that compares methods."""
 
 from __future__ import annotations
 
@@ -6,23 +6,44 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from attri.runtime.command import Command
+from attri.runtime.errors import UsageError
+from attri.train.config import METHODS, PROTOCOLS, TERMS
+
+
+def numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """Whole numbers from 1 on, with commas between them."""
+    if value is None:
+        return None
+    parts = value.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise click.BadParameter(f"{value!r}: whole numbers from 1 on, with commas between them")
+    return tuple(int(part) for part in parts)
+
+
+PICTURES = click.Path(path_type=Path)
+DATA = "Class folders, train/val/test of those, a CSV of path,label, or a CoOp dataset. [pocket set]"
 
 
 @click.command(cls=Command)
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Folder per class, or train/val/test of those. [pocket set]"
-)
+@click.option("--data", type=PICTURES, help=DATA)
 @click.option("--model", default="pocket", show_default=True, help="open_clip model name, or the embedded pocket.")
 @click.option("--pretrained", metavar="TAG|FILE", help="open_clip tag or weights file of --model.")
-@click.option("--shots", type=int, metavar="N", help="Training pictures per class. [all]")
+@click.option(
+    "--shots",
+    callback=numbers,
+    metavar="N[,N...]",
+    help="Training pictures per class; several for few-shot. [all; protocols: 16]",
+)
 @click.option("--epochs", type=int, default=40, show_default=True)
-@click.option("--batch", type=int, default=32, show_default=True, help="Pictures per step.")
+@click.option("--batch", type=int, default=32, show_default=True, help="Pictures per step, of all processes together.")
 @click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True)
 @click.option("--lr", type=float, default=2e-3, show_default=True, help="Peak learning rate; cosine to 0.")
 @click.option("--views", type=int, default=8, show_default=True, help="Cached augmented views per picture.")
-@click.option("--template", default="a photo of a {}.", show_default=True, help="Prompt; the label goes into {}.")
+@click.option("--template", help="Prompt; the label goes into {}. [the dataset's own, or 'a photo of a {}.']")
+@click.option("--frozen-template", multiple=True, help="Averaged for the frozen features; may be repeated.")
 @click.option("--clusters", type=int, default=2, show_default=True, help="Cluster centres per picture and block.")
 @click.option("--lloyd-steps", type=int, default=1, show_default=True, help="k-means steps.")
 @click.option(
@@ -36,51 +57,141 @@ from attri.runtime.command import Command
 )
 @click.option("--depth", type=int, help="Prompted text blocks, from the first on. [all]")
 @click.option("--shared", is_flag=True, help="One pool for all blocks.")
+@click.option(
+    "--weight", type=(click.Choice(TERMS), float), multiple=True, metavar="LOSS X", help="Weight of a loss; 0 is off."
+)
+@click.option("--without", type=click.Choice(TERMS), multiple=True, help="Leave a loss out; may be repeated.")
+@click.option("--average", is_flag=True, help="Gaussian-weighted average of the prompts over the epochs.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
 @click.option("--seed", type=int, default=1, show_default=True)
-@click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Run folder. [runs/MODEL-DATA-NUMBER]")
+@click.option("--protocol", type=click.Choice(PROTOCOLS), help="Compare methods instead of training one prompt.")
+@click.option("--target", type=PICTURES, multiple=True, help="Another dataset to score; may be repeated. (protocols)")
+@click.option("--seeds", callback=numbers, metavar="N[,N...]", help="(protocols) [1,2,3]")
+@click.option("--method", type=click.Choice(METHODS), multiple=True, help="May be repeated. (protocols) [all]")
+@click.option("--output", type=PICTURES, metavar="DIR", help="Run folder. [runs/MODEL-DATA-NUMBER]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard events into the run folder.")
 @click.version_option(package_name="attri")
-def main(
-    data: Path | None, model: str, pretrained: str | None, output: Path | None, device: str, **options: Any
-) -> None:
-    """Learn an AttriPrompt on a frozen CLIP. Without options: the embedded pictures and backbone, offline."""
-    from attri.train import pocket
-    from attri.train.backbone import load_backbone
-    from attri.train.config import PromptConfig, TrainConfig
-    from attri.train.data import read_folder
-    from attri.train.fit import fit, pick_device
+@click.pass_context
+def main(ctx: click.Context, /, **options: Any) -> None:
+    """Learn an AttriPrompt on a frozen CLIP. Without options: the embedded pictures and backbone, offline.
+
+    Several GPUs or processes: torchrun --nproc_per_node=N --no-python attri-train ...
+    """
+    check(ctx, options)
+    from attri.train import parallel
+    from attri.train.fit import pick_device
     from attri.train.progress import Progress
 
-    prompt = PromptConfig(**{name: options.pop(name) for name in list(options) if hasattr(PromptConfig, name)})
-    config = TrainConfig(**options)
-    dataset = read_folder(data or pocket.IMAGES, config.holdout, config.shots, config.seed)
-    target = pick_device(device)
-    if model != pocket.MODEL and not pretrained:
-        raise click.UsageError(f"--model {model} needs --pretrained: an untrained CLIP has nothing to prompt")
-    backbone = load_backbone(model, pretrained)
-    backbone.clip.to(target)
-    count = len(dataset.train)
-    click.echo(f"{model} on {target}: {len(dataset.classes)} classes, {count} pictures from {dataset.root}", err=True)
-    try:
-        folder = fit(dataset, backbone, prompt, config, output, Progress())
-    except KeyboardInterrupt:
-        click.echo("stopped: the same command goes on after the last whole epoch", err=True)
-        raise
+    device = pick_device(options.pop("device"))
+    with parallel.process_group(device):
+        progress = Progress(quiet=parallel.rank() > 0)
+        try:
+            (compare if options["protocol"] else train)(options, device, progress)
+        except KeyboardInterrupt:
+            progress.say("stopped: the same command goes on from here")
+            raise
+
+
+def check(ctx: click.Context, options: dict[str, Any]) -> None:
+    """Options that do not go together are refused before anything heavy is imported."""
+    given = {name for name in options if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    for name in ("target", "seeds", "method"):
+        if name in given and not options["protocol"]:
+            raise UsageError(f"--{name} goes with --protocol")
+    for name in ("seed", "tensorboard"):
+        if name in given and options["protocol"]:
+            raise UsageError(f"--{name} does not go with --protocol" + (": say --seeds" if name == "seed" else ""))
+    if options["shots"] and len(options["shots"]) > 1 and options["protocol"] != "few-shot":
+        raise UsageError("several --shots go with --protocol few-shot")
+    if options["model"] != "pocket" and not options["pretrained"]:
+        raise UsageError(f"--model {options['model']} needs --pretrained: an untrained CLIP has nothing to prompt")
+    if options["tensorboard"]:
+        import tensorboard  # noqa: F401 (missing? then better now than after encoding)
+
+
+def configs(options: dict[str, Any], template: str) -> tuple[Any, Any]:
+    """The PromptConfig and TrainConfig that the options say; `template` is the dataset's."""
+    from attri.train.config import PromptConfig, TrainConfig
+
+    prompt = {name: value for name, value in options.items() if hasattr(PromptConfig, name)}
+    names = ("epochs", "batch", "optimizer", "lr", "views", "average", "precision", "seed")
+    chosen: dict[str, Any] = {name: options[name] for name in names}
+    chosen |= {f"weight_{name}": value for name, value in options["weight"]}
+    chosen |= {f"weight_{name}": 0.0 for name in options["without"]}
+    chosen["template"] = options["template"] or template
+    chosen["frozen_templates"] = options["frozen_template"] or (chosen["template"], "a picture of a {}.", "a {}.")
+    chosen["shots"] = options["shots"][0] if options["shots"] else None
+    return PromptConfig(**prompt), TrainConfig(**chosen)
+
+
+def load(options: dict[str, Any], device: Any) -> Any:
+    from attri.train.backbone import load_backbone
+
+    backbone = load_backbone(options["model"], options["pretrained"])
+    backbone.clip.to(device)
+    return backbone
+
+
+def train(options: dict[str, Any], device: Any, progress: Any) -> None:
+    from attri.train import pocket
+    from attri.train.data import read_data
+    from attri.train.features import Store
+    from attri.train.fit import fit
+
+    shots = options["shots"][0] if options["shots"] else None
+    dataset = read_data(options["data"] or pocket.IMAGES, shots=shots, seed=options["seed"])
+    prompt, config = configs(options, dataset.template)
+    backbone, count = load(options, device), len(dataset.train)
+    progress.say(f"{backbone.name} on {device}: {len(dataset.classes)} classes, {count} pictures from {dataset.root}")
+    folder = fit(dataset, backbone, prompt, config, options["output"], Store(progress), options["tensorboard"])
+    report(folder)
+
+
+def compare(options: dict[str, Any], device: Any, progress: Any) -> None:
+    from attri.train import pocket, protocols
+    from attri.train.data import read_data, read_target
+
+    def read(seed: int, shots: int) -> Any:
+        return read_data(options["data"] or pocket.IMAGES, shots=shots, seed=seed)
+
+    protocol = options["protocol"]
+    targets = options["target"]
+    if protocol == "domain-generalization" and not options["data"] and not targets:
+        targets = (pocket.OTHER_STYLE.parent,)
+    usual = protocols.FEW_SHOTS if protocol == "few-shot" else (protocols.SHOTS,)
+    plan = protocols.Plan(
+        protocol,
+        read,
+        tuple(read_target(target) for target in targets),
+        options["method"] or METHODS,
+        options["seeds"] or (1, 2, 3),
+        options["shots"] or usual,
+    )
+    prompt, config = configs(options, read(1, 1).template)
+    folder = protocols.run(plan, load(options, device), prompt, config, options["output"], progress)
     report(folder)
 
 
 def report(folder: Path) -> None:
-    """The result, as a small table on stdout."""
+    """The result, as a small table on stdout, from the first process."""
     import json
 
+    from attri.train import parallel
+
+    if parallel.rank() > 0:
+        return
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    if "protocol" in results:
+        click.echo((folder / "results.md").read_text(encoding="utf-8"))
     for part in ("val", "test"):
         if part in results:
             row = results[part]
             accuracy = f"zero-shot {row['zero_shot']:6.1%}   prompted {row['prompted']:6.1%}"
             click.echo(f"{part:<5} {row['pictures']:>5} pictures   {accuracy}")
-    alive = results["pool_alive"]
-    click.echo(f"pool  {min(alive):.0%} to {max(alive):.0%} of the entries of a block are in use")
+    if "pool_alive" in results:
+        alive = results["pool_alive"]
+        click.echo(f"pool  {min(alive):.0%} to {max(alive):.0%} of the entries of a block are in use")
     click.echo(f"run   {folder}")
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from attri.runtime.errors import UsageError
 from attri.runtime.labels import prompt
 
 TEMPLATE = "a photo of a {}."
+TERMS = ("class", "instance", "text", "logits", "retrieval", "diversity")  # of the loss, in the order of losses.py
+PROTOCOLS = ("base-to-novel", "cross-dataset", "domain-generalization", "few-shot")
+METHODS = ("zero-shot", "static", "attriprompt")
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,16 @@ class TrainConfig:
     views: int = 8  # cached augmented views per training picture (our choice)
     shots: int | None = None  # pictures per class; None is all (few-shot protocol of CoOp)
     holdout: float = 0.25  # share per class kept for testing when the data has no test folder (our choice)
+    weight_class: float = 1.0  # class stream (paper)
+    weight_instance: float = 0.0  # instance stream (paper: the term; our weight)
     weight_text: float = 25.0  # self-regularization, distance of text features (paper: the term; our weight)
     weight_logits: float = 1.0  # self-regularization, KL of the predictions (paper: the term; our weight)
     weight_retrieval: float = 0.5  # keys follow the centres that choose them (our choice)
     weight_diversity: float = 0.1  # keys stay apart (our choice)
+    average: bool = False  # Gaussian-weighted average of the prompts over the epochs (PromptSRC)
+    average_mean: float = 0.75  # where the Gaussian peaks, share of all epochs (PromptSRC)
+    average_std: float = 0.05  # its width, share of all epochs (PromptSRC)
+    precision: str = "fp32"  # of the text encoder's products: "fp32" or "bf16"; prompts stay fp32 (our choice)
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -68,8 +78,21 @@ class TrainConfig:
             prompt(template, "label")
         if self.optimizer not in ("adamw", "sgd"):
             raise UsageError(f"optimizer is {self.optimizer!r}: choose 'adamw' or 'sgd'")
+        if self.precision not in ("fp32", "bf16"):
+            raise UsageError(f"precision is {self.precision!r}: choose 'fp32' or 'bf16'")
+        for term in TERMS:
+            if not 0 <= self.weight(term) < math.inf:
+                raise UsageError(f"weight_{term} is {self.weight(term)}: it must be 0 (off) or more")
+        if all(self.weight(term) == 0 for term in TERMS):
+            raise UsageError("every loss has weight 0: nothing would be learned")
+        if not self.average_std > 0:
+            raise UsageError(f"average_std is {self.average_std}: it must be more than 0")
         for name in ("epochs", "batch", "views"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}: it must be 1 or more")
         if self.shots is not None and self.shots < 1:
             raise UsageError(f"shots is {self.shots}: it must be 1 or more")
+
+    def weight(self, term: str) -> float:
+        """The factor of one of the TERMS; 0 leaves it out."""
+        return float(getattr(self, f"weight_{term}"))

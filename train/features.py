@@ -1,4 +1,7 @@
-"""Frozen features, computed once: CLIP never changes, so a picture's feature and centres never do."""
+"""Frozen features, computed once: CLIP never changes, so a picture's feature and centres never do.
+
+Under torchrun every process encodes a share of the pictures, and all get all of them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ import logging
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +21,10 @@ from torch import Tensor
 from attri.runtime.errors import ImageError, UsageError
 from attri.runtime.images import load_image
 from attri.runtime.preprocess import Preprocess
-from attri.train.data import Picture
+from attri.train import parallel
+from attri.train.data import Dataset, Picture
 from attri.train.model import AttriPrompt
+from attri.train.progress import Progress
 
 BATCH = 64
 logger = logging.getLogger("attri")
@@ -25,22 +32,47 @@ logger = logging.getLogger("attri")
 
 @dataclass(frozen=True)
 class Features:
-    """I pictures in V views. features: unit [I, V, D]; centres: unit [I, V, L, K, D]; targets [I]; skipped: why."""
+    """I pictures in V views, of those that were asked for: `rows` says which, `skipped` why others are missing.
+
+    features: unit [I, V, D]; centres: unit [I, V, L, K, D]; targets [I]
+    """
 
     features: Tensor
     centres: Tensor
     targets: Tensor
+    rows: list[int]
     skipped: list[str]
 
     def __len__(self) -> int:
         return len(self.targets)
 
 
+class Store:
+    """Features that several trainings and evaluations share. A name keeps its latest set: memory stays bounded."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.sets: dict[str, tuple[object, Features]] = {}
+
+    def get(self, name: str, model: AttriPrompt, dataset: Dataset, pictures: list[Picture], **how: int) -> Features:
+        """See `compute`; `name` is what the bar says. `views` and `seed` may be given."""
+        of_retrieval = model.depth, model.config.clusters, model.config.lloyd_steps, model.config.start
+        key = (model.backbone.sha256, of_retrieval, [picture.path for picture in pictures], how)
+        known = next((features for other, features in self.sets.values() if other == key), None)
+        if known is None:
+            self.sets.pop(name, None)
+            with self.progress.bar(name, len(pictures)) as bar:
+                known = compute(model, pictures, dataset.classes, progress=bar, **how)
+            self.sets[name] = key, known
+        return replace(known, targets=torch.tensor([pictures[row].target for row in known.rows]))
+
+
 def compute(
     model: AttriPrompt,
     pictures: list[Picture],
-    views: int,
-    seed: int,
+    classes: list[str],
+    views: int = 1,
+    seed: int = 0,
     progress: Callable[[int], object] = lambda count: None,
 ) -> Features:
     """Encode every picture once (views = 1: as it is) or in `views` augmented views, seeded by picture and view.
@@ -50,45 +82,70 @@ def compute(
     Raises:
         UsageError: a class has no picture that can be read.
     """
-    preprocess = model.backbone.preprocess()
-    device = model.pool.keys.device
-    features, centres, targets, skipped = [], [], [], []
-    for batch in _read_ahead(pictures, preprocess, views, seed):
-        good = [(target, pixels) for target, pixels in batch if not isinstance(pixels, str)]
-        skipped += [pixels for _, pixels in batch if isinstance(pixels, str)]
+    rows = torch.arange(len(pictures)).tensor_split(parallel.size())[parallel.rank()].tolist()
+    shares: list[Any] = parallel.gather(_encode(model, [pictures[row] for row in rows], rows, views, seed, progress))
+    features, centres, kept, skipped = shares[0]
+    if len(shares) > 1:
+        features, centres = (torch.cat([share[part] for share in shares]) for part in (0, 1))
+        kept, skipped = (list(chain.from_iterable(share[part] for share in shares)) for part in (2, 3))
+    if parallel.rank() == 0:
+        for reason in skipped:
+            logger.warning("skipped: %s", reason)
+    targets = [pictures[row].target for row in kept]
+    lost = {picture.target for picture in pictures} - set(targets)
+    if lost:
+        names = ", ".join(classes[target] for target in sorted(lost))
+        raise UsageError(f"no picture of {names} can be read: a class needs at least one")
+    if not pictures:
+        raise UsageError("there are no pictures to encode")
+    return Features(features, centres, torch.tensor(targets), kept, skipped)
+
+
+def _encode(
+    model: AttriPrompt,
+    pictures: list[Picture],
+    rows: list[int],
+    views: int,
+    seed: int,
+    progress: Callable[[int], object],
+) -> tuple[Tensor, Tensor, list[int], list[str]]:
+    """One process's share: features, centres, the rows of the pictures that could be read, and why others could not."""
+    device, vision = model.pool.keys.device, model.backbone
+    width, blocks = vision.joint_width, model.depth
+    features = [torch.empty(0, views, width)]
+    centres = [torch.empty(0, views, blocks, model.config.clusters, width)]
+    kept: list[int] = []
+    skipped: list[str] = []
+    position = 0
+    for batch in _read_ahead(pictures, model.backbone.preprocess(), views, seed):
+        good = [(rows[position + i], pixels) for i, pixels in enumerate(batch) if not isinstance(pixels, str)]
+        skipped += [pixels for pixels in batch if isinstance(pixels, str)]
         if good:
             pixels = torch.from_numpy(np.concatenate([pixels for _, pixels in good])).to(device)  # [n V, 3, S, S]
             with torch.inference_mode():
                 f, c = model.encode_image(pixels)
             features.append(f.reshape(-1, views, *f.shape[1:]).cpu())
             centres.append(c.reshape(-1, views, *c.shape[1:]).cpu())
-            targets += [target for target, _ in good]
-        progress(len(batch))
-    for reason in skipped:
-        logger.warning("skipped: %s", reason)
-    lost = {p.target for p in pictures} - set(targets)
-    if lost:
-        names = sorted({p.path.parent.name for p in pictures if p.target in lost})
-        raise UsageError(f"no picture of {', '.join(names)} can be read: a class needs at least one")
-    if not features:
-        raise UsageError("there are no pictures to encode")
-    return Features(torch.cat(features), torch.cat(centres), torch.tensor(targets), skipped)
+            kept += [row for row, _ in good]
+        position += len(batch)
+        progress(len(batch) * parallel.size())
+    return torch.cat(features), torch.cat(centres), kept, skipped
 
 
 def _read_ahead(
     pictures: list[Picture], preprocess: Preprocess, views: int, seed: int
-) -> Iterator[list[tuple[int, np.ndarray | str]]]:
-    """Batches of (target, pixels float32 [V, 3, S, S], or why there are none), decoded in threads one batch ahead."""
+) -> Iterator[list[np.ndarray | str]]:
+    """Batches of pixels float32 [V, 3, S, S], or of why there are none, decoded in threads one batch ahead."""
 
-    def read(picture: Picture) -> tuple[int, np.ndarray | str]:
+    def read(picture: Picture) -> np.ndarray | str:
         try:
             image = load_image(picture.path)
         except ImageError as error:
-            return picture.target, str(error)
+            return str(error)
         if views == 1:
-            return picture.target, preprocess(image)[None]
+            return preprocess(image)[None]
         name = f"{seed} {picture.path.parent.name}/{picture.path.name}"
-        return picture.target, np.stack([preprocess(augment(image, f"{name} {view}")) for view in range(views)])
+        return np.stack([preprocess(augment(image, f"{name} {view}")) for view in range(views)])
 
     size = max(1, BATCH // views)
     chunks = [pictures[i : i + size] for i in range(0, len(pictures), size)]

@@ -2,39 +2,53 @@
 
 from __future__ import annotations
 
-import logging
+import json
 import platform
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from attri.runtime.errors import EngineError, UsageError
+from attri.runtime.errors import EngineError, ImageError, UsageError
+from attri.runtime.images import load_image
 from attri.runtime.prompts import encode_labels
 from attri.runtime.tokenizer import Tokenizer
-from attri.train import checkpoint, features
+from attri.train import checkpoint, parallel
 from attri.train.backbone import Backbone, load_backbone
 from attri.train.checkpoint import Run
+from attri.train.clusters import draw_clusters, usage_by_class
 from attri.train.config import PromptConfig, TrainConfig
-from attri.train.curves import draw_curves
-from attri.train.data import Dataset
+from attri.train.data import Dataset, Picture
+from attri.train.features import Features, Store
 from attri.train.folder import RunFolder, claim
-from attri.train.loop import Trainer, accuracy, predict
+from attri.train.interrupt import deferred
+from attri.train.loop import Trainer
 from attri.train.model import AttriPrompt, EmbeddedLabels
+from attri.train.plots import draw_confusion, draw_curves, draw_usage
 from attri.train.pool import fit_keys
+from attri.train.predict import accuracy, predict, predict_plain
 from attri.train.progress import Progress
+from attri.train.report import write_report
+from attri.train.scalars import Scalars
 
-logger = logging.getLogger("attri")
+SAVE_EVERY = 60.0  # seconds between checkpoints inside a long epoch
 
 
 def pick_device(name: str) -> torch.device:
-    """auto, cpu or cuda. Raises EngineError where cuda was asked for and is not there."""
+    """auto, cpu or cuda, of which torchrun gives each process its own. Raises EngineError where there is no CUDA."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
+    if name == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
         raise EngineError("--device cuda: this machine has no CUDA that PyTorch can use; try --device cpu")
-    return torch.device(name)
+    if parallel.local_rank() >= torch.cuda.device_count():
+        raise EngineError(f"{parallel.local_rank() + 1} processes, but {torch.cuda.device_count()} GPUs: start fewer")
+    device = torch.device("cuda", parallel.local_rank())
+    torch.cuda.set_device(device)
+    return device
 
 
 def embed_labels(model: AttriPrompt, labels: list[str], template: str) -> EmbeddedLabels:
@@ -48,13 +62,12 @@ def frozen_text(model: AttriPrompt, labels: list[str], templates: tuple[str, ...
 
 
 def new_trainer(
-    backbone: Backbone, dataset: Dataset, prompt: PromptConfig, config: TrainConfig, progress: Progress
+    backbone: Backbone, dataset: Dataset, prompt: PromptConfig, config: TrainConfig, store: Store
 ) -> Trainer:
     """A model with fresh prompts, its keys placed among the training pictures, which are encoded here."""
     torch.manual_seed(config.seed)
     model = AttriPrompt(backbone, prompt).to(backbone.token_embedding.device)
-    with progress.bar("encode", len(dataset.train)) as bar:
-        data = features.compute(model, dataset.train, config.views, config.seed, bar)
+    data = store.get("encode", model, dataset, dataset.train, views=config.views, seed=config.seed)
     generator = torch.Generator().manual_seed(config.seed)
     fit_keys(model.pool, data.centres.flatten(0, 1), generator)
     labels = embed_labels(model, dataset.classes, config.template)
@@ -67,81 +80,146 @@ def fit(
     prompt: PromptConfig,
     config: TrainConfig,
     output: Path | None = None,
-    progress: Progress | None = None,
+    store: Store | None = None,
+    scalars: bool = False,
+    latest: bool = True,
 ) -> Path:
     """Train, evaluate and write a run; go on where an earlier process with the same settings was stopped.
+
+    Args:
+        output: the run folder; without one it is the next free of runs/.
+        store: features shared with other runs, and the progress to show.
+        scalars: write TensorBoard events too.
+        latest: point runs/latest to the finished run.
 
     Returns:
         The run folder.
 
     Raises:
         UsageError, FailedError: see `claim`, `features.compute` and `Trainer.run`.
+        KeyboardInterrupt: Ctrl-C; all steps so far are saved.
     """
-    progress = progress or Progress(quiet=True)
+    if not dataset.train:
+        raise UsageError(f"{dataset.root} has no training pictures, only others to test on")
+    store = store or Store(Progress(quiet=True))
     identity = {"model": backbone.name, "pretrained": backbone.tag, "sha256": backbone.sha256}
     meta = checkpoint.describe(prompt, config, identity, dataset.classes, dataset.root)
     start = time.monotonic()
-    with claim(output, f"{backbone.name}-{dataset.root.name}", meta) as run:
-        trainer = new_trainer(backbone, dataset, prompt, config, progress)
-        if run.state:
-            resume(trainer, run)
-            logger.info("%s: going on after epoch %d", run.path, trainer.epoch)
-        with progress.training(config.epochs * trainer.steps_per_epoch, trainer.epoch * trainer.steps_per_epoch) as bar:
-            trainer.run(bar, lambda t: run.save_state(state_tensors(t), t.history))
-        results = evaluate(trainer, dataset, progress)
+    with claim(output, f"{backbone.name}-{dataset.name}", meta) as run:
+        trainer = new_trainer(backbone, dataset, prompt, config, store)
+        if run.place:
+            trainer.restore(run.state, run.place)
+            step = f", step {trainer.steps}" if trainer.steps else ""
+            store.progress.say(f"{run.path}: going on after epoch {trainer.epoch}{step}")
+        train(trainer, run, store.progress, scalars)
+        run.save_prompt(dict(trainer.model.pool.state_dict()))
+        results = evaluate(trainer, dataset, store)
         results |= {"seconds": round(time.monotonic() - start, 1), "versions": versions(), "run": meta}
-        draw_curves(trainer.history, run.path / "curves.png")
-        run.finish(dict(trainer.model.pool.state_dict()), results)
+        if parallel.rank() == 0:
+            picture = (dataset.test or dataset.train)[0]
+            write_report(run.path, results, trainer.history, draw(trainer, results, picture, run.path))
+        run.finish(results)
+        if latest:
+            run.point_latest()
         return run.path
 
 
-def state_tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {**trainer.model.pool.state_dict(), **checkpoint.optimizer_tensors(trainer.optimizer)}
+def train(trainer: Trainer, run: RunFolder, progress: Progress, scalars: bool) -> None:
+    """Run the trainer; save after every epoch, once a minute in long ones, and when asked to stop."""
+    saved = time.monotonic()
+
+    def save() -> None:
+        nonlocal saved
+        run.save_state(trainer.tensors(), trainer.place())
+        saved = time.monotonic()
+
+    def on_epoch(trainer: Trainer) -> None:
+        save()
+        run.write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in trainer.history))
+        writer.epoch(trainer.history[-1])
+
+    def on_step(record: dict[str, float]) -> None:
+        bar(record)
+        if asked() or time.monotonic() - saved > SAVE_EVERY:
+            save()
+        if asked():
+            raise KeyboardInterrupt
+
+    total, done = (epochs * trainer.steps_per_epoch for epochs in (trainer.config.epochs, trainer.epoch))
+    with (
+        deferred() as asked,
+        Scalars(run.path / "tensorboard" if scalars else None, trainer.epoch) as writer,
+        progress.training(total, done + trainer.steps) as bar,
+    ):
+        trainer.run(on_step, on_epoch)
 
 
-def resume(trainer: Trainer, run: RunFolder) -> None:
-    pool = {name: value for name, value in run.state.items() if not name.startswith("optimizer.")}
-    trainer.model.pool.load_state_dict(pool)
-    checkpoint.restore_optimizer(trainer.optimizer, run.state)
-    trainer.history, trainer.epoch = list(run.history), len(run.history)
-
-
-def evaluate(trainer: Trainer, dataset: Dataset, progress: Progress) -> dict[str, Any]:
+def evaluate(trainer: Trainer, dataset: Dataset, store: Store) -> dict[str, Any]:
     """Accuracy with and without prompts on val and test pictures, and how much of the pool is alive."""
     model = trainer.model
     results: dict[str, Any] = {}
-    plain = model.plain_text(trainer.labels)
     for part, pictures in (("val", dataset.val), ("test", dataset.test)):
-        if not pictures:
-            continue
-        with progress.bar(part, len(pictures)) as bar:
-            data = features.compute(model, pictures, 1, 0, bar)
-        zero_shot = data.features[:, 0].to(plain.device) @ plain.T
-        results[part] = {
-            "pictures": len(data),
-            "zero_shot": accuracy(zero_shot, data.targets),
-            "prompted": accuracy(predict(model, trainer.labels, data), data.targets),
-            "skipped": data.skipped,
-        }
+        if pictures:
+            data = store.get(part, model, dataset, pictures)
+            results[part] = score(model, trainer.labels, data) | {"skipped": data.skipped}
     results["train"] = {"pictures": len(trainer.data), "skipped": trainer.data.skipped}
-    retrieved = model.pool.retrieve(trainer.data.centres.flatten(0, 1).to(plain.device)).cpu()
-    alive = (model.pool.usage(retrieved) > 0).double().mean(1)  # [L]
-    results["pool_alive"] = [round(float(share), 4) for share in alive]
+    retrieved = model.pool.retrieve(trainer.data.centres.flatten(0, 1).to(trainer.frozen.device)).cpu()
+    usage = model.pool.usage(retrieved)  # [L, N]
+    results["pool_usage"] = [[round(share, 4) for share in block] for block in usage.tolist()]
+    results["pool_alive"] = [round(float(share), 4) for share in (usage > 0).double().mean(1)]
     return results
 
 
-def load_model(run: Run) -> AttriPrompt:
-    """Rebuild the trained model of a run.
+def draw(trainer: Trainer, results: dict[str, Any], picture: Picture, folder: Path) -> list[Path]:
+    """The pictures of a report, as PNG files in `folder`."""
+    classes, pool = results["run"]["classes"], trainer.model.pool
+    images = [folder / "curves.png"]
+    draw_curves(trainer.history, images[0])
+    if "test" in results:
+        images.append(folder / "confusion.png")
+        draw_confusion(np.array(results["test"]["confusion"]), classes, images[-1])
+    if pool.keys.shape[1]:
+        centres, targets = trainer.data.centres, trainer.data.targets
+        retrieved = pool.retrieve(centres.flatten(0, 1).to(trainer.frozen.device)).cpu()
+        views = targets.repeat_interleave(centres.shape[1])
+        by_class = usage_by_class(retrieved, views, len(classes), pool.keys.shape[1])
+        images += [folder / "usage.png", folder / "clusters.png"]
+        draw_usage(np.array(results["pool_usage"]), images[-2])
+        try:
+            image = load_image(picture.path)
+        except ImageError:
+            return images[:-1]  # it is in the report's list of pictures that cannot be read
+        caption = f"{picture.path.name}, {classes[picture.target]}"
+        draw_clusters(trainer.model, image, classes, by_class, images[-1], caption=caption)
+    return images
+
+
+def score(model: AttriPrompt, labels: EmbeddedLabels, data: Features) -> dict[str, Any]:
+    """Pictures, accuracy with and without prompts, and the confusion matrix (rows are the truth) of the former."""
+    logits = predict(model, labels, data)
+    classes = logits.shape[1]
+    pairs = data.targets * classes + logits.argmax(1).cpu()
+    return {
+        "pictures": len(data),
+        "zero_shot": accuracy(predict_plain(model, labels, data), data.targets),
+        "prompted": accuracy(logits, data.targets),
+        "confusion": torch.bincount(pairs, minlength=classes**2).reshape(classes, classes).tolist(),
+    }
+
+
+def load_model(run: Run, backbone: Backbone | None = None) -> AttriPrompt:
+    """Rebuild the trained model of a run, on its backbone if that is loaded already.
 
     Raises:
         UsageError: the backbone's weights are not those that the prompt was trained on.
     """
     identity = run.backbone
-    embedded_or_random = identity["pretrained"] in ("embedded", "random")
-    backbone = load_backbone(identity["model"], None if embedded_or_random else identity["pretrained"])
+    if backbone is None:
+        embedded_or_random = identity["pretrained"] in ("embedded", "random")
+        backbone = load_backbone(identity["model"], None if embedded_or_random else identity["pretrained"])
     if backbone.sha256 != identity["sha256"]:
         raise UsageError(f"the weights of {identity['model']} have changed since this prompt was trained: train again")
-    model = AttriPrompt(backbone, run.prompt)
+    model = AttriPrompt(backbone, run.prompt).to(backbone.token_embedding.device)
     model.pool.load_state_dict(run.tensors)
     return model.eval()
 

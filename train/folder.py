@@ -6,8 +6,8 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import IO, Any
@@ -15,43 +15,49 @@ from typing import IO, Any
 from torch import Tensor
 
 from attri.runtime.errors import FailedError, UsageError
+from attri.train import parallel
 from attri.train.checkpoint import load_tensors, save_tensors
 
 RUNS = Path("runs")
-STATE, PROMPT = "state.safetensors", "prompt.safetensors"
+STATE, PROMPT, RESULTS = "state.safetensors", "prompt.safetensors", "results.json"
+PLACE = "place"  # what the metadata of STATE holds beyond that of PROMPT
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A claimed folder. state: the tensors of an unfinished run with the same settings, empty for a new one."""
+    """A claimed folder, of one training or of a protocol over many.
+
+    state: tensors, and place: where it stood, of an unfinished run with the same settings; a new one has no place.
+    Only the first of several processes writes.
+    """
 
     path: Path
     meta: dict[str, Any]
-    state: dict[str, Tensor]
-    history: list[dict[str, Any]]
+    state: dict[str, Tensor] = field(default_factory=dict)
+    place: dict[str, Any] = field(default_factory=dict)
 
-    def save_state(self, tensors: dict[str, Tensor], history: list[dict[str, Any]]) -> None:
-        save_tensors(self.path / STATE, tensors, {**self.meta, "history": history})
-        self.write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history))
+    def save_state(self, tensors: dict[str, Tensor], place: dict[str, Any]) -> None:
+        if parallel.rank() == 0:
+            save_tensors(self.path / STATE, tensors, {**self.meta, PLACE: place})
 
-    def finish(self, prompt: dict[str, Tensor], results: dict[str, Any]) -> None:
-        """Results first, the prompt last: a folder with a prompt is complete."""
-        self.write("results.json", json.dumps(results, indent=2) + "\n")
-        save_tensors(self.path / PROMPT, prompt, self.meta)
-        (self.path / STATE).unlink(missing_ok=True)
-        self.point_latest()
+    def save_prompt(self, tensors: dict[str, Tensor]) -> None:
+        if parallel.rank() == 0:
+            save_tensors(self.path / PROMPT, tensors, self.meta)
+
+    def finish(self, results: dict[str, Any]) -> None:
+        """Results come last: a folder with results is complete."""
+        self.write(RESULTS, json.dumps(results, indent=2) + "\n")
+        if parallel.rank() == 0:
+            (self.path / STATE).unlink(missing_ok=True)
 
     def write(self, name: str, text: str) -> None:
-        temporary = self.path / f".{name}.{os.getpid()}"
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(self.path / name)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise FailedError(f"cannot write {self.path / name}: {error.strerror}") from error
+        if parallel.rank() == 0:
+            write_file(self.path / name, text.encode())
 
     def point_latest(self) -> None:
         """runs/latest -> this run, replaced in one step; a run elsewhere (--output) is pointed to as well."""
+        if parallel.rank() > 0:
+            return
         RUNS.mkdir(exist_ok=True)
         link = RUNS / f".latest.{os.getpid()}"
         link.unlink(missing_ok=True)
@@ -59,20 +65,37 @@ class RunFolder:
         link.replace(RUNS / "latest")
 
 
+def write_file(path: Path, data: bytes) -> None:
+    """Write beside, then rename. Raises FailedError; what was there before is kept."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise FailedError(f"cannot write {path}: {error.strerror}") from error
+
+
 @contextmanager
 def claim(output: Path | None, name: str, meta: dict[str, Any]) -> Iterator[RunFolder]:
     """Claim `output`, or the first folder runs/NAME-1, -2, ... that is free or holds this very run unfinished.
+
+    Of several processes the first one claims, for all.
 
     Raises:
         UsageError: `output` holds something else.
         FailedError: `output` is in use by another process, or cannot be written.
     """
+    with ExitStack() as held:
+        yield parallel.from_first(lambda: held.enter_context(_claim(output, name, meta)))
+
+
+@contextmanager
+def _claim(output: Path | None, name: str, meta: dict[str, Any]) -> Iterator[RunFolder]:
     try:
-        folder, lock = (_numbered(name, meta), None) if output is None else (output, _lock(output))
+        folder, lock = _numbered(name, meta) if output is None else (output, _lock(output))
     except OSError as error:
         raise FailedError(f"cannot write the run folder {output or RUNS}: {error.strerror}") from error
-    if isinstance(folder, tuple):
-        folder, lock = folder
     if lock is None:
         raise FailedError(f"another attri-train is at work in {folder}: wait for it or choose another --output")
     try:
@@ -85,7 +108,7 @@ def claim(output: Path | None, name: str, meta: dict[str, Any]) -> Iterator[RunF
 def _numbered(name: str, meta: dict[str, Any]) -> tuple[Path, IO[str]]:
     for number in count(1):
         folder = RUNS / f"{name}-{number}"
-        if (folder / PROMPT).exists():
+        if (folder / RESULTS).exists():
             continue
         lock = _lock(folder)
         if lock is not None:
@@ -109,19 +132,19 @@ def _lock(folder: Path) -> IO[str] | None:
 
 def _same(folder: Path, meta: dict[str, Any]) -> bool:
     stored = dict(load_tensors(folder / STATE)[1])
-    stored.pop("history", None)
+    stored.pop(PLACE, None)
     return bool(stored == json.loads(json.dumps(meta)))
 
 
 def _open(folder: Path, meta: dict[str, Any]) -> RunFolder:
-    if (folder / PROMPT).exists():
+    if (folder / RESULTS).exists():
         raise UsageError(f"{folder} holds a finished run: choose another --output, or remove it")
     if not (folder / STATE).exists():
         others = [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")]
         if others:
             raise UsageError(f"{folder} is not empty and not a run (it has {others[0]}): choose another --output")
-        return RunFolder(folder, meta, {}, [])
+        return RunFolder(folder, meta)
     if not _same(folder, meta):
         raise UsageError(f"{folder} holds an unfinished run with other settings: choose another --output, or remove it")
     tensors, stored = load_tensors(folder / STATE)
-    return RunFolder(folder, meta, tensors, stored["history"])
+    return RunFolder(folder, meta, tensors, stored[PLACE])

@@ -1,4 +1,4 @@
-"""Training: cached features in, a prompt out. Every epoch is a checkpoint, and the same seed gives the same prompt."""
+"""Training: cached features in, a prompt out. It can stop after any step, and the same seed gives the same prompt."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from attri.runtime.errors import FailedError
-from attri.train import losses
+from attri.train import average, checkpoint, losses, parallel
 from attri.train.config import TrainConfig
 from attri.train.features import Features
 from attri.train.model import AttriPrompt, EmbeddedLabels
+from attri.train.objective import Objective
 
 
 @dataclass
@@ -27,6 +29,8 @@ class Trainer:
         frozen: plain text features, averaged over templates [C, D].
         data: cached views of the training pictures.
         config: how long, how fast, with which weights.
+
+    The place where it stands: `epoch` whole epochs, `steps` steps of the next one, whose records add up in `sums`.
     """
 
     model: AttriPrompt
@@ -35,10 +39,21 @@ class Trainer:
     data: Features
     config: TrainConfig
     epoch: int = 0
+    steps: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         pool, config = self.model.pool, self.config
+        # What no term reaches gets no gradient, and DistributedDataParallel wants to know that beforehand.
+        if not any(config.weight(term) for term in ("retrieval", "diversity")):
+            pool.keys.requires_grad_(False)
+        if not any(config.weight(term) for term in ("class", "instance", "text", "logits")):
+            for parameter in (pool.tokens, pool.static):
+                parameter.requires_grad_(False)
+        self.objective: nn.Module = Objective(self.model, self.labels, self.frozen, config)
+        if parallel.size() > 1:
+            self.objective = DistributedDataParallel(self.objective)
         groups = [
             {"params": [pool.tokens, pool.static], "weight_decay": config.weight_decay},
             {"params": [pool.keys], "weight_decay": 0.0},
@@ -47,28 +62,43 @@ class Trainer:
             self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=config.lr)
         else:
             self.optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=0.9)
+        self.average: average.PromptAverage | None = None
+        if config.average:
+            weights = average.weights(config.epochs, config.average_mean, config.average_std)
+            self.average = average.PromptAverage(pool, weights)
 
     @property
     def steps_per_epoch(self) -> int:
         return math.ceil(len(self.data) / self.config.batch)
 
     def run(self, on_step: Callable[[dict[str, float]], object], on_epoch: Callable[[Trainer], object]) -> None:
-        """Train the epochs that are left; `on_epoch` comes after each, when its record is in `history`.
+        """Train what is left; `on_epoch` comes after each epoch, when its record is in `history`.
+
+        Either call may raise to stop: `tensors` and `place` then hold all that is needed to go on.
 
         Raises:
             FailedError: a loss term is NaN or infinite; it, the epoch and the step are named.
         """
         while self.epoch < self.config.epochs:
             order, views = self.shuffle(self.epoch)
-            records = []
-            for step, rows in enumerate(torch.split(order, self.config.batch)):
-                self.set_rate(self.epoch * self.steps_per_epoch + step)
-                records.append(self.step(rows, views[rows], step))
-                on_step(records[-1])
-            mean = {name: sum(r[name] for r in records) / len(records) for name in records[0]}
-            self.epoch += 1
-            self.history.append({"epoch": self.epoch, **mean, "lr": self.optimizer.param_groups[0]["lr"]})
+            for rows in torch.split(order, self.config.batch)[self.steps :]:
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.rate(self.steps)
+                record = self.step(rows, views[rows])
+                self.steps += 1
+                self.sums = {name: self.sums.get(name, 0.0) + value for name, value in record.items()}
+                on_step(record)
+            self.end_epoch()
             on_epoch(self)
+        if self.average:
+            self.model.pool.load_state_dict(self.average.sums)
+
+    def end_epoch(self) -> None:
+        mean = {name: value / self.steps for name, value in self.sums.items()}
+        self.history.append({"epoch": self.epoch + 1, **mean, "lr": self.rate(self.steps - 1)})
+        self.epoch, self.steps, self.sums = self.epoch + 1, 0, {}
+        if self.average:
+            self.average.add(self.model.pool, self.epoch)
 
     def shuffle(self, epoch: int) -> tuple[Tensor, Tensor]:
         """Order and view of every picture in that epoch; a function of seed and epoch, so that a resumed run agrees."""
@@ -76,67 +106,58 @@ class Trainer:
         order = torch.randperm(len(self.data), generator=generator)
         return order, torch.randint(self.data.features.shape[1], (len(self.data),), generator=generator)
 
-    def set_rate(self, step: int) -> None:
-        """Linear warm-up, then a cosine to zero."""
+    def rate(self, step: int) -> float:
+        """Learning rate of a step of this epoch: linear warm-up, then a cosine to zero."""
         total = self.config.epochs * self.steps_per_epoch
         warm = max(1, round(self.config.warmup * total))
-        done = (step - warm) / max(1, total - warm)
-        factor = (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * done))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * factor
+        number = self.epoch * self.steps_per_epoch + step
+        done = (number - warm) / max(1, total - warm)
+        return self.config.lr * ((number + 1) / warm if number < warm else 0.5 * (1 + math.cos(math.pi * done)))
 
-    def step(self, rows: Tensor, views: Tensor, number: int) -> dict[str, float]:
-        """One batch of pictures `rows` [B] in `views` [B]; returns the terms of the loss and the accuracy."""
-        device = self.frozen.device
-        features = self.data.features[rows, views].to(device)  # [B, D]
-        centres = self.data.centres[rows, views].to(device)  # [B, L, K, D]
-        targets = self.data.targets[rows].to(device)
-        text = self.model.encode_text(self.labels, self.model.pool.retrieve(centres))  # [B, C, D]
-        logits = self.model.logits(features, text)
-        terms = self.terms(features, centres, targets, text, logits)
-        broken = losses.first_broken(terms)
+    def step(self, rows: Tensor, views: Tensor) -> dict[str, float]:
+        """One batch of pictures `rows` [B] in `views` [B], parted among the processes; returns the terms of the loss
+        and the accuracy."""
+        shares = torch.tensor_split(torch.arange(len(rows)), parallel.size())
+        mine, device = shares[parallel.rank()], self.frozen.device
+        own = rows[mine] if len(mine) else rows[:1], views[mine] if len(mine) else views[:1]
+        features, centres = (
+            self.data.features[own].to(device),
+            self.data.centres[own].to(device),
+        )  # [B, D], [B, L, K, D]
+        targets = self.data.targets[own[0]].to(device)
+        terms, logits = self.objective(features, centres, targets, [len(share) for share in shares])
+        right = (logits.argmax(-1) == targets)[: len(mine)].sum()
+        record = self.agree({**terms, "accuracy": right * parallel.size() / len(rows)})
+        broken = losses.first_broken(record)
         if broken:
-            where = f"epoch {self.epoch + 1}, step {number + 1}"
+            where = f"epoch {self.epoch + 1}, step {self.steps + 1}"
             raise FailedError(f"the {broken} loss is not finite at {where}: lower --lr")
-        loss = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad()
-        torch.autograd.backward(loss)
+        torch.autograd.backward(torch.stack(list(terms.values())).sum())
         self.optimizer.step()
-        accuracy = float((logits.argmax(-1) == targets).float().mean())
-        return {"loss": float(loss.detach()), "accuracy": accuracy, **{k: float(v.detach()) for k, v in terms.items()}}
+        total = sum(float(record[name]) for name in terms)
+        return {"loss": total, **{name: float(value) for name, value in record.items()}}
 
-    def terms(
-        self, features: Tensor, centres: Tensor, targets: Tensor, text: Tensor, logits: Tensor
-    ) -> dict[str, Tensor]:
-        """The weighted terms of the loss, each a scalar."""
-        config, pool = self.config, self.model.pool
-        plain = self.model.backbone.logit_scale * features @ self.frozen.T  # [B, C]
-        terms = {
-            "class": losses.class_stream(logits, targets),
-            "text": config.weight_text * losses.text_distance(text, self.frozen),
-            "logits": config.weight_logits * losses.prediction_distance(logits, plain),
-        }
-        if pool.keys.shape[1]:
-            keys = pool.keys_of_blocks()
-            terms["retrieval"] = config.weight_retrieval * losses.retrieval_distance(centres, keys, pool.topk)
-            terms["diversity"] = config.weight_diversity * losses.key_crowding(keys)
-        return terms
+    def agree(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The mean over processes of every term: their value for the whole batch."""
+        values = torch.stack([value.detach().double() for value in terms.values()]).cpu()
+        return dict(zip(terms, parallel.mean(values), strict=True))
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors that a checkpoint needs."""
+        averages = self.average.tensors() if self.average else {}
+        return {**self.model.pool.state_dict(), **averages, **checkpoint.optimizer_tensors(self.optimizer)}
 
-@torch.no_grad()
-def predict(model: AttriPrompt, labels: EmbeddedLabels, data: Features, batch: int = 64) -> Tensor:
-    """Logits of every picture's first view, [I, C]. Images with equal entries share one run of the text encoder."""
-    device = labels.stem.device
-    retrieved = model.pool.retrieve(data.centres[:, 0].to(device))  # [I, L, M]
-    # A column of zeros in front, because `unique` does not take the empty rows of a model without a pool.
-    padded = torch.nn.functional.pad(retrieved.flatten(1), (1, 0))
-    unique, inverse = torch.unique(padded, dim=0, return_inverse=True)
-    unique = unique[:, 1:].reshape(len(unique), *retrieved.shape[1:])  # [U, L, M]
-    text = torch.cat([model.encode_text(labels, chunk) for chunk in torch.split(unique, batch)])  # [U, C, D]
-    pairs = zip(torch.split(data.features[:, 0].to(device), batch), torch.split(inverse, batch), strict=True)
-    return torch.cat([model.logits(features, text[rows]) for features, rows in pairs])
+    def place(self) -> dict[str, Any]:
+        """Where it stands, as JSON."""
+        return {"epoch": self.epoch, "steps": self.steps, "sums": self.sums, "history": self.history}
 
-
-def accuracy(logits: Tensor, targets: Tensor) -> float:
-    """Share of pictures whose best class is theirs."""
-    return float((logits.argmax(-1).cpu() == targets).double().mean())
+    def restore(self, tensors: dict[str, Tensor], place: dict[str, Any]) -> None:
+        """The reverse of `tensors` and `place`."""
+        pool = {name: value for name, value in tensors.items() if "." not in name}
+        self.model.pool.load_state_dict(pool)
+        checkpoint.restore_optimizer(self.optimizer, tensors)
+        if self.average:
+            self.average.restore(tensors)
+        self.epoch, self.steps = place["epoch"], place["steps"]
+        self.sums, self.history = dict(place["sums"]), list(place["history"])

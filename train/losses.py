@@ -1,13 +1,16 @@
 r"""What the prompt is trained on.
 
-v_i: unit image feature [B, D]; T_c(x_i): prompted text feature [B, C, D]; s: logit scale.
+v_i: unit image feature [B, D]; T_c(x_i): unit text feature of class c, prompted by image i [B, C, D]; s: logit scale.
 
     class stream          CE_c( s v_i . T_c(x_i), y_i )                                           paper
+    instance stream       S_ij = s v_i . T_{y_i}(x_j), supervised InfoNCE over rows and columns   paper; S: our reading
     self-regularization   mean |T_c(x_i) - T0_c|  and  KL( softmax z0_i || softmax z_i )          paper; KL: our choice
     retrieval             mean (1 - cos(c, chosen key)),  mean_{m != n} |cos(key_m, key_n)|       our choice
 
-T0_c is the frozen feature without prompts, averaged over templates; z0_i are its logits. Retrieval indices carry no
-gradient, so the retrieval terms are all that moves the keys.
+The class stream asks which class the image has; the instance stream keeps the class and asks whose prompts fit the
+image, so that prompted text features carry what the images show. T0_c is the frozen feature without prompts, averaged
+over templates; z0_i are its logits. Retrieval indices carry no gradient, so the retrieval terms are all that moves the
+keys.
 """
 
 from __future__ import annotations
@@ -18,24 +21,46 @@ from torch import Tensor
 
 
 def class_stream(logits: Tensor, targets: Tensor) -> Tensor:
-    """logits [B, C], targets [B] -> scalar"""
-    return F.cross_entropy(logits, targets)
+    """Cross-entropy of each image. logits [B, C], targets [B] -> [B]"""
+    return F.cross_entropy(logits, targets, reduction="none")
+
+
+def instance_similarity(features: Tensor, targets: Tensor, text: Tensor, scale: float) -> Tensor:
+    """S_ij = s v_i . T_{y_i}(x_j): images i against the prompts of images j.
+
+    features [B, D] and targets [B] of the rows; text [B', C, D] of the columns -> [B, B']
+    """
+    of_class = text.transpose(0, 1)[targets]  # [B, B', D]
+    return scale * (of_class @ features[:, :, None]).squeeze(-1)
+
+
+def instance_stream(similarity: Tensor, targets: Tensor) -> Tensor:
+    r"""Symmetric supervised InfoNCE; images of one class are positives of each other (Khosla et al. 2020, L_out).
+
+        1/2 mean_i -1/|P_i| sum_{j in P_i} log softmax_j(S_ij)  +  1/2 the same of S transposed,  P_i = {j: y_j = y_i}
+
+    similarity [B, B], targets [B] -> scalar
+    """
+    positive = (targets[:, None] == targets[None, :]).to(similarity.dtype)  # [B, B]
+    share = positive / positive.sum(1, keepdim=True)
+    rows, columns = similarity.log_softmax(1), similarity.T.log_softmax(1)
+    return -(share * (rows + columns)).sum(1).mean() / 2
 
 
 def text_distance(text: Tensor, frozen: Tensor) -> Tensor:
-    """Mean absolute difference of features. text [B, C, D], frozen [C, D] -> scalar"""
-    return (text - frozen).abs().mean()
+    """Mean absolute difference of features, for each image. text [B, C, D], frozen [C, D] -> [B]"""
+    return (text - frozen).abs().mean((1, 2))
 
 
 def prediction_distance(logits: Tensor, frozen: Tensor) -> Tensor:
-    """KL(softmax frozen || softmax logits), mean over images. Both [B, C] -> scalar"""
-    return F.kl_div(logits.log_softmax(-1), frozen.log_softmax(-1), log_target=True, reduction="batchmean")
+    """KL(softmax frozen || softmax logits) of each image. Both [B, C] -> [B]"""
+    return F.kl_div(logits.log_softmax(-1), frozen.log_softmax(-1), log_target=True, reduction="none").sum(-1)
 
 
 def retrieval_distance(centres: Tensor, keys: Tensor, topk: int) -> Tensor:
-    """How far centres are from the keys that they choose. centres [B, L, K, D], keys [L, N, D], unit -> scalar"""
+    """How far an image's centres are from the keys they choose. centres [B, L, K, D], keys [L, N, D], unit -> [B]"""
     best = (centres @ keys.transpose(-1, -2)).topk(topk, -1).values  # [B, L, K, k]
-    return (1 - best).mean()
+    return (1 - best).mean((1, 2, 3))
 
 
 def key_crowding(keys: Tensor) -> Tensor:

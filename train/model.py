@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from attri.runtime.errors import UsageError
 from attri.runtime.prompts import LabelTokens
@@ -16,6 +17,9 @@ from attri.train.prompted_text import prompted_text, tables
 from attri.train.retrieval import Retrieval
 from attri.train.vision import VisionTower
 
+ACTIVATIONS = 4 << 30  # bytes that the text encoder may keep for gradients before it goes chunk by chunk (our choice)
+KEPT = 100  # bytes kept per token, block and unit of width, measured in float32
+
 
 @dataclass(frozen=True)
 class EmbeddedLabels:
@@ -24,6 +28,12 @@ class EmbeddedLabels:
     stem: Tensor
     own: Tensor
     lengths: Tensor
+
+    def chunks(self, size: int) -> tuple[list[EmbeddedLabels], Tensor]:
+        """At most `size` classes a chunk, short ones first and no longer than they need; and the order [C]."""
+        order = self.lengths.argsort(stable=True)
+        parts = [(rows, int(self.lengths[rows[-1]])) for rows in torch.split(order, size)]
+        return [EmbeddedLabels(self.stem, self.own[rows, :T], self.lengths[rows]) for rows, T in parts], order
 
 
 class AttriPrompt(nn.Module):
@@ -69,9 +79,25 @@ class AttriPrompt(nn.Module):
         return features, centres
 
     def encode_text(self, labels: EmbeddedLabels, retrieved: Tensor) -> Tensor:
-        """Features of every class for every image. retrieved [B, L, M] -> [B, C, D]"""
+        """Features of every class for every image. retrieved [B, L, M] -> [B, C, D]
+
+        Many classes are encoded in chunks, and once more when gradients are asked for: memory stays bounded.
+        """
         pool, static = self.tables()
-        return prompted_text(self.text, pool, static, retrieved, labels.stem, labels.own, labels.lengths)
+
+        def encode(part: EmbeddedLabels) -> Tensor:
+            return prompted_text(self.text, pool, static, retrieved, part.stem, part.own, part.lengths)
+
+        of_class = KEPT * retrieved.shape[0] * labels.own.shape[1] * labels.own.shape[2] * len(self.text.blocks)
+        size = max(1, ACTIVATIONS // max(1, of_class))
+        if size >= len(labels.lengths):
+            return encode(labels)
+        chunks, order = labels.chunks(size)
+        if torch.is_grad_enabled():
+            parts = [checkpoint(encode, part, use_reentrant=False, preserve_rng_state=False) for part in chunks]
+        else:
+            parts = [encode(part) for part in chunks]
+        return torch.cat(parts, 1)[:, order.argsort()]
 
     @torch.no_grad()
     def plain_text(self, labels: EmbeddedLabels) -> Tensor:

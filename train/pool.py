@@ -25,6 +25,8 @@ class PromptPool(nn.Module):
         # The block's first norm rescales prompts, so the deviation only sets how fast they turn; 0.02 is CLIP's own.
         self.tokens = nn.Parameter(torch.randn(pools, config.pool_size, config.prompt_length, width) * 0.02)
         self.static = nn.Parameter(torch.randn(depth, config.static_tokens, width) * 0.02)
+        for parameter in self.parameters():
+            parameter.requires_grad_(parameter.numel() > 0)
 
     def keys_of_blocks(self) -> Tensor:
         """Unit keys for every prompted block [L, N, D], a shared pool repeated."""

@@ -15,6 +15,9 @@ class Progress:
         self.console = Console(stderr=True, quiet=quiet)
         self.live = sys.stderr.isatty() and not quiet
 
+    def say(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     @contextmanager
     def bar(self, what: str, total: int) -> Iterator[Callable[[int], object]]:
         """Yields advance(count)."""

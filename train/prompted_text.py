@@ -103,7 +103,8 @@ def additive(visible: Tensor, like: Tensor) -> Tensor:
 def gather_prompts(pool: Tensor, static: Tensor, retrieved: Tensor) -> Tensor:
     """Keys and values that one block sees. pool [N, p, 2 W], static [q, 2 W], retrieved [B, M] -> [B, M p + q, 2 W]"""
     N, p, kv = pool.shape
-    chosen = F.embedding(retrieved, pool.reshape(N, p * kv)).reshape(retrieved.shape[0], -1, kv)  # [B, M p, 2 W]
+    chosen = F.embedding(retrieved, pool.reshape(N, p * kv))  # [B, M, p 2 W]
+    chosen = chosen.reshape(retrieved.shape[0], retrieved.shape[1] * p, kv)  # [B, M p, 2 W]
     if static.shape[0] == 0:
         return chosen
     return torch.cat([chosen, static.expand(retrieved.shape[0], -1, -1)], 1)

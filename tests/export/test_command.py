@@ -16,7 +16,7 @@ from attri.runtime.bundle import Bundle
 from attri.train import pocket
 from attri.train.backbone import load_backbone
 from attri.train.config import PromptConfig, TrainConfig
-from attri.train.data import read_folder
+from attri.train.data import read_data
 from attri.train.fit import fit
 
 pytestmark = pytest.mark.usefixtures("shared_traces")
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("shared_traces")
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "run"
-    data = read_folder(pocket.IMAGES, shots=1)
+    data = read_data(pocket.IMAGES, shots=1)
     return fit(data, load_backbone(), PromptConfig(pool_size=4), TrainConfig(epochs=1, views=1, shots=1), folder)
 
 

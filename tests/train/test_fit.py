@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,11 +17,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from attri.runtime.errors import FailedError, UsageError
-from attri.train import pocket
 from attri.train.backbone import load_backbone
 from attri.train.checkpoint import load_run
-from attri.train.config import PromptConfig, TrainConfig
-from attri.train.data import read_folder
+from attri.train.config import TERMS, PromptConfig, TrainConfig
+from attri.train.data import read_data
 from attri.train.fit import fit, load_model
 from attri.train.loop import Trainer
 
@@ -34,10 +34,8 @@ def backbone():
 
 
 @pytest.fixture(scope="module")
-def dataset():
-    data = read_folder(pocket.IMAGES, shots=2)
-    few = data.only(list(range(6)))
-    return dataclasses.replace(few, test=few.test[::4], val=[])
+def dataset(photos):
+    return read_data(photos, shots=2)
 
 
 @pytest.fixture(autouse=True)
@@ -48,10 +46,14 @@ def _own_folder(tmp_path, monkeypatch):
 def test_a_run_is_complete_and_can_be_loaded(backbone, dataset):
     folder = fit(dataset, backbone, PROMPT, QUICK)
     assert sorted(p.name for p in folder.iterdir()) == [
+        "clusters.png",
+        "confusion.png",
         "curves.png",
         "metrics.jsonl",
         "prompt.safetensors",
+        "report.html",
         "results.json",
+        "usage.png",
     ]
     assert Path("runs/latest").samefile(folder)
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -82,41 +84,110 @@ def test_an_interrupted_run_goes_on_and_ends_bit_equal(backbone, dataset, monkey
     whole = load_file(fit(dataset, backbone, PROMPT, config) / "prompt.safetensors")
     step = Trainer.step
 
-    def stop_in_epoch_2(self, rows, views, number):
+    def stop_in_epoch_2(self, rows, views):
         if self.epoch == 1:
             raise KeyboardInterrupt
-        return step(self, rows, views, number)
+        return step(self, rows, views)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", stop_in_epoch_2)
         with pytest.raises(KeyboardInterrupt):
             fit(dataset, backbone, PROMPT, config)
-    unfinished = Path("runs/pocket-twemoji-2")
+    unfinished = Path("runs/pocket-photos-2")
     assert sorted(p.name for p in unfinished.iterdir()) == ["metrics.jsonl", "state.safetensors"]
     with pytest.raises(UsageError, match="not finished: run attri-train again"):
         load_run(unfinished)
     folder = fit(dataset, backbone, PROMPT, config)
-    assert folder.name == "pocket-twemoji-2"
+    assert folder.name == "pocket-photos-2"
     resumed = load_file(folder / "prompt.safetensors")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_a_killed_command_is_resumed_by_the_same_command(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "attri.train.cli",
-        "--shots",
-        "1",
-        "--epochs",
-        "60",
-        "--views",
-        "1",
-        "--device",
-        "cpu",
-    ]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_an_epoch_loses_no_step(backbone, dataset, monkeypatch, number):
+    config = dataclasses.replace(QUICK, batch=6, average=True)  # 2 steps an epoch
+    whole = fit(dataset, backbone, PROMPT, config)
+    step, taken = Trainer.step, []
+
+    def interrupted(self, rows, views):
+        taken.append((self.epoch, self.steps))
+        if taken[-1] == (1, 1):
+            os.kill(os.getpid(), number)
+        return step(self, rows, views)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", interrupted)
+        before = signal.getsignal(number)
+        with pytest.raises(KeyboardInterrupt):
+            fit(dataset, backbone, PROMPT, config)
+        assert signal.getsignal(number) is before
+        folder = fit(dataset, backbone, PROMPT, config)
+    assert taken == [(epoch, step) for epoch in range(3) for step in range(2)]
+    ours, theirs = (load_file(run / "prompt.safetensors") for run in (folder, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert (folder / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+
+
+def test_long_epochs_are_saved_on_the_way(backbone, dataset, monkeypatch):
+    from attri.train import fit as module
+
+    places = []
+    monkeypatch.setattr(module, "SAVE_EVERY", 0.0)
+    save = module.RunFolder.save_state
+    monkeypatch.setattr(
+        module.RunFolder, "save_state", lambda self, t, p: places.append(p["steps"]) or save(self, t, p)
+    )
+    fit(dataset, backbone, PROMPT, dataclasses.replace(QUICK, epochs=1, batch=5))
+    assert places == [1, 2, 0]
+
+
+def test_tensorboard_scalars(backbone, dataset):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = fit(dataset, backbone, PROMPT, QUICK, scalars=True)
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert set(events.Tags()["scalars"]) == {"accuracy", "loss", "lr", *(f"loss/{n}" for n in records[0] if n in TERMS)}
+    for tag, name in (("loss/class", "class"), ("accuracy", "accuracy")):
+        assert [(e.step, e.value) for e in events.Scalars(tag)] == [
+            (r["epoch"], pytest.approx(r[name], rel=1e-6))
+            for r in records  # float32 in the event file
+        ]
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_a_loss_of_weight_0_is_not_there(backbone, dataset, term):
+    weights = {f"weight_{name}": 1.0 for name in TERMS} | {f"weight_{term}": 0.0}
+    folder = fit(dataset, backbone, PROMPT, dataclasses.replace(QUICK, epochs=1, **weights))
+    record = json.loads((folder / "metrics.jsonl").read_text())
+    assert set(record) == {"epoch", "loss", "accuracy", "lr", *TERMS} - {term}
+
+
+def test_the_averaged_prompt_is_what_is_kept_and_evaluated(backbone, dataset):
+    late = dataclasses.replace(QUICK, average=True, average_mean=1.0, average_std=1e-3)  # all weight on the last epoch
+    early = dataclasses.replace(late, average_mean=1 / 3)  # on the first
+    plain, last, first = (
+        load_file(fit(dataset, backbone, PROMPT, config) / "prompt.safetensors") for config in (QUICK, late, early)
+    )
+    assert torch.equal(plain["tokens"], last["tokens"])
+    assert not torch.allclose(plain["tokens"], first["tokens"], atol=1e-3)
+
+
+def test_bf16_keeps_prompts_in_single_precision(backbone, dataset):
+    folder = fit(dataset, backbone, PROMPT, dataclasses.replace(QUICK, precision="bf16"))
+    tensors = load_file(folder / "prompt.safetensors")
+    assert {value.dtype for value in tensors.values()} == {torch.float32}
+    full = load_file(fit(dataset, backbone, PROMPT, QUICK) / "prompt.safetensors")
+    assert not torch.equal(tensors["tokens"], full["tokens"])
+    # bf16 has 8 bits; Adam moves a prompt by about the learning rate, three times, whatever the gradient's length.
+    assert (tensors["tokens"] - full["tokens"]).abs().mean() < QUICK.lr / 4
+
+
+def test_a_killed_command_is_resumed_by_the_same_command(photos, tmp_path):
+    options = ["--data", str(photos), "--epochs", "60", "--views", "1", "--device", "cpu"]
+    command = [sys.executable, "-m", "attri.train.cli", *options]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    state = tmp_path / "runs" / "pocket-twemoji-1" / "state.safetensors"
+    state = tmp_path / "runs" / "pocket-photos-1" / "state.safetensors"
     deadline = time.monotonic() + 120
     while not state.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -127,7 +198,7 @@ def test_a_killed_command_is_resumed_by_the_same_command(tmp_path):
     done = len(metrics.read_text().splitlines()) if metrics.exists() else 0
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     # The kill may fall between the checkpoint and the metrics of one epoch, which are written in this order.
-    assert any(f"pocket-twemoji-1: going on after epoch {epoch}\n" in again.stderr for epoch in (done, done + 1))
+    assert any(f"pocket-photos-1: going on after epoch {epoch}\n" in again.stderr for epoch in (done, done + 1))
     assert (state.parent / "prompt.safetensors").exists()
     assert not state.exists()
 
@@ -146,7 +217,7 @@ def test_output_folders_are_never_overwritten(backbone, dataset, tmp_path):
 def test_two_at_once_do_not_share_a_folder(backbone, dataset, tmp_path):
     from attri.train.folder import claim
 
-    with claim(None, "pocket-twemoji", {}) as first, claim(None, "pocket-twemoji", {}) as second:
+    with claim(None, "pocket-photos", {}) as first, claim(None, "pocket-photos", {}) as second:
         assert first.path != second.path
     with claim(tmp_path / "mine", "x", {}), pytest.raises(FailedError, match="another attri-train is at work"):
         fit(dataset, backbone, PROMPT, QUICK, tmp_path / "mine")

@@ -1,0 +1,96 @@
+"""Several processes on one training run, started by torchrun: who am I, and what do the others hold.
+
+Without torchrun every function here is the identity, so nothing else has to ask. Gloo carries what lies on the CPU,
+NCCL what lies on GPUs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def local_rank() -> int:
+    """The number of this process on its machine, and so of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the group that torchrun announced in the environment, if it did; leave it at the end."""
+    if not dist.is_torchelastic_launched():
+        yield
+        return
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def from_first(make: Any) -> Any:
+    """What `make()` returns in the first process, in all of them; only that one calls it."""
+    if size() == 1:
+        return make()
+    box = [make() if rank() == 0 else None]
+    dist.broadcast_object_list(box, device=torch.device("cpu"))
+    return box[0]
+
+
+def gather(value: T) -> list[T]:
+    """Every process's value, in the order of ranks, in every process. Tensors in it must lie on the CPU."""
+    if size() == 1:
+        return [value]
+    values: list[Any] = [None] * size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def mean(x: Tensor) -> Tensor:
+    """The mean over processes. x must lie on the CPU."""
+    if size() > 1:
+        dist.all_reduce(x)
+    return x / size()
+
+
+def concatenate(x: Tensor, counts: list[int]) -> Tensor:
+    """Rows of all processes, process r giving counts[r]; differentiable. [counts[rank], ...] -> [sum(counts), ...]
+
+    The gradient is the sum of what all processes ask of these rows, as if one process had computed everything.
+    """
+    joined: Tensor = _Concatenate.apply(x, counts) if size() > 1 else x
+    return joined
+
+
+class _Concatenate(torch.autograd.Function):
+    """Rows are padded to the largest count, since collectives want equal shapes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, counts: list[int]) -> Tensor:
+        ctx.counts = counts
+        padded = torch.cat([x, x.new_zeros(max(counts) - len(x), *x.shape[1:])]).contiguous()
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return torch.split(gradient, ctx.counts)[rank()], None

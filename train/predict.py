@@ -1,0 +1,39 @@
+"""What a trained prompt says of cached pictures, and how often it is right."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attri.train.features import Features
+from attri.train.model import AttriPrompt, EmbeddedLabels
+
+
+@torch.no_grad()
+def predict(model: AttriPrompt, labels: EmbeddedLabels, data: Features, batch: int = 64) -> Tensor:
+    """Logits of every picture's first view, [I, C]. Images with equal entries share one run of the text encoder."""
+    device = labels.stem.device
+    retrieved = model.pool.retrieve(data.centres[:, 0].to(device))  # [I, L, M]
+    # A column of zeros in front, because `unique` does not take the empty rows of a model without a pool.
+    padded = torch.nn.functional.pad(retrieved.flatten(1), (1, 0))
+    unique, inverse = torch.unique(padded, dim=0, return_inverse=True)
+    unique = unique[:, 1:].reshape(len(unique), *retrieved.shape[1:])  # [U, L, M]
+    logits = torch.empty(len(data), len(labels.lengths), device=device)
+    for first in range(0, len(unique), batch):
+        text = model.encode_text(labels, unique[first : first + batch])  # [batch, C, D]
+        images = ((inverse >= first) & (inverse < first + batch)).nonzero().squeeze(1)
+        for part in torch.split(images, batch):
+            features = data.features[part.cpu(), 0].to(device)
+            logits[part] = model.logits(features, text[inverse[part] - first])
+    return logits
+
+
+def predict_plain(model: AttriPrompt, labels: EmbeddedLabels, data: Features) -> Tensor:
+    """The same without prompts: zero-shot CLIP, [I, C]."""
+    text = model.plain_text(labels)  # [C, D]
+    return model.backbone.logit_scale * data.features[:, 0].to(text.device) @ text.T
+
+
+def accuracy(logits: Tensor, targets: Tensor) -> float:
+    """Share of pictures whose best class is theirs."""
+    return float((logits.argmax(-1).cpu() == targets).double().mean())

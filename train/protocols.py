@@ -1,0 +1,178 @@
+"""The published ways to evaluate a prompt, for all methods in one harness, over seeds.
+
+    base-to-novel           train on the first half of the sorted classes, score each half among its own classes
+    cross-dataset           train on one dataset, score other datasets with their own classes and template
+    domain-generalization   train on one dataset, score other pictures of the same classes
+    few-shot                train with 1, 2, 4, ... pictures per class, score all classes
+
+Methods share backbone, pictures, views, optimizer and losses, and differ in their prompts only:
+
+    zero-shot     the frozen CLIP and the template
+    static        deep text prompts, as many tokens per block as AttriPrompt brings, the same for every image
+    attriprompt   the prompt as configured
+
+Every training is a run folder of its own below the protocol's, so that a protocol that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attri.runtime.errors import UsageError
+from attri.train import checkpoint, parallel, tables
+from attri.train.backbone import Backbone
+from attri.train.config import METHODS, PromptConfig, TrainConfig
+from attri.train.data import Dataset
+from attri.train.features import Store
+from attri.train.fit import embed_labels, fit, load_model, versions
+from attri.train.folder import RESULTS, claim
+from attri.train.model import AttriPrompt
+from attri.train.predict import accuracy, predict, predict_plain
+from attri.train.progress import Progress
+
+SHOTS = 16  # pictures per class where nothing else is asked for, as published
+FEW_SHOTS = (1, 2, 4, 8, 16)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to evaluate.
+
+    read         a seed and a number of shots -> the dataset that is trained on
+    targets      other datasets, for cross-dataset and domain-generalization; only their test pictures are used
+    """
+
+    protocol: str
+    read: Callable[[int, int], Dataset]
+    targets: tuple[Dataset, ...] = ()
+    methods: tuple[str, ...] = METHODS
+    seeds: tuple[int, ...] = (1, 2, 3)
+    shots: tuple[int, ...] = (SHOTS,)
+
+    def __post_init__(self) -> None:
+        if not self.methods or not self.seeds or not self.shots:
+            raise UsageError("a protocol needs a method, a seed and a number of shots")
+        if len(self.shots) > 1 and self.protocol != "few-shot":
+            raise UsageError(f"{self.protocol} takes one number of shots: several are for few-shot")
+        wants_targets = self.protocol in ("cross-dataset", "domain-generalization")
+        if wants_targets != bool(self.targets):
+            what = "needs --target datasets to score" if wants_targets else "takes no --target"
+            raise UsageError(f"{self.protocol} {what}")
+
+    def trainings(self) -> Iterator[tuple[int, int]]:
+        """Seed and shots of every training of a method."""
+        return ((seed, shots) for shots in self.shots for seed in self.seeds)
+
+    def parts(self, dataset: Dataset) -> tuple[Dataset, list[tuple[str, Dataset]]]:
+        """What one training learns on, and what it is scored on, by column of the table."""
+        if self.protocol == "base-to-novel":
+            base, novel = dataset.halves()
+            return base, [("base", base), ("novel", novel)]
+        if self.protocol == "few-shot":
+            return dataset, [("test", dataset)]
+        if self.protocol == "domain-generalization":
+            for target in self.targets:
+                unknown = sorted(set(target.classes) - set(dataset.classes))
+                if unknown:
+                    raise UsageError(
+                        f"{target.root} has classes that {dataset.name} lacks ({unknown[0]}): these are not domains"
+                    )
+        return dataset, [(dataset.name, dataset), *((target.name, target) for target in self.targets)]
+
+
+def run(
+    plan: Plan,
+    backbone: Backbone,
+    prompt: PromptConfig,
+    config: TrainConfig,
+    output: Path | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Train and score everything in `plan`; write results.json and results.md.
+
+    Returns:
+        The protocol's folder.
+
+    Raises:
+        UsageError: the datasets do not fit the protocol; and see `fit`.
+    """
+    store = Store(progress or Progress(quiet=True))
+    first = plan.read(plan.seeds[0], plan.shots[0])
+    for column, dataset in plan.parts(first)[1]:
+        if not dataset.test:
+            raise UsageError(f"{dataset.root} has no test pictures to score {column} on")
+    meta = describe(plan, backbone, prompt, config, first)
+    with claim(output, f"{plan.protocol}-{backbone.name}-{first.name}", meta) as folder:
+        folder.save_state({}, {"begun": True})
+        scores = [
+            record
+            for seed, shots in plan.trainings()
+            for record in train_and_score(
+                plan, backbone, prompt, dataclasses.replace(config, seed=seed, shots=shots), folder.path, store
+            )
+        ]
+        results = {"protocol": plan.protocol, "scores": scores, "versions": versions(), "run": meta}
+        folder.write("results.md", tables.markdown(results))
+        folder.finish(results)
+        return folder.path
+
+
+def train_and_score(
+    plan: Plan, backbone: Backbone, prompt: PromptConfig, config: TrainConfig, folder: Path, store: Store
+) -> Iterator[dict[str, Any]]:
+    """One seed and number of shots: a record for every method and column."""
+    assert config.shots is not None
+    learned, scored = plan.parts(plan.read(config.seed, config.shots))
+    for method in plan.methods:
+        name = f"{method}-{config.shots}shots-seed{config.seed}"
+        prompted = {"zero-shot": prompt, "static": static(prompt), "attriprompt": prompt}[method]
+        if method == "zero-shot":
+            model = AttriPrompt(backbone, prompt).to(backbone.token_embedding.device)
+        else:
+            model = trained(folder / name, learned, backbone, prompted, config, store)
+        for column, dataset in scored:
+            template = dataset.template if plan.protocol == "cross-dataset" else config.template
+            data = store.get(column, model, dataset, dataset.test)
+            labels = embed_labels(model, dataset.classes, template)
+            logits = (predict_plain if method == "zero-shot" else predict)(model, labels, data)
+            yield {
+                "method": method,
+                "seed": config.seed,
+                "shots": config.shots,
+                "column": column,
+                "accuracy": accuracy(logits, data.targets),
+                "pictures": len(data),
+                "classes": len(dataset.classes),
+            }
+
+
+def trained(
+    folder: Path, dataset: Dataset, backbone: Backbone, prompt: PromptConfig, config: TrainConfig, store: Store
+) -> AttriPrompt:
+    """The model of the run in `folder`, which is trained if it is not there yet."""
+    if not parallel.from_first((folder / RESULTS).exists):
+        fit(dataset, backbone, prompt, config, folder, store, latest=False)
+    return load_model(checkpoint.load_run(folder), backbone)
+
+
+def static(prompt: PromptConfig) -> PromptConfig:
+    """As many prompt tokens per block, none of them retrieved."""
+    tokens = prompt.retrieved * prompt.prompt_length + prompt.static_tokens
+    return dataclasses.replace(prompt, pool_size=0, static_tokens=tokens)
+
+
+def describe(
+    plan: Plan, backbone: Backbone, prompt: PromptConfig, config: TrainConfig, dataset: Dataset
+) -> dict[str, Any]:
+    """What makes two protocols the same, as JSON."""
+    identity = {"model": backbone.name, "pretrained": backbone.tag, "sha256": backbone.sha256}
+    meta = checkpoint.describe(prompt, config, identity, dataset.classes, dataset.root)
+    choices = {"protocol": plan.protocol, "methods": plan.methods, "seeds": plan.seeds, "shots": plan.shots}
+    targets = {"targets": [str(target.root) for target in plan.targets]}
+    whole: dict[str, Any] = json.loads(json.dumps(meta | choices | targets))
+    return whole
