@@ -34,7 +34,11 @@ class Gates:
 
     @classmethod
     def of(cls, precision: str) -> Gates:
-        return {"fp32": cls(0.99999, 0.999, 1.0), "fp16": cls(0.999, 0.99, 0.99)}[precision]
+        return {
+            "fp32": cls(0.99999, 0.999, 1.0),
+            "fp16": cls(0.999, 0.99, 0.99),
+            "int8": cls(0.98, 0.95, 0.97),
+        }[precision]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from attri.runtime import tokenizer
 from attri.runtime.bundle import MANIFEST, MERGES, Manifest
 from attri.runtime.errors import FailedError, UsageError
 
-EMBEDDING_DTYPES = {"fp32": np.float32, "fp16": np.float16}
+EMBEDDING_DTYPES = {"fp32": np.float32, "fp16": np.float16, "int8": np.float16}
 
 
 def check_target(path: Path) -> None:
