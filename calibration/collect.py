@@ -18,10 +18,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from attri.runtime.bundle import Bundle
 from attri.runtime.engine import Engine
 from attri.runtime.errors import FailedError, ImageError, UsageError
 from attri.runtime.images import list_images
 from attri.runtime.preprocess import Preprocess
+from attri.runtime.prompts import encode_labels
+from attri.runtime.tokenizer import Tokenizer
 
 logger = logging.getLogger("attri")
 
@@ -51,19 +54,19 @@ class Labels:
 class Samples:
     """Real inputs of both graphs. Pictures are read anew on every pass.
 
-    paths      pictures that can be read
+    pictures   that can be read: files, or uint8 [H, W, 3]
     retrieved  the distinct sets of pool entries that they retrieve, int32 [I, L, M]
     """
 
-    paths: list[Path]
+    pictures: Sequence[Path | NDArray[np.uint8]]
     preprocess: Preprocess
     retrieved: NDArray[np.int32]
     labels: Labels
 
     def vision(self, count: int | None = None) -> Iterator[Feed]:
         """The first `count` pictures, or all."""
-        for batch in batches(self.paths[:count]):
-            yield {"pixels": np.stack([self.preprocess(path) for path in batch])}
+        for batch in batches(self.pictures[:count]):
+            yield {"pixels": np.stack([self.preprocess(picture) for picture in batch])}
 
     def text(self, count: int | None = TEXT_SETS) -> Iterator[Feed]:
         """The first `count` sets, each with another stretch of the labels, so that all labels have their turn.
@@ -81,6 +84,14 @@ class Samples:
                     "own": self.labels.own[rows, :length],
                     "lengths": self.labels.lengths[rows],
                 }
+
+
+def label_arrays(bundle: Bundle) -> Labels:
+    """A bundle's own labels."""
+    text = bundle.manifest.text
+    ids = encode_labels(Tokenizer(), bundle.manifest.labels, text["template"], text["context_length"])
+    stem, own = (np.asarray(bundle.token_embedding()[part], np.float32) for part in (ids.stem, ids.tokens))
+    return Labels(stem, own, ids.lengths)
 
 
 def batches(items: Sequence[Item], size: int = BATCH) -> Iterator[Sequence[Item]]:
@@ -151,7 +162,6 @@ def ranges(
         scratch: a folder for its files.
 
     Raises:
-        UsageError: no such method.
         FailedError: a tensor is not finite on these inputs.
     """
     from onnxruntime.quantization.calibrate import EntropyCalibrater, MinMaxCalibrater, PercentileCalibrater
@@ -161,8 +171,6 @@ def ranges(
         "percentile": (PercentileCalibrater, {"percentile": PERCENTILE, "symmetric": False}),
         "entropy": (EntropyCalibrater, {"num_bins": ENTROPY_BINS, "num_quantized_bins": ENTROPY_LEVELS}),
     }
-    if method not in kinds:
-        raise UsageError(f"the calibration method is {method!r}: choose {', '.join(METHODS)}")
     kind, options = kinds[method]
     calibrator: Any = kind(graph, None, str(scratch / "augmented.onnx"), **options)
     select = calibrator.select_tensors_to_calibrate

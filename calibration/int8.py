@@ -26,11 +26,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from attri.calibration.collect import Feed
+from attri.runtime.bundle import TEXT, VISION
 from attri.runtime.ort import OrtEngine
 
 PRODUCTS = ("MatMul", "Gemm", "Conv")
+FEATURES = {VISION: "image_features", TEXT: "text_features"}  # each graph's output that is not retrieval
 QDQ = ("QuantizeLinear", "DequantizeLinear")
 Layers = dict[str, list[str]]  # names of nodes by layer
 
@@ -48,15 +51,17 @@ U8S8 = Flavour("U8S8", False, ("MatMul", "Gemm"))
 S8S8 = Flavour("S8S8", True, PRODUCTS)
 
 
-def fold_transposes(proto: onnx.ModelProto) -> None:
-    """Turn weights themselves, in place: the tracer leaves a Transpose before some, which would hide them."""
+def fold_weights(proto: onnx.ModelProto) -> None:
+    """Cut and turn weights themselves, in place: the tracer leaves Slice and Transpose before some, hiding them."""
     graph = proto.graph
     weights = {weight.name: weight for weight in graph.initializer}
-    for node in [node for node in graph.node if node.op_type == "Transpose" and node.input[0] in weights]:
-        axes = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"), None)
-        turned = np.ascontiguousarray(numpy_helper.to_array(weights[node.input[0]]).transpose(axes))
-        graph.initializer.append(numpy_helper.from_array(turned, node.output[0]))
-        graph.node.remove(node)
+    for node in list(graph.node):
+        if node.op_type in ("Slice", "Transpose") and all(name in weights for name in node.input):
+            inputs = {name: numpy_helper.to_array(weights[name]) for name in node.input}
+            (folded,) = ReferenceEvaluator(node).run(None, inputs)
+            weights[node.output[0]] = numpy_helper.from_array(np.ascontiguousarray(folded), node.output[0])
+            graph.initializer.append(weights[node.output[0]])
+            graph.node.remove(node)
     prune(graph)
 
 
@@ -137,7 +142,7 @@ def quantize(
     """All these layers in int8, by ONNX Runtime's quantizer.
 
     Args:
-        proto: a float32 graph after `fold_transposes`; it is left as it is.
+        proto: a float32 graph after `fold_weights`; it is left as it is.
         measured: least and greatest value of every tensor in `activations`.
     """
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
@@ -223,9 +228,14 @@ def drift(reference: list[list[NDArray[Any]]], ours: list[list[NDArray[Any]]]) -
     return Drift(float(cosine), float(np.mean(flips)) if flips else 0.0)
 
 
+def integers(proto: onnx.ModelProto) -> float:
+    """Share of the elements of all initializers that are int8."""
+    sizes = [(int(np.prod(weight.dims)), weight.data_type) for weight in proto.graph.initializer]
+    return sum(size for size, kind in sizes if kind == onnx.TensorProto.INT8) / sum(size for size, _ in sizes)
+
+
 def int8_share(graph: onnx.GraphProto, found: Layers, kept: Iterable[str] = ()) -> float:
-    """Share of the weights of `found` that are int8 when the layers `kept` are not: also their share of the products,
-    since every weight of a graph meets the same tokens."""
+    """Share of the weights of the layers `found` that are int8 when those in `kept` are not."""
     size = {weight.name: int(np.prod(weight.dims)) for weight in graph.initializer}
     weight = {node.name: size.get(node.input[1], 0) for node in graph.node if node.op_type in PRODUCTS}
     sizes = {layer: sum(weight[name] for name in names) for layer, names in found.items()}

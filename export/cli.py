@@ -111,9 +111,10 @@ def int8_options(
 def shares(graph: dict[str, Any]) -> str:
     """One graph's figures, as the manifest keeps them, for a person."""
     if "flavour" not in graph:
-        return f"{graph['initializers']:.1%} of its initializers, {graph['tensors']:.1%} of its tensors"
+        peak = f"greatest magnitude {graph['peak']:.0f} of 65504"
+        return f"{graph['initializers']:.1%} of its initializers, {graph['tensors']:.1%} of its tensors, {peak}"
     kept = f", float32 left in {', '.join(graph['float_layers'])}" if graph["float_layers"] else ""
-    return f"{graph['flavour']}, {graph['weights']:.1%} of the weights of its blocks{kept}"
+    return f"{graph['flavour']}, {graph['initializers']:.1%} of its initializers{kept}"
 
 
 def sample(folder: Path, count: int) -> list[Path]:

@@ -17,21 +17,19 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from attri.calibration import int8
-from attri.calibration.collect import Feed, Labels, Samples, collect, ranges
-from attri.calibration.int8 import S8S8, U8S8, Drift, Flavour, Layers
-from attri.export.parity import Gates, Report, Stages, judge, read_pixels, run_bundle, run_model
+from attri.calibration.collect import METHODS, Feed, Samples, collect, find_pictures, label_arrays, ranges
+from attri.calibration.int8 import FEATURES, S8S8, U8S8, Drift, Flavour, Layers
+from attri.export.parity import Gates, Report, Stages, judge, run_bundle, run_model
 from attri.runtime.bundle import SYMMETRIC, TEXT, VISION, Bundle
 from attri.runtime.classifier import Classifier
-from attri.runtime.errors import FailedError
+from attri.runtime.errors import FailedError, UsageError
 from attri.runtime.ort import OrtEngine
-from attri.runtime.prompts import encode_labels
 from attri.runtime.textcache import TextCache
-from attri.runtime.tokenizer import Tokenizer
 from attri.train.model import AttriPrompt
 
-OUTPUTS = {VISION: "image_features", TEXT: "text_features"}
 FILES = {U8S8: {VISION: VISION, TEXT: TEXT}, S8S8: SYMMETRIC}
 SENSITIVITY_SAMPLES = 8  # pictures, and sets of entries; a layer's rank does not hang on more
 Tell = Callable[[str], None]
@@ -42,8 +40,14 @@ class Calibration:
     """What int8 is fitted on. target: least cosine to search for; None is the gate's."""
 
     data: Path
-    method: str = "minmax"
+    method: str = METHODS[0]
     target: float | None = None
+
+    def check(self) -> None:
+        """Raises UsageError where the folder has no pictures or there is no such method, before anything is traced."""
+        if self.method not in METHODS:
+            raise UsageError(f"the calibration method is {self.method!r}: choose {', '.join(METHODS)}")
+        find_pictures(self.data)
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,12 @@ class Judge:
     """Holds graphs against the model on the parity pictures."""
 
     bundle: Bundle
-    pixels: Any
+    pixels: NDArray[np.float32]
     reference: Stages
 
     @classmethod
-    def of(cls, model: AttriPrompt, bundle: Bundle, pictures: list[Path]) -> Judge:
-        pixels, manifest = read_pixels(model, pictures), bundle.manifest
+    def of(cls, model: AttriPrompt, bundle: Bundle, pixels: NDArray[np.float32]) -> Judge:
+        manifest = bundle.manifest
         return cls(bundle, pixels, run_model(model, pixels, manifest.labels, manifest.text["template"]))
 
     def __call__(self, files: dict[str, str], gates: Gates) -> Report:
@@ -77,7 +81,12 @@ class Judge:
 
 
 def quantize_bundle(
-    model: AttriPrompt, bundle: Bundle, pictures: list[Path], gates: Gates, calibration: Calibration, tell: Tell
+    model: AttriPrompt,
+    bundle: Bundle,
+    pixels: NDArray[np.float32],
+    gates: Gates,
+    calibration: Calibration,
+    tell: Tell,
 ) -> tuple[Report, dict[str, Any]]:
     """Put int8 graphs of both flavours in the place of the float32 graphs of an unfinished bundle.
 
@@ -88,11 +97,12 @@ def quantize_bundle(
         UsageError: no calibration pictures, or no such method.
         FailedError: no layer could stay in int8.
     """
-    judge_graphs = Judge.of(model, bundle, pictures)
+    judge_graphs = Judge.of(model, bundle, pixels)
     with scratch(bundle.path) as folder:
-        samples = collect_samples(model, bundle, calibration.data)
-        tell(f"int8: {len(samples.paths)} calibration pictures, {len(samples.retrieved)} sets of entries")
-        sources = {name: measure(bundle.file(name), samples, calibration.method, folder, tell) for name in OUTPUTS}
+        vision = OrtEngine(bundle.file(VISION), "cpu")
+        samples = collect(calibration.data, vision, model.backbone.preprocess(), label_arrays(bundle))
+        tell(f"int8: {len(samples.pictures)} calibration pictures, {len(samples.retrieved)} sets of entries")
+        sources = {name: measure(bundle.file(name), samples, calibration.method, folder, tell) for name in FEATURES}
         reports: list[Report] = []
         graphs: dict[str, Any] = {}
         for flavour, files in FILES.items():
@@ -104,7 +114,7 @@ def quantize_bundle(
         for flavour, report in zip(FILES, reports, strict=True)
         for stage in report.stages
     ]
-    summary = {"method": calibration.method, "pictures": len(samples.paths), "graphs": graphs}
+    summary = {"method": calibration.method, "pictures": len(samples.pictures), "graphs": graphs}
     return Report(stages, reports[0].pictures, reports[0].labels), summary
 
 
@@ -121,22 +131,14 @@ def wanted(gates: Gates, target: float | None) -> Gates:
     return gates if target is None else dataclasses.replace(gates, cosine=max(target, gates.cosine))
 
 
-def collect_samples(model: AttriPrompt, bundle: Bundle, folder: Path) -> Samples:
-    manifest = bundle.manifest
-    ids = encode_labels(Tokenizer(), manifest.labels, manifest.text["template"], manifest.text["context_length"])
-    stem, own = (np.asarray(bundle.token_embedding()[part], np.float32) for part in (ids.stem, ids.tokens))
-    vision = OrtEngine(bundle.file(VISION), "cpu")
-    return collect(folder, vision, model.backbone.preprocess(), Labels(stem, own, ids.lengths))
-
-
 def measure(file: Path, samples: Samples, method: str, folder: Path, tell: Tell) -> Source:
     """Find the layers of a float32 graph and what their inputs range over."""
     name = file.name
     proto = onnx.load(file)
-    int8.fold_transposes(proto)
+    int8.fold_weights(proto)
     path = folder / name
     path.write_bytes(proto.SerializeToString())
-    found = int8.layers(proto.graph, OUTPUTS[name])
+    found = int8.layers(proto.graph, FEATURES[name])
     feeds = samples.vision if name == VISION else samples.text
     tensors = int8.activations(proto.graph, found)
     tell(f"int8: ranges of {len(tensors)} tensors of {name}, {method}")
@@ -226,7 +228,7 @@ class Search:
         return {
             self.files[name]: {
                 "flavour": self.flavour.name,
-                "weights": int8.int8_share(source.proto.graph, self.found[name], self.kept[name]),
+                "initializers": int8.integers(onnx.load(self.judge.bundle.file(self.files[name]))),
                 "float_layers": self.kept[name],
                 "sensitivity": {layer: dataclasses.asdict(d) for layer, d in self.drifts.get(name, {}).items()},
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -15,9 +16,9 @@ from torch import nn
 
 from attri.export import writer
 from attri.export.graphs import TextGraph, VisionGraph
-from attri.export.int8 import OUTPUTS, Calibration, quantize_bundle
-from attri.export.parity import Gates, Report, compare
-from attri.export.precision import DTYPES, half_shares
+from attri.export.int8 import Calibration, quantize_bundle
+from attri.export.parity import Gates, Report, compare, read_pixels
+from attri.export.precision import DTYPES, half_report
 from attri.runtime import bundle
 from attri.runtime.bundle import Manifest
 from attri.runtime.errors import FailedError, UsageError
@@ -67,39 +68,30 @@ def export_bundle(
         raise UsageError(
             "a prompt without a pool is a baseline of training and cannot be exported: train with --pool-size"
         )
+    if calibration is not None:
+        calibration.check()
     writer.check_target(path)
-    model = model.eval().cpu()
-    gates = gates or Gates.of(precision)
+    model, gates = model.eval().cpu(), gates or Gates.of(precision)
+    pixels = read_pixels(model, pictures)
     with writer.staging(path) as folder:
-        arithmetic = save_graphs(model, precision, opset, folder)
+        save(trace_vision(model, precision, opset), folder / bundle.VISION)
+        save(trace_text(model, precision, opset), folder / bundle.TEXT)
         writer.save_embedding(model.backbone.token_embedding, folder / bundle.EMBEDDING, precision)
         writer.copy_merges(folder / bundle.MERGES)
-        manifest = describe(model, labels, template, precision, opset, arithmetic, folder)
-        if calibration is None:
-            writer.save_manifest(manifest, folder)
-            report = compare(model, folder, pictures, gates)
+        manifest = describe(model, labels, template, precision, opset, folder)
+        unfinished = bundle.Bundle(folder, manifest)
+        arithmetic: dict[str, Any] = {}
+        if calibration is not None:
+            report, arithmetic = quantize_bundle(model, unfinished, pixels, gates, calibration, tell)
+            manifest = describe(model, labels, template, precision, opset, folder)
         else:
-            floats = bundle.Bundle(folder, manifest)
-            report, arithmetic = quantize_bundle(model, floats, pictures, gates, calibration, tell)
-            manifest = describe(model, labels, template, precision, opset, arithmetic, folder)
-        writer.save_manifest(writer.with_parity(manifest, report.to_dict()), folder)
+            if precision == "fp16":
+                arithmetic = half_report(unfinished, model.backbone.preprocess(), pixels)
+            writer.save_manifest(manifest, folder)
+            report = compare(model, folder, pixels, gates)
+        writer.save_manifest(dataclasses.replace(manifest, arithmetic=arithmetic, parity=report.to_dict()), folder)
         report.check()
     return report
-
-
-def save_graphs(model: AttriPrompt, precision: str, opset: int, folder: Path) -> dict[str, Any]:
-    """Write both graphs; of half precision, what the manifest keeps of how much there is.
-
-    Raises:
-        FailedError: what is called fp16 is not.
-    """
-    shares = {}
-    for name, trace in ((bundle.VISION, trace_vision), (bundle.TEXT, trace_text)):
-        proto = trace(model, precision, opset)
-        if precision == "fp16":
-            shares[name] = half_shares(proto, name, OUTPUTS[name])
-        save(proto, folder / name)
-    return {"graphs": shares} if shares else {}
 
 
 def trace_vision(model: AttriPrompt, precision: str, opset: int) -> onnx.ModelProto:
@@ -215,15 +207,9 @@ def save(proto: onnx.ModelProto, path: Path) -> None:
 
 
 def describe(
-    model: AttriPrompt,
-    labels: list[str],
-    template: str,
-    precision: str,
-    opset: int,
-    arithmetic: dict[str, Any],
-    folder: Path,
+    model: AttriPrompt, labels: list[str], template: str, precision: str, opset: int, folder: Path
 ) -> Manifest:
-    """The manifest of the files in `folder`, still without parity figures."""
+    """The manifest of the files in `folder`, still without figures of its arithmetic and parity."""
     backbone, config = model.backbone, model.config
     preprocess = backbone.preprocess()
     return Manifest(
@@ -249,7 +235,7 @@ def describe(
             "sources": model.vision.sources,
         },
         precision=precision,
-        arithmetic=arithmetic,
+        arithmetic={},
         opset=opset,
         labels=labels,
         temperature=1.0,
