@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,7 +176,9 @@ def ranges(
     calibrator: Any = kind(graph, None, str(scratch / "augmented.onnx"), **options)
     select = calibrator.select_tensors_to_calibrate
     calibrator.select_tensors_to_calibrate = lambda model: (tensors & select(model)[0], select(model)[1])
-    with contextlib.redirect_stdout(io.StringIO()):  # it reports on stdout, which is for data
+    # It reports on stdout, which is for data, and warns of NaN, which is judged below.
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
         calibrator.augment_graph()
         calibrator.create_inference_session()
         for feed in feeds:  # one at a time: whatever it is given at once it keeps in memory at once

@@ -174,7 +174,9 @@ def quantize(
     del result.metadata_props[:]
     del result.graph.value_info[:]
     result.producer_name, result.producer_version = proto.producer_name, proto.producer_version
-    return result
+    # The quantizer redirects every reader of a tensor; those that stay float32 get their own input back.
+    chosen = {name for names in found.values() for name in names}
+    return in_float(result, proto, {node.name for node in proto.graph.node} - chosen)
 
 
 def in_float(quantized: onnx.ModelProto, proto: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
