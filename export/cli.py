@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from attri.calibration.collect import METHODS
 from attri.runtime.command import Command
+
+if TYPE_CHECKING:
+    from attri.export.int8 import Calibration
 
 
 @click.command(cls=Command)
 @click.argument("run", type=click.Path(path_type=Path), default=Path("runs/latest"), metavar="[RUN]")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True)
 @click.option("--fp16", is_flag=True, help="Half precision; retrieval, norms and softmax stay float32.")
+@click.option("--int8", is_flag=True, help="Int8 products for ONNX Runtime and TensorRT; the rest stays float32.")
+@click.option(
+    "--calibration-data",
+    type=click.Path(path_type=Path),
+    help="Folder of real pictures that int8 is fitted on, about 100; of its train, where there is one.",
+)
+@click.option("--calibration-method", type=click.Choice(METHODS), help="How int8 ranges are found. [minmax]")
+@click.option("--int8-target", type=click.FloatRange(0, 1), help="Least cosine that int8 must reach. [the gate]")
 @click.option("--labels", type=click.Path(path_type=Path), help="Default labels of the bundle. [the run's classes]")
 @click.option(
     "--parity-data", type=click.Path(path_type=Path), help="Folder of pictures to compare on. [the run's data]"
@@ -27,6 +40,10 @@ def main(
     run: Path,
     output: Path,
     fp16: bool,
+    int8: bool,
+    calibration_data: Path | None,
+    calibration_method: str | None,
+    int8_target: float | None,
     labels: Path | None,
     parity_data: Path | None,
     parity_pictures: int,
@@ -38,14 +55,16 @@ def main(
     """Fold RUN (runs/latest) into two ONNX graphs, hold them against the PyTorch model, and write a bundle."""
     from attri.export.onnx import export_bundle
     from attri.export.parity import Gates
+    from attri.runtime.bundle import read_manifest
     from attri.runtime.labels import read_labels
     from attri.train.checkpoint import load_run
     from attri.train.fit import load_model
 
+    calibration = int8_options(int8, fp16, calibration_data, calibration_method, int8_target)
     words = read_labels(labels) if labels else None
     trained = load_run(run)
     pictures = sample(parity_data or Path(trained.data), parity_pictures)
-    precision = "fp16" if fp16 else "fp32"
+    precision = "int8" if int8 else "fp16" if fp16 else "fp32"
     usual = Gates.of(precision)
     given = (min_cosine, min_retrieved, min_top1)
     usual_values = (usual.cosine, usual.retrieved, usual.top1)
@@ -59,10 +78,43 @@ def main(
         template=trained.train.template,
         opset=int(opset),
         gates=gates,
+        calibration=calibration,
+        tell=lambda line: click.echo(line, err=True),
     )
     click.echo(report.table())
     size = sum(file.stat().st_size for file in output.iterdir()) / 2**20
     click.echo(f"bundle  {output}  {precision}  {size:.1f} MB")
+    for name, graph in read_manifest(output).arithmetic.get("graphs", {}).items():
+        click.echo(f"{precision}    {name}  {shares(graph)}")
+
+
+def int8_options(
+    int8: bool, fp16: bool, data: Path | None, method: str | None, target: float | None
+) -> Calibration | None:
+    """The options of int8, which go together or not at all."""
+    from attri.export.int8 import Calibration
+    from attri.runtime.errors import UsageError
+
+    if int8 and fp16:
+        # QuantizeLinear takes half from opset 19 on, which TensorRT 8.6 does not read; and on a CPU half is no gain.
+        raise UsageError("--int8 and --fp16 exclude each other: up to opset 18 int8 is made from float32, choose one")
+    if not int8:
+        given = {"--calibration-data": data, "--calibration-method": method, "--int8-target": target}
+        if unused := [name for name, value in given.items() if value is not None]:
+            raise UsageError(f"{' and '.join(unused)} without --int8: nothing would use it")
+        return None
+    if data is None:
+        raise UsageError("--int8 is fitted on real pictures: name a folder of about 100 with --calibration-data")
+    return Calibration(data, method or METHODS[0], target)
+
+
+def shares(graph: dict[str, Any]) -> str:
+    """One graph's figures, as the manifest keeps them, for a person."""
+    if "flavour" not in graph:
+        peak = f"greatest magnitude {graph['peak']:.0f} of 65504"
+        return f"{graph['initializers']:.1%} of its initializers, {graph['tensors']:.1%} of its tensors, {peak}"
+    kept = f", float32 left in {', '.join(graph['float_layers'])}" if graph["float_layers"] else ""
+    return f"{graph['flavour']}, {graph['initializers']:.1%} of its initializers{kept}"
 
 
 def sample(data: Path, count: int) -> list[Path]:

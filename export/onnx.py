@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
+from collections.abc import Callable
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -14,8 +16,9 @@ from torch import nn
 
 from attri.export import writer
 from attri.export.graphs import TextGraph, VisionGraph
-from attri.export.parity import Gates, Report, compare
-from attri.export.precision import DTYPES
+from attri.export.int8 import Calibration, quantize_bundle
+from attri.export.parity import Gates, Report, compare, read_pixels
+from attri.export.precision import DTYPES, half_report
 from attri.runtime import bundle
 from attri.runtime.bundle import Manifest
 from attri.runtime.errors import FailedError, UsageError
@@ -34,39 +37,59 @@ def export_bundle(
     template: str = "a photo of a {}.",
     opset: int = 18,
     gates: Gates | None = None,
+    calibration: Calibration | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Write the bundle, after its graphs were held against the model on real pictures.
 
     Args:
         labels: the bundle's default labels, also those of the parity check.
         pictures: files for the parity check.
-        precision: "fp32" or "fp16"; retrieval, norms and softmax are float32 in both.
+        precision: "fp32", "fp16" or "int8"; retrieval, norms and softmax are float32 in all.
         gates: limits of the parity check; None takes those of the precision.
+        calibration: what int8 is fitted on.
+        tell: is given lines of progress.
 
     Raises:
         ParityError: the graphs do not agree with the model; nothing is written.
-        UsageError: an unknown precision or opset, no pool, or `path` is something that is not a bundle.
-        FailedError: the tracer did not do as asked, or the disk is full.
+        UsageError: an unknown precision or opset, no pool, no calibration pictures, or `path` is something that is not
+            a bundle.
+        FailedError: the tracer did not do as asked, what is called fp16 or int8 would not be, or the disk is full.
     """
     if precision not in DTYPES:
-        raise UsageError(f"precision is {precision!r}: choose {' or '.join(DTYPES)}")
+        raise UsageError(f"precision is {precision!r}: choose {', '.join(DTYPES)}")
+    if (precision == "int8") != (calibration is not None):
+        raise UsageError(
+            "int8 needs calibration pictures, and nothing else does: name a folder with --calibration-data"
+        )
     if opset not in OPSETS:
         raise UsageError(f"opset is {opset}: choose {' or '.join(map(str, OPSETS))}")
     if model.config.retrieved == 0:
         raise UsageError(
             "a prompt without a pool is a baseline of training and cannot be exported: train with --pool-size"
         )
+    if calibration is not None:
+        calibration.check()
     writer.check_target(path)
-    model = model.eval().cpu()
+    model, gates = model.eval().cpu(), gates or Gates.of(precision)
+    pixels = read_pixels(model, pictures)
     with writer.staging(path) as folder:
         save(trace_vision(model, precision, opset), folder / bundle.VISION)
         save(trace_text(model, precision, opset), folder / bundle.TEXT)
         writer.save_embedding(model.backbone.token_embedding, folder / bundle.EMBEDDING, precision)
         writer.copy_merges(folder / bundle.MERGES)
         manifest = describe(model, labels, template, precision, opset, folder)
-        writer.save_manifest(manifest, folder)
-        report = compare(model, folder, pictures, gates or Gates.of(precision))
-        writer.save_manifest(writer.with_parity(manifest, report.to_dict()), folder)
+        unfinished = bundle.Bundle(folder, manifest)
+        arithmetic: dict[str, Any] = {}
+        if calibration is not None:
+            report, arithmetic = quantize_bundle(model, unfinished, pixels, gates, calibration, tell)
+            manifest = describe(model, labels, template, precision, opset, folder)
+        else:
+            if precision == "fp16":
+                arithmetic = half_report(unfinished, model.backbone.preprocess(), pixels)
+            writer.save_manifest(manifest, folder)
+            report = compare(model, folder, pixels, gates)
+        writer.save_manifest(dataclasses.replace(manifest, arithmetic=arithmetic, parity=report.to_dict()), folder)
         report.check()
     return report
 
@@ -186,7 +209,7 @@ def save(proto: onnx.ModelProto, path: Path) -> None:
 def describe(
     model: AttriPrompt, labels: list[str], template: str, precision: str, opset: int, folder: Path
 ) -> Manifest:
-    """The manifest of the files in `folder`, still without parity figures."""
+    """The manifest of the files in `folder`, still without figures of its arithmetic and parity."""
     backbone, config = model.backbone, model.config
     preprocess = backbone.preprocess()
     return Manifest(
@@ -212,6 +235,7 @@ def describe(
             "sources": model.vision.sources,
         },
         precision=precision,
+        arithmetic={},
         opset=opset,
         labels=labels,
         temperature=1.0,

@@ -34,7 +34,11 @@ class Gates:
 
     @classmethod
     def of(cls, precision: str) -> Gates:
-        return {"fp32": cls(0.99999, 0.999, 1.0), "fp16": cls(0.999, 0.99, 0.99)}[precision]
+        return {
+            "fp32": cls(0.99999, 0.999, 1.0),
+            "fp16": cls(0.999, 0.99, 0.99),
+            "int8": cls(0.98, 0.95, 0.97),
+        }[precision]
 
 
 @dataclass(frozen=True)
@@ -91,20 +95,16 @@ class Stages:
     cosines: NDArray[np.float32]
 
 
-def compare(model: AttriPrompt, folder: Path, pictures: list[Path], gates: Gates) -> Report:
-    """Run the model and the bundle in `folder` over the pictures that can be read.
-
-    Raises:
-        UsageError: none can be read.
-    """
+def compare(model: AttriPrompt, folder: Path, pixels: NDArray[np.float32], gates: Gates) -> Report:
+    """Run the model and the bundle in `folder` over pictures [I, 3, S, S]."""
     classifier = Classifier.load(folder, device="cpu")
-    pixels = read_pixels(model, pictures)
     reference = run_model(model, pixels, list(classifier.labels), classifier.template)
     ours = run_bundle(classifier, pixels, reference.retrieved)
     return judge(reference, ours, gates)
 
 
 def read_pixels(model: AttriPrompt, pictures: list[Path]) -> NDArray[np.float32]:
+    """The pictures that can be read, [I, 3, S, S]. Raises UsageError where there are none."""
     preprocess = model.backbone.preprocess()
     read = []
     for path in pictures:

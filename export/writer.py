@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -18,7 +16,7 @@ from attri.runtime import tokenizer
 from attri.runtime.bundle import MANIFEST, MERGES, Manifest
 from attri.runtime.errors import FailedError, UsageError
 
-EMBEDDING_DTYPES = {"fp32": np.float32, "fp16": np.float16}
+EMBEDDING_DTYPES = {"fp32": np.float32, "fp16": np.float16, "int8": np.float16}
 
 
 def check_target(path: Path) -> None:
@@ -72,7 +70,3 @@ def save_manifest(manifest: Manifest, folder: Path) -> None:
     temporary = folder / f".{MANIFEST}.{os.getpid()}"
     temporary.write_text(manifest.to_json(), encoding="utf-8")
     temporary.replace(folder / MANIFEST)
-
-
-def with_parity(manifest: Manifest, parity: dict[str, Any]) -> Manifest:
-    return dataclasses.replace(manifest, parity=parity)

@@ -6,6 +6,10 @@ text.onnx             retrieved, stem float32 [P, W], own float32 [C, T, W], len
                       -> text_features float32 [B, C, D]
 token_embedding.npy   float16 or float32 [49408, W], read with mmap: a label touches a handful of its rows
 merges.txt.gz         the tokenizer's merges
+
+An int8 bundle holds its graphs twice, since the runtimes want different integers, and `Bundle.graph` picks:
+vision.onnx, text.onnx           U8S8 for ONNX Runtime: uint8 activations with a zero point, 7-bit weights
+vision.s8.onnx, text.s8.onnx     S8S8 for TensorRT: int8 activations and weights around zero
 """
 
 from __future__ import annotations
@@ -31,6 +35,8 @@ MANIFEST, VISION, TEXT, EMBEDDING, MERGES = (
     "merges.txt.gz",
 )
 FILES = (VISION, TEXT, EMBEDDING, MERGES)
+SYMMETRIC = {VISION: "vision.s8.onnx", TEXT: "text.s8.onnx"}
+PRECISIONS = ("fp32", "fp16", "int8")
 RESIZE = "shorter side to size, Pillow bicubic with antialias; centre crop; RGB"
 
 
@@ -46,7 +52,8 @@ class Manifest:
     text: dict[str, Any]  # template, context_length, width
     logit_scale: float  # the factor of the cosine, already exponentiated
     retrieval: dict[str, Any]  # depth L, retrieved M, and how they came about
-    precision: str  # fp32 or fp16
+    precision: str  # fp32, fp16 or int8
+    arithmetic: dict[str, Any]  # for each graph, how much of it computes in that precision, and what was left out
     opset: int
     labels: list[str]  # default labels: the classes of the training
     temperature: float  # logits are divided by it; 1 is uncalibrated
@@ -74,7 +81,8 @@ class Bundle:
         """
         path = Path(path)
         manifest = read_manifest(path)
-        if unlisted := [name for name in FILES if name not in manifest.files]:
+        wanted = FILES + tuple(SYMMETRIC.values()) * (manifest.precision == "int8")
+        if unlisted := [name for name in wanted if name not in manifest.files]:
             raise BundleError(f"{path / MANIFEST} does not list {', '.join(unlisted)}: export the bundle again")
         for name, entry in manifest.files.items():
             _verify(path, name, entry)
@@ -82,6 +90,11 @@ class Bundle:
 
     def file(self, name: str) -> Path:
         return self.path / name
+
+    def graph(self, name: str, backend: str = "onnxruntime") -> Path:
+        """VISION or TEXT as "onnxruntime" or "tensorrt" wants it."""
+        symmetric = self.manifest.precision == "int8" and backend == "tensorrt"
+        return self.file(SYMMETRIC[name] if symmetric else name)
 
     def token_embedding(self) -> NDArray[Any]:
         """[49408, W], mapped and not read."""
@@ -124,6 +137,7 @@ def _checks(manifest: Manifest) -> dict[str, bool]:
         "text": isinstance(text, dict)
         and isinstance(text.get("template"), str)
         and _is_number(text.get("context_length")),
+        "precision": manifest.precision in PRECISIONS,
         "logit_scale": _is_number(manifest.logit_scale),
         "labels": isinstance(manifest.labels, list) and all(isinstance(label, str) for label in manifest.labels),
         "temperature": _is_number(manifest.temperature),

@@ -102,7 +102,7 @@ class Classifier:
         """
         bundle = Bundle.open(path)
         words = bundle.manifest.labels if labels is None else labels
-        engines = [OrtEngine(bundle.file(name), device, threads) for name in (VISION, TEXT)]
+        engines = [OrtEngine(bundle.graph(name), device, threads) for name in (VISION, TEXT)]
         return cls(bundle, engines[0], engines[1], words, TextCache(cache_bytes))
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -51,8 +52,26 @@ def test_a_bundle_and_its_parity_table(run, tmp_path):
     ]
     assert all(line.endswith("held") for line in lines[1:5])
     assert lines[5].startswith("bundle  bundle  fp16")
+    assert re.fullmatch(
+        r"fp16    text.onnx  99.\d% of its initializers, 8\d.\d% of its tensors, greatest magnitude \d+ of 65504",
+        lines[6],
+    )
+    assert lines[7].startswith("fp16    vision.onnx  9")
     assert len(Bundle.open("bundle").manifest.labels) == len(list((pocket.IMAGES / "train").iterdir()))
     assert [p.name for p in tmp_path.iterdir() if p.name != "runs"] == ["bundle"]
+
+
+def test_int8_says_on_stderr_what_it_does_and_on_stdout_what_came_out(run):
+    data = pocket.IMAGES / "val"
+    result = export(run, "--int8", "--calibration-data", data, "--parity-pictures", 16, "--min-top1", 0.8)
+    assert result.exit_code == 0, result.output
+    assert "int8: 52 calibration pictures" in result.stderr
+    assert "52 pictures, 100 are wanted" in result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[1].startswith("image features, U8S8")
+    assert lines[9].startswith("bundle  bundle  int8")
+    assert re.fullmatch(r"int8    text.onnx  U8S8, 9\d.\d% of its initializers", lines[10])
+    assert len(lines) == 14
 
 
 def test_an_existing_bundle_is_replaced_whole(run, tmp_path):

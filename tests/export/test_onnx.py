@@ -126,7 +126,7 @@ def test_other_models_survive_the_way_to_the_runtime(name, options, picture_file
 
 
 def test_what_cannot_be_written_is_refused_first(pocket_model, picture_files, tmp_path):
-    with pytest.raises(UsageError, match="choose fp32 or fp16"):
+    with pytest.raises(UsageError, match="choose fp32, fp16, int8"):
         export_bundle(pocket_model, tmp_path / "b", LABELS, picture_files[:1], precision="int4")
     with pytest.raises(UsageError, match="choose 17 or 18"):
         export_bundle(pocket_model, tmp_path / "b", LABELS, picture_files[:1], opset=9)

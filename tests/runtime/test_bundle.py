@@ -103,6 +103,7 @@ def test_a_newer_schema_asks_for_an_update(copy: Path, more: dict[str, str]) -> 
 @pytest.mark.parametrize(
     "change",
     [
+        {"precision": "int4"},
         {"image": {}},
         {"image": {"size": 64, "mean": [0.5], "std": [1, 1, 1]}},
         {"text": {"template": "a {}"}},

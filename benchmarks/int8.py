@@ -1,0 +1,147 @@
+"""What int8 is worth: speed of ViT-B-32 on a CPU against float32, and accuracy of a trained pocket prompt.
+
+    python benchmarks/int8.py RUN [--labels 100] [--threads 2] [--rounds 30]
+
+RUN is a prompt that attri-train has made of the embedded pictures. ViT-B-32 has random weights here, for time does not
+depend on them; its features and retrieved entries must agree within the gates of int8, or the script fails. (Its top-1
+is not asked for: random classes are all alike.) The contestants take turns in one process; printed are medians and
+ratios of each round. The pocket prompt may lose one point at most on test pictures of its own style; those of another
+style are shown beside. The tables are kept in benchmarks/int8.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import torch
+
+from attri.calibration.collect import label_arrays
+from attri.calibration.int8 import S8S8, U8S8
+from attri.export.int8 import FILES, Calibration
+from attri.export.onnx import export_bundle
+from attri.export.parity import Gates
+from attri.runtime import Classifier
+from attri.runtime.bundle import TEXT, VISION, Bundle
+from attri.runtime.images import list_images
+from attri.runtime.labels import class_words
+from attri.runtime.ort import OrtEngine
+from attri.runtime.textcache import TextCache
+from attri.train.backbone import load_backbone
+from attri.train.checkpoint import load_run
+from attri.train.config import PromptConfig
+from attri.train.fit import load_model
+from attri.train.model import AttriPrompt
+from attri.train.pocket import IMAGES, OTHER_STYLE
+
+ADJECTIVES = ["red", "green", "small", "old", "wooden", "striped", "shiny", "broken", "wet", "ripe"]
+NOUNS = ["apple", "bottle", "car", "dog", "chair", "bird", "flower", "shoe", "bridge", "teapot"]
+LEAST_SPEED = 2.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--labels", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=30)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        sections = [speed(Path(folder), arguments), accuracy(Path(folder), arguments.run)]
+    text = "\n\n".join(sections)
+    print(text)
+    Path(__file__).with_suffix(".md").write_text("# " + __doc__.splitlines()[0] + "\n\n" + text + "\n")
+
+
+def export_both(model: AttriPrompt, folder: Path, labels: list[str], pictures: list[Path], gates: Gates | None) -> None:
+    """folder/fp32 and folder/int8; raises where int8 does not hold its gates."""
+    tell = lambda line: print(line, file=sys.stderr)  # noqa: E731
+    export_bundle(model, folder / "fp32", labels, pictures)
+    calibration = Calibration(IMAGES)
+    report = export_bundle(
+        model, folder / "int8", labels, pictures, precision="int8", gates=gates, calibration=calibration, tell=tell
+    )
+    tell(report.table())
+
+
+def speed(folder: Path, arguments: argparse.Namespace) -> str:
+    torch.manual_seed(0)
+    model = AttriPrompt(load_backbone("ViT-B-32"), PromptConfig()).eval()
+    with torch.no_grad():
+        model.pool.tokens.normal_()
+    labels = [f"{a} {n}" for n in NOUNS for a in ADJECTIVES][: arguments.labels]
+    pictures = list_images(IMAGES / "test")[::11]
+    gates = Gates.of("int8")
+    export_both(model, folder / "speed", labels, pictures, Gates(gates.cosine, gates.retrieved, 0.0))
+
+    bundles = {"fp32": folder / "speed" / "fp32", "int8": folder / "speed" / "int8"}
+    engines = {
+        (kind, name): OrtEngine(path / name, "cpu", arguments.threads)
+        for kind, path in bundles.items()
+        for name in (VISION, TEXT)
+    }
+    pixels = model.backbone.preprocess()(pictures[0])[None]
+    words = label_arrays(Bundle.open(bundles["fp32"]))
+    retrieved = engines["fp32", VISION].run({"pixels": pixels})[1]
+    feeds = {
+        VISION: {"pixels": pixels},
+        TEXT: {"retrieved": retrieved, "stem": words.stem, "own": words.own, "lengths": words.lengths},
+    }
+    for (_, name), engine in engines.items():
+        engine.run(feeds[name])
+    rounds = [{key: timed(engine, feeds[key[1]]) for key, engine in engines.items()} for _ in range(arguments.rounds)]
+    times = {key: np.array([each[key] for each in rounds]) for key in engines}
+    lines = [
+        f"ViT-B-32, {len(labels)} labels, ONNX Runtime {ort.__version__}, CPU ({platform.machine()}),"
+        f" {arguments.threads} threads, batch 1, {arguments.rounds} rounds in turn.",
+        "",
+        "| | float32 ms | int8 ms | times faster |",
+        "|---|---|---|---|",
+    ]
+    for name, what in ((VISION, "vision with retrieval"), (TEXT, "folded text")):
+        before, after = times["fp32", name], times["int8", name]
+        ratio = float(np.median(before / after))
+        lines.append(f"| {what} | {np.median(before):.1f} | {np.median(after):.1f} | {ratio:.1f} |")
+        assert ratio >= LEAST_SPEED, f"int8 is only {ratio:.2f} times faster in {what}"
+    sizes = {kind: sum(file.stat().st_size for file in path.glob("*.onnx")) / 2**20 for kind, path in bundles.items()}
+    return "\n".join([*lines, f"| graphs, MB (int8: both flavours) | {sizes['fp32']:.0f} | {sizes['int8']:.0f} | |"])
+
+
+def timed(engine: OrtEngine, feed: dict) -> float:
+    time.sleep(0.05)  # the threads of the session before spin for a while, and would take this one's cores
+    start = time.perf_counter()
+    engine.run(feed)
+    return 1000 * (time.perf_counter() - start)
+
+
+def accuracy(folder: Path, run: Path) -> str:
+    trained = load_run(run)
+    model = load_model(trained)
+    export_both(model, folder / "accuracy", trained.classes, list_images(IMAGES / "test"), None)
+    sides = {"float32": Classifier.load(folder / "accuracy" / "fp32", device="cpu")}
+    bundle = Bundle.open(folder / "accuracy" / "int8")
+    for flavour in (U8S8, S8S8):
+        vision, text = (OrtEngine(bundle.file(FILES[flavour][name]), "cpu") for name in (VISION, TEXT))
+        sides[f"int8 {flavour.name}"] = Classifier(bundle, vision, text, trained.classes, TextCache(64 << 20))
+    lines = [f"| pocket, held-out pictures | {' | '.join(sides)} |", "|---" * (1 + len(sides)) + "|"]
+    for what, root in (("own style", IMAGES / "test"), ("other style", OTHER_STYLE)):
+        files = [file for file in list_images(root) if class_words(file.parent.name) in trained.classes]
+        said = {name: np.array([side(file).label for file in files]) for name, side in sides.items()}
+        truth = np.array([class_words(file.parent.name) for file in files])
+        right = {name: 100 * np.mean(labels == truth) for name, labels in said.items()}
+        if root == IMAGES / "test":
+            assert all(right["float32"] - value <= 1.0 for value in right.values()), f"over a point is lost: {right}"
+        cells = [f"{right[name]:.1f} ({100 * np.mean(said[name] == said['float32']):.1f})" for name in sides]
+        lines.append(f"| {what}, {len(files)} | {' | '.join(cells)} |")
+    lines += ["", "Percent right (in brackets: percent of pictures that get the label that float32 gives them)."]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

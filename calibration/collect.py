@@ -1,0 +1,202 @@
+"""What activations range over, measured on real pictures with ONNX Runtime's own calibrators.
+
+The vision graph sees the pictures. The text graph sees the bundle's labels with the prompts that these pictures
+retrieve. Everything is read and run a few at a time: memory does not grow with the number of pictures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attri.runtime.bundle import Bundle
+from attri.runtime.engine import Engine
+from attri.runtime.errors import FailedError, ImageError, UsageError
+from attri.runtime.images import list_images
+from attri.runtime.preprocess import Preprocess
+from attri.runtime.prompts import encode_labels
+from attri.runtime.tokenizer import Tokenizer
+
+logger = logging.getLogger("attri")
+
+Feed = dict[str, NDArray[Any]]
+Item = TypeVar("Item")
+
+METHODS = ("minmax", "percentile", "entropy")
+PERCENTILE = 99.999  # of all values of a tensor lie in its range; ONNX Runtime's own choice
+# ONNX Runtime's default of as many bins as levels leaves its search for the least entropy nothing to choose from.
+ENTROPY_BINS, ENTROPY_LEVELS = 1024, 128
+WANTED = 100  # pictures below which a warning is due: ranges of pocket and ViT-B settle between 50 and 100
+MOST = 256  # pictures that are read of a larger folder
+BATCH = 4
+TEXT_SETS, TEXT_LABELS = 64, 64  # sets of entries, and labels for each, that the text graph is run on
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels as the text graph reads them: stem float32 [P, W], own float32 [C, T, W], lengths int32 [C]"""
+
+    stem: NDArray[np.float32]
+    own: NDArray[np.float32]
+    lengths: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Real inputs of both graphs. Pictures are read anew on every pass.
+
+    pictures   that can be read: files, or uint8 [H, W, 3]
+    retrieved  the distinct sets of pool entries that they retrieve, int32 [I, L, M]
+    """
+
+    pictures: Sequence[Path | NDArray[np.uint8]]
+    preprocess: Preprocess
+    retrieved: NDArray[np.int32]
+    labels: Labels
+
+    def vision(self, count: int | None = None) -> Iterator[Feed]:
+        """The first `count` pictures, or all."""
+        for batch in batches(self.pictures[:count]):
+            yield {"pixels": np.stack([self.preprocess(picture) for picture in batch])}
+
+    def text(self, count: int | None = TEXT_SETS) -> Iterator[Feed]:
+        """The first `count` sets, each with another stretch of the labels, so that all labels have their turn.
+
+        Labels of one length go together: padding would widen the ranges, and nothing reads it.
+        """
+        total = len(self.labels.lengths)
+        for number, entries in enumerate(evenly(self.retrieved, count)):
+            chosen = (np.arange(min(total, TEXT_LABELS)) + number * TEXT_LABELS) % total
+            for length in np.unique(self.labels.lengths[chosen]):
+                rows = chosen[self.labels.lengths[chosen] == length]
+                yield {
+                    "retrieved": entries[None],
+                    "stem": self.labels.stem,
+                    "own": self.labels.own[rows, :length],
+                    "lengths": self.labels.lengths[rows],
+                }
+
+
+def label_arrays(bundle: Bundle) -> Labels:
+    """A bundle's own labels."""
+    text = bundle.manifest.text
+    ids = encode_labels(Tokenizer(), bundle.manifest.labels, text["template"], text["context_length"])
+    stem, own = (np.asarray(bundle.token_embedding()[part], np.float32) for part in (ids.stem, ids.tokens))
+    return Labels(stem, own, ids.lengths)
+
+
+def batches(items: Sequence[Item], size: int = BATCH) -> Iterator[Sequence[Item]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def evenly(items: Any, count: int | None) -> Any:
+    """Up to `count` of a list or array, evenly over it."""
+    total = len(items)
+    return [items[i * total // count] for i in range(count)] if count is not None and total > count else items
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """Pictures of the folder; of its `train`, where there is one, so that those which judge the bundle stay unseen.
+
+    Raises:
+        UsageError: there is no such folder, or no picture in it.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder; name one of real pictures with --calibration-data")
+    part = folder / "train" if (folder / "train").is_dir() else folder
+    pictures = list_images(part)
+    if not pictures:
+        raise UsageError(f"{part} holds no pictures: int8 is calibrated on about {WANTED} real ones")
+    chosen: list[Path] = evenly(pictures, MOST)
+    return chosen
+
+
+def collect(folder: Path, vision: Engine, preprocess: Preprocess, labels: Labels) -> Samples:
+    """Read the folder's pictures once, and note what they retrieve by the float32 graph.
+
+    A picture that cannot be read is named in a warning; so is a folder with fewer than WANTED.
+
+    Raises:
+        UsageError: no folder, no picture, or none that can be read.
+    """
+    usable: list[Path] = []
+    found: list[NDArray[np.int32]] = []
+    for batch in batches(find_pictures(folder)):
+        pixels = []
+        for path in batch:
+            try:
+                pixels.append(preprocess(path))
+            except ImageError as error:
+                logger.warning("left out of the calibration: %s", error)
+                continue
+            usable.append(path)
+        if pixels:
+            found.append(vision.run({"pixels": np.stack(pixels)})[1])
+    if not usable:
+        raise UsageError(f"no picture of {folder} can be read: int8 is calibrated on about {WANTED} real ones")
+    if len(usable) < WANTED:
+        logger.warning("int8 is calibrated on %d pictures, %d are wanted: its ranges may clip", len(usable), WANTED)
+    return Samples(usable, preprocess, np.unique(np.concatenate(found), axis=0), labels)
+
+
+def ranges(
+    graph: Path, tensors: set[str], feeds: Iterable[Feed], method: str, scratch: Path
+) -> dict[str, tuple[float, float]]:
+    """Least and greatest value of each tensor that int8 shall represent.
+
+    Args:
+        graph: a float32 ONNX file.
+        tensors: inputs of MatMul, Gemm or Conv nodes.
+        method: "minmax", "percentile" (PERCENTILE of all values) or "entropy" (the symmetric range whose 128 levels
+            lose least information, Migacz 2017), all three as ONNX Runtime computes them.
+        scratch: a folder for its files.
+
+    Raises:
+        FailedError: a tensor is not finite on these inputs.
+    """
+    from onnxruntime.quantization.calibrate import EntropyCalibrater, MinMaxCalibrater, PercentileCalibrater
+
+    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
+        "minmax": (MinMaxCalibrater, {}),
+        "percentile": (PercentileCalibrater, {"percentile": PERCENTILE, "symmetric": False}),
+        "entropy": (EntropyCalibrater, {"num_bins": ENTROPY_BINS, "num_quantized_bins": ENTROPY_LEVELS}),
+    }
+    kind, options = kinds[method]
+    calibrator: Any = kind(graph, None, str(scratch / "augmented.onnx"), **options)
+    select = calibrator.select_tensors_to_calibrate
+    calibrator.select_tensors_to_calibrate = lambda model: (tensors & select(model)[0], select(model)[1])
+    # It reports on stdout, which is for data, and warns of NaN, which is judged below.
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        calibrator.augment_graph()
+        calibrator.create_inference_session()
+        for feed in feeds:  # one at a time: whatever it is given at once it keeps in memory at once
+            calibrator.collect_data(_Once(feed))
+        found = calibrator.compute_data()
+    result = {name: (float(np.min(found[name].lowest)), float(np.max(found[name].highest))) for name in sorted(tensors)}
+    for name, (low, high) in result.items():
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise FailedError(f"{name} ranges over {low} to {high} on the calibration pictures: int8 cannot hold it")
+    return result
+
+
+class _Once:
+    """A CalibrationDataReader of one feed."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed: Feed | None = feed
+
+    def get_next(self) -> Feed | None:
+        feed, self.feed = self.feed, None
+        return feed
