@@ -62,7 +62,7 @@ class TrainConfig:
     shots: int | None = None  # pictures per class; None is all (few-shot protocol of CoOp)
     holdout: float = 0.25  # share per class kept for testing when the data has no test folder (our choice)
     weight_class: float = 1.0  # class stream (paper)
-    weight_instance: float = 0.0  # instance stream (paper: the term; our weight)
+    weight_instance: float = 0.25  # instance stream (paper: the term; our weight)
     weight_text: float = 25.0  # self-regularization, distance of text features (paper: the term; our weight)
     weight_logits: float = 1.0  # self-regularization, KL of the predictions (paper: the term; our weight)
     weight_retrieval: float = 0.5  # keys follow the centres that choose them (our choice)
