@@ -64,7 +64,7 @@ def test_the_wheel_holds_every_tracked_file_of_the_packages(tmp_path):
     assert wheel.stat().st_size < 14 << 20
 
 
-@pytest.mark.parametrize("name", ["fold", "pocket", "training"])
+@pytest.mark.parametrize("name", ["fold", "pocket", "training", "int8"])
 def test_figures_in_readme_are_the_benchmarks_last_results(name):
     _, _, measured = (ROOT / "benchmarks" / f"{name}.md").read_text(encoding="utf-8").partition("\n\n")
     assert measured.strip() in README

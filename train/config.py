@@ -66,7 +66,7 @@ class TrainConfig:
     weight_text: float = 25.0  # self-regularization, distance of text features (paper: the term; our weight)
     weight_logits: float = 1.0  # self-regularization, KL of the predictions (paper: the term; our weight)
     weight_retrieval: float = 0.5  # keys follow the centres that choose them (our choice)
-    weight_diversity: float = 0.1  # keys stay apart (our choice)
+    weight_diversity: float = 0.02  # keys stay apart; 0.1 pushes a third of them off the pictures (our choice)
     average: bool = False  # Gaussian-weighted average of the prompts over the epochs (PromptSRC)
     average_mean: float = 0.75  # where the Gaussian peaks, share of all epochs (PromptSRC)
     average_std: float = 0.05  # its width, share of all epochs (PromptSRC)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 import statistics
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from attri.train.data import read_data, read_target
 from attri.train.fit import embed_labels, load_model
 from attri.train.model import AttriPrompt
 from attri.train.protocols import Plan, run, static
+from attri.train.templates import ENSEMBLE
 
 QUICK = TrainConfig(epochs=2, views=1, batch=8)
 PROMPT = PromptConfig(pool_size=4)
@@ -152,6 +154,7 @@ def test_the_harmonic_mean_is_that_of_the_averages():
         (["--protocol", "base-to-novel", "--target", "."], "takes no --target"),
         (["--model", "ViT-B-16"], "needs --pretrained"),
         (["--weight", "class", "-1"], "weight_class is -1.0: it must be 0 (off) or more"),
+        (["--ensemble", "--frozen-template", "a {}."], "choose one"),
         (["--without", "typo"], "'typo' is not one of"),
     ],
 )
@@ -168,3 +171,9 @@ def test_the_command_prints_the_table(photos):
     assert done.exit_code == 0, done.output
     assert "| zero-shot | " in done.stdout
     assert done.stdout.endswith("run   runs/base-to-novel-pocket-photos-1\n")
+
+
+def test_the_ensemble_is_what_the_run_was_trained_with(photos):
+    done = CliRunner().invoke(main, ["--data", str(photos), "--epochs", "1", "--views", "1", "--ensemble"])
+    assert done.exit_code == 0, done.output
+    assert load_run(Path("runs/latest")).train.frozen_templates == ENSEMBLE

@@ -164,6 +164,7 @@ def read_emoji(datasource: Path, openmoji: Path) -> list[Emoji]:
 def _emoji(row: dict[str, object], cldr: dict[str, dict[str, str]]) -> Emoji:
     hexcode = normal_hexcode(str(row["unified"]))
     words = cldr.get(hexcode, {})
+    # The rows are JSON that emoji-datasource has shaped so; `object` is all that mypy can know of it.
     short_names: list[str] = row["short_names"]  # type: ignore[assignment]
     variants: dict[str, dict[str, str]] = row.get("skin_variations", {})  # type: ignore[assignment]
     names = [plain(text) for text in (words.get("annotation", ""), str(row["name"]), *short_names)]
