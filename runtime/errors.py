@@ -8,6 +8,7 @@
         ├── BundleError     a bundle that is missing, damaged or too new
         ├── EngineError     ONNX Runtime or TensorRT cannot do what was asked
         ├── ParityError     the exported model does not agree with the PyTorch one
+        ├── SinkError       a result could not be delivered: disk full, nobody there
         └── MissingExtra    an optional package is not installed
 
 Anything else that escapes is a bug and keeps its traceback.
@@ -47,6 +48,10 @@ class EngineError(FailedError):
 
 
 class ParityError(FailedError):
+    pass
+
+
+class SinkError(FailedError):
     pass
 
 
