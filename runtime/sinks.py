@@ -113,14 +113,15 @@ class Console:
         self._follows = style == "text" and self._stream.isatty()
 
     def write(self, result: Result) -> None:
-        if self._style == "json":
-            self._say(json_line(result, self._topk) + "\n")
-        elif self._follows and not is_picture(result):
+        line = json_line(result, self._topk) if self._style == "json" else text_line(result, self._topk)
+        if not self._follows:
+            self._say(f"{line}\n")
+        elif is_picture(result):
+            self._draw(line)
+        else:
             columns = shutil.get_terminal_size().columns
             self._rows[result.source] = live_line(result, columns - 1)  # a full row would wrap
-            self._draw(text_line(result, self._topk) if result.changed else None)
-        else:
-            self._say(text_line(result, self._topk) + "\n")
+            self._draw(line if result.changed else None)
 
     def close(self) -> None:
         """Leaves the last rows on the screen."""
@@ -130,7 +131,7 @@ class Console:
 
     def _draw(self, event: str | None) -> None:
         up = f"\x1b[{self._drawn - 1}A" if self._drawn > 1 else ""
-        above = f"\x1b[2K{_printable(event)}\n" if event else ""
+        above = f"\x1b[2K{printable(event)}\n" if event else ""
         # The cursor rests at the start of the last row: what others write to the terminal begins there.
         self._say("\r" + up + above + "\n".join(f"\x1b[2K{row}" for row in self._rows.values()) + "\r")
         self._drawn = len(self._rows)
@@ -146,7 +147,7 @@ def _bar(share: float, cells: int) -> str:
     return ("█" * full + (_BLOCKS[rest] if rest else "")).ljust(cells)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Labels and names may hold anything; a terminal must not obey them."""
     return "".join(char if char.isprintable() else "?" for char in text)
 
@@ -158,7 +159,7 @@ def _width(text: str) -> int:
 
 def _cells(text: str, cells: int) -> str:
     """`text` for a terminal, cut to so many cells, with an ellipsis where something was cut."""
-    text = _printable(text)
+    text = printable(text)
     if _width(text) <= cells:
         return text
     while text and _width(text) > cells - 1:
