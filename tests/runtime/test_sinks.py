@@ -7,12 +7,8 @@ import io
 import json
 import os
 import re
-import resource
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +16,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from results import LABELS, NOW, make_result
+from results import LABELS, NOW, file_size_limit, make_result
 
 from attri.runtime.errors import SinkError, UsageError
 from attri.runtime.files import COLUMNS, CsvSink, Snapshots, file_name
@@ -51,19 +47,6 @@ class Terminal(io.StringIO):
                 rows[row] = rows[row].ljust(column)[:column] + char + rows[row][column + 1 :]
                 column += 1
         return rows
-
-
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """No file of this process grows beyond `size`: to a writer it is a full disk (EFBIG in place of ENOSPC)."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_json_of_a_live_source() -> None:
