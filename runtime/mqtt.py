@@ -143,7 +143,10 @@ class MqttSink:
         if self._online:
             self._client.publish(f"{self._prefix}/status", OFFLINE, 1, True).wait_for_publish(_LAST_MOMENTS / 2)
         self._client.disconnect()
-        self._client.loop_stop()
+        # It joins paho's thread, which may be waiting for a host that does not answer.
+        stop = threading.Thread(target=self._client.loop_stop, daemon=True)
+        stop.start()
+        stop.join(_LAST_MOMENTS / 2)
         self._spool.close()
 
     def _make_client(self) -> Client:
