@@ -9,6 +9,7 @@
         ├── EngineError     ONNX Runtime or TensorRT cannot do what was asked
         ├── SourceError     a camera, stream or video that gives no frames
         ├── ParityError     the exported model does not agree with the PyTorch one
+        ├── SinkError       a result could not be delivered: disk full, nobody there
         └── MissingExtra    an optional package is not installed
 
 Anything else that escapes is a bug and keeps its traceback.
@@ -56,6 +57,10 @@ class SourceError(FailedError):
 
 
 class ParityError(FailedError):
+    pass
+
+
+class SinkError(FailedError):
     pass
 
 
