@@ -95,7 +95,9 @@ def _shots(cv2: Any, device: Any) -> Iterator[Shot]:
 
 
 def _description(cv2: Any, device: Any, spec: SourceSpec) -> str:
-    width, height, rate = (device.get(getattr(cv2, f"CAP_PROP_{name}")) for name in ("FRAME_WIDTH", "FRAME_HEIGHT", "FPS"))
+    width, height, rate = (
+        device.get(getattr(cv2, f"CAP_PROP_{name}")) for name in ("FRAME_WIDTH", "FRAME_HEIGHT", "FPS")
+    )
     code = int(device.get(cv2.CAP_PROP_FOURCC))
     form = "".join(chr(code >> shift & 255) for shift in (0, 8, 16, 24)) if spec.kind == "v4l2" else "BGR"
     given = f"{width:g} x {height:g}, {rate:.4g} fps, {form} ({device.getBackendName()})"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 
@@ -29,7 +28,7 @@ class Delivery:
     """
 
     def __init__(self, sink: Sink, on_room: Callable[[], None], on_end: Callable[[BaseException], None]) -> None:
-        self.sink = sink
+        self.sink, self.name = sink, sink.name
         self.dropped = 0  # results that never reached the sink
         self.failed = 0  # results that the sink could not deliver
         self._on_room, self._on_end = on_room, on_end
@@ -62,16 +61,16 @@ class Delivery:
             self._ending = True
             self._changed.notify()
 
-    def join(self, deadline: float | None) -> bool:
-        """Wait for that, until `deadline` by the monotonic clock; whether it is done."""
-        self._thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    def join(self, seconds: float) -> bool:
+        """Wait for that; whether it is done."""
+        self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
         try:
             while (result := self._next()) is not None:
                 self._write(result)
-        except BaseException as error:  # noqa: BLE001  # it belongs to the main thread
+        except BaseException as error:  # it belongs to the main thread
             self._broken = True
             self._on_end(error)
         finally:
@@ -105,5 +104,5 @@ class Delivery:
         except SinkError as error:
             self.failed += 1
             _LOGGER.error("error: %s", redact(str(error)))
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             self._on_end(error)

@@ -32,7 +32,7 @@ class Label:
 
 
 def read_labels(path: Path | str) -> list[str]:
-    """The labels of a file that gives no prompts of their own, in their order. Format and errors: see `parse_labels`."""
+    """The labels of a file that gives no prompts of their own, in order. Format, errors: see `parse_labels`."""
     labels = load_labels(path)
     if odd := next((label for label in labels if label.prompts != (label.text,)), None):
         raise LabelsError(f"{path} line {odd.line}: prompts of a label are for attri-run; here write the label alone")
@@ -40,7 +40,7 @@ def read_labels(path: Path | str) -> list[str]:
 
 
 def load_labels(path: Path | str) -> list[Label]:
-    """The labels of a text file: UTF-8 with or without BOM, or UTF-16 with BOM. Format and errors: see `parse_labels`."""
+    """The labels of a file in UTF-8, with or without BOM, or UTF-16 with BOM. Format, errors: see `parse_labels`."""
     path = Path(path)
     return parse_labels(_decode(_read(path), path), str(path))
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attri.runtime.errors import FailedError, ImageError, SourceError
-from attri.runtime.geometry import flipped, region
+from attri.runtime.geometry import as_rgb, flipped, region
 from attri.runtime.intake import Frame, Intake
 from attri.runtime.redact import redact
 from attri.runtime.source_uris import SourceSpec
@@ -64,10 +64,12 @@ class Reader:
     def __init__(
         self, number: int, spec: SourceSpec, intake: Intake, patience: Patience, on_bug: Callable[[BaseException], None]
     ) -> None:
-        self.spec, self.state, self.detail = spec, "opening", ""
+        self.spec, self.name = spec, spec.name
+        self.state, self.detail = "opening", ""
         self.restarts = self.unreadable = 0
         self.last_frame: float | None = None  # Unix time
         self._number, self._intake, self._patience, self._on_bug = number, intake, patience, on_bug
+        self._thread: threading.Thread | None = None
         self._left = threading.Event()  # nobody waits for the thread that now reads
         self._count = 0  # pictures so far
         self._faults = self._attempts = 0  # in a row: without a new picture; without a long life
@@ -86,6 +88,12 @@ class Reader:
     def stop(self) -> None:
         self._left.set()
 
+    def join(self, seconds: float) -> bool:
+        """Wait for the thread that was started, if one was; whether it has ended."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+        return self._thread is None or not self._thread.is_alive()
+
     def is_frozen(self) -> bool:
         """Whether it is live, and new pictures have not come for half the time that is a fault."""
         frozen = self._patience.frozen
@@ -103,7 +111,8 @@ class Reader:
 
     def _launch(self, fault: SourceError | None) -> None:
         arguments = (self._left, fault)
-        threading.Thread(target=self._run, args=arguments, name=f"source {self.spec.name}", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, args=arguments, name=f"source {self.name}", daemon=True)
+        self._thread.start()
 
     def _run(self, left: threading.Event, fault: SourceError | None) -> None:
         try:
@@ -111,7 +120,7 @@ class Reader:
                 fault = self._read(left)
                 if fault is None:
                     break
-        except BaseException as error:  # noqa: BLE001  # a bug belongs to the main thread
+        except BaseException as error:  # a bug belongs to the main thread
             self._on_bug(error)
         if not left.is_set() and self.state in ("ended", "dead"):
             self._intake.end(self._number)
@@ -122,7 +131,8 @@ class Reader:
         self.state = "opening"
         try:
             with open_source(self.spec, self._patience.frozen or _OPENING, left) as capture:
-                self._open(capture.description)
+                if not left.is_set():
+                    self._open(capture.description)
                 for shot in capture.shots:
                     if left.is_set():
                         return None
@@ -131,14 +141,15 @@ class Reader:
             return error
         except FailedError as error:
             return SourceError(str(error), final=True)
-        self.state = "ended"
+        if not left.is_set():
+            self.state = "ended"
         return None
 
     def _open(self, description: str) -> None:
         self._opened = self._moved = self._fresh = time.monotonic()
         self.state, self.detail = "live", description
         if self.spec.kind != "pictures":
-            _LOGGER.info("%s: %s", self.spec.name, description)
+            _LOGGER.info("%s: %s", self.name, description)
 
     def _wait(self, fault: SourceError, left: threading.Event) -> bool:
         """Say what happened and wait before the next attempt; False: there is none."""
@@ -151,7 +162,7 @@ class Reader:
         if fault.final or not self.spec.live or self._faults >= limit:
             self.state = "dead"
             tried = f", given up after {limit} retries" if self._faults >= limit > 0 and not fault.final else ""
-            name = f"{self.spec.name}: " if self.spec.live else ""
+            name = f"{self.name}: " if self.spec.live else ""
             _LOGGER.error("error: %s%s%s", name, self.detail, tried)
             return False
         self.state = "retrying"
@@ -159,7 +170,7 @@ class Reader:
         self._attempts += 1
         self.restarts += 1
         delay = self._patience.delay(self._attempts)
-        words = (self.spec.name, self.detail, delay, self._faults, limit)
+        words = (self.name, self.detail, delay, self._faults, limit)
         _LOGGER.warning("%s: %s; trying again in %.1f s (%d of %d)", *words)
         return not left.wait(delay)
 
@@ -170,27 +181,30 @@ class Reader:
             return
         number = self._count
         self._count += 1
-        if isinstance(shot.image, ImageError):
-            self.unreadable += 1
-            _LOGGER.error("error: %s", redact(str(shot.image)))
-            return
-        image = shot.image
-        if isinstance(image, np.ndarray):
-            if self.spec.live and not self._is_new(image, now):
+        try:
+            if isinstance(shot.image, ImageError):
+                raise shot.image
+            if self.spec.live and isinstance(shot.image, np.ndarray) and not self._is_new(shot.image, now):
                 return
-            image = flipped(image, self.spec.input.flip or "none")
-        part = region(image, self.spec.input.roi)
+            image = flipped(as_rgb(shot.image), self.spec.input.flip) if self.spec.input.flip else shot.image
+            part = region(image, self.spec.input.roi)
+        except (ImageError, SourceError) as error:
+            if isinstance(error, SourceError) and not shot.source:
+                raise
+            self.unreadable += 1
+            _LOGGER.error("error: %s%s", f"{shot.source}: " * isinstance(error, SourceError), redact(str(error)))
+            return
         if number % (self.spec.input.stride or 1) == 0:
-            shown = (shot.source, 0) if shot.source else (self.spec.name, number)
+            shown = (shot.source, 0) if shot.source else (self.name, number)
             self._intake.put(self._number, Frame(*shown, shot.time, image, part, now), left)
 
     def _is_new(self, image: NDArray[np.uint8], now: float) -> bool:
-        """A lost camera may go on giving its last picture; none is looked at twice, unless standing still is allowed."""
+        """A camera that is lost may repeat its last picture: none is looked at twice, unless one may stand still."""
         if self._patience.frozen > 0 and self._last is not None and _equal(self._last, image):
             self._thaw(now)
             return False
         if self._shape not in (None, image.shape):
-            _LOGGER.info("%s: frames are now %d x %d", self.spec.name, image.shape[1], image.shape[0])
+            _LOGGER.info("%s: frames are now %d x %d", self.name, image.shape[1], image.shape[0])
         self._last, self._shape, self._fresh, self._faults = image, image.shape, now, 0
         self.last_frame = time.time()
         return True
@@ -198,7 +212,9 @@ class Reader:
     def _thaw(self, now: float) -> None:
         frozen = self._patience.frozen
         if self.spec.live and 0 < frozen < now - self._fresh:
-            raise SourceError(f"frozen: nothing new for {frozen:g} s (--frozen-after 0 where a picture may stand still)")
+            raise SourceError(
+                f"frozen: nothing new for {frozen:g} s (--frozen-after 0 where a picture may stand still)"
+            )
 
 
 def _equal(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:

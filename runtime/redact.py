@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _SECRETS = "password|passwd|pass|pwd|token|secret|auth|key|apikey|api_key|access_token|signature|sig"
-# Everything up to the last @ before a slash, blank or quote: passwords hold @ themselves, and people forget to escape it.
+# Up to the last @ before a slash, blank or quote: passwords hold @ themselves, and people forget to escape it.
 _USER = re.compile(r"(\w+://)[^\s/\"'<>]*@")
 _QUERY = re.compile(rf"(?i)([?&;]({_SECRETS})=)[^&;\s\"'<>]*")
 

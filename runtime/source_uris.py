@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -21,7 +22,9 @@ FLIPS = (
     *("upper-right-diagonal", "upper-left-diagonal"),
 )  # jetson-utils' names, in the order of nvvidconv's numbers
 CODECS = ("mjpeg", "raw")
-KNOWN = "a picture, a folder, a quoted glob, a video file, camera0, /dev/video0, v4l2://, csi://0, rtsp://, http://, gst:, -"
+KNOWN = (
+    "a picture, folder, quoted glob or video file, camera0, /dev/video0, v4l2://0, csi://0, rtsp://, http://, gst:, -"
+)
 
 _VIDEO_OPTIONS = {"flip", "stride", "roi"}
 OPTIONS_OF = {
@@ -120,7 +123,11 @@ def _together(specs: list[SourceSpec]) -> list[SourceSpec]:
     result: list[SourceSpec] = []
     for spec in specs:
         before = result[-1] if result else None
-        if before and before.kind == spec.kind == "pictures" and replace(before, name="", uri="", files=()) == replace(spec, name="", uri="", files=()):
+        if (
+            before
+            and before.kind == spec.kind == "pictures"
+            and replace(before, name="", uri="", files=()) == replace(spec, name="", uri="", files=())
+        ):
             result[-1] = replace(before, name="pictures", uri="pictures", files=before.files + spec.files)
         else:
             result.append(spec)
@@ -187,9 +194,9 @@ def read_sources(path: Path) -> dict[str, SourceSpec]:
 
     Raises: UsageError: no such file, not TOML, a key that is not known, or a value of the wrong kind.
     """
-    try:
+    if sys.version_info >= (3, 11):
         import tomllib
-    except ModuleNotFoundError:  # Python 3.10
+    else:
         import tomli as tomllib
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -213,7 +220,9 @@ def _entry(path: Path, name: str, table: Any) -> SourceSpec:
     if "uri" not in table:
         raise UsageError(f"{path}: {name} has no uri")
     spec = find_source(_beside(path, table["uri"]), table.get("watch", False))
-    given = {key: tuple(value) if key == "roi" else value for key, value in table.items() if key in _INPUT}
+    given: dict[str, Any] = {
+        key: tuple(value) if key == "roi" else value for key, value in table.items() if key in _INPUT
+    }
     options = InputOptions(**given)
     if idle := sorted(options.asked() - OPTIONS_OF[spec.kind]):
         raise UsageError(f"{path}: {name} takes no {', '.join(idle)}")
@@ -253,5 +262,7 @@ _CHECKS = {
     "latency": _whole(0),
     "loop": _whole(-1),
     "stride": _whole(1),
-    "roi": lambda value: isinstance(value, list) and len(value) == 4 and all(map(_whole(0), value)) and 0 not in value[2:],
+    "roi": lambda value: (
+        isinstance(value, list) and len(value) == 4 and all(map(_whole(0), value)) and 0 not in value[2:]
+    ),
 }
