@@ -60,6 +60,7 @@ class _LabelSet:
     stem: NDArray[np.float32]
     own: NDArray[np.float32]
     lengths: NDArray[np.int32]
+    starts: NDArray[np.intp]  # [labels] where the prompts of each begin
 
 
 class Classifier:
@@ -118,9 +119,20 @@ class Classifier:
     def description(self) -> str:
         return self._vision.description
 
-    def set_labels(self, labels: Sequence[str], places: Sequence[str] | None = None) -> None:
-        """Like assigning `labels`; `places` name them in warnings ("labels.txt line 7")."""
-        self._set = self._encode(labels, places)
+    def set_labels(
+        self,
+        labels: Sequence[str],
+        places: Sequence[str] | None = None,
+        prompts: Sequence[Sequence[str]] | None = None,
+    ) -> None:
+        """Like assigning `labels`.
+
+        Args:
+            places: name them in warnings ("labels.txt line 7").
+            prompts: what to look for in the place of each label, one or more; the one that fits best gives its logit
+                (our choice: the kinds of a defect stay kinds, where an average would look for something in between).
+        """
+        self._set = self._encode(labels, places, prompts)
 
     @overload
     def __call__(self, pictures: Picture) -> Prediction: ...  # type: ignore[overload-overlap]  # str is a Sequence[str]
@@ -153,7 +165,8 @@ class Classifier:
         features, retrieved = self.encode_image(pixels)
         seen = time.perf_counter()
         texts, known = self._text_features(labels, retrieved)
-        results = [_softmax(self._scale * (text @ feature)) for text, feature in zip(texts, features, strict=True)]
+        logits = [self._scale * (text @ feature) for text, feature in zip(texts, features, strict=True)]  # B times [C]
+        results = [_softmax(np.maximum.reduceat(each, labels.starts)) for each in logits]
         done = time.perf_counter()
         parts = {"preprocess": prepared - started, "vision": seen - prepared, "text": done - seen}
         latency = {name: round(1000 * t / len(pictures), 3) for name, t in (parts | {"total": done - started}).items()}
@@ -213,15 +226,26 @@ class Classifier:
             result += [image.copy() for image in np.concatenate(parts, 1)]
         return result
 
-    def _encode(self, labels: Sequence[str], places: Sequence[str] | None = None) -> _LabelSet:
+    def _encode(
+        self,
+        labels: Sequence[str],
+        places: Sequence[str] | None = None,
+        prompts: Sequence[Sequence[str]] | None = None,
+    ) -> _LabelSet:
         if isinstance(labels, str):
             raise TypeError("labels is one string: give a list of strings")
         labels = tuple(labels)
         text = self.bundle.manifest.text
-        ids = encode_labels(self._tokenizer, labels, self.template, text["context_length"], places)
+        groups = [(label,) for label in labels] if prompts is None else prompts
+        sizes = [len(group) for group in groups]
+        if len(sizes) != len(labels) or 0 in sizes:
+            raise ValueError("every label needs its own prompts, one or more")
+        words = [prompt for group in groups for prompt in group]
+        named = places and [place for place, size in zip(places, sizes, strict=True) for _ in range(size)]
+        ids = encode_labels(self._tokenizer, words, self.template, text["context_length"], named)
         digest = hashlib.sha256(b"".join(part.tobytes() for part in (ids.stem, ids.tokens, ids.lengths))).digest()
         stem, own = (np.asarray(self._embedding[part], np.float32) for part in (ids.stem, ids.tokens))
-        return _LabelSet(labels, digest, stem, own, ids.lengths)
+        return _LabelSet(labels, digest, stem, own, ids.lengths, np.cumsum([0, *sizes[:-1]]))
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

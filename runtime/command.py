@@ -25,6 +25,7 @@ EXTRAS = {
     "onnxruntime": "onnx",
     "tensorrt": "trt",
     "av": "camera",
+    "cv2": "camera",
 }
 
 

@@ -47,6 +47,7 @@ class Sink(Protocol):
 
     name: str
     lossless: bool  # True: every frame of files is promised (back-pressure for files); False: newest wins
+    every_frame: bool  # True: also those that --every and --on-change hold back (a video, a preview, metrics)
 
     def write(self, result: Result) -> None:
         """Take one result; may block. Raises SinkError, which is counted and told once, and stops no other sink."""
@@ -58,7 +59,9 @@ class Sink(Protocol):
 class Control(Protocol):
     """What a sink may ask of the running command."""
 
-    def labels(self, source: str | None = None) -> list[str]: ...
+    def labels(self, source: str | None = None) -> list[str]:
+        """As lines of a labels file, prompts behind their label; of a source that has labels of its own, or of all."""
+        ...
 
     def set_labels(self, text: str, source: str | None = None) -> None:
         """`text` as a labels file. Raises LabelsError and changes nothing."""

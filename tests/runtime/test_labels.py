@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attri.runtime.errors import LabelsError, UsageError
-from attri.runtime.labels import class_words, label_lines, prompt, read_labels
+from attri.runtime.labels import class_words, load_labels, prompt, read_labels
 
 
 @pytest.fixture
@@ -28,7 +28,9 @@ def test_encodings_and_line_ends(labels_file: Path, encoding: str, newline: str)
     labels_file.write_bytes(TEXT.replace("\n", newline).encode(encoding))
     assert read_labels(labels_file) == WANTED
     assert read_labels(str(labels_file)) == WANTED
-    assert label_lines(labels_file) == dict(zip(WANTED, [1, 3, 6, 7], strict=True))
+    assert [(label.text, label.line) for label in load_labels(labels_file)] == list(
+        zip(WANTED, [1, 3, 6, 7], strict=True)
+    )
 
 
 def test_utf16_big_endian_with_bom(labels_file: Path) -> None:
