@@ -25,6 +25,10 @@ EXTRAS = {
     "onnxruntime": "onnx",
     "tensorrt": "trt",
     "av": "camera",
+    "paho": "mqtt",
+    "prometheus_client": "metrics",
+    "starlette": "serve",
+    "uvicorn": "serve",
     "cv2": "camera",
 }
 

@@ -38,6 +38,7 @@ class CsvSink:
 
     name = "csv"
     lossless = True
+    every_frame = False
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -94,6 +95,7 @@ class Snapshots:
 
     name = "snapshots"
     lossless = True
+    every_frame = True
 
     def __init__(self, folder: Path, keep: int, topk: int) -> None:
         self._folder, self._keep, self._topk = folder, keep, topk

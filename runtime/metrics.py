@@ -33,6 +33,7 @@ class Metrics:
 
     name = "metrics"
     lossless = True
+    every_frame = True
 
     def __init__(self, control: Control) -> None:
         try:

@@ -101,6 +101,7 @@ class MqttSink:
 
     name = "mqtt"
     lossless = True
+    every_frame = True
 
     def __init__(
         self,

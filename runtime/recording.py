@@ -44,6 +44,7 @@ class VideoSink:
 
     name = "video"
     lossless = True
+    every_frame = True
 
     def __init__(self, path: Path) -> None:
         try:

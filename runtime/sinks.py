@@ -104,6 +104,7 @@ class Console:
 
     name = "console"
     lossless = True
+    every_frame = False
 
     def __init__(self, style: str, topk: int, stream: Any = None) -> None:
         self._stream = stream or sys.stdout

@@ -53,6 +53,7 @@ class Webhook:
 
     name = "webhook"
     lossless = True
+    every_frame = True
 
     def __init__(self, url: str, secret: str | None, spool: Callable[[], Spool], topk: int) -> None:
         parts = urlsplit(url)

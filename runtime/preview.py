@@ -1,0 +1,293 @@
+"""A page with what is seen now: live pictures, scores, retrieved entries, labels to edit, health of the sources.
+
+Browsers pull: a frame is encoded when somebody asks for it, once for all who do, so that a slow or stuck browser costs
+the pipeline nothing. `write` keeps the newest result of each source and returns.
+
+GET /                    the page, with /preview.js and /preview.css
+GET /api/state           sources, with ?source=NAME the details of one
+GET /api/frame?source=   the newest frame, JPEG
+GET, PUT /api/labels     the labels as a file, of all or of ?source=
+GET /healthz             200, or 503 where no source gives frames
+GET /metrics             Prometheus
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import socket
+import threading
+import time
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from attri.runtime.addresses import is_loopback, listen
+from attri.runtime.errors import LabelsError, MissingExtra, UsageError
+from attri.runtime.guard import Guard
+from attri.runtime.result import Control, Result, SourceHealth
+from attri.runtime.sinks import is_picture
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from attri.runtime.metrics import Metrics
+
+_SOURCES = 64  # kept at most
+_HISTORY = 120  # frames in the plot of latency
+_SIDE = 960  # pixels of the longer side that is sent
+_TOP = 8  # labels with a bar
+_BODY = 1 << 20  # bytes of labels
+_CLIENTS = 64  # connections; more are answered with 503
+_PICTURES = "pictures"
+_WORKS = ("opening", "live", "ended")
+_FILES = {
+    "/": "text/html",
+    "/preview.js": "text/javascript",
+    "/preview.css": "text/css",
+    "/preview.svg": "image/svg+xml",
+}
+
+
+@dataclass
+class _Latest:
+    """The newest result of a source, and its JPEG once somebody wanted it."""
+
+    result: Result
+    number: int  # of results so far, from 1: a browser asks for a frame when it changes
+    latency: deque[tuple[float, float, float]] = field(default_factory=lambda: deque(maxlen=_HISTORY))
+    jpeg: tuple[int, bytes] | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Preview:
+    """The server, in a thread of its own, and the sink that feeds it.
+
+    Args:
+        control: for labels and health.
+        metrics: what /metrics says; a sink of its own.
+        address: host and port; port 0 takes a free one.
+        token: needed to change labels; for everything that tells something, where the address is not loopback.
+
+    Raises:
+        UsageError: the address cannot be had, or is open to others and there is no token.
+        MissingExtra: Starlette or uvicorn is not installed.
+    """
+
+    name = "preview"
+    lossless = False
+    every_frame = True
+
+    def __init__(self, control: Control, metrics: Metrics, address: tuple[str, int], token: str | None = None) -> None:
+        self._control, self._metrics = control, metrics
+        self._latest: OrderedDict[str, _Latest] = OrderedDict()
+        self._lock = threading.Lock()
+        self._editable = token is not None
+        app = self._routes()
+        self._socket = listen(address, "--serve")
+        host, self.port = self._socket.getsockname()[:2]
+        private = is_loopback(host)
+        if not private and token is None:
+            self._socket.close()
+            raise UsageError(
+                f"--serve {address[0]}: others can reach this address, so a token is needed: "
+                "set ATTRI_SERVE_TOKEN, or --serve-token-file"
+            )
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
+        self._server = _server(Guard(app, token, private))
+        self._thread = threading.Thread(target=self._serve, args=(self._socket,), name="preview", daemon=True)
+        self._thread.start()
+
+    def write(self, result: Result) -> None:
+        key = _PICTURES if is_picture(result) else result.source
+        ms = result.prediction.latency_ms
+        with self._lock:
+            latest = self._latest.setdefault(key, _Latest(result, 0))
+            latest.result, latest.number = result, latest.number + 1
+            latest.latency.append((ms["preprocess"], ms["vision"], ms["text"]))
+            while len(self._latest) > _SOURCES:
+                self._latest.popitem(last=False)
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(1.5)
+        self._socket.close()
+
+    def _serve(self, listening: socket.socket) -> None:
+        self._server.run([listening])
+
+    def _routes(self) -> Any:
+        try:
+            import uvicorn  # noqa: F401  # now, not when everything else is open
+            from starlette.applications import Starlette
+            from starlette.routing import Route
+        except ModuleNotFoundError as error:
+            raise MissingExtra(f"{error.name} (for --serve)", "serve") from error
+        routes = [Route(path, functools.partial(_page, path), methods=["GET"]) for path in _FILES]
+        routes += [
+            Route("/api/state", self._get_state, methods=["GET"]),
+            Route("/api/frame", self._get_frame, methods=["GET"]),
+            Route("/api/labels", self._get_labels, methods=["GET"]),
+            Route("/api/labels", self._put_labels, methods=["PUT"]),
+            Route("/healthz", self._get_health, methods=["GET"]),
+            Route("/metrics", self._get_metrics, methods=["GET"]),
+        ]
+        return Starlette(routes=routes)
+
+    # Plain functions: Starlette runs them in threads.
+
+    def _get_state(self, request: Request) -> Response:
+        wanted = request.query_params.get("source")
+        with self._lock:
+            latest = {name: (each, each.result, each.number) for name, each in self._latest.items()}
+            history = list(latest[wanted][0].latency) if wanted in latest else []
+        health = {each.source: each for each in self._control.health()}
+        # Pictures are one card, however many sources the command line made of them.
+        names = [name for name in dict.fromkeys([*health, *latest]) if name in latest or not _is_picture_name(name)]
+        sources = [_summary(name, latest.get(name), health.get(name)) for name in names]
+        detail = _detail(latest[wanted][1], history) if wanted in latest else None
+        return _json({"sources": sources, "detail": detail, "editable": self._editable, "now": time.time()})
+
+    def _get_frame(self, request: Request) -> Response:
+        from starlette.responses import Response
+
+        with self._lock:
+            latest = self._latest.get(request.query_params.get("source", ""))
+        if latest is None:
+            return _json({"error": "there is no frame of this source"}, 404)
+        number, data = _encoded(latest, self._lock)
+        return Response(data, media_type="image/jpeg", headers={"X-Attri-Number": str(number)})
+
+    def _get_labels(self, request: Request) -> Response:
+        from starlette.responses import PlainTextResponse
+
+        try:
+            lines = self._control.labels(request.query_params.get("source"))
+        except LabelsError as error:
+            return _json({"error": str(error)}, 404)
+        return PlainTextResponse("".join(f"{line}\n" for line in lines).encode(errors="replace"))
+
+    async def _put_labels(self, request: Request) -> Response:
+        from starlette.concurrency import run_in_threadpool
+
+        data = b""
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > _BODY:
+                return _json({"error": f"the labels are longer than {_BODY >> 20} MB"}, 413)
+        try:
+            text = data.decode()
+        except UnicodeDecodeError as error:
+            return _json({"error": f"the labels are not UTF-8 at byte {error.start}"}, 400)
+        try:
+            await run_in_threadpool(self._control.set_labels, text, request.query_params.get("source"))
+        except LabelsError as error:
+            return _json({"error": str(error)}, 400)
+        return _json({"error": None})
+
+    def _get_health(self, _request: Request) -> Response:
+        sources = self._control.health()
+        working = sum(each.state in _WORKS for each in sources)
+        status = "ok" if working == len(sources) else "degraded" if working else "failing"
+        states = {each.source: each.state for each in sources}
+        return _json({"status": status, "sources": states}, 503 if status == "failing" else 200)
+
+    def _get_metrics(self, _request: Request) -> Response:
+        from starlette.responses import Response
+
+        data, kind = self._metrics.render()
+        return Response(data, headers={"Content-Type": kind})
+
+
+def _server(app: Any) -> Any:
+    from uvicorn import Config, Server
+
+    from attri.runtime.patience import impatient
+
+    return Server(
+        Config(
+            app,
+            http=impatient(),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=_CLIENTS,
+            timeout_graceful_shutdown=1,
+        )
+    )
+
+
+def _page(path: str, _request: Request) -> Response:
+    from starlette.responses import Response
+
+    file = Path(__file__).with_name(path.strip("/") or "preview.html")
+    return Response(file.read_bytes(), media_type=_FILES[path])
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    from starlette.responses import JSONResponse
+
+    return JSONResponse(content, status)
+
+
+def _is_picture_name(name: str) -> bool:
+    from attri.runtime.images import IMAGE_SUFFIXES
+
+    return "://" not in name and Path(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _encoded(latest: _Latest, lock: threading.Lock) -> tuple[int, bytes]:
+    """The number and the JPEG of the newest frame; who asks while it is made waits for the same one."""
+    with latest.lock:
+        with lock:
+            result, number = latest.result, latest.number
+        if latest.jpeg is None or latest.jpeg[0] != number:
+            image = Image.fromarray(result.image)
+            image.thumbnail((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=1.0)
+            data = io.BytesIO()
+            image.save(data, "JPEG", quality=80)
+            latest.jpeg = number, data.getvalue()
+        return latest.jpeg
+
+
+def _summary(name: str, found: tuple[_Latest, Result, int] | None, health: SourceHealth | None) -> dict[str, Any]:
+    """What a card and the table of sources show."""
+    state = {"source": name, "number": 0, "state": "live", "detail": ""}
+    if health is not None:
+        state |= {
+            key: getattr(health, key) for key in ("state", "detail", "frames", "dropped", "restarts", "last_frame")
+        }
+        state["fps"] = round(health.fps, 1)
+    if found is not None:
+        _, result, number = found
+        state |= {
+            "number": number,
+            "shown": result.source,
+            "label": result.label,
+            "score": round(result.score, 4),
+            "age_ms": round(result.age_ms, 1),
+            "fps": round(result.fps, 1),
+        }
+    return {key: _text(value) if isinstance(value, str) else value for key, value in state.items()}
+
+
+def _detail(result: Result, history: list[tuple[float, float, float]]) -> dict[str, Any]:
+    prediction = result.prediction
+    return {
+        "top": [[_text(label), round(score, 4)] for label, score in prediction.top(_TOP)],
+        "labels": len(prediction.labels),
+        "retrieved": prediction.retrieved.tolist(),
+        "cache": prediction.cache,
+        "latency_ms": history,
+    }
+
+
+def _text(value: str) -> str:
+    """Names of files need not be text; JSON has to be."""
+    return value.encode(errors="replace").decode()
