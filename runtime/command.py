@@ -6,11 +6,13 @@ import io
 import logging
 import os
 import sys
+import traceback
 from typing import Any, NoReturn
 
 import click
 
 from attri.runtime.errors import AttriError, MissingExtra
+from attri.runtime.redact import redact
 
 EXTRAS = {
     "torch": "train",
@@ -33,6 +35,13 @@ EXTRAS = {
 }
 
 
+class Redacted(logging.Formatter):
+    """Whatever is logged, tracebacks included, without credentials."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
 class Command(click.Command):
     """A click command with attri's exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
@@ -40,6 +49,8 @@ class Command(click.Command):
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
         for noisy in ("torch", "open_clip", "PIL", "onnxscript", "onnx_ir"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(Redacted())
         logging.getLogger().setLevel(logging.WARNING)
         logging.getLogger("attri").setLevel(logging.INFO)
         if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be text
@@ -66,12 +77,16 @@ class Command(click.Command):
             click.echo("interrupted", err=True)
             return 130
         except AttriError as error:
-            click.echo(f"error: {error}", err=True)
+            click.echo(redact(f"error: {error}"), err=True)
             return error.exit_code
         except ModuleNotFoundError as error:
             extra = EXTRAS.get((error.name or "").partition(".")[0])
             if extra is None:
-                raise
-            click.echo(f"error: {MissingExtra(str(error.name), extra)}", err=True)
+                click.echo(redact(traceback.format_exc()), err=True, nl=False)
+            else:
+                click.echo(f"error: {MissingExtra(str(error.name), extra)}", err=True)
+            return 1
+        except Exception:  # a bug keeps its traceback, but not the password in it
+            click.echo(redact(traceback.format_exc()), err=True, nl=False)
             return 1
         return code if isinstance(code, int) else 0
