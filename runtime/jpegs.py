@@ -45,29 +45,24 @@ class _Walk:
 
     def end(self, data: bytearray) -> int | None:
         """Where it ends, or None where that is yet to come."""
-        while len(data) < _LARGEST:
+        while self.at + 2 <= len(data) < _LARGEST:
             if self.scanning:
                 found = data.find(0xFF, self.at)
                 self.at = found if found >= 0 else len(data)
-            if self.at + 4 > len(data):
-                last = self.at + 2 == len(data) and data[self.at] == 0xFF and data[self.at + 1] == _EOI
-                return len(data) if last else None
-            end = self._step(data)
-            if end:
-                return end
-        return len(data)
-
-    def _step(self, data: bytearray) -> int | None:
-        prefix, marker = data[self.at], data[self.at + 1]
-        if prefix == 0xFF and marker == _EOI:
-            return self.at + 2
-        if prefix != 0xFF or marker == _SOI:  # broken off: here is something else, or the next picture
-            return self.at
-        if marker in _STANDALONE or (self.scanning and marker == 0):
-            self.at += 2
-        elif marker == 0xFF:  # fill
-            self.at += 1
-        else:
-            self.at += 2 + int.from_bytes(data[self.at + 2 : self.at + 4], "big")
-            self.scanning = marker == _SOS
-        return None
+            if self.at + 2 > len(data):
+                break
+            prefix, marker = data[self.at], data[self.at + 1]
+            if prefix == 0xFF and marker == _EOI:
+                return self.at + 2
+            if prefix != 0xFF or marker == _SOI:  # broken off: here is something else, or the next picture
+                return self.at
+            if marker in _STANDALONE or (self.scanning and marker == 0):
+                self.at += 2
+            elif marker == 0xFF:  # fill
+                self.at += 1
+            elif self.at + 4 > len(data):
+                break
+            else:
+                self.at += 2 + int.from_bytes(data[self.at + 2 : self.at + 4], "big")
+                self.scanning = marker == _SOS
+        return len(data) if len(data) >= _LARGEST else None

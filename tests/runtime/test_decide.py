@@ -82,7 +82,7 @@ def test_a_flicker_is_smoothed_away() -> None:
 
 def test_a_majority_and_its_ties() -> None:
     frames = [(i, each) for i, each in enumerate((CAT, DOG, DOG, CAT, DOG, CAT))]
-    #          cat | cat dog: what was decided stays | dog | cat dog dog cat: stays dog | dog | tie of cat and dog: stays
+    # In turn: cat; a tie, where what was decided stays; dog; a tie, which stays dog; dog; a tie.
     assert labels_of(Rule(majority=4), *frames) == ["cat", "cat", "dog", "dog", "dog", "dog"]
 
 
