@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA  # start of image, end of image, start of scan
 _STANDALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a length: TEM and the restarts
-_START = bytes((0xFF, _SOI))
+_START = bytes((0xFF, _SOI, 0xFF))  # another marker always follows
 _CHUNK = 1 << 16
 _LARGEST = 1 << 26  # bytes; what has no end by then is given as it is
 
@@ -32,7 +32,7 @@ def split_jpegs(stream: BinaryIO) -> Iterator[bytes]:
 def _starts(data: bytearray) -> bool:
     """Drop what stands before the next start; whether there is one."""
     start = data.find(_START)
-    del data[: start if start >= 0 else max(0, len(data) - 1)]
+    del data[: start if start >= 0 else max(0, len(data) - 2)]
     return start >= 0
 
 
@@ -40,7 +40,7 @@ class _Walk:
     """How far one picture, at the start of the data, has been followed."""
 
     def __init__(self) -> None:
-        self.at = len(_START)
+        self.at = 2
         self.scanning = False  # among compressed data, where 0xFF is followed by 0 or a restart
 
     def end(self, data: bytearray) -> int | None:
