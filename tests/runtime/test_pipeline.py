@@ -56,10 +56,15 @@ class Bench:
         self.pipeline = Pipeline([*scripts], [labels] * len(scripts), [rule] * len(scripts), schedule, patience)
         return self.pipeline
 
-    def stop_after(self, seconds: float, number: int = signal.SIGTERM) -> None:
-        timer = threading.Timer(seconds, os.kill, (os.getpid(), number))
-        timer.daemon = True
-        timer.start()
+    def signal(self, number: int, when: Callable[[], object]) -> Callable[[], None]:
+        """A step that waits until `when` and then sends this process a signal."""
+
+        def send() -> None:
+            wait_for(when, 20)
+            self.signalled = time.monotonic()
+            os.kill(os.getpid(), number)
+
+        return send
 
 
 LOST = SourceError("lost")
@@ -153,31 +158,27 @@ def test_four_streams_of_which_one_dies(bench: Bench, caplog: pytest.LogCaptureF
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_it_and_closes_everything(bench: Bench, kind: int) -> None:
     sinks = [FakeSink(), FakeSink()]
-    pipeline = bench.make({camera(): [*at_rate(30, 0.2), ...], video(): [picture(i % 256) for i in range(100_000)]})
-    bench.stop_after(0.3, kind)
+    send = bench.signal(kind, lambda: len(sinks[1].results) > 10)
+    pipeline = bench.make({camera(): [picture(1), send, ...], video(): [picture(i % 256) for i in range(100_000)]})
     before = signal.getsignal(kind)
-    start = time.monotonic()
     if kind == signal.SIGINT:
         with pytest.raises(KeyboardInterrupt):
             pipeline.run(sinks)
     else:
         assert pipeline.run(sinks)
-    assert time.monotonic() - start < 0.3 + 2
+    assert time.monotonic() - bench.signalled < 2
     assert all(sink.closed for sink in sinks)
-    assert len(sinks[0].results) == len(sinks[1].results) > 10  # what was classified is delivered
+    assert len(sinks[0].results) == len(sinks[1].results)  # what was classified is delivered
     assert signal.getsignal(kind) is before
     assert threading.active_count() < 4
 
 
 def test_what_hangs_does_not_keep_it_from_stopping(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    free = threading.Event()
-    pipeline = bench.make({camera(): [*at_rate(30, 0.2), lambda: free.wait(20)]})
-    stuck, sink = FakeSink(), FakeSink()
+    free, stuck, sink = threading.Event(), FakeSink(), FakeSink()
     stuck.write = lambda result: free.wait(20)
-    bench.stop_after(0.3)
-    start = time.monotonic()
-    pipeline.run([stuck, sink])
-    assert time.monotonic() - start < 0.3 + 2
+    send = bench.signal(signal.SIGTERM, lambda: sink.results)
+    bench.make({camera(): [picture(1), send, lambda: free.wait(20)]}).run([stuck, sink])
+    assert time.monotonic() - bench.signalled < 2
     assert sink.closed
     assert "fake did not end in time" in caplog.messages
     assert "camera0 did not end in time" in caplog.messages
@@ -339,7 +340,7 @@ def test_a_dead_source_costs_next_to_nothing(bench: Bench) -> None:
     """Below 5% of a core while it waits to try again (the whole process is measured)."""
     patience = Patience(retries=100, first=0.1, longest=0.2)
     pipeline = bench.make({camera(): [LOST]}, patience=patience)
-    bench.stop_after(2)
+    threading.Timer(2, os.kill, (os.getpid(), signal.SIGTERM)).start()
     wall, cpu = time.monotonic(), time.process_time()
     pipeline.run([FakeSink()])
     assert time.process_time() - cpu < 0.05 * (time.monotonic() - wall)
