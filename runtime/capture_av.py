@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,12 +36,14 @@ def open_stream(spec: SourceSpec, patience: float) -> Iterator[Capture]:
     if spec.uri.startswith("rtsp"):
         latency = spec.input.latency
         options |= {"rtsp_transport": "tcp"} if latency is None else _over_udp(latency)
+    waited = _OPENING
     try:
         with av.open(spec.uri, timeout=(_OPENING, patience), options=options) as container:
-            stream = _video_stream(container, final=True)
+            stream = _video_stream(container)
+            waited = patience
             yield Capture(_description(container, stream), _live(av, container, stream))
     except av.FFmpegError as error:
-        raise _fault(av, error, patience) from error
+        raise _fault(av, error, waited) from error
 
 
 @contextmanager
@@ -48,7 +51,7 @@ def open_video(spec: SourceSpec) -> Iterator[Capture]:
     """A video file, played again as often as `loop` says."""
     av, rounds = _av(), spec.input.loop or 0
     with _opened(av, spec.uri) as container:
-        stream = _video_stream(container, final=True)
+        stream = _video_stream(container)
         yield Capture(_description(container, stream), _rounds(av, container, stream, rounds))
 
 
@@ -108,24 +111,27 @@ def _live(av: Any, container: InputContainer, stream: VideoStream) -> Iterator[S
     raise SourceError("the stream ended")
 
 
-def _fault(av: Any, error: Any, patience: float) -> SourceError:
+def _fault(av: Any, error: Any, waited: float) -> SourceError:
     """FFmpeg's words for what went wrong, without the URI and so without its password."""
     if isinstance(error, av.error.HTTPUnauthorizedError | av.error.HTTPForbiddenError):
         return SourceError("it refuses the user name or password (401 or 403): mend them in the URI", final=True)
     if isinstance(error, av.error.HTTPNotFoundError):
         return SourceError("the server knows no such stream (404)")
     if isinstance(error, av.error.ExitError):
-        return SourceError(f"no frame for {patience:g} s")
-    return SourceError(str(error.strerror))
+        return SourceError(f"no answer for {waited:g} s")
+    if isinstance(error, av.InvalidDataError):
+        return SourceError("what it sends is no video")
+    broken = isinstance(error, OSError) and error.errno == errno.EIO
+    return SourceError("the connection broke off" if broken else str(error.strerror))
 
 
 def _over_udp(latency: int) -> dict[str, str]:
     return {"rtsp_transport": "udp", "max_delay": str(latency * 1000)}
 
 
-def _video_stream(container: InputContainer, final: bool) -> VideoStream:
+def _video_stream(container: InputContainer) -> VideoStream:
     if not container.streams.video:
-        raise SourceError(f"{container.name} has no video in it", final=final)
+        raise SourceError(f"{container.name} has no video in it", final=True)
     return container.streams.video[0]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,7 +78,7 @@ def _probe(path: str) -> None:
 
 
 def _gstreamer(cv2: Any, text: str) -> Any:
-    if "GStreamer:                   YES" not in cv2.getBuildInformation():
+    if not re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()):
         message = "this OpenCV has no GStreamer: use the system's (python3-opencv, on a Jetson JetPack's)"
         raise SourceError(message, final=True)
     device = cv2.VideoCapture(text, cv2.CAP_GSTREAMER)
@@ -95,13 +96,15 @@ def _shots(cv2: Any, device: Any) -> Iterator[Shot]:
 
 
 def _description(cv2: Any, device: Any, spec: SourceSpec) -> str:
-    width, height, rate = (
-        device.get(getattr(cv2, f"CAP_PROP_{name}")) for name in ("FRAME_WIDTH", "FRAME_HEIGHT", "FPS")
-    )
-    code = int(device.get(cv2.CAP_PROP_FOURCC))
-    form = "".join(chr(code >> shift & 255) for shift in (0, 8, 16, 24)) if spec.kind == "v4l2" else "BGR"
+    names = ("FRAME_WIDTH", "FRAME_HEIGHT", "FPS")
+    width, height, rate = (device.get(getattr(cv2, f"CAP_PROP_{name}")) for name in names)
+    form = _fourcc(int(device.get(cv2.CAP_PROP_FOURCC))) if spec.kind == "v4l2" else "BGR"
     given = f"{width:g} x {height:g}, {rate:.4g} fps, {form} ({device.getBackendName()})"
     return given + _differs(spec.input, width, height, rate)
+
+
+def _fourcc(code: int) -> str:
+    return "".join(chr(code >> shift & 255) for shift in (0, 8, 16, 24))
 
 
 def _differs(asked: InputOptions, width: float, height: float, rate: float) -> str:
@@ -111,6 +114,7 @@ def _differs(asked: InputOptions, width: float, height: float, rate: float) -> s
 
 
 def _cv2() -> Any:
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # it warns of pipelines that work
     try:
         import cv2
     except ModuleNotFoundError as error:

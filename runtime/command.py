@@ -70,7 +70,11 @@ class Command(click.Command):
         except ModuleNotFoundError as error:
             extra = EXTRAS.get((error.name or "").partition(".")[0])
             if extra is None:
-                raise
-            _LOGGER.error("error: %s", MissingExtra(str(error.name), extra))
+                _LOGGER.critical("this is a bug in attri:", exc_info=True)
+            else:
+                _LOGGER.error("error: %s", MissingExtra(str(error.name), extra))
+            return 1
+        except Exception:  # a bug keeps its traceback
+            _LOGGER.critical("this is a bug in attri:", exc_info=True)
             return 1
         return code if isinstance(code, int) else 0

@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -122,9 +123,7 @@ def _engines(_bundle: Path) -> Iterator[Finding]:
     if found is None:
         yield Finding(group, "ONNX Runtime", MISSING, "not installed", "pip install 'attri[onnx]', or 'attri[gpu]'")
     elif found.startswith("broken"):
-        yield Finding(
-            group, "ONNX Runtime", MISSING, found, "install it again: pip install --force-reinstall onnxruntime"
-        )
+        yield Finding(group, "ONNX Runtime", MISSING, found, "pip install --force-reinstall onnxruntime")
     else:
         providers = importlib.import_module("onnxruntime").get_available_providers()
         names = [name.removesuffix("ExecutionProvider") for name in providers]
@@ -136,7 +135,7 @@ def _engines(_bundle: Path) -> Iterator[Finding]:
     try:
         yield Finding(group, "CUDA", OK, _cuda())
     except OSError as error:
-        yield Finding(group, "CUDA", MISSING, str(error))
+        yield Finding(group, "CUDA", MISSING, str(error), "the CPU does without; on a Jetson, flash JetPack again")
 
 
 def _sources(_bundle: Path) -> Iterator[Finding]:
@@ -154,7 +153,7 @@ def _sources(_bundle: Path) -> Iterator[Finding]:
         yield Finding(group, "OpenCV", MISSING, found or "not installed", "for cameras: pip install 'attri[camera]'")
         return
     build = importlib.import_module("cv2").getBuildInformation()
-    gstreamer = "GStreamer:                   YES" in build
+    gstreamer = re.search(r"GStreamer:\s+YES", build) is not None
     advice = "" if gstreamer else "no GStreamer in it, so no csi:// : use the system's python3-opencv"
     yield Finding(group, "OpenCV", OK if gstreamer else NOTE, found, advice)
 

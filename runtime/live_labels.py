@@ -54,7 +54,7 @@ class LiveLabels:
             self._use(load_labels(self.file), str(self.file))
             _LOGGER.info("%s: %d labels", self.file, len(self.labels))
         except UsageError as error:
-            _LOGGER.warning("warning: %s; the labels from before stay", error)
+            _LOGGER.warning("%s; the labels from before stay", error)
 
     def _use(self, labels: Sequence[Label], name: str) -> None:
         places = [f"{name} line {label.line}" for label in labels]

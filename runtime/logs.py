@@ -6,8 +6,6 @@ import json
 import logging
 import sys
 import threading
-import traceback
-from types import TracebackType
 
 from attri.runtime.clock import utc
 from attri.runtime.redact import redact
@@ -39,17 +37,14 @@ class JsonFormatter(logging.Formatter):
 
 
 def start_logging() -> None:
-    """Ours from INFO on, everybody else's from WARNING on; whatever nobody caught goes there too."""
+    """Ours from INFO on, everybody else's from WARNING on; what threads do not catch goes there too."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, force=True)
     logging.getLogger().handlers[0].setFormatter(TextFormatter("%(message)s"))
     for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     _LOGGER.setLevel(logging.INFO)
-    # Whoever has put hooks of their own there (a debugger, a test runner) wants to see what is not caught.
-    if sys.excepthook is sys.__excepthook__:
-        sys.excepthook = _uncaught
-    if threading.excepthook is threading.__excepthook__:
-        threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+    if threading.excepthook is threading.__excepthook__:  # a test runner has one of its own
+        threading.excepthook = _uncaught
 
 
 def log_json() -> None:
@@ -58,7 +53,7 @@ def log_json() -> None:
         handler.setFormatter(JsonFormatter())
 
 
-def _uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
-    if error is not None and not issubclass(kind, SystemExit):
-        last = traceback.format_exception_only(kind, error)[-1].strip()
-        _LOGGER.critical(last, exc_info=(kind, error, trace))
+def _uncaught(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is not None and args.exc_type is not SystemExit:
+        caught = (args.exc_type, args.exc_value, args.exc_traceback)
+        _LOGGER.critical("this is a bug in attri:", exc_info=caught)
