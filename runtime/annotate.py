@@ -22,7 +22,7 @@ def annotate(result: Result) -> NDArray[np.uint8]:
     font = _font(max(11, min(48, image.height // 20)))
     label = printable(f"{result.label or NONE}  {result.score:.0%}")
     _, top, _, bottom = font.getbbox(f"{label}|")
-    pad = (bottom - top) // 2
+    pad = int(bottom - top) // 2
     strip = int(bottom - top) + 2 * pad
     _darken(image, strip)
     draw = ImageDraw.Draw(image)

@@ -6,13 +6,14 @@ import io
 import logging
 import os
 import sys
-import traceback
 from typing import Any, NoReturn
 
 import click
 
 from attri.runtime.errors import AttriError, MissingExtra
-from attri.runtime.redact import redact
+from attri.runtime.logs import start_logging
+
+_LOGGER = logging.getLogger("attri")
 
 EXTRAS = {
     "torch": "train",
@@ -35,24 +36,11 @@ EXTRAS = {
 }
 
 
-class Redacted(logging.Formatter):
-    """Whatever is logged, tracebacks included, without credentials."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
-
-
 class Command(click.Command):
     """A click command with attri's exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
-        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
-        for noisy in ("torch", "open_clip", "PIL", "onnxscript", "onnx_ir"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
-        for handler in logging.getLogger().handlers:
-            handler.setFormatter(Redacted())
-        logging.getLogger().setLevel(logging.WARNING)
-        logging.getLogger("attri").setLevel(logging.INFO)
+        start_logging()
         if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be text
             sys.stdout.reconfigure(errors="backslashreplace")
         sys.exit(self._code(*args, **{**kwargs, "standalone_mode": False}))
@@ -74,19 +62,19 @@ class Command(click.Command):
             error.show()
             return error.exit_code
         except (click.Abort, KeyboardInterrupt):
-            click.echo("interrupted", err=True)
+            _LOGGER.error("interrupted")
             return 130
         except AttriError as error:
-            click.echo(redact(f"error: {error}"), err=True)
+            _LOGGER.error("error: %s", error)
             return error.exit_code
         except ModuleNotFoundError as error:
             extra = EXTRAS.get((error.name or "").partition(".")[0])
             if extra is None:
-                click.echo(redact(traceback.format_exc()), err=True, nl=False)
+                _LOGGER.critical("this is a bug in attri:", exc_info=True)
             else:
-                click.echo(f"error: {MissingExtra(str(error.name), extra)}", err=True)
+                _LOGGER.error("error: %s", MissingExtra(str(error.name), extra))
             return 1
-        except Exception:  # a bug keeps its traceback, but not the password in it
-            click.echo(redact(traceback.format_exc()), err=True, nl=False)
+        except Exception:  # a bug keeps its traceback
+            _LOGGER.critical("this is a bug in attri:", exc_info=True)
             return 1
         return code if isinstance(code, int) else 0

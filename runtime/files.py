@@ -14,9 +14,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from attri.runtime.clock import utc
 from attri.runtime.errors import SinkError, UsageError
 from attri.runtime.result import Result
-from attri.runtime.sinks import is_live, is_picture, json_line, utc
+from attri.runtime.sinks import is_live, is_picture, json_line
 
 COLUMNS = ("source", "frame", "time", "label", "score", "changed", "age_ms", "dropped")
 _SNAPSHOT = re.compile(r"\d{8}T\d{6}\.\d{3}Z_.+_.+_\d+\.jpg")

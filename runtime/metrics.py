@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attri.runtime.errors import MissingExtra, UsageError
 from attri.runtime.result import Control, Result
@@ -43,13 +43,13 @@ class Metrics:
         self._control = control
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        by_label, by_source = {"labelnames": ("source", "label")}, {"labelnames": ("source",)}
-        own = {"namespace": "attri", "registry": self.registry}
+        by_label, by_source = ("source", "label"), ("source",)
+        own: dict[str, Any] = {"namespace": "attri", "registry": self.registry}
         Gauge("info", "Version.", ("version",), **own).labels(version("attri")).set(1)
-        self._results = Counter("results", "Frames classified.", **by_label, **own)
-        self._events = Counter("events", "Changes of the decided label.", **by_label, **own)
-        self._score = Gauge("score", "Score of the last frame's decided label.", **by_source, **own)
-        self._age = Histogram("frame_age_seconds", "From capture to result.", buckets=_SECONDS, **by_source, **own)
+        self._results = Counter("results", "Frames classified.", by_label, **own)
+        self._events = Counter("events", "Changes of the decided label.", by_label, **own)
+        self._score = Gauge("score", "Score of the last frame's decided label.", by_source, **own)
+        self._age = Histogram("frame_age_seconds", "From capture to result.", by_source, buckets=_SECONDS, **own)
         self._stage = Histogram("stage_seconds", "Time by stage.", ("stage",), buckets=_SECONDS, **own)
         self._cache = Counter("text_cache", "Frames whose text features were known.", ("result",), **own)
         self._series: set[tuple[str, str]] = set()

@@ -162,7 +162,8 @@ class MqttSink:
             client.username_pw_set(broker.user, broker.password)
         if broker.tls:
             try:
-                client.tls_set(*(str(file) if file else None for file in (broker.ca, broker.certificate, broker.key)))
+                ca, certificate, key = (str(f) if f else None for f in (broker.ca, broker.certificate, broker.key))
+                client.tls_set(ca, certificate, key)
             except (OSError, ssl.SSLError, ValueError) as error:
                 raise UsageError(f"--mqtt: the certificates cannot be used: {error}") from error
         client.will_set(f"{self._prefix}/status", OFFLINE, 1, True)

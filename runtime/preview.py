@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import io
+import logging
 import socket
 import threading
 import time
@@ -208,6 +209,7 @@ def _server(app: Any) -> Any:
 
     from attri.runtime.patience import impatient
 
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # a line for each odd request could fill a disk
     return Server(
         Config(
             app,

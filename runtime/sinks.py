@@ -6,10 +6,10 @@ import json
 import shutil
 import sys
 import unicodedata
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from attri.runtime.clock import utc
 from attri.runtime.images import IMAGE_SUFFIXES
 from attri.runtime.result import Result
 
@@ -26,12 +26,6 @@ def is_picture(result: Result) -> bool:
 def is_live(result: Result) -> bool:
     """Whether it comes from a camera or a stream, so that its time is a clock's and not a position in a file."""
     return result.time > _UNIX and not is_picture(result)
-
-
-def utc(seconds: float) -> str:
-    """Unix time -> "2026-11-25T09:31:48.250Z"."""
-    moment = datetime.fromtimestamp(seconds, timezone.utc)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def json_object(result: Result, topk: int) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from typing import Any
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _FLAGS = (
     "--headless=new --no-first-run --disable-gpu --disable-extensions --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-default-apps --no-default-browser-check --disable-dev-shm-usage "
-    "--remote-debugging-port=0 --password-store=basic --use-mock-keychain --force-color-profile=srgb"
+    "--disable-component-update --disable-sync --disable-default-apps --no-default-browser-check "
+    "--disable-dev-shm-usage --remote-debugging-port=0 --password-store=basic --use-mock-keychain "
+    "--force-color-profile=srgb"
 )
 
 
