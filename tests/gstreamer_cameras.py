@@ -63,28 +63,28 @@ def csi(**options: Any) -> dict[str, Any]:
 
 def flips() -> list[str]:
     """The flips that differ from GStreamer's own."""
-    names = {"horizontal": "horizontal-flip", "vertical": "vertical-flip"}
-    # A picture with no symmetry: the colour bars, seen by a lens.
-    source = _TEST.format("smpte", 1)
+    names = ("identity", "90l", "180", "90r", "horiz", "vert", "ur-ll", "ul-lr")  # of videoflip, in the order of FLIPS
+    # Colour bars with a border on two sides: a picture with no symmetry.
+    source = f"{_TEST.format('smpte100', 1)} ! videobox top=-16 left=-8 ! videoconvert ! video/x-raw,format=BGR"
 
     def one(text: str) -> Any:
         with open_source(find_source(f"gst:{text}"), 3, threading.Event()) as capture:
             return next(capture.shots).image
 
-    plain = one(f"{source} ! videoconvert ! video/x-raw,format=BGR")
+    plain = one(source)
     wrong = []
-    for flip in FLIPS:
-        theirs = one(f"{source} ! videoconvert ! video/x-raw,format=BGR ! videoflip method={names.get(flip, flip)}")
+    for flip, name in zip(FLIPS, names, strict=True):
+        theirs = one(f"{source} ! videoflip video-direction={name}")
         ours = flipped(plain, flip)
         if ours.shape != theirs.shape or (ours != theirs).any():
             wrong.append(flip)
     return wrong
 
 
-def stall() -> dict[str, Any]:
-    """A pipeline that never gives a frame and whose thread OpenCV does not give back."""
+def stall(text: str) -> dict[str, Any]:
+    """A pipeline for which OpenCV waits for ever, in a whole process that is to end all the same."""
     reader._OPENING = 1.0
-    spec = find_source("gst:videotestsrc is-live=true ! valve drop=true")
+    spec = find_source(f"gst:{text}")
     patience = reader.Patience(retries=1, first=0.1, longest=0.1)
     labels = LiveLabels(FakeClassifier(), None)
     start = time.monotonic()
@@ -101,9 +101,9 @@ if __name__ == "__main__":
         "gst with a sink": play(
             find_source(f"gst:{_TEST.format('blue', 3)} ! videoconvert ! video/x-raw,format=BGR ! appsink")
         ),
-        "unknown": play(find_source("gst:nosuchelement password=secret ! fakesink")),
         "broken": play(find_source(f"gst:{_TEST.format('green', 100)} ! identity error-after=5")),
         "flips": flips(),
-        "stall": stall(),
+        "stall": stall("videotestsrc is-live=true ! valve drop=true"),
+        "unknown": stall("nosuchelement location=rtsp://u:secret@host"),
     }
     json.dump(result, sys.stdout)

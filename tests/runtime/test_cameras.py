@@ -1,4 +1,4 @@
-"""Cameras by OpenCV: GStreamer for real, in the system's Python; V4L2 with a stand-in for the device, as none is here."""
+"""Cameras by OpenCV: GStreamer for real, in the system's Python; V4L2 with a stand-in, as no device is here."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -55,7 +56,6 @@ def test_any_pipeline(played: dict) -> None:
 
 @NEEDS_GSTREAMER
 def test_pipelines_that_fail(played: dict) -> None:
-    assert played["unknown"]["error"].startswith("GStreamer cannot start the pipeline: nosuchelement")
     assert 1 <= played["broken"]["frames"] <= 5
     assert played["broken"]["error"] == "the camera gives no more frames"
 
@@ -66,12 +66,15 @@ def test_flips_are_gstreamers(played: dict) -> None:
 
 
 @NEEDS_GSTREAMER
-def test_a_pipeline_that_hangs_is_left_behind(played: dict) -> None:
+@pytest.mark.parametrize("kind", ["stall", "unknown"])
+def test_a_pipeline_that_hangs_is_left_behind(played: dict, kind: str) -> None:
     """Twice, and then the source is dead; the process ends all the same, and with the right code."""
-    assert played["stall"]["good"] is False
-    assert played["stall"]["seconds"] < 10
-    assert "no answer for 1 s; trying again in" in played["log"]
-    assert "no answer for 1 s, given up after 1 retries" in played["log"]
+    assert played[kind]["good"] is False
+    assert played[kind]["seconds"] < 10
+    hint = "no answer for 1 s (is every element of the pipeline installed?)"
+    assert f"{hint}; trying again in" in played["log"]
+    assert f"{hint}, given up after 1 retries" in played["log"]
+    assert "secret" not in played["log"]
 
 
 def test_the_pipeline_of_a_csi_camera() -> None:
@@ -154,13 +157,10 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> list[Device]:
 
 def test_a_v4l2_camera(devices: list[Device]) -> None:
     spec = SourceSpec("camera0", "v4l2", "/dev/video0", input=InputOptions(width=1280, height=480, rate=15))
-    with (
-        pytest.raises(SourceError, match="the camera gives no more frames"),
-        open_source(spec, 3, threading.Event()) as capture,
-    ):
-        frames = []
-        for shot in capture.shots:
-            frames.append(shot)  # noqa: PERF402
+    with open_source(spec, 3, threading.Event()) as capture:
+        frames = list(islice(capture.shots, 3))
+        with pytest.raises(SourceError, match="the camera gives no more frames"):
+            next(capture.shots)
     (device,) = devices
     assert len(frames) == 3
     assert frames[0].image[0, 0].tolist() == [0, 0, 255]
