@@ -123,19 +123,20 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 class MjpegServer:
-    """See `_Handler._stream`; `rate` in frames per second."""
+    """See `_Handler._stream`; `rate` in frames per second; port 0 is any free one."""
 
-    def __init__(self, rate: float = 30) -> None:
+    def __init__(self, rate: float = 30, port: int = 0) -> None:
         self.rate, self.sent, self.requests = rate, 0, 0
         self.over = threading.Event()
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), _Handler)
         self._server.daemon_threads = True
+        self.port: int = self._server.server_port
         self._server.owner = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 
     def uri(self, path: str = "/cam", account: str = "") -> str:
-        return f"http://{account}{'@' * bool(account)}127.0.0.1:{self._server.server_port}{path}"
+        return f"http://{account}{'@' * bool(account)}127.0.0.1:{self.port}{path}"
 
     def close(self) -> None:
         self.over.set()

@@ -273,7 +273,7 @@ def test_a_file_name_that_is_not_text(bundle: Path, picture_files: list[Path], t
 
 
 def test_sigterm_ends_it_well_and_at_once(bundle: Path, picture_files: list[Path]) -> None:
-    with process(bundle, *picture_files * 200, "--json") as run:
+    with process(bundle, *picture_files * 20, "--json") as run:
         assert run.stdout is not None
         run.stdout.readline()
         run.send_signal(signal.SIGTERM)
