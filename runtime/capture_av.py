@@ -52,6 +52,7 @@ def open_video(spec: SourceSpec) -> Iterator[Capture]:
     av, rounds = _av(), spec.input.loop or 0
     with _opened(av, spec.uri) as container:
         stream = _video_stream(container)
+        stream.thread_type = "AUTO"
         yield Capture(_description(container, stream), _rounds(av, container, stream, rounds))
 
 
@@ -76,7 +77,6 @@ def _opened(av: Any, uri: str) -> Iterator[InputContainer]:
 
 def _file(av: Any, container: InputContainer, stream: VideoStream) -> Iterator[Shot]:
     number, cut = 0, False
-    stream.thread_type = "AUTO"
     try:
         for packet in container.demux(stream):
             if packet.size:  # the one that ends the stream is empty

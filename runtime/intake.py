@@ -62,6 +62,12 @@ class Intake:
                 queue.append(frame)
                 self._changed.notify_all()
 
+    def drain(self, source: int, left: threading.Event) -> None:
+        """Wait until all that was handed over is taken, or `left` is set."""
+        with self._changed:
+            while self._queues[source] and not left.is_set():
+                self._changed.wait(0.2)
+
     def end(self, source: int) -> None:
         """No more frames come from this source."""
         with self._changed:

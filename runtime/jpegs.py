@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA  # start of image, end of image, start of scan
 _STANDALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a length: TEM and the restarts
-_START = bytes((0xFF, _SOI))
+_START = bytes((0xFF, _SOI, 0xFF))  # another marker always follows
 _CHUNK = 1 << 16
 _LARGEST = 1 << 26  # bytes; what has no end by then is given as it is
 
@@ -32,7 +32,7 @@ def split_jpegs(stream: BinaryIO) -> Iterator[bytes]:
 def _starts(data: bytearray) -> bool:
     """Drop what stands before the next start; whether there is one."""
     start = data.find(_START)
-    del data[: start if start >= 0 else max(0, len(data) - 1)]
+    del data[: start if start >= 0 else max(0, len(data) - 2)]
     return start >= 0
 
 
@@ -40,34 +40,29 @@ class _Walk:
     """How far one picture, at the start of the data, has been followed."""
 
     def __init__(self) -> None:
-        self.at = len(_START)
+        self.at = 2
         self.scanning = False  # among compressed data, where 0xFF is followed by 0 or a restart
 
     def end(self, data: bytearray) -> int | None:
         """Where it ends, or None where that is yet to come."""
-        while len(data) < _LARGEST:
+        while self.at + 2 <= len(data) < _LARGEST:
             if self.scanning:
                 found = data.find(0xFF, self.at)
                 self.at = found if found >= 0 else len(data)
-            if self.at + 4 > len(data):
-                last = self.at + 2 == len(data) and data[self.at] == 0xFF and data[self.at + 1] == _EOI
-                return len(data) if last else None
-            end = self._step(data)
-            if end:
-                return end
-        return len(data)
-
-    def _step(self, data: bytearray) -> int | None:
-        prefix, marker = data[self.at], data[self.at + 1]
-        if prefix == 0xFF and marker == _EOI:
-            return self.at + 2
-        if prefix != 0xFF or marker == _SOI:  # broken off: here is something else, or the next picture
-            return self.at
-        if marker in _STANDALONE or (self.scanning and marker == 0):
-            self.at += 2
-        elif marker == 0xFF:  # fill
-            self.at += 1
-        else:
-            self.at += 2 + int.from_bytes(data[self.at + 2 : self.at + 4], "big")
-            self.scanning = marker == _SOS
-        return None
+            if self.at + 2 > len(data):
+                break
+            prefix, marker = data[self.at], data[self.at + 1]
+            if prefix == 0xFF and marker == _EOI:
+                return self.at + 2
+            if prefix != 0xFF or marker == _SOI:  # broken off: here is something else, or the next picture
+                return self.at
+            if marker in _STANDALONE or (self.scanning and marker == 0):
+                self.at += 2
+            elif marker == 0xFF:  # fill
+                self.at += 1
+            elif self.at + 4 > len(data):
+                break
+            else:
+                self.at += 2 + int.from_bytes(data[self.at + 2 : self.at + 4], "big")
+                self.scanning = marker == _SOS
+        return len(data) if len(data) >= _LARGEST else None

@@ -33,6 +33,7 @@ from attri.runtime.source_uris import SourceSpec
 _LOGGER = logging.getLogger("attri")
 _STOPPING = 1.5  # seconds for everything to end once a signal has come
 _POLL = 0.2
+_LEEWAY = 1e-3  # seconds: times of frames are rounded
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Channel:
     def _due(self, changed: bool, clock: float) -> bool:
         every, on_change = self._schedule.every, self._schedule.on_change
         passed = clock - self._told
-        due = (on_change and changed) or ((every > 0 or not on_change) and not 0 <= passed < every)
+        due = (on_change and changed) or ((every > 0 or not on_change) and not 0 <= passed < every - _LEEWAY)
         if due:
             self._told = clock
         return due
@@ -147,7 +148,7 @@ class Pipeline:
         if self._signal == signal.SIGINT:
             raise KeyboardInterrupt
         broken = any(delivery.failed for delivery in self._deliveries if delivery.sink.lossless)
-        return not (broken or self._files_failed() or self._streams_lost())
+        return not (broken or self._files_failed() or self._sources_lost())
 
     def labels(self, source: str | None = None) -> list[str]:
         return [str(label) for label in self._sets(source)[0].labels]
@@ -256,22 +257,20 @@ class Pipeline:
         readers = [channel.reader for channel in self._channels]
         return sum(reader.unreadable + (reader.state == "dead" and not reader.spec.live) for reader in readers)
 
-    def _streams_lost(self) -> int:
+    def _sources_lost(self) -> int:
         return sum(channel.reader.state == "dead" and channel.reader.spec.live for channel in self._channels)
 
     def _summary(self) -> str:
         done = sum(channel.frames for channel in self._channels)
-        hits = sum(
-            cache.hits
-            for cache in {id(c.labels.classifier.cache): c.labels.classifier.cache for c in self._channels}.values()
-        )
-        parts = [f"{done} frames", f"{hits / max(1, done):.0%} from the text cache"]
-        counts = {"skipped": sum(self._intake.dropped), "files failed": self._files_failed()}
-        counts["streams given up"] = self._streams_lost()
+        caches = {id(cache): cache for cache in (channel.labels.classifier.cache for channel in self._channels)}
+        hits = sum(cache.hits for cache in caches.values())
+        counts = [(sum(self._intake.dropped), "skipped"), (self._files_failed(), "files failed")]
+        counts.append((self._sources_lost(), "sources given up"))
         for delivery in self._deliveries:
-            counts[f"results skipped by {delivery.sink.name}"] = delivery.dropped
-            counts[f"results lost by {delivery.sink.name}"] = delivery.failed
-        return ", ".join(parts + [f"{count} {words}" for words, count in counts.items() if count])
+            counts.append((delivery.dropped, f"results skipped by {delivery.name}"))
+            counts.append((delivery.failed, f"results lost by {delivery.name}"))
+        parts = [f"{done} frames", f"{hits / max(1, done):.0%} from the text cache"]
+        return ", ".join(parts + [f"{count} {words}" for count, words in counts if count])
 
 
 def _run_all(readers: Sequence[Reader]) -> None:

@@ -82,8 +82,9 @@ class Reader:
         self._launch(None)
 
     def run(self) -> None:
-        """Read in this thread, to the end."""
+        """Read in this thread, until the last frame was taken."""
         self._run(self._left, None)
+        self._intake.drain(self._number, self._left)
 
     def stop(self) -> None:
         self._left.set()
@@ -184,7 +185,8 @@ class Reader:
         try:
             if isinstance(shot.image, ImageError):
                 raise shot.image
-            if self.spec.live and isinstance(shot.image, np.ndarray) and not self._is_new(shot.image, now):
+            if self.spec.live and self._is_still(shot.image):
+                self._thaw(now)
                 return
             image = flipped(as_rgb(shot.image), self.spec.input.flip) if self.spec.input.flip else shot.image
             part = region(image, self.spec.input.roi)
@@ -194,20 +196,27 @@ class Reader:
             self.unreadable += 1
             _LOGGER.error("error: %s%s", f"{shot.source}: " * isinstance(error, SourceError), redact(str(error)))
             return
+        self._renew(shot.image, now)
         if number % (self.spec.input.stride or 1) == 0:
             shown = (shot.source, 0) if shot.source else (self.name, number)
             self._intake.put(self._number, Frame(*shown, shot.time, image, part, now), left)
 
-    def _is_new(self, image: NDArray[np.uint8], now: float) -> bool:
-        """A camera that is lost may repeat its last picture: none is looked at twice, unless one may stand still."""
-        if self._patience.frozen > 0 and self._last is not None and _equal(self._last, image):
-            self._thaw(now)
+    def _is_still(self, image: object) -> bool:
+        """Whether it is the picture before, which a lost camera may go on giving: none of these is looked at."""
+        last = self._last
+        if last is None or not isinstance(image, np.ndarray) or image.shape != last.shape:
             return False
-        if self._shape not in (None, image.shape):
-            _LOGGER.info("%s: frames are now %d x %d", self.name, image.shape[1], image.shape[0])
-        self._last, self._shape, self._fresh, self._faults = image, image.shape, now, 0
+        middle = len(image) // 2  # one row first: in all but frozen pictures it differs already
+        return np.array_equal(image[middle], last[middle]) and np.array_equal(image, last)
+
+    def _renew(self, image: object, now: float) -> None:
+        self._fresh, self._faults = now, 0
         self.last_frame = time.time()
-        return True
+        if self.spec.live and isinstance(image, np.ndarray):
+            if self._shape not in (None, image.shape):
+                _LOGGER.info("%s: frames are now %d x %d", self.name, image.shape[1], image.shape[0])
+            self._shape = image.shape
+            self._last = image if self._patience.frozen > 0 else None
 
     def _thaw(self, now: float) -> None:
         frozen = self._patience.frozen
@@ -215,11 +224,3 @@ class Reader:
             raise SourceError(
                 f"frozen: nothing new for {frozen:g} s (--frozen-after 0 where a picture may stand still)"
             )
-
-
-def _equal(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
-    """The middle row first: in all but frozen pictures it differs already."""
-    if one.shape != other.shape:
-        return False
-    middle = len(one) // 2
-    return np.array_equal(one[middle], other[middle]) and np.array_equal(one, other)

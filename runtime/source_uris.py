@@ -102,6 +102,8 @@ def find_sources(
 def find_source(word: str, watch: bool = False) -> SourceSpec:
     """What is behind one word. Raises UsageError."""
     name = redact(word)
+    if not word:  # an unset variable of a shell; as a path it would mean this folder
+        raise UsageError("a SOURCE is empty")
     try:
         return _by_path(word, watch) or _by_pattern(word, name)
     except (OSError, ValueError) as error:  # a name too long, a folder that may not be read, a NUL
