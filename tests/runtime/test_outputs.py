@@ -17,9 +17,8 @@ import av
 import click
 import pytest
 from click.testing import CliRunner
+from peers import HookServer, Listener, Mosquitto, free_port, real, wait_for
 from results import FakeControl
-from test_mqtt import Listener, Mosquitto, real, wait_for
-from test_webhook import Server
 
 from attri.runtime.cli import main
 from attri.runtime.command import Command
@@ -51,15 +50,9 @@ def attri_run(bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     root.setLevel(level)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @real
 def test_every_sink_at_once(attri_run, picture_files: list[Path], tmp_path: Path, monkeypatch) -> None:
-    broker, hook = Mosquitto(tmp_path), Server()
+    broker, hook = Mosquitto(tmp_path), HookServer()
     listener = Listener(broker.port)
     monkeypatch.setenv("ATTRI_WEBHOOK_SECRET", "x")
     monkeypatch.setenv("ATTRI_SERVE_TOKEN", "y")

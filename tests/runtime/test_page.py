@@ -122,6 +122,7 @@ def test_the_page(browser: Browser, command: tuple[str, subprocess.Popen[bytes]]
     assert len(browser.js("document.querySelector('#plot .vision').getAttribute('points')").split()) > 3
     assert "median" in browser.js("document.querySelector('#plot').ariaLabel")
     assert browser.wait_for("document.querySelector('#health tbody').rows.length") == 1
+    assert browser.js("document.querySelector('#health tbody tr').lastChild.textContent") == "now"
     assert browser.js("document.querySelector('#text').value") == LABELS
     browser.wait_for("document.querySelector('#said').textContent")  # what a screen reader is told
 
