@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import click
@@ -47,7 +48,7 @@ def main(
     if threshold is not None:
         classifier.threshold = threshold
     pipeline = open_pipeline(specs, classifier, labels, inputs)
-    click.echo(f"{bundle}: {classifier.description}, {len(pipeline.labels())} labels", err=True)
+    logging.getLogger("attri").info("%s: %s, %d labels", bundle, classifier.description, len(pipeline.labels()))
     return 0 if pipeline.run(open_sinks(outputs, pipeline)) else 1
 
 

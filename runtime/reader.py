@@ -108,7 +108,9 @@ class Reader:
         if time.monotonic() - self._moved > limit:
             self._left.set()
             self._left = threading.Event()
-            self._launch(SourceError(f"no answer for {limit:g} s"))
+            unsure = self.state == "opening" and self.spec.kind in ("csi", "gst")
+            hint = " (is every element of the pipeline installed?)" if unsure else ""  # OpenCV waits where one is not
+            self._launch(SourceError(f"no answer for {limit:g} s{hint}"))
 
     def _launch(self, fault: SourceError | None) -> None:
         arguments = (self._left, fault)
