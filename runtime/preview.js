@@ -283,7 +283,8 @@ async function round() {
   if (!response.ok) throw new Error(response.status === 401 ? "This device asks for its token." : await reason(response));
   const state = await response.json();
   find("trouble").hidden = true;
-  const names = state.sources.map((info) => info.source);
+  const shown = state.sources.filter((info) => info.card), known = state.sources.filter((info) => info.frames >= 0);
+  const names = shown.map((info) => info.source);
   for (const [name, card] of cards) {
     if (names.includes(name)) continue;
     card.item.remove();
@@ -292,16 +293,16 @@ async function round() {
   }
   if (!names.includes(selected)) selected = names[0] ?? "";
   find("empty").hidden = names.length > 0;
-  for (const info of state.sources) showCard(info, state.now);
+  for (const info of shown) showCard(info, state.now);
   showDetail(state.detail);
-  showHealth(state.sources, state.now);
+  showHealth(known, state.now);
   announce(state.sources);
   if (rounds++ % 20 === 0) {
-    showScopes(state.sources);
+    showScopes(known);
     showEditable(state.editable);
     await loadLabels();
   }
-  for (const info of state.sources) await showFrame(info);
+  for (const info of shown) await showFrame(info);
 }
 
 async function run() {

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from attri.runtime.addresses import is_loopback, listen
 from attri.runtime.errors import LabelsError, MissingExtra, UsageError
 from attri.runtime.guard import Guard
-from attri.runtime.preview_view import Latest, detail, encoded, is_picture_name, summary
+from attri.runtime.preview_view import Latest, detail, encoded, summary
 from attri.runtime.result import Control, Result
 from attri.runtime.sinks import is_picture
 
@@ -130,8 +130,7 @@ class Preview:
             latest = {name: (each, each.result, each.number) for name, each in self._latest.items()}
             history = list(latest[wanted][0].latency) if wanted in latest else []
         health = {each.source: each for each in self._control.health()}
-        # Pictures are one card, however many sources the command line made of them.
-        names = [name for name in dict.fromkeys([*health, *latest]) if name in latest or not is_picture_name(name)]
+        names = dict.fromkeys([*health, *latest])
         sources = [summary(name, latest.get(name), health.get(name)) for name in names]
         details = detail(latest[wanted][1], history) if wanted in latest else None
         return _json({"sources": sources, "detail": details, "editable": self._editable, "now": time.time()})

@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import threading
 from collections import deque
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from PIL import Image
 
-from attri.runtime.images import IMAGE_SUFFIXES
+from attri.runtime.redact import redact
 from attri.runtime.result import Result, SourceHealth
 
 _HISTORY = 120  # frames in the plot of latency
@@ -30,10 +29,6 @@ class Latest:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-def is_picture_name(name: str) -> bool:
-    return "://" not in name and Path(name).suffix.lower() in IMAGE_SUFFIXES
-
-
 def encoded(latest: Latest, lock: threading.Lock) -> tuple[int, bytes]:
     """The number and the JPEG of the newest frame; who asks while it is made waits for the same one."""
     with latest.lock:
@@ -49,13 +44,14 @@ def encoded(latest: Latest, lock: threading.Lock) -> tuple[int, bytes]:
 
 
 def summary(name: str, found: tuple[Latest, Result, int] | None, health: SourceHealth | None) -> dict[str, Any]:
-    """What a card and the table of sources show."""
-    state = {"source": name, "number": 0, "state": "live", "detail": ""}
+    """What a card and a row of the table of sources show.
+
+    Pictures come under the names of their files, and all share a card: the folder that they came from has none.
+    """
+    state: dict[str, Any] = {"source": name, "number": 0, "state": "live", "detail": ""}
     if health is not None:
-        state |= {
-            key: getattr(health, key) for key in ("state", "detail", "frames", "dropped", "restarts", "last_frame")
-        }
-        state["fps"] = round(health.fps, 1)
+        state |= asdict(health)
+    state["card"] = found is not None or not state.get("frames")
     if found is not None:
         _, result, number = found
         state |= {
@@ -81,5 +77,5 @@ def detail(result: Result, history: list[tuple[float, float, float]]) -> dict[st
 
 
 def _text(value: str) -> str:
-    """Names of files need not be text; JSON has to be."""
-    return value.encode(errors="replace").decode()
+    """Names of files need not be text; JSON has to be. What a source says of itself may quote its URI."""
+    return redact(value.encode(errors="replace").decode())
