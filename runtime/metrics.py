@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from attri.runtime.errors import MissingExtra, UsageError
+from attri.runtime.redact import redact
 from attri.runtime.result import Control, Result
 from attri.runtime.sinks import NONE, is_picture
 
@@ -129,4 +130,4 @@ class MetricsServer(Metrics):
 
 def _text(value: str) -> str:
     """Names of files need not be text; a scrape has to be."""
-    return value.encode(errors="replace").decode()
+    return redact(value.encode(errors="replace").decode())

@@ -2,7 +2,6 @@
 const PERIOD = 100, PATIENCE = 5000, SAY = 3000; // ms: between rounds, for a request, between announcements
 const find = (id) => document.getElementById(id);
 const cards = new Map(); // by source
-const visible = new Set();
 let selected = "", paused = false, tokenNow = takeToken(), saved = "", spoken = {text: "", at: 0};
 
 function takeToken() {
@@ -43,14 +42,9 @@ async function reason(response) {
 
 // Cards
 
-const watcher = new IntersectionObserver((entries) => {
-  for (const entry of entries) visible[entry.isIntersecting ? "add" : "delete"](entry.target.dataset.source);
-});
-
 function makeCard(source) {
   const item = make("li"), button = make("button", "card");
   button.type = "button";
-  button.dataset.source = source;
   const picture = make("span", "picture", "no frame yet"), image = make("img");
   image.alt = "";
   const meter = make("span", "meter"), level = make("span");
@@ -63,7 +57,6 @@ function makeCard(source) {
   button.addEventListener("click", () => { selected = source; });
   item.append(button);
   find("cards").append(item);
-  watcher.observe(button);
   return {item, button, picture, image, level, said, label, score, name, state, speed, number: 0, url: ""};
 }
 
@@ -90,12 +83,15 @@ function showCard(info, now) {
 
 async function showFrame(info) {
   const card = cards.get(info.source);
-  if (info.number === card.number || !visible.has(info.source)) return;
+  const box = card.button.getBoundingClientRect();
+  if (info.number === card.number || box.bottom < 0 || box.top > innerHeight) return;
   const response = await ask(`/api/frame${query(info.source)}`);
   if (!response.ok) return;
   const url = URL.createObjectURL(await response.blob()), old = card.url;
-  card.image.src = url;
-  await card.image.decode();
+  await new Promise((done) => {
+    card.image.onload = card.image.onerror = done;
+    card.image.src = url;
+  });
   if (!card.image.isConnected) card.picture.replaceChildren(card.image);
   card.number = Number(response.headers.get("X-Attri-Number"));
   card.url = url;
@@ -287,7 +283,8 @@ async function round() {
   if (!response.ok) throw new Error(response.status === 401 ? "This device asks for its token." : await reason(response));
   const state = await response.json();
   find("trouble").hidden = true;
-  const names = state.sources.map((info) => info.source);
+  const shown = state.sources.filter((info) => info.card), known = state.sources.filter((info) => info.frames >= 0);
+  const names = shown.map((info) => info.source);
   for (const [name, card] of cards) {
     if (names.includes(name)) continue;
     card.item.remove();
@@ -296,16 +293,16 @@ async function round() {
   }
   if (!names.includes(selected)) selected = names[0] ?? "";
   find("empty").hidden = names.length > 0;
-  for (const info of state.sources) showCard(info, state.now);
+  for (const info of shown) showCard(info, state.now);
   showDetail(state.detail);
-  showHealth(state.sources, state.now);
+  showHealth(known, state.now);
   announce(state.sources);
   if (rounds++ % 20 === 0) {
-    showScopes(state.sources);
+    showScopes(known);
     showEditable(state.editable);
     await loadLabels();
   }
-  for (const info of state.sources) await showFrame(info);
+  for (const info of shown) await showFrame(info);
 }
 
 async function run() {

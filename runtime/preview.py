@@ -14,22 +14,19 @@ GET /metrics             Prometheus
 from __future__ import annotations
 
 import functools
-import io
 import logging
 import socket
 import threading
 import time
-from collections import OrderedDict, deque
-from dataclasses import dataclass, field
+from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from PIL import Image
 
 from attri.runtime.addresses import is_loopback, listen
 from attri.runtime.errors import LabelsError, MissingExtra, UsageError
 from attri.runtime.guard import Guard
-from attri.runtime.result import Control, Result, SourceHealth
+from attri.runtime.preview_view import Latest, detail, encoded, summary
+from attri.runtime.result import Control, Result
 from attri.runtime.sinks import is_picture
 
 if TYPE_CHECKING:
@@ -39,9 +36,6 @@ if TYPE_CHECKING:
     from attri.runtime.metrics import Metrics
 
 _SOURCES = 64  # kept at most
-_HISTORY = 120  # frames in the plot of latency
-_SIDE = 960  # pixels of the longer side that is sent
-_TOP = 8  # labels with a bar
 _BODY = 1 << 20  # bytes of labels
 _CLIENTS = 64  # connections; more are answered with 503
 _PICTURES = "pictures"
@@ -52,17 +46,6 @@ _FILES = {
     "/preview.css": "text/css",
     "/preview.svg": "image/svg+xml",
 }
-
-
-@dataclass
-class _Latest:
-    """The newest result of a source, and its JPEG once somebody wanted it."""
-
-    result: Result
-    number: int  # of results so far, from 1: a browser asks for a frame when it changes
-    latency: deque[tuple[float, float, float]] = field(default_factory=lambda: deque(maxlen=_HISTORY))
-    jpeg: tuple[int, bytes] | None = None
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Preview:
@@ -85,7 +68,7 @@ class Preview:
 
     def __init__(self, control: Control, metrics: Metrics, address: tuple[str, int], token: str | None = None) -> None:
         self._control, self._metrics = control, metrics
-        self._latest: OrderedDict[str, _Latest] = OrderedDict()
+        self._latest: OrderedDict[str, Latest] = OrderedDict()
         self._lock = threading.Lock()
         self._editable = token is not None
         app = self._routes()
@@ -107,7 +90,7 @@ class Preview:
         key = _PICTURES if is_picture(result) else result.source
         ms = result.prediction.latency_ms
         with self._lock:
-            latest = self._latest.setdefault(key, _Latest(result, 0))
+            latest = self._latest.setdefault(key, Latest(result, 0))
             latest.result, latest.number = result, latest.number + 1
             latest.latency.append((ms["preprocess"], ms["vision"], ms["text"]))
             while len(self._latest) > _SOURCES:
@@ -147,11 +130,10 @@ class Preview:
             latest = {name: (each, each.result, each.number) for name, each in self._latest.items()}
             history = list(latest[wanted][0].latency) if wanted in latest else []
         health = {each.source: each for each in self._control.health()}
-        # Pictures are one card, however many sources the command line made of them.
-        names = [name for name in dict.fromkeys([*health, *latest]) if name in latest or not _is_picture_name(name)]
-        sources = [_summary(name, latest.get(name), health.get(name)) for name in names]
-        detail = _detail(latest[wanted][1], history) if wanted in latest else None
-        return _json({"sources": sources, "detail": detail, "editable": self._editable, "now": time.time()})
+        names = dict.fromkeys([*health, *latest])
+        sources = [summary(name, latest.get(name), health.get(name)) for name in names]
+        details = detail(latest[wanted][1], history) if wanted in latest else None
+        return _json({"sources": sources, "detail": details, "editable": self._editable, "now": time.time()})
 
     def _get_frame(self, request: Request) -> Response:
         from starlette.responses import Response
@@ -160,7 +142,7 @@ class Preview:
             latest = self._latest.get(request.query_params.get("source", ""))
         if latest is None:
             return _json({"error": "there is no frame of this source"}, 404)
-        number, data = _encoded(latest, self._lock)
+        number, data = encoded(latest, self._lock)
         return Response(data, media_type="image/jpeg", headers={"X-Attri-Number": str(number)})
 
     def _get_labels(self, request: Request) -> Response:
@@ -236,60 +218,3 @@ def _json(content: Any, status: int = 200) -> Response:
     from starlette.responses import JSONResponse
 
     return JSONResponse(content, status)
-
-
-def _is_picture_name(name: str) -> bool:
-    from attri.runtime.images import IMAGE_SUFFIXES
-
-    return "://" not in name and Path(name).suffix.lower() in IMAGE_SUFFIXES
-
-
-def _encoded(latest: _Latest, lock: threading.Lock) -> tuple[int, bytes]:
-    """The number and the JPEG of the newest frame; who asks while it is made waits for the same one."""
-    with latest.lock:
-        with lock:
-            result, number = latest.result, latest.number
-        if latest.jpeg is None or latest.jpeg[0] != number:
-            image = Image.fromarray(result.image)
-            image.thumbnail((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=1.0)
-            data = io.BytesIO()
-            image.save(data, "JPEG", quality=80)
-            latest.jpeg = number, data.getvalue()
-        return latest.jpeg
-
-
-def _summary(name: str, found: tuple[_Latest, Result, int] | None, health: SourceHealth | None) -> dict[str, Any]:
-    """What a card and the table of sources show."""
-    state = {"source": name, "number": 0, "state": "live", "detail": ""}
-    if health is not None:
-        state |= {
-            key: getattr(health, key) for key in ("state", "detail", "frames", "dropped", "restarts", "last_frame")
-        }
-        state["fps"] = round(health.fps, 1)
-    if found is not None:
-        _, result, number = found
-        state |= {
-            "number": number,
-            "shown": result.source,
-            "label": result.label,
-            "score": round(result.score, 4),
-            "age_ms": round(result.age_ms, 1),
-            "fps": round(result.fps, 1),
-        }
-    return {key: _text(value) if isinstance(value, str) else value for key, value in state.items()}
-
-
-def _detail(result: Result, history: list[tuple[float, float, float]]) -> dict[str, Any]:
-    prediction = result.prediction
-    return {
-        "top": [[_text(label), round(score, 4)] for label, score in prediction.top(_TOP)],
-        "labels": len(prediction.labels),
-        "retrieved": prediction.retrieved.tolist(),
-        "cache": prediction.cache,
-        "latency_ms": history,
-    }
-
-
-def _text(value: str) -> str:
-    """Names of files need not be text; JSON has to be."""
-    return value.encode(errors="replace").decode()

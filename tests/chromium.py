@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import json
 import os
@@ -35,7 +36,9 @@ class Browser:
         command = [str(CHROMIUM), *_FLAGS.split(), *root, f"--user-data-dir={profile}", "about:blank"]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         port, path = self._wait_for(profile / "DevToolsActivePort")
-        self._socket = connect(f"ws://127.0.0.1:{port}{path}", max_size=None, compression=None, proxy=None)
+        link = connect(f"ws://127.0.0.1:{port}{path}", max_size=None, compression=None, proxy=None)
+        self._open = contextlib.ExitStack()
+        self._socket = self._open.enter_context(link)
         self._ids = itertools.count(1)
         self._session: str | None = None
         self.requests: list[str] = []
@@ -81,7 +84,8 @@ class Browser:
 
     def wait_for(self, expression: str, seconds: float = 20.0) -> Any:
         end = time.monotonic() + seconds
-        while not (value := self.js(expression)):
+        # An element comes over as {}, which is nothing to Python.
+        while not (value := self.js(f"(value => value instanceof Node || value)({expression})")):
             assert time.monotonic() < end, f"never true: {expression}\n{self.complaints}"
             time.sleep(0.05)
         return value
@@ -109,7 +113,7 @@ class Browser:
         path.write_bytes(base64.b64decode(shot["data"]))
 
     def close(self) -> None:
-        self._socket.close()
+        self._open.close()
         self._process.kill()
         self._process.wait()
 

@@ -109,6 +109,7 @@ def test_state_before_and_after_frames(client: Client) -> None:
         "source": "rtsp://***@host/b",
         "shown": "rtsp://***@host/b",
         "number": 3,
+        "card": True,
         "state": "live",
         "detail": "",
         "frames": 120,
@@ -136,6 +137,7 @@ def test_pictures_are_one_source(client: Client) -> None:
     sources = client("/api/state").json["sources"]
     assert [each["source"] for each in sources] == ["camera0", "rtsp://***@host/b", "pictures"]
     assert (sources[2]["number"], sources[2]["shown"]) == (70, "folder/69.png")
+    assert [each["card"] for each in sources] == [False, False, True]
 
 
 def test_frames(client: Client, picture_files: list) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from peers import HookServer, wait_for
 from results import make_result
 
 from attri.runtime import webhook
@@ -23,51 +22,9 @@ from attri.runtime.webhook import Webhook
 SECRET = "correct horse"
 
 
-class Server:
-    """Keeps what comes, and answers with the next of `answers`, or 200; "hang" answers nothing."""
-
-    def __init__(self) -> None:
-        self.answers: list[int | str] = []
-        self.requests: list[tuple[dict[str, str], bytes]] = []
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
-        self.server.daemon_threads, self.server.block_on_close = True, False
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hook/T0KEN"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-
-    def handler(self) -> type[BaseHTTPRequestHandler]:
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                outer.requests.append((dict(self.headers), body))
-                answer = outer.answers.pop(0) if outer.answers else 200
-                if answer == "hang":
-                    time.sleep(3)
-                    return
-                self.send_response(int(answer))
-                self.send_header("Location", outer.url + "/elsewhere")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            do_GET = do_POST
-
-            def log_message(self, *_: object) -> None: ...
-
-        return Handler
-
-    @property
-    def frames(self) -> list[int]:
-        return [json.loads(body)["frame"] for _, body in self.requests]
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-
-
 @pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
+def server() -> Iterator[HookServer]:
+    server = HookServer()
     yield server
     server.close()
 
@@ -82,14 +39,7 @@ def hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
         sink.close()
 
 
-def wait_for(what: Callable[[], object]) -> None:
-    end = time.monotonic() + 10
-    while not what():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
-
-
-def test_events_come_signed(server: Server, hook) -> None:
+def test_events_come_signed(server: HookServer, hook) -> None:
     sink = hook(server.url)
     for frame in range(3):
         sink.write(make_result(frame=frame, label="かりんご", changed=frame != 1))
@@ -104,7 +54,7 @@ def test_events_come_signed(server: Server, hook) -> None:
     assert json.loads(server.requests[0][1])["id"] != json.loads(server.requests[1][1])["id"]
 
 
-def test_what_fails_is_tried_again_in_order(server: Server, hook, caplog) -> None:
+def test_what_fails_is_tried_again_in_order(server: HookServer, hook, caplog) -> None:
     server.answers += [500, 429, "hang", 503, 200]
     sink = hook(server.url)
     for frame in range(3):
@@ -116,7 +66,7 @@ def test_what_fails_is_tried_again_in_order(server: Server, hook, caplog) -> Non
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 302, 307])
-def test_what_is_refused_for_good_is_given_up(server: Server, hook, status: int, caplog) -> None:
+def test_what_is_refused_for_good_is_given_up(server: HookServer, hook, status: int, caplog) -> None:
     server.answers += [status]
     sink = hook(server.url)
     for frame in range(2):
@@ -127,7 +77,7 @@ def test_what_is_refused_for_good_is_given_up(server: Server, hook, status: int,
     assert f"was given up (status {status})" in caplog.text
 
 
-def test_nobody_there_and_then_another_run(server: Server, hook) -> None:
+def test_nobody_there_and_then_another_run(server: HookServer, hook) -> None:
     port = server.server.server_port
     server.close()
     sink = hook(f"http://127.0.0.1:{port}/")
@@ -136,13 +86,13 @@ def test_nobody_there_and_then_another_run(server: Server, hook) -> None:
     start = time.monotonic()
     sink.close()
     assert time.monotonic() - start < 1.5
-    again = Server()
+    again = HookServer()
     hook(again.url)
     wait_for(lambda: again.frames == [0, 1, 2, 3])
     again.close()
 
 
-def test_what_is_too_old_is_given_up(server: Server, hook, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_too_old_is_given_up(server: HookServer, hook, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webhook, "OLDEST", 0.0)
     server.answers += [503] * 2
     sink = hook(server.url)
