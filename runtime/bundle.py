@@ -1,8 +1,10 @@
 """The bundle: a folder that can be copied to a device. Nothing in it is used before it is verified.
 
 manifest.json         what the model is, what the graphs expect, and every other file with its size and sha256
-vision.onnx           pixels float32 [B, 3, H, W] -> image_features float32 [B, D], retrieved int32 [B, L, M]
-text.onnx             retrieved, stem float32 [P, W], own float32 [C, T, W], lengths int32 [C]
+vision.onnx           pixels float32 [B, 3, H, W]
+                      -> image_features float32 [B, D], retrieved int32 [B, L, M], scores float32 [B, L, K, N]
+text.onnx             retrieved, and labels (`attri.runtime.prompts.LabelTokens`): stem float32 [P, W], own float32
+                      [R, W], places int32 [R], slots int32 [C, T], cells int32 [R], last int32 [C]
                       -> text_features float32 [B, C, D]
 token_embedding.npy   float16 or float32 [49408, W], read with mmap: a label touches a handful of its rows
 merges.txt.gz         the tokenizer's merges

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,16 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from attri.runtime.bundle import MERGES, TEXT, VISION, Bundle
+from attri.runtime.bundle import TEXT, VISION, Bundle
 from attri.runtime.engine import Engine
 from attri.runtime.ort import OrtEngine
 from attri.runtime.preprocess import Preprocess
-from attri.runtime.prompts import encode_labels
 from attri.runtime.textcache import TextCache
-from attri.runtime.tokenizer import Tokenizer
+from attri.runtime.textencoder import LabelSet, TextEncoder
 
 Picture = str | Path | Image.Image | NDArray[np.uint8]
-TEXT_ROWS = 16384  # own tokens per run of the text graph: bounds its memory (about 1 GB at width 512)
 
 
 @dataclass(frozen=True)
@@ -51,33 +48,19 @@ class Prediction:
         return [(self.labels[i], float(self.probabilities[i])) for i in order]
 
 
-@dataclass(frozen=True)
-class _LabelSet:
-    """All that a set of labels is to the text graph; swapped whole, so that other threads see the old or the new."""
-
-    labels: tuple[str, ...]
-    digest: bytes
-    stem: NDArray[np.float32]
-    own: NDArray[np.float32]
-    lengths: NDArray[np.int32]
-
-
 class Classifier:
     """An open-vocabulary classifier from a bundle. See `load`."""
 
     def __init__(self, bundle: Bundle, vision: Engine, text: Engine, labels: Sequence[str], cache: TextCache) -> None:
         manifest = bundle.manifest
         self.bundle, self.cache = bundle, cache
-        self.template: str = manifest.text["template"]
         self.threshold = manifest.threshold
-        self._vision, self._text = vision, text
+        self._vision, self._text = vision, TextEncoder(bundle, text, cache)
         self._preprocess = Preprocess(
             manifest.image["size"], tuple(manifest.image["mean"]), tuple(manifest.image["std"])
         )
-        self._tokenizer = Tokenizer(bundle.file(MERGES))
-        self._embedding = bundle.token_embedding()
         self._scale = np.float32(manifest.logit_scale / manifest.temperature)
-        self._set = self._encode(labels)
+        self._set = self._encode(labels, None)
 
     @classmethod
     def load(
@@ -136,14 +119,19 @@ class Classifier:
             return self._classify([pictures])[0]
         return self._classify(pictures) if pictures else []
 
+    @property
+    def template(self) -> str:
+        return self._text.template
+
     def encode_image(self, pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """The vision graph alone. pixels [B, 3, S, S] -> unit features [B, D], retrieved entries [B, L, M]"""
-        features, retrieved = self._vision.run({"pixels": pixels})
+        features, retrieved, _ = self._vision.run({"pixels": pixels})
         return features, retrieved
 
     def encode_text(self, retrieved: NDArray[np.int32]) -> list[NDArray[np.float32]]:
         """The text graph alone, without the cache. retrieved [B, L, M] -> B times unit features [C, D]"""
-        return self._run_text(self._set, retrieved)
+        labels = self._set
+        return [features[labels.prompt] for features in self._text.run(labels.tokens, retrieved)]
 
     def _classify(self, pictures: Sequence[Picture]) -> list[Prediction]:
         labels = self._set
@@ -152,8 +140,9 @@ class Classifier:
         prepared = time.perf_counter()
         features, retrieved = self.encode_image(pixels)
         seen = time.perf_counter()
-        texts, known = self._text_features(labels, retrieved)
-        results = [_softmax(self._scale * (text @ feature)) for text, feature in zip(texts, features, strict=True)]
+        texts, known = self._text.features(labels, retrieved)
+        cosines = [(text @ feature)[labels.prompt] for text, feature in zip(texts, features, strict=True)]
+        results = [_softmax(self._scale * cosine) for cosine in cosines]
         done = time.perf_counter()
         parts = {"preprocess": prepared - started, "vision": seen - prepared, "text": done - seen}
         latency = {name: round(1000 * t / len(pictures), 3) for name, t in (parts | {"total": done - started}).items()}
@@ -164,7 +153,7 @@ class Classifier:
 
     def _prediction(
         self,
-        labels: _LabelSet,
+        labels: LabelSet,
         probabilities: NDArray[np.float32],
         retrieved: NDArray[np.int32],
         hit: bool,
@@ -176,52 +165,10 @@ class Classifier:
         label = None if rejected else labels.labels[best]
         return Prediction(label, score, probabilities, labels.labels, retrieved, "hit" if hit else "miss", latency)
 
-    def _text_features(
-        self, labels: _LabelSet, retrieved: NDArray[np.int32]
-    ) -> tuple[list[NDArray[np.float32]], list[bool]]:
-        """Text features [C, D] of each image, and whether they were cached; equal entries are computed once."""
-        keys = [(labels.digest, entries.tobytes()) for entries in retrieved]
-        found = {key: self.cache.get(key) for key in dict.fromkeys(keys)}
-        missing = [key for key, value in found.items() if value is None]
-        known = [found[key] is not None for key in keys]
-        if missing:
-            rows = np.stack([retrieved[keys.index(key)] for key in missing])
-            for key, value in zip(missing, self._run_text(labels, rows), strict=True):
-                found[key] = value
-                self.cache.put(key, value)
-        return [found[key] for key in keys], known  # type: ignore[misc]  # every None was filled above
-
-    def _run_text(self, labels: _LabelSet, retrieved: NDArray[np.int32]) -> list[NDArray[np.float32]]:
-        """Run the text graph, as often as bounded memory wants. retrieved [B, L, M] -> B times [C, D]"""
-        classes, tokens = labels.own.shape[:2]
-        chunk = max(1, TEXT_ROWS // tokens)  # classes at a time
-        images = max(1, TEXT_ROWS // (tokens * min(classes, chunk)))
-        result = []
-        for first in range(0, len(retrieved), images):
-            parts = [
-                self._text.run(
-                    {
-                        "retrieved": retrieved[first : first + images],
-                        "stem": labels.stem,
-                        "own": labels.own[start : start + chunk],
-                        "lengths": labels.lengths[start : start + chunk],
-                    }
-                )[0]
-                for start in range(0, classes, chunk)
-            ]
-            # Copies, because a view in the cache would keep its whole batch alive.
-            result += [image.copy() for image in np.concatenate(parts, 1)]
-        return result
-
-    def _encode(self, labels: Sequence[str], places: Sequence[str] | None = None) -> _LabelSet:
+    def _encode(self, labels: Sequence[str], places: Sequence[str] | None) -> LabelSet:
         if isinstance(labels, str):
             raise TypeError("labels is one string: give a list of strings")
-        labels = tuple(labels)
-        text = self.bundle.manifest.text
-        ids = encode_labels(self._tokenizer, labels, self.template, text["context_length"], places)
-        digest = hashlib.sha256(b"".join(part.tobytes() for part in (ids.stem, ids.tokens, ids.lengths))).digest()
-        stem, own = (np.asarray(self._embedding[part], np.float32) for part in (ids.stem, ids.tokens))
-        return _LabelSet(labels, digest, stem, own, ids.lengths)
+        return self._text.label_set(labels, places)
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,0 +1,129 @@
+"""From labels and retrieved entries to text features: the cache first, and the text graph for what it does not know."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attri.runtime.bundle import MERGES, Bundle
+from attri.runtime.engine import Engine
+from attri.runtime.prompts import LabelTokens, encode_labels
+from attri.runtime.textcache import Features, Ids, TextCache
+from attri.runtime.tokenizer import Tokenizer
+
+ROWS = 16384  # rows of tokens, or cells of the attention's layout, per run: bounds its memory (about 1 GB at width 512)
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """What is told apart; swapped whole, so that other threads see the old or the new.
+
+    labels  C labels as they were given
+    tokens  of the U distinct prompts among them
+    ids     uint64 [U], ascending, of the prompts' token ids
+    prompt  intp [C], the prompt of each label
+    """
+
+    labels: tuple[str, ...]
+    tokens: LabelTokens
+    ids: Ids
+    prompt: NDArray[np.intp]
+
+
+class TextEncoder:
+    """The text side of a bundle.
+
+    Args:
+        bundle: tokenizer, embedding and pool size.
+        engine: its text graph.
+        cache: shared with whoever counts its hits.
+    """
+
+    def __init__(self, bundle: Bundle, engine: Engine, cache: TextCache) -> None:
+        text = bundle.manifest.text
+        self.template: str = text["template"]
+        self.engine, self.cache = engine, cache
+        self._context: int = text["context_length"]
+        self._tokenizer = Tokenizer(bundle.file(MERGES))
+        self._embedding = bundle.token_embedding()
+
+    def label_set(self, labels: Sequence[str], places: Sequence[str] | None = None) -> LabelSet:
+        """Tokenize. `places` name the labels in warnings. Raises LabelsError where there are none."""
+        tokens = encode_labels(self._tokenizer, labels, self.template, self._context, places)
+        digests = [hashlib.blake2b(np.array(ids, np.int32).tobytes(), digest_size=8) for ids in tokens.whole()]
+        every = np.frombuffer(b"".join(digest.digest() for digest in digests), np.uint64)
+        # 64 bits: two of 10,000 prompts share an id once in 10^11 sets.
+        ids, first, prompt = np.unique(every, return_index=True, return_inverse=True)
+        return LabelSet(tuple(labels), tokens.take(first), ids, prompt)
+
+    def features(self, labels: LabelSet, retrieved: NDArray[np.int32]) -> tuple[list[Features], list[bool]]:
+        """Unit features [U, D] of every prompt for every image, and whether they were all cached. retrieved [B, L, M]
+
+        Images with equal entries are computed once, and images that lack the same labels together.
+        """
+        keys = [entries.tobytes() for entries in retrieved]
+        found = {key: self.cache.find(key, labels.ids) for key in dict.fromkeys(keys)}
+        done = {key: features for key, (known, features) in found.items() if known.all()}
+        hits = [key in done for key in keys]
+        lacking: dict[bytes, list[bytes]] = {}
+        for key, (known, _) in found.items():
+            if key not in done:
+                lacking.setdefault(known.tobytes(), []).append(key)
+        for group in lacking.values():
+            known = found[group[0]][0]
+            tokens = labels.tokens.take(np.flatnonzero(~known)) if known.any() else labels.tokens
+            rows = np.stack([retrieved[keys.index(key)] for key in group])
+            for key, computed in zip(group, self.run(tokens, rows), strict=True):
+                self.cache.add(key, labels.ids[~known], computed)
+                done[key] = _together(known, found[key][1], computed)
+        return [done[key] for key in keys], hits
+
+    def run(self, tokens: LabelTokens, retrieved: NDArray[np.int32]) -> list[Features]:
+        """The text graph alone, in as many runs as memory and engine ask for. retrieved [B, L, M] -> B times [U, D]"""
+        result: list[Features] | None = None
+        for classes, part in self._parts(tokens):
+            feed = part.feed(self._embedding)
+            most = max(1, min(ROWS // max(len(part.own), part.slots.size), self.engine.limits.get("B", ROWS)))
+            images: list[NDArray[Any]] = []
+            for first in range(0, len(retrieved), most):
+                images += list(self.engine.run({"retrieved": retrieved[first : first + most], **feed})[0])
+            if result is None:
+                result = [np.empty((len(tokens), image.shape[1]), np.float32) for image in images]
+            for whole, image in zip(result, images, strict=True):
+                whole[classes] = image  # a copy, because a view in the cache would keep its whole batch alive
+        assert result is not None
+        return result
+
+    def _parts(self, tokens: LabelTokens) -> list[tuple[NDArray[np.intp] | slice, LabelTokens]]:
+        """Prompts in runs that are not too large, those of one length together, and where their features belong."""
+        if self._fits(tokens):
+            return [(slice(None), tokens)]
+        parts: list[tuple[NDArray[np.intp] | slice, LabelTokens]] = []
+        todo = [np.argsort(tokens.lengths, kind="stable")]
+        while todo:
+            classes = todo.pop()
+            part = tokens.take(classes)
+            if len(classes) == 1 or self._fits(part):
+                parts.append((classes, part))
+            else:
+                todo += np.array_split(classes, 2)
+        return parts
+
+    def _fits(self, tokens: LabelTokens) -> bool:
+        extents = {"C": len(tokens), "R": len(tokens.own)}
+        within = all(extent <= self.engine.limits.get(name, extent) for name, extent in extents.items())
+        return within and max(len(tokens.own), tokens.slots.size) <= ROWS
+
+
+def _together(known: NDArray[np.bool_], cached: Features, computed: Features) -> Features:
+    """One array [U, D] of what was known and what was not."""
+    if not known.any():
+        return computed
+    whole = np.empty((len(known), computed.shape[1]), np.float32)
+    whole[known], whole[~known] = cached, computed
+    return whole
