@@ -141,6 +141,8 @@ def _checks(manifest: Manifest) -> dict[str, bool]:
         and _is_number(text.get("context_length")),
         "precision": manifest.precision in PRECISIONS,
         "logit_scale": _is_number(manifest.logit_scale),
+        "retrieval": isinstance(manifest.retrieval, dict)
+        and all(_is_number(manifest.retrieval.get(key)) for key in ("depth", "retrieved", "pool_size")),
         "labels": isinstance(manifest.labels, list) and all(isinstance(label, str) for label in manifest.labels),
         "temperature": _is_number(manifest.temperature),
         "threshold": manifest.threshold in (None, 0) or _is_number(manifest.threshold),

@@ -51,11 +51,19 @@ class Prediction:
 class Classifier:
     """An open-vocabulary classifier from a bundle. See `load`."""
 
-    def __init__(self, bundle: Bundle, vision: Engine, text: Engine, labels: Sequence[str], cache: TextCache) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        vision: Engine,
+        text: Engine,
+        labels: Sequence[str],
+        cache: TextCache,
+        shortlist: int | None = None,
+    ) -> None:
         manifest = bundle.manifest
         self.bundle, self.cache = bundle, cache
         self.threshold = manifest.threshold
-        self._vision, self._text = vision, TextEncoder(bundle, text, cache)
+        self._vision, self._text = vision, TextEncoder(bundle, text, cache, shortlist)
         self._preprocess = Preprocess(
             manifest.image["size"], tuple(manifest.image["mean"]), tuple(manifest.image["std"])
         )
@@ -71,6 +79,7 @@ class Classifier:
         device: str = "auto",
         threads: int | None = None,
         cache_bytes: int = 256 << 20,
+        shortlist: int | None = None,
     ) -> Classifier:
         """Open and verify a bundle and start its graphs.
 
@@ -79,6 +88,7 @@ class Classifier:
             device: "auto", "cpu" or "cuda".
             threads: on the CPU; None is one per core.
             cache_bytes: bound on cached text features.
+            shortlist: with more labels than this, prompt only so many, those that plain CLIP finds nearest.
 
         Raises:
             BundleError, EngineError, LabelsError, MissingExtra, UsageError
@@ -86,7 +96,7 @@ class Classifier:
         bundle = Bundle.open(path)
         words = bundle.manifest.labels if labels is None else labels
         engines = [OrtEngine(bundle.graph(name), device, threads) for name in (VISION, TEXT)]
-        return cls(bundle, engines[0], engines[1], words, TextCache(cache_bytes))
+        return cls(bundle, engines[0], engines[1], words, TextCache(cache_bytes), shortlist)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -140,8 +150,7 @@ class Classifier:
         prepared = time.perf_counter()
         features, retrieved = self.encode_image(pixels)
         seen = time.perf_counter()
-        texts, known = self._text.features(labels, retrieved)
-        cosines = [(text @ feature)[labels.prompt] for text, feature in zip(texts, features, strict=True)]
+        cosines, known = self._text.cosines(labels, features, retrieved)
         results = [_softmax(self._scale * cosine) for cosine in cosines]
         done = time.perf_counter()
         parts = {"preprocess": prepared - started, "vision": seen - prepared, "text": done - seen}

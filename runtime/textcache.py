@@ -45,10 +45,10 @@ class TextCache:
     def __len__(self) -> int:
         return len(self._sets)
 
-    def find(self, entries: bytes, ids: Ids) -> tuple[NDArray[np.bool_], Features]:
+    def find(self, entries: bytes, ids: Ids, count: bool = True) -> tuple[NDArray[np.bool_], Features]:
         """Which of the ascending `ids` [U] are known for these entries, bool [U], and their features, in their order.
 
-        A hit is when all are.
+        Counted as a hit when all are, else as a miss.
         """
         with self._lock:
             known = self._sets.get(entries)
@@ -57,8 +57,8 @@ class TextCache:
         found, features = _look_up(known, ids)
         with self._lock:
             hit = bool(found.all())
-            self.hits += hit
-            self.misses += not hit
+            self.hits += hit and count
+            self.misses += not hit and count
         return found, features
 
     def add(self, entries: bytes, ids: Ids, features: Features) -> None:

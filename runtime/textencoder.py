@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,25 +27,31 @@ class LabelSet:
     tokens  of the U distinct prompts among them
     ids     uint64 [U], ascending, of the prompts' token ids
     prompt  intp [C], the prompt of each label
+    plain   features [U, D] that no image prompts, where a shortlist wants them
     """
 
     labels: tuple[str, ...]
     tokens: LabelTokens
     ids: Ids
     prompt: NDArray[np.intp]
+    plain: Features | None = None
 
 
 class TextEncoder:
     """The text side of a bundle.
 
     Args:
-        bundle: tokenizer, embedding and pool size.
+        bundle: tokenizer, embedding and shape of the pool.
         engine: its text graph.
         cache: shared with whoever counts its hits.
+        shortlist: how many labels each image prompts; None is all. See `cosines`.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine, cache: TextCache) -> None:
-        text = bundle.manifest.text
+    def __init__(self, bundle: Bundle, engine: Engine, cache: TextCache, shortlist: int | None = None) -> None:
+        text, retrieval = bundle.manifest.text, bundle.manifest.retrieval
+        self.shortlist = shortlist
+        # One past the last entry is none: what it would bring is masked (`attri.train.prompted_text`).
+        self._nothing = np.full((1, retrieval["depth"], retrieval["retrieved"]), retrieval["pool_size"], np.int32)
         self.template: str = text["template"]
         self.engine, self.cache = engine, cache
         self._context: int = text["context_length"]
@@ -59,15 +65,57 @@ class TextEncoder:
         every = np.frombuffer(b"".join(digest.digest() for digest in digests), np.uint64)
         # 64 bits: two of 10,000 prompts share an id once in 10^11 sets.
         ids, first, prompt = np.unique(every, return_index=True, return_inverse=True)
-        return LabelSet(tuple(labels), tokens.take(first), ids, prompt)
+        result = LabelSet(tuple(labels), tokens.take(first), ids, prompt)
+        if self.shortlist is None:
+            return result
+        (plain,), _ = self.features(result, self._nothing, count=False)
+        return replace(result, plain=plain)
 
-    def features(self, labels: LabelSet, retrieved: NDArray[np.int32]) -> tuple[list[Features], list[bool]]:
-        """Unit features [U, D] of every prompt for every image, and whether they were all cached. retrieved [B, L, M]
+    def cosines(
+        self, labels: LabelSet, images: Features, retrieved: NDArray[np.int32]
+    ) -> tuple[list[NDArray[np.float32]], list[bool]]:
+        """Cosine [C] of every label with every image, and whether all text features were cached.
+
+        With a shortlist only the labels whose plain features are nearest to an image are prompted for it; the others
+        keep the plain cosine (our choice).
+
+        Args:
+            images: unit features [B, D].
+            retrieved: their entries [B, L, M].
+        """
+        if labels.plain is None or self.shortlist is None or len(labels.ids) <= self.shortlist:
+            texts, hits = self.features(labels, retrieved)
+            return [(text @ image)[labels.prompt] for text, image in zip(texts, images, strict=True)], hits
+        results, hits = [], []
+        for image, entries in zip(images, retrieved, strict=True):
+            cosine = labels.plain @ image  # [U]
+            chosen = np.sort(np.argpartition(-cosine, self.shortlist - 1)[: self.shortlist])
+            (text,), (hit,) = self.features(labels, entries[None], chosen)
+            cosine[chosen] = text @ image
+            results.append(cosine[labels.prompt])
+            hits.append(hit)
+        return results, hits
+
+    def features(
+        self,
+        labels: LabelSet,
+        retrieved: NDArray[np.int32],
+        chosen: NDArray[np.intp] | None = None,
+        count: bool = True,
+    ) -> tuple[list[Features], list[bool]]:
+        """Unit features [U, D] of every prompt for every image, and whether they were all cached.
 
         Images with equal entries are computed once, and images that lack the same labels together.
+
+        Args:
+            retrieved: entries [B, L, M].
+            chosen: some of the prompts, ascending; None is all.
+            count: whether the cache counts it.
         """
+        ids = labels.ids if chosen is None else labels.ids[chosen]
+        chosen = np.arange(len(ids)) if chosen is None else chosen
         keys = [entries.tobytes() for entries in retrieved]
-        found = {key: self.cache.find(key, labels.ids) for key in dict.fromkeys(keys)}
+        found = {key: self.cache.find(key, ids, count) for key in dict.fromkeys(keys)}
         done = {key: features for key, (known, features) in found.items() if known.all()}
         hits = [key in done for key in keys]
         lacking: dict[bytes, list[bytes]] = {}
@@ -76,10 +124,11 @@ class TextEncoder:
                 lacking.setdefault(known.tobytes(), []).append(key)
         for group in lacking.values():
             known = found[group[0]][0]
-            tokens = labels.tokens.take(np.flatnonzero(~known)) if known.any() else labels.tokens
+            missing = chosen[~known]
+            tokens = labels.tokens if len(missing) == len(labels.ids) else labels.tokens.take(missing)
             rows = np.stack([retrieved[keys.index(key)] for key in group])
             for key, computed in zip(group, self.run(tokens, rows), strict=True):
-                self.cache.add(key, labels.ids[~known], computed)
+                self.cache.add(key, labels.ids[missing], computed)
                 done[key] = _together(known, found[key][1], computed)
         return [done[key] for key in keys], hits
 

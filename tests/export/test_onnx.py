@@ -89,8 +89,8 @@ def test_a_frozen_batch_and_a_wrong_opset_are_noticed(pocket_model):
     proto = cached(trace_text)(pocket_model, "fp32", 18)
     with pytest.raises(FailedError, match="asked for 17"):
         exporter.require(proto, border(proto), 17)
-    shapes = border(proto) | {"own": [1, "T", 128]}
-    with pytest.raises(FailedError, match=r"gave own the shape \['C', 'T', 128\], expected \[1, 'T', 128\]"):
+    shapes = border(proto) | {"slots": [1, "T"]}
+    with pytest.raises(FailedError, match=r"gave slots the shape \['C', 'T'\], expected \[1, 'T'\]"):
         exporter.require(proto, shapes, 18)
 
 

@@ -194,6 +194,60 @@ def test_only_new_labels_are_computed(classifier: Classifier, five: list[Path]) 
     assert classifier(five[0]).cache == "hit"
 
 
+@pytest.fixture
+def many() -> list[str]:
+    return [f"{colour} {thing}" for colour in ("red", "green", "old") for thing in ("apple", "bird", "car", "shoe")]
+
+
+def plain_cosines(model: Any, pixels: np.ndarray, labels: list[str], template: str) -> np.ndarray:
+    """What CLIP says without prompts, by PyTorch [I, C]"""
+    import torch
+
+    text = model.plain_text(encode_labels(Tokenizer(), labels, template, model.backbone.context_length))
+    with torch.no_grad():
+        return (model.encode_image(torch.from_numpy(pixels))[0] @ text.T).numpy()
+
+
+def test_a_shortlist_prompts_the_nearest_and_leaves_the_rest_plain(
+    bundle: Path, many: list[str], pocket_model: Any, pictures: Any, five: list[Path]
+) -> None:
+    classifier = Classifier.load(bundle, many, threads=1, shortlist=4)
+    exact = probabilities(Classifier.load(bundle, many, threads=1)(five)).astype(np.float64)
+    pixels = pictures(pocket_model.backbone.preprocess(), 5)
+    plain = plain_cosines(pocket_model, pixels, many, classifier.template).astype(np.float64)
+    scale = classifier.bundle.manifest.logit_scale
+    for found, whole, cosine in zip(classifier(five), exact, plain, strict=True):
+        nearest = sorted(range(len(many)), key=lambda label: -cosine[label])[:4]
+        rest = [label for label in range(len(many)) if label not in nearest]
+        # Differences of logits do not depend on what else softmax adds up.
+        ours, theirs = (np.log(p[nearest]) - np.log(p[nearest[0]]) for p in (found.probabilities, whole))
+        close(ours, theirs, 10 * CLOSE)
+        logits = np.log(found.probabilities[rest]) - np.log(found.probabilities[rest[0]])
+        close(logits, scale * (cosine[rest] - cosine[rest[0]]), 10 * CLOSE)
+    assert [each.cache for each in classifier(five)] == ["hit"] * 5
+
+
+def test_no_more_labels_than_the_shortlist_is_exact(bundle: Path, many: list[str], five: list[Path]) -> None:
+    exact = Classifier.load(bundle, many, threads=1)
+    for size in (len(many), len(many) + 5):
+        listed = Classifier.load(bundle, many, threads=1, shortlist=size)
+        close(probabilities(listed(five)), probabilities(exact(five)), SUMS)
+
+
+def test_equal_labels_share_a_place_in_the_shortlist(bundle: Path, five: list[Path]) -> None:
+    found = Classifier.load(bundle, ["bird", "Bird", "car", "red apple"], threads=1, shortlist=2)(five)
+    assert all(each.probabilities[0] == each.probabilities[1] for each in found)
+
+
+def test_a_shortlist_computes_no_more_than_its_labels(bundle: Path, many: list[str], five: list[Path]) -> None:
+    classifier = Classifier.load(bundle, many, threads=1, shortlist=2)
+    classifier._text.engine = watched = Watched(classifier._text.engine)
+    classifier(five[0])
+    assert watched.rows == [2 * 4]  # two prompts of colour, thing, full stop and EOT
+    classifier.labels = [*many, "teapot"]
+    assert watched.rows[1:] == [3]  # the plain features of the one new label
+
+
 def test_below_the_threshold_there_is_no_label(classifier: Classifier, five: list[Path]) -> None:
     accepted = classifier(five[0])
     classifier.threshold = accepted.score
