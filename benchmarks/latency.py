@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from attri.export.graphs import to_trace
 from attri.export.onnx import describe, save, strip, trace_text, trace_vision
 from attri.export.writer import copy_merges, save_embedding, save_manifest
 from attri.runtime import Classifier
@@ -74,7 +75,7 @@ class Plain(nn.Module):
 
     def __init__(self, model: AttriPrompt) -> None:
         super().__init__()
-        self.vision = VisionTower(model.backbone.visual, None, [])
+        self.vision = VisionTower(to_trace(model.backbone.visual, "fp32"), None, [])
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.vision(pixels)[0]
