@@ -67,7 +67,7 @@ def _rounds(av: Any, container: InputContainer, stream: VideoStream, again: int)
 @contextmanager
 def _opened(av: Any, uri: str) -> Iterator[InputContainer]:
     try:
-        # A playlist that is only named a video must not make FFmpeg open other files or the network.
+        # A playlist that is only named a video must not make FFmpeg open the network; new ones refuse it by themselves.
         container = av.open(uri, options={"protocol_whitelist": "file"})
     except av.FFmpegError as error:
         raise SourceError(f"{uri} is not a video that can be read: {error.strerror}", final=True) from error
