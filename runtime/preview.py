@@ -98,7 +98,7 @@ class Preview:
 
     def close(self) -> None:
         self._server.should_exit = True
-        self._thread.join(1.5)
+        self._thread.join(1.2)
         self._socket.close()
 
     def _serve(self, listening: socket.socket) -> None:
