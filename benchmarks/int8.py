@@ -22,7 +22,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 
-from attri.calibration.collect import label_arrays
+from attri.calibration.collect import label_tokens
 from attri.calibration.int8 import S8S8, U8S8
 from attri.export.int8 import FILES, Calibration
 from attri.export.onnx import export_bundle
@@ -87,11 +87,11 @@ def speed(folder: Path, arguments: argparse.Namespace) -> str:
         for name in (VISION, TEXT)
     }
     pixels = model.backbone.preprocess()(pictures[0])[None]
-    words = label_arrays(Bundle.open(bundles["fp32"]))
+    opened = Bundle.open(bundles["fp32"])
     retrieved = engines["fp32", VISION].run({"pixels": pixels})[1]
     feeds = {
         VISION: {"pixels": pixels},
-        TEXT: {"retrieved": retrieved, "stem": words.stem, "own": words.own, "lengths": words.lengths},
+        TEXT: {"retrieved": retrieved, **label_tokens(opened).feed(opened.token_embedding())},
     }
     for (_, name), engine in engines.items():
         engine.run(feeds[name])

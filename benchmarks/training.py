@@ -46,7 +46,6 @@ class Setting:
         names = [f"{a} {n}{p}" for p in PLACES for n in NOUNS for a in ADJECTIVES][:classes]
         assert len(names) == classes, f"there are {len(names)} names"
         self.words = encode_labels(Tokenizer(), names, TEMPLATE)
-        self.labels = self.model.embed(self.words)
         self.targets = torch.arange(batch) * classes // batch
         files = sorted((pocket.IMAGES / "test").glob("*/*.png"))[:: 160 // batch][:batch]
         preprocess = self.model.backbone.preprocess()
@@ -63,7 +62,7 @@ class Setting:
         return self.model.pool.tokens.grad
 
     def folded(self) -> Tensor:
-        text = self.model.encode_text(self.labels, self.model.pool.retrieve(self.centres))
+        text = self.model.encode_text(self.words, self.model.pool.retrieve(self.centres))
         return self.finish(self.features, text)
 
     def literal(self) -> Tensor:
@@ -74,10 +73,9 @@ class Setting:
     def literal_text(self, retrieved: Tensor) -> Tensor:
         """[B, L, M] -> [B, C, D], every image with every class as a sequence of its own."""
         clip, tokens = self.model.backbone.clip, self.model.pool.tokens_of_blocks()
-        ids = torch.zeros(len(self.words.lengths), 77, dtype=torch.long)
-        for row, own, length in zip(ids, self.words.tokens, self.words.lengths, strict=True):
-            whole = torch.tensor([*self.words.stem, *own[:length]])
-            row[: len(whole)] = whole
+        ids = torch.zeros(len(self.words), 77, dtype=torch.long)
+        for row, whole in zip(ids, self.words.whole(), strict=True):
+            row[: len(whole)] = torch.tensor(whole)
         B, C = len(retrieved), len(ids)
         x = (clip.token_embedding(ids) + clip.positional_embedding).repeat(B, 1, 1)  # [B C, 77, W]
         for index, block in enumerate(clip.transformer.resblocks):

@@ -24,7 +24,7 @@ from attri.runtime.engine import Engine
 from attri.runtime.errors import FailedError, ImageError, UsageError
 from attri.runtime.images import list_images
 from attri.runtime.preprocess import Preprocess
-from attri.runtime.prompts import encode_labels
+from attri.runtime.prompts import LabelTokens, encode_labels
 from attri.runtime.tokenizer import Tokenizer
 
 logger = logging.getLogger("attri")
@@ -43,26 +43,19 @@ TEXT_SETS, TEXT_LABELS = 64, 64  # sets of entries, and labels for each, that th
 
 
 @dataclass(frozen=True)
-class Labels:
-    """Labels as the text graph reads them: stem float32 [P, W], own float32 [C, T, W], lengths int32 [C]"""
-
-    stem: NDArray[np.float32]
-    own: NDArray[np.float32]
-    lengths: NDArray[np.int32]
-
-
-@dataclass(frozen=True)
 class Samples:
     """Real inputs of both graphs. Pictures are read anew on every pass.
 
     pictures   that can be read: files, or uint8 [H, W, 3]
     retrieved  the distinct sets of pool entries that they retrieve, int32 [I, L, M]
+    embedding  of tokens [49408, W]
     """
 
     pictures: Sequence[Path | NDArray[np.uint8]]
     preprocess: Preprocess
     retrieved: NDArray[np.int32]
-    labels: Labels
+    labels: LabelTokens
+    embedding: NDArray[Any]
 
     def vision(self, count: int | None = None) -> Iterator[Feed]:
         """The first `count` pictures, or all."""
@@ -70,29 +63,17 @@ class Samples:
             yield {"pixels": np.stack([self.preprocess(picture) for picture in batch])}
 
     def text(self, count: int | None = TEXT_SETS) -> Iterator[Feed]:
-        """The first `count` sets, each with another stretch of the labels, so that all labels have their turn.
-
-        Labels of one length go together: padding would widen the ranges, and nothing reads it.
-        """
-        total = len(self.labels.lengths)
+        """The first `count` sets, each with another stretch of the labels, so that all labels have their turn."""
+        total = len(self.labels)
         for number, entries in enumerate(evenly(self.retrieved, count)):
             chosen = (np.arange(min(total, TEXT_LABELS)) + number * TEXT_LABELS) % total
-            for length in np.unique(self.labels.lengths[chosen]):
-                rows = chosen[self.labels.lengths[chosen] == length]
-                yield {
-                    "retrieved": entries[None],
-                    "stem": self.labels.stem,
-                    "own": self.labels.own[rows, :length],
-                    "lengths": self.labels.lengths[rows],
-                }
+            yield {"retrieved": entries[None], **self.labels.take(chosen).feed(self.embedding)}
 
 
-def label_arrays(bundle: Bundle) -> Labels:
+def label_tokens(bundle: Bundle) -> LabelTokens:
     """A bundle's own labels."""
     text = bundle.manifest.text
-    ids = encode_labels(Tokenizer(), bundle.manifest.labels, text["template"], text["context_length"])
-    stem, own = (np.asarray(bundle.token_embedding()[part], np.float32) for part in (ids.stem, ids.tokens))
-    return Labels(stem, own, ids.lengths)
+    return encode_labels(Tokenizer(), bundle.manifest.labels, text["template"], text["context_length"])
 
 
 def batches(items: Sequence[Item], size: int = BATCH) -> Iterator[Sequence[Item]]:
@@ -122,7 +103,9 @@ def find_pictures(folder: Path) -> list[Path]:
     return chosen
 
 
-def collect(folder: Path, vision: Engine, preprocess: Preprocess, labels: Labels) -> Samples:
+def collect(
+    folder: Path, vision: Engine, preprocess: Preprocess, labels: LabelTokens, embedding: NDArray[Any]
+) -> Samples:
     """Read the folder's pictures once, and note what they retrieve by the float32 graph.
 
     A picture that cannot be read is named in a warning; so is a folder with fewer than WANTED.
@@ -147,7 +130,8 @@ def collect(folder: Path, vision: Engine, preprocess: Preprocess, labels: Labels
         raise UsageError(f"no picture of {folder} can be read: int8 is calibrated on about {WANTED} real ones")
     if len(usable) < WANTED:
         logger.warning("int8 is calibrated on %d pictures, %d are wanted: its ranges may clip", len(usable), WANTED)
-    return Samples(usable, preprocess, np.unique(np.concatenate(found), axis=0), labels)
+    retrieved = np.unique(np.concatenate(found), axis=0)
+    return Samples(usable, preprocess, retrieved, labels, embedding)
 
 
 def ranges(

@@ -20,7 +20,7 @@ import onnx
 from numpy.typing import NDArray
 
 from attri.calibration import int8
-from attri.calibration.collect import METHODS, Feed, Samples, collect, find_pictures, label_arrays, ranges
+from attri.calibration.collect import METHODS, Feed, Samples, collect, find_pictures, label_tokens, ranges
 from attri.calibration.int8 import FEATURES, S8S8, U8S8, Drift, Flavour, Layers
 from attri.export.parity import Gates, Report, Stages, judge, run_bundle, run_model
 from attri.runtime.bundle import SYMMETRIC, TEXT, VISION, Bundle
@@ -100,7 +100,8 @@ def quantize_bundle(
     judge_graphs = Judge.of(model, bundle, pixels)
     with scratch(bundle.path) as folder:
         vision = OrtEngine(bundle.file(VISION), "cpu")
-        samples = collect(calibration.data, vision, model.backbone.preprocess(), label_arrays(bundle))
+        words, embedding = label_tokens(bundle), bundle.token_embedding()
+        samples = collect(calibration.data, vision, model.backbone.preprocess(), words, embedding)
         tell(f"int8: {len(samples.pictures)} calibration pictures, {len(samples.retrieved)} sets of entries")
         sources = {name: measure(bundle.file(name), samples, calibration.method, folder, tell) for name in FEATURES}
         reports: list[Report] = []

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ from attri.export.precision import DTYPES, half_report
 from attri.runtime import bundle
 from attri.runtime.bundle import Manifest
 from attri.runtime.errors import FailedError, UsageError
+from attri.runtime.prompts import LabelTokens
 from attri.train.model import AttriPrompt
 
 OPSETS = (17, 18)  # 17 is the first with LayerNormalization; TensorRT 8.6 reads both
@@ -103,24 +105,35 @@ def trace_vision(model: AttriPrompt, precision: str, opset: int) -> onnx.ModelPr
         "pixels": ["B", 3, side, side],
         "image_features": ["B", model.backbone.joint_width],
         "retrieved": ["B", model.depth, model.config.retrieved],
+        "scores": ["B", model.depth, model.config.clusters, model.config.pool_size],
     }
-    return trace(VisionGraph(model, precision), inputs, ["image_features", "retrieved"], shapes, opset)
+    return trace(VisionGraph(model, precision), inputs, ["image_features", "retrieved", "scores"], shapes, opset)
 
 
 def trace_text(model: AttriPrompt, precision: str, opset: int) -> onnx.ModelProto:
-    B, P, C, T = (torch.export.Dim(name, min=1) for name in "BPCT")
+    B, P, R, C, T = (torch.export.Dim(name, min=1) for name in "BPRCT")
     width, count = model.text.positional_embedding.shape[1], model.config.retrieved
+    tokens, lengths = np.arange(18, dtype=np.int32).reshape(3, 6), np.array([2, 6, 3], np.int32)
+    labels = LabelTokens.pack(np.zeros(5, np.int32), tokens, lengths)
+    rows = len(labels.own)
+    places, slots, cells, last = map(torch.from_numpy, (labels.places, labels.slots, labels.cells, labels.last))
     inputs: dict[str, tuple[torch.Tensor, dict[int, Any]]] = {
         "retrieved": (torch.zeros(2, model.depth, count, dtype=torch.int32), {0: B}),
         "stem": (torch.zeros(5, width), {0: P}),
-        "own": (torch.zeros(3, 6, width), {0: C, 1: T}),
-        "lengths": (torch.tensor([2, 6, 3], dtype=torch.int32), {0: C}),
+        "own": (torch.zeros(rows, width), {0: R}),
+        "places": (places, {0: R}),
+        "slots": (slots, {0: C, 1: T}),
+        "cells": (cells, {0: R}),
+        "last": (last, {0: C}),
     }
     shapes: dict[str, list[Any]] = {
         "retrieved": ["B", model.depth, count],
         "stem": ["P", width],
-        "own": ["C", "T", width],
-        "lengths": ["C"],
+        "own": ["R", width],
+        "places": ["R"],
+        "slots": ["C", "T"],
+        "cells": ["R"],
+        "last": ["C"],
         "text_features": ["B", "C", model.backbone.joint_width],
     }
     return trace(TextGraph(model, precision), inputs, ["text_features"], shapes, opset)

@@ -119,12 +119,12 @@ def read_pixels(model: AttriPrompt, pictures: list[Path]) -> NDArray[np.float32]
 
 @torch.no_grad()
 def run_model(model: AttriPrompt, pixels: NDArray[np.float32], labels: list[str], template: str) -> Stages:
-    embedded = model.embed(encode_labels(Tokenizer(), labels, template, model.backbone.context_length))
+    words = encode_labels(Tokenizer(), labels, template, model.backbone.context_length)
     parts = []
     for batch in torch.split(torch.from_numpy(pixels), BATCH):
         features, centres = model.encode_image(batch)
         retrieved = model.pool.retrieve(centres)
-        text = model.encode_text(embedded, retrieved)
+        text = model.encode_text(words, retrieved)
         cosines = (text @ features[:, :, None]).squeeze(-1)
         parts.append((features.numpy(), retrieved.int().numpy(), text.numpy(), cosines.numpy()))
     return Stages(*(np.concatenate(part) for part in zip(*parts, strict=True)))

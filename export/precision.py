@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from attri.calibration.collect import Feed, Samples, label_arrays
+from attri.calibration.collect import Feed, Samples, label_tokens
 from attri.calibration.int8 import FEATURES, PRODUCTS, needed
 from attri.runtime.bundle import TEXT, VISION, Bundle
 from attri.runtime.errors import FailedError
@@ -65,7 +65,7 @@ def half_report(bundle: Bundle, preprocess: Preprocess, pixels: NDArray[np.float
     extremes = [preprocess(picture) for picture in extreme_pictures(preprocess.size)]
     some = np.stack([*extremes, *pixels[:PEAK_PICTURES]])
     retrieved = OrtEngine(bundle.file(VISION), "cpu").run({"pixels": some})[1]
-    samples = Samples([], preprocess, np.unique(retrieved, axis=0), label_arrays(bundle))
+    samples = Samples([], preprocess, np.unique(retrieved, axis=0), label_tokens(bundle), bundle.token_embedding())
     graphs[VISION]["peak"] = half_peak(protos[VISION], VISION, ({"pixels": one[None]} for one in some))
     graphs[TEXT]["peak"] = half_peak(protos[TEXT], TEXT, samples.text())
     return {"graphs": graphs}

@@ -1,8 +1,10 @@
 """The bundle: a folder that can be copied to a device. Nothing in it is used before it is verified.
 
 manifest.json         what the model is, what the graphs expect, and every other file with its size and sha256
-vision.onnx           pixels float32 [B, 3, H, W] -> image_features float32 [B, D], retrieved int32 [B, L, M]
-text.onnx             retrieved, stem float32 [P, W], own float32 [C, T, W], lengths int32 [C]
+vision.onnx           pixels float32 [B, 3, H, W]
+                      -> image_features float32 [B, D], retrieved int32 [B, L, M], scores float32 [B, L, K, N]
+text.onnx             retrieved, and labels (`attri.runtime.prompts.LabelTokens`): stem float32 [P, W], own float32
+                      [R, W], places int32 [R], slots int32 [C, T], cells int32 [R], last int32 [C]
                       -> text_features float32 [B, C, D]
 token_embedding.npy   float16 or float32 [49408, W], read with mmap: a label touches a handful of its rows
 merges.txt.gz         the tokenizer's merges
@@ -139,6 +141,8 @@ def _checks(manifest: Manifest) -> dict[str, bool]:
         and _is_number(text.get("context_length")),
         "precision": manifest.precision in PRECISIONS,
         "logit_scale": _is_number(manifest.logit_scale),
+        "retrieval": isinstance(manifest.retrieval, dict)
+        and all(_is_number(manifest.retrieval.get(key)) for key in ("depth", "retrieved", "pool_size")),
         "labels": isinstance(manifest.labels, list) and all(isinstance(label, str) for label in manifest.labels),
         "temperature": _is_number(manifest.temperature),
         "threshold": manifest.threshold in (None, 0) or _is_number(manifest.threshold),

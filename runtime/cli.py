@@ -20,6 +20,7 @@ from attri.runtime.outputs import Outputs, output_options
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Below it: none of the labels. [the bundle's own]")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads. [one per core]")
 @click.option("--cache-mb", type=click.IntRange(0), default=256, show_default=True, help="Bound on the text cache.")
+@click.option("--shortlist", type=click.IntRange(1), help="With more labels, prompt only the nearest of them. [all]")
 @input_options
 @output_options
 @click.version_option(package_name="attri")
@@ -31,6 +32,7 @@ def main(
     threshold: float | None,
     threads: int | None,
     cache_mb: int,
+    shortlist: int | None,
     inputs: Inputs,
     outputs: Outputs,
 ) -> int:
@@ -44,7 +46,9 @@ def main(
     if labels:
         load_labels(labels)  # before anything that takes long
     specs = find_inputs(words, inputs)
-    classifier = Classifier.load(bundle, device=device, threads=threads, cache_bytes=cache_mb << 20)
+    classifier = Classifier.load(
+        bundle, device=device, threads=threads, cache_bytes=cache_mb << 20, shortlist=shortlist
+    )
     if threshold is not None:
         classifier.threshold = threshold
     pipeline = open_pipeline(specs, classifier, labels, inputs)

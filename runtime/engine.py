@@ -12,6 +12,7 @@ class Engine(Protocol):
     """One loaded graph."""
 
     description: str  # for a person: what runs where
+    limits: Mapping[str, int]  # greatest extent of a dimension, by its name in the graph; others are not bounded
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Outputs in the graph's order. Raises EngineError where the run fails."""

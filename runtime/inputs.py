@@ -151,14 +151,12 @@ def open_pipeline(specs: list[SourceSpec], classifier: Classifier, labels: Path 
     from attri.runtime.pipeline import Pipeline, Schedule
     from attri.runtime.reader import Patience
 
-    sets: dict[tuple[Path | None, str], LiveLabels] = {}
+    sets: dict[tuple[Path | None, str | None], LiveLabels] = {}
     chosen, rules = [], []
     for spec in specs:
-        key = (spec.labels or labels, spec.template or inputs.template or classifier.template)
+        key = (spec.labels or labels, spec.template or inputs.template)
         if key not in sets:
-            own = copy.copy(classifier)  # the same graphs and cache, other labels
-            own.template = key[1]
-            sets[key] = LiveLabels(own, key[0])
+            sets[key] = LiveLabels(copy.copy(classifier), *key)  # the same graphs and cache, other labels
         chosen.append(sets[key])
         threshold = classifier.threshold if spec.threshold is None else spec.threshold
         rules.append(Rule(inputs.smooth, inputs.majority, inputs.min_duration, threshold))

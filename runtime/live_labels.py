@@ -25,18 +25,17 @@ class LiveLabels:
     Args:
         classifier: is given the labels.
         file: None keeps the labels that the classifier has.
+        template: the sentence around each prompt; None is the bundle's.
 
     Raises: LabelsError: the file cannot be used to begin with.
     """
 
-    def __init__(self, classifier: Classifier, file: Path | None) -> None:
-        self.classifier, self.file = classifier, file
+    def __init__(self, classifier: Classifier, file: Path | None, template: str | None = None) -> None:
+        self.classifier, self.file, self._template = classifier, file, template
         self.labels = [Label(text, (text,), number) for number, text in enumerate(classifier.labels, start=1)]
         self._taken = self._seen = _state(file)
-        if file is None:
-            classifier.labels = classifier.labels  # a template may have come between
-        else:
-            self._use(load_labels(file), str(file))
+        if file is not None or template is not None:
+            self._use(load_labels(file) if file else self.labels, str(file or "the labels"))
 
     def set(self, text: str) -> None:
         """Take `text` as a labels file, until the file itself changes. Raises LabelsError and changes nothing."""
@@ -57,9 +56,9 @@ class LiveLabels:
             _LOGGER.warning("%s; the labels from before stay", error)
 
     def _use(self, labels: Sequence[Label], name: str) -> None:
-        places = [f"{name} line {label.line}" for label in labels]
+        words, prompts = [label.text for label in labels], [label.prompts for label in labels]
         try:
-            self.classifier.set_labels([label.text for label in labels], places, [label.prompts for label in labels])
+            self.classifier.set_labels(words, [f"{name} line {each.line}" for each in labels], prompts, self._template)
         except UnicodeError as error:
             raise LabelsError(f"{name} holds characters that are no text") from error
         self.labels = list(labels)

@@ -53,6 +53,8 @@ class OrtEngine:
             raise EngineError("CUDA does not start here (driver or libraries missing): use --device cpu")
         self.description = f"ONNX Runtime {ort.__version__} on {device}"
 
+    limits: Mapping[str, int] = {}  # nothing is bounded, and nobody writes to it
+
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         try:
             outputs: list[NDArray[Any]] = self._session.run(None, dict(inputs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +23,67 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class LabelTokens:
-    """Token ids of C prompts, cut where they part.
+    """Token ids of C prompts, each distinct beginning once: a trie, whose R rows are all that has to be computed.
 
-    stem     int32 [P]     SOS and the words that every prompt starts with
-    tokens   int32 [C, T]  each prompt's own tokens, its EOT last, padded with 0
-    lengths  int32 [C]     own tokens up to and with EOT, at least 1
+    Under a causal mask a token's state depends on the tokens before it alone. Prompts that begin alike share those
+    rows, and no row is padding.
+
+    stem    int32 [P]     SOS and the words that every prompt starts with
+    own     int32 [R]     the other tokens, parents before children; a prompt's last is its EOT
+    places  int32 [R]     how many tokens stand between the stem and the row
+    slots   int32 [C, T]  the rows of each prompt in their order, its last one repeated to the longest prompt's length
+    cells   int32 [R]     a place in the flattened `slots` that holds the row
+    last    int32 [C]     the row of each prompt's EOT
     """
 
     stem: NDArray[np.int32]
-    tokens: NDArray[np.int32]
-    lengths: NDArray[np.int32]
+    own: NDArray[np.int32]
+    places: NDArray[np.int32]
+    slots: NDArray[np.int32]
+    cells: NDArray[np.int32]
+    last: NDArray[np.int32]
+
+    @classmethod
+    def pack(cls, stem: NDArray[np.int32], tokens: NDArray[np.int32], lengths: NDArray[np.int32]) -> LabelTokens:
+        """From padded tokens [C, T] after the stem, of which each prompt has so many, 1 or more [C]."""
+        T = int(lengths.max())
+        slots = np.zeros((len(tokens), T), np.int32)
+        own, places, cells = [], [], []
+        parents, rows = np.zeros(len(tokens), np.int64), 0
+        for place in range(T):
+            going = np.flatnonzero(lengths > place)
+            beginnings = parents[going] << 32 | tokens[going, place]
+            _, first, row = np.unique(beginnings, return_index=True, return_inverse=True)
+            parents[going] = rows + row
+            slots[:, place] = parents  # those that have ended repeat their last
+            own.append(tokens[going[first], place])
+            places.append(np.full(len(first), place))
+            cells.append(going[first] * T + place)
+            rows += len(first)
+        own_ids, all_places, all_cells = (np.concatenate(part).astype(np.int32) for part in (own, places, cells))
+        return cls(stem, own_ids, all_places, slots, all_cells, slots[:, -1])
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """Tokens of each prompt after the stem, EOT included [C]"""
+        return self.places[self.last] + 1
+
+    def whole(self) -> list[list[int]]:
+        """Every prompt's ids from SOS to EOT."""
+        rows = zip(self.own[self.slots], self.lengths, strict=True)
+        return [[*self.stem.tolist(), *ids[:length].tolist()] for ids, length in rows]
+
+    def feed(self, table: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """As the text graph reads them: stem [P, W] and own [R, W] are looked up in `table`, as float32."""
+        embedded = {name: np.asarray(table[ids], np.float32) for name, ids in (("stem", self.stem), ("own", self.own))}
+        return embedded | {"places": self.places, "slots": self.slots, "cells": self.cells, "last": self.last}
+
+    def __len__(self) -> int:
+        return len(self.last)
+
+    def take(self, classes: NDArray[np.intp] | slice) -> LabelTokens:
+        """The same for some of the prompts, in that order."""
+        return self.pack(self.stem, self.own[self.slots[classes]], self.lengths[classes])
 
 
 def encode_labels(
@@ -69,7 +120,7 @@ def encode_labels(
     tokens = np.zeros((len(own), int(lengths.max())), np.int32)
     for target, row in zip(tokens, own, strict=True):
         target[: len(row)] = row
-    return LabelTokens(np.array(stem, np.int32), tokens, lengths)
+    return LabelTokens.pack(np.array(stem, np.int32), tokens, lengths)
 
 
 def _common_start(rows: list[list[int]]) -> list[int]:

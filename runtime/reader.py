@@ -108,6 +108,7 @@ class Reader:
         if time.monotonic() - self._moved > limit:
             self._left.set()
             self._left = threading.Event()
+            self._moved = time.monotonic()  # or the next look would do it again, before the new thread has begun
             unsure = self.state == "opening" and self.spec.kind in ("csi", "gst")
             hint = " (is every element of the pipeline installed?)" if unsure else ""  # OpenCV waits where one is not
             self._launch(SourceError(f"no answer for {limit:g} s{hint}"))

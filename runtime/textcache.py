@@ -1,54 +1,92 @@
-"""Text features by label set and retrieved entries: for a video, most frames find theirs here.
+"""Text features by retrieved entries and label: for a video, most frames find theirs here.
 
-That an image's text features depend on nothing but its sorted entries is an equality (DESIGN.md, section 3), so a hit
-is exact.
+That a label's text feature depends on nothing but its words and the image's sorted entries is an equality (DESIGN.md,
+section 3), so a hit is exact. Features are kept for each label by itself: when labels change, the others' stay valid.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import Any
+from dataclasses import dataclass
 
+import numpy as np
 from numpy.typing import NDArray
 
-Key = tuple[bytes, bytes]
+Ids = NDArray[np.uint64]
+Features = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known for one set of entries: ascending ids [n] and their features [n, D], never written to."""
+
+    ids: Ids
+    features: Features
+
+    @property
+    def nbytes(self) -> int:
+        return self.ids.nbytes + self.features.nbytes
 
 
 class TextCache:
-    """Least recently used out first, bounded in bytes, safe to use from several threads.
+    """Least recently used entries out first, bounded in bytes, safe to use from several threads.
 
     Args:
-        max_bytes: bound on the arrays kept; one that is larger on its own is not kept.
+        max_bytes: bound on the arrays kept; those of one set of entries that are larger on their own are not kept.
     """
 
     def __init__(self, max_bytes: int = 256 << 20) -> None:
         self.max_bytes = max_bytes
         self.bytes = self.hits = self.misses = 0
-        self._entries: OrderedDict[Key, NDArray[Any]] = OrderedDict()
+        self._sets: OrderedDict[bytes, _Known] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._sets)
 
-    def get(self, key: Key) -> NDArray[Any] | None:
-        with self._lock:
-            value = self._entries.get(key)
-            if value is None:
-                self.misses += 1
-                return None
-            self.hits += 1
-            self._entries.move_to_end(key)
-            return value
+    def find(self, entries: bytes, ids: Ids, count: bool = True) -> tuple[NDArray[np.bool_], Features]:
+        """Which of the ascending `ids` [U] are known for these entries, bool [U], and their features, in their order.
 
-    def put(self, key: Key, value: NDArray[Any]) -> None:
-        """Keep `value`, which must not be written to afterwards."""
+        Counted as a hit when all are, else as a miss.
+        """
         with self._lock:
-            old = self._entries.pop(key, None)
-            self.bytes -= 0 if old is None else old.nbytes
-            if value.nbytes > self.max_bytes:
+            known = self._sets.get(entries)
+            if known is not None:
+                self._sets.move_to_end(entries)
+        found, features = _look_up(known, ids)
+        with self._lock:
+            hit = bool(found.all())
+            self.hits += hit and count
+            self.misses += not hit and count
+        return found, features
+
+    def add(self, entries: bytes, ids: Ids, features: Features) -> None:
+        """Keep features [n, D] of ascending `ids` [n] beside what is known for the same entries."""
+        with self._lock:
+            old = self._sets.pop(entries, None)
+            self.bytes -= old.nbytes if old else 0
+            new = _Known(ids, features)
+            merged = _merge(old, new) if old else new
+            kept = merged if merged.nbytes <= self.max_bytes else new
+            if kept.nbytes > self.max_bytes:
                 return
-            self._entries[key] = value
-            self.bytes += value.nbytes
+            self._sets[entries] = kept
+            self.bytes += kept.nbytes
             while self.bytes > self.max_bytes:
-                self.bytes -= self._entries.popitem(last=False)[1].nbytes
+                self.bytes -= self._sets.popitem(last=False)[1].nbytes
+
+
+def _look_up(known: _Known | None, ids: Ids) -> tuple[NDArray[np.bool_], Features]:
+    if known is None:
+        return np.zeros(len(ids), bool), np.empty((0, 0), np.float32)
+    if known.ids is ids or np.array_equal(known.ids, ids):  # labels have not changed: no copy
+        return np.ones(len(ids), bool), known.features
+    places = np.minimum(np.searchsorted(known.ids, ids), len(known.ids) - 1)
+    found = known.ids[places] == ids
+    return found, known.features[places[found]]
+
+
+def _merge(old: _Known, new: _Known) -> _Known:
+    ids, first = np.unique(np.concatenate([new.ids, old.ids]), return_index=True)
+    return _Known(ids, np.concatenate([new.features, old.features])[first])

@@ -21,11 +21,11 @@ class FakeClassifier:
 
     def __init__(self, *labels: str, seconds: float = 0.0) -> None:
         self.labels = labels or ("cat", "dog")
-        self.template, self.threshold, self.seconds = "{}", None, seconds
+        self.threshold, self.seconds = None, seconds
         self.cache = SimpleNamespace(hits=0)
         self.seen: list[int] = []  # red of the first pixel, of every picture
 
-    def set_labels(self, labels: list[str], places: list[str], prompts: list[tuple[str, ...]]) -> None:
+    def set_labels(self, labels: list[str], *_: object) -> None:
         if "unusable" in labels:
             raise LabelsError("unusable")
         self.labels = tuple(labels)

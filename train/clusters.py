@@ -73,7 +73,8 @@ def block_views(model: AttriPrompt, image: Image.Image) -> list[BlockView]:
     cosines, order = cosines.sort(dim=-1, descending=True, stable=True)
     views = []
     for block, source in enumerate(model.vision.sources):
-        clusters = nearest_centre(*retrieval.cluster(states[source], ln_post)).reshape(model.backbone.grid)
+        tokens, found = retrieval.cluster(states[source], ln_post)
+        clusters = nearest_centre(tokens[:, 1:], found).reshape(model.backbone.grid)
         views.append(
             BlockView(source, clusters.cpu(), entries[block].gather(-1, order[block]).cpu(), cosines[block].cpu())
         )

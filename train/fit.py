@@ -13,7 +13,7 @@ import torch
 
 from attri.runtime.errors import EngineError, ImageError, UsageError
 from attri.runtime.images import load_image
-from attri.runtime.prompts import encode_labels
+from attri.runtime.prompts import LabelTokens, encode_labels
 from attri.runtime.tokenizer import Tokenizer
 from attri.train import checkpoint, parallel
 from attri.train.backbone import Backbone, load_backbone
@@ -25,7 +25,7 @@ from attri.train.features import Features, Store
 from attri.train.folder import RunFolder, claim
 from attri.train.interrupt import deferred
 from attri.train.loop import Trainer
-from attri.train.model import AttriPrompt, EmbeddedLabels
+from attri.train.model import AttriPrompt
 from attri.train.plots import draw_confusion, draw_curves, draw_usage
 from attri.train.pool import fit_keys
 from attri.train.predict import accuracy, predict, predict_plain
@@ -51,13 +51,13 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def embed_labels(model: AttriPrompt, labels: list[str], template: str) -> EmbeddedLabels:
-    return model.embed(encode_labels(Tokenizer(), labels, template, model.backbone.context_length))
+def label_tokens(model: AttriPrompt, labels: list[str], template: str) -> LabelTokens:
+    return encode_labels(Tokenizer(), labels, template, model.backbone.context_length)
 
 
 def frozen_text(model: AttriPrompt, labels: list[str], templates: tuple[str, ...]) -> torch.Tensor:
     """T0: plain text features, averaged over templates and unit again [C, D]."""
-    every = [model.plain_text(embed_labels(model, labels, template)) for template in templates]
+    every = [model.plain_text(label_tokens(model, labels, template)) for template in templates]
     return torch.nn.functional.normalize(torch.stack(every).mean(0), dim=-1)
 
 
@@ -70,7 +70,7 @@ def new_trainer(
     data = store.get("encode", model, dataset, dataset.train, views=config.views, seed=config.seed)
     generator = torch.Generator().manual_seed(config.seed)
     fit_keys(model.pool, data.centres.flatten(0, 1), generator)
-    labels = embed_labels(model, dataset.classes, config.template)
+    labels = label_tokens(model, dataset.classes, config.template)
     return Trainer(model, labels, frozen_text(model, dataset.classes, config.frozen_templates), data, config)
 
 
@@ -194,7 +194,7 @@ def draw(trainer: Trainer, results: dict[str, Any], picture: Picture, folder: Pa
     return images
 
 
-def score(model: AttriPrompt, labels: EmbeddedLabels, data: Features) -> dict[str, Any]:
+def score(model: AttriPrompt, labels: LabelTokens, data: Features) -> dict[str, Any]:
     """Pictures, accuracy with and without prompts, and the confusion matrix (rows are the truth) of the former."""
     logits = predict(model, labels, data)
     classes = logits.shape[1]

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from attri.runtime.errors import FailedError
+from attri.runtime.prompts import LabelTokens
 from attri.train import average, checkpoint, losses, parallel
 from attri.train.config import TrainConfig
 from attri.train.features import Features
-from attri.train.model import AttriPrompt, EmbeddedLabels
+from attri.train.model import AttriPrompt
 from attri.train.objective import Objective
 
 
@@ -34,7 +35,7 @@ class Trainer:
     """
 
     model: AttriPrompt
-    labels: EmbeddedLabels
+    labels: LabelTokens
     frozen: Tensor
     data: Features
     config: TrainConfig

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -13,27 +11,12 @@ from attri.runtime.prompts import LabelTokens
 from attri.train.backbone import Backbone
 from attri.train.config import PromptConfig
 from attri.train.pool import PromptPool
-from attri.train.prompted_text import prompted_text, tables
+from attri.train.prompted_text import EmbeddedLabels, prompted_text, tables
 from attri.train.retrieval import Retrieval
 from attri.train.vision import VisionTower
 
 ACTIVATIONS = 4 << 30  # bytes that the text encoder may keep for gradients before it goes chunk by chunk (our choice)
 KEPT = 100  # bytes kept per token, block and unit of width, measured in float32
-
-
-@dataclass(frozen=True)
-class EmbeddedLabels:
-    """Frozen token embeddings of C prompts. stem [P, W], own [C, T, W], lengths [C]"""
-
-    stem: Tensor
-    own: Tensor
-    lengths: Tensor
-
-    def chunks(self, size: int) -> tuple[list[EmbeddedLabels], Tensor]:
-        """At most `size` classes a chunk, short ones first and no longer than they need; and the order [C]."""
-        order = self.lengths.argsort(stable=True)
-        parts = [(rows, int(self.lengths[rows[-1]])) for rows in torch.split(order, size)]
-        return [EmbeddedLabels(self.stem, self.own[rows, :T], self.lengths[rows]) for rows, T in parts], order
 
 
 class AttriPrompt(nn.Module):
@@ -65,8 +48,11 @@ class AttriPrompt(nn.Module):
     def embed(self, labels: LabelTokens) -> EmbeddedLabels:
         """Look the tokens up, on the model's device."""
         table = self.backbone.token_embedding
-        stem, own = (torch.from_numpy(ids).to(table.device) for ids in (labels.stem, labels.tokens))
-        return EmbeddedLabels(table[stem], table[own], torch.from_numpy(labels.lengths).to(table.device))
+        stem, own, *places = (
+            torch.from_numpy(part).to(table.device)
+            for part in (labels.stem, labels.own, labels.places, labels.slots, labels.cells, labels.last)
+        )
+        return EmbeddedLabels(table[stem], table[own], *places)
 
     def tables(self) -> tuple[Tensor, Tensor]:
         """Keys and values of pool entries [L, N, p, 2 W] and of static tokens [L, q, 2 W]."""
@@ -78,7 +64,7 @@ class AttriPrompt(nn.Module):
         assert centres is not None
         return features, centres
 
-    def encode_text(self, labels: EmbeddedLabels, retrieved: Tensor) -> Tensor:
+    def encode_text(self, labels: LabelTokens, retrieved: Tensor) -> Tensor:
         """Features of every class for every image. retrieved [B, L, M] -> [B, C, D]
 
         Many classes are encoded in chunks, and once more when gradients are asked for: memory stays bounded.
@@ -86,32 +72,33 @@ class AttriPrompt(nn.Module):
         pool, static = self.tables()
 
         def encode(part: EmbeddedLabels) -> Tensor:
-            return prompted_text(self.text, pool, static, retrieved, part.stem, part.own, part.lengths)
+            return prompted_text(self.text, pool, static, retrieved, part)
 
-        of_class = KEPT * retrieved.shape[0] * labels.own.shape[1] * labels.own.shape[2] * len(self.text.blocks)
+        width = self.text.positional_embedding.shape[1]
+        of_class = KEPT * retrieved.shape[0] * labels.slots.shape[1] * width * len(self.text.blocks)
         size = max(1, ACTIVATIONS // max(1, of_class))
-        if size >= len(labels.lengths):
-            return encode(labels)
-        chunks, order = labels.chunks(size)
+        if size >= len(labels):
+            return encode(self.embed(labels))
+        chunks = [self.embed(labels.take(slice(start, start + size))) for start in range(0, len(labels), size)]
         if torch.is_grad_enabled():
             parts = [checkpoint(encode, part, use_reentrant=False, preserve_rng_state=False) for part in chunks]
         else:
             parts = [encode(part) for part in chunks]
-        return torch.cat(parts, 1)[:, order.argsort()]
+        return torch.cat(parts, 1)
 
     @torch.no_grad()
-    def plain_text(self, labels: EmbeddedLabels) -> Tensor:
+    def plain_text(self, labels: LabelTokens) -> Tensor:
         """Frozen features without prompts, the tower's own: the same encoder with empty tables. -> [C, D]"""
-        width = labels.stem.shape[-1]
-        pool, static = labels.stem.new_zeros(0, 1, 1, 2 * width), labels.stem.new_zeros(0, 0, 2 * width)
-        nothing = torch.zeros(1, 0, 0, dtype=torch.long, device=labels.stem.device)
-        return prompted_text(self.text, pool, static, nothing, labels.stem, labels.own, labels.lengths)[0]
+        table = self.backbone.token_embedding
+        pool, static = table.new_zeros(0, 1, 1, 2 * table.shape[1]), table.new_zeros(0, 0, 2 * table.shape[1])
+        nothing = torch.zeros(1, 0, 0, dtype=torch.long, device=table.device)
+        return prompted_text(self.text, pool, static, nothing, self.embed(labels))[0]
 
     def logits(self, features: Tensor, text: Tensor) -> Tensor:
         """features [B, D], text [B, C, D] -> logit scale * cosine [B, C]"""
         return self.backbone.logit_scale * (text @ features[:, :, None]).squeeze(-1)
 
-    def forward(self, pixels: Tensor, labels: EmbeddedLabels) -> Tensor:
+    def forward(self, pixels: Tensor, labels: LabelTokens) -> Tensor:
         """Logits [B, C] of pictures, from pixels to the end."""
         features, centres = self.encode_image(pixels)
         return self.logits(features, self.encode_text(labels, self.pool.retrieve(centres)))

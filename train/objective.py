@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from attri.runtime.prompts import LabelTokens
 from attri.train import losses, parallel
 from attri.train.config import TrainConfig
-from attri.train.model import AttriPrompt, EmbeddedLabels
+from attri.train.model import AttriPrompt
 
 
 class Objective(nn.Module):
@@ -22,7 +23,7 @@ class Objective(nn.Module):
         config: weights (a term of weight 0 is not computed) and precision.
     """
 
-    def __init__(self, model: AttriPrompt, labels: EmbeddedLabels, frozen: Tensor, config: TrainConfig) -> None:
+    def __init__(self, model: AttriPrompt, labels: LabelTokens, frozen: Tensor, config: TrainConfig) -> None:
         super().__init__()
         self.model, self.labels, self.frozen, self.config = model, labels, frozen, config
 

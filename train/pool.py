@@ -36,12 +36,19 @@ class PromptPool(nn.Module):
         """Prompt tokens for every prompted block [L, N, p, W_t], a shared pool repeated."""
         return self.tokens.expand(self.depth, -1, -1, -1)
 
-    def retrieve(self, centres: Tensor) -> Tensor:
-        """Hard retrieval. centres: unit [B, L, K, D] -> entries [B, L, K * k], int64, sorted ascending, with repeats.
+    def scores(self, centres: Tensor) -> Tensor:
+        """Cosine of every centre and every key of its block. centres: unit [B, L, K, D] -> [B, L, K, N]; no gradient"""
+        return (centres @ self.keys_of_blocks().to(centres.dtype).transpose(-1, -2)).detach()
 
-        Equal scores go to the lower index, as argmax does in PyTorch and in ONNX. No gradient passes.
+    def retrieve(self, centres: Tensor) -> Tensor:
+        """Hard retrieval. centres: unit [B, L, K, D] -> entries [B, L, K k], int64, ascending, with repeats."""
+        return self.choose(self.scores(centres))
+
+    def choose(self, scores: Tensor) -> Tensor:
+        """The top k entries of every centre. [B, L, K, N] -> [B, L, K * k]
+
+        Equal scores go to the lower index, as argmax does in PyTorch and in ONNX.
         """
-        scores = (centres @ self.keys_of_blocks().to(centres.dtype).transpose(-1, -2)).detach()  # [B, L, K, N]
         if scores.shape[-1] == 0:
             return scores.new_zeros((*scores.shape[:2], 0), dtype=torch.long)
         entries = torch.arange(scores.shape[-1], device=scores.device)

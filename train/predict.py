@@ -5,20 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from attri.runtime.prompts import LabelTokens
 from attri.train.features import Features
-from attri.train.model import AttriPrompt, EmbeddedLabels
+from attri.train.model import AttriPrompt
 
 
 @torch.no_grad()
-def predict(model: AttriPrompt, labels: EmbeddedLabels, data: Features, batch: int = 64) -> Tensor:
+def predict(model: AttriPrompt, labels: LabelTokens, data: Features, batch: int = 64) -> Tensor:
     """Logits of every picture's first view, [I, C]. Images with equal entries share one run of the text encoder."""
-    device = labels.stem.device
+    device = model.pool.keys.device
     retrieved = model.pool.retrieve(data.centres[:, 0].to(device))  # [I, L, M]
     # A column of zeros in front, because `unique` does not take the empty rows of a model without a pool.
     padded = torch.nn.functional.pad(retrieved.flatten(1), (1, 0))
     unique, inverse = torch.unique(padded, dim=0, return_inverse=True)
     unique = unique[:, 1:].reshape(len(unique), *retrieved.shape[1:])  # [U, L, M]
-    logits = torch.empty(len(data), len(labels.lengths), device=device)
+    logits = torch.empty(len(data), len(labels), device=device)
     for first in range(0, len(unique), batch):
         text = model.encode_text(labels, unique[first : first + batch])  # [batch, C, D]
         images = ((inverse >= first) & (inverse < first + batch)).nonzero().squeeze(1)
@@ -28,7 +29,7 @@ def predict(model: AttriPrompt, labels: EmbeddedLabels, data: Features, batch: i
     return logits
 
 
-def predict_plain(model: AttriPrompt, labels: EmbeddedLabels, data: Features) -> Tensor:
+def predict_plain(model: AttriPrompt, labels: LabelTokens, data: Features) -> Tensor:
     """The same without prompts: zero-shot CLIP, [I, C]."""
     text = model.plain_text(labels)  # [C, D]
     return model.backbone.logit_scale * data.features[:, 0].to(text.device) @ text.T

@@ -8,16 +8,22 @@ made of the prompts by the next block's prompts. From that follow equalities (DE
       KV[l, n, i] = ln_1(P[l, n, i]) W_kv + b_kv                             table [L, N, p, 2 W]
   and retrieval is one gather from it;
 * SOS and the words that all prompts begin with (the stem) see SOS, prompts and themselves: once per image;
-* a label's own tokens see the stem, the prompts and themselves; in the last block only EOT asks.
+* a label's own tokens see the stem, the prompts and those before them: labels that begin alike share these rows
+  (`attri.runtime.prompts.LabelTokens`), and no row is padding;
+* in the first block they do not depend on the image before they have attended; in the last block only EOT asks.
+
+Norms and products run on rows. For attention rows are laid out by label, padded (cells), which costs a copy.
 
 Prompts carry no position and order inside a block does not matter, so an image's text features are a function of its
 sorted retrieved entries. The same code trains (it is differentiable) and is traced for export.
 
-Shapes: B images, C classes, P stem tokens, T own tokens, S = P + p M + q shared keys, H heads, W width, D joint width.
+Shapes: B images, C classes, P stem tokens, R rows, T tokens of the longest label, S = P + p M + q shared keys, H heads,
+W width, d = W / H, D joint width; b is 1 in the first block and B after it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -27,6 +33,27 @@ from torch import Tensor, nn
 from attri.train.transformer import Block, layer_norm, merge_heads, softmax, unit, wide
 
 MASKED = -3e4  # added to scores that must not count: fits float16, and exp of it is 0 in every precision
+
+
+@dataclass(frozen=True)
+class EmbeddedLabels:
+    """LabelTokens with the frozen embeddings in the place of ids. stem [P, W], own [R, W], the others as there"""
+
+    stem: Tensor
+    own: Tensor
+    places: Tensor
+    slots: Tensor
+    cells: Tensor
+    last: Tensor
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Keys and values that every label sees, the stem's first. k, v [B, H, S, d]; mask, to be added [B, S]"""
+
+    k: Tensor
+    v: Tensor
+    mask: Tensor
 
 
 class TextTower(nn.Module):
@@ -54,45 +81,40 @@ def tables(tower: TextTower, tokens: Tensor) -> Tensor:
     return torch.stack([Block(block).keys_values(x) for block, x in zip(tower.blocks, tokens, strict=False)])
 
 
-def prompted_text(
-    tower: TextTower, pool: Tensor, static: Tensor, retrieved: Tensor, stem: Tensor, own: Tensor, lengths: Tensor
-) -> Tensor:
+def prompted_text(tower: TextTower, pool: Tensor, static: Tensor, retrieved: Tensor, labels: EmbeddedLabels) -> Tensor:
     """Unit text features of every class for every image, [B, C, D].
 
     Args:
         pool: key and value table of the pool [L, N, p, 2 W]; L is the prompt depth.
         static: key and value table of the static tokens [L, q, 2 W].
-        retrieved: entries of each prompted block [B, L, M], integer.
-        stem: embeddings of the shared first tokens, SOS first, without positions [P, W].
-        own: embeddings of each class's own tokens, EOT last, padded, without positions [C, T, W].
-        lengths: own tokens per class, EOT included [C], integer.
+        retrieved: entries of each prompted block [B, L, M], integer; N stands for none, which nothing sees.
     """
-    (P, _), (C, T, W), B = stem.shape, own.shape, retrieved.shape[0]
-    positions = tower.positional_embedding
-    x_stem = (stem + positions[:P]).expand(B, P, W)
-    x_own = (own + positions[P : P + T]).expand(B, C, T, W).reshape(B, C * T, W)
-    causal = additive(torch.arange(T, device=own.device) <= torch.arange(T, device=own.device)[:, None], own)  # [T, T]
-    up_to_eot = additive(torch.arange(T, device=own.device) < lengths[:, None, None], own)  # [C, 1, T]
+    P, (C, T), B = labels.stem.shape[0], labels.slots.shape, retrieved.shape[0]
+    positions, ends = tower.positional_embedding, labels.last.long() + P
+    places = torch.cat([torch.arange(P, device=ends.device), labels.places.long() + P])
+    x = (torch.cat([labels.stem, labels.own]) + F.embedding(places, positions))[None]  # [1, P + R, W]
+    slots, cells = labels.slots.flatten().long() + P, labels.cells.long()
+    place = torch.arange(T, device=ends.device)
+    before = additive(place <= place[:, None], x)  # [T, T]
+    up_to_eot = additive(place <= places.index_select(0, ends)[:, None, None] - P, x)  # [C, 1, T]
 
-    last = len(tower.blocks) - 1
     for index, module in enumerate(tower.blocks):
         block = Block(module)
-        q_stem, k_shared, v_shared = block.qkv(x_stem)  # [B, H, P, W/H]
+        k, v = block.split_keys_values(block.keys_values(x))  # [b, H, P + R, d]; the stem's few rows in one product
+        k_stem, v_stem = (y[:, :, :P].expand(B, -1, -1, -1) for y in (k, v))
+        shared = Shared(k_stem, v_stem, x.new_zeros(B, P))  # [B, H, P, d]
         if index < len(pool):
-            prompts = gather_prompts(pool[index], static[index], retrieved[:, index])
-            k_prompts, v_prompts = block.split_keys_values(prompts)
-            k_shared = torch.cat([k_shared, k_prompts], 2)  # [B, H, S, W/H]
-            v_shared = torch.cat([v_shared, v_prompts], 2)
-        if index < last:
-            q_own, k_own, v_own = block.qkv(x_own)
-            x_stem = block.finish(x_stem, attend_stem(q_stem, k_shared, v_shared))
-            x_own = block.finish(x_own, attend_own(q_own, k_own, v_own, k_shared, v_shared, causal, C))
+            shared = with_prompts(block, shared, pool[index], static[index], retrieved[:, index])
+        k_own, v_own = (y.index_select(2, slots) for y in (k, v))  # [b, H, C T, d]
+        if index < len(tower.blocks) - 1:
+            q = block.query(x)
+            stem = attend_stem(q[:, :, :P].expand(B, -1, -1, -1), shared)  # [B, P, W]
+            own = attend_own(q.index_select(2, slots), k_own, v_own, shared, before, C)  # [B, C T, W]
+            x = block.finish(x, torch.cat([stem, own.index_select(1, cells)], 1))  # [B, P + R, W]
         else:
-            k_own, v_own = block.split_keys_values(block.keys_values(x_own))
-            x_eot = take_last(x_own.reshape(B, C, T, W), lengths)  # [B, C, W]
-            attended = attend_own(block.query(x_eot), k_own, v_own, k_shared, v_shared, up_to_eot, C)
-            x_own = block.finish(x_eot, attended)
-    return unit(wide(tower.project(layer_norm(tower.ln_final, x_own))))  # [B, C, D]
+            x = x.index_select(1, ends)  # [b, C, W]
+            x = block.finish(x, attend_own(block.query(x), k_own, v_own, shared, up_to_eot, C))  # [B, C, W]
+    return unit(wide(tower.project(layer_norm(tower.ln_final, x))))  # [B, C, D]
 
 
 def additive(visible: Tensor, like: Tensor) -> Tensor:
@@ -100,47 +122,44 @@ def additive(visible: Tensor, like: Tensor) -> Tensor:
     return (~visible).to(like.dtype) * MASKED
 
 
-def gather_prompts(pool: Tensor, static: Tensor, retrieved: Tensor) -> Tensor:
-    """Keys and values that one block sees. pool [N, p, 2 W], static [q, 2 W], retrieved [B, M] -> [B, M p + q, 2 W]"""
-    N, p, kv = pool.shape
-    chosen = F.embedding(retrieved, pool.reshape(N, p * kv))  # [B, M, p 2 W]
-    chosen = chosen.reshape(retrieved.shape[0], retrieved.shape[1] * p, kv)  # [B, M p, 2 W]
-    if static.shape[0] == 0:
-        return chosen
-    return torch.cat([chosen, static.expand(retrieved.shape[0], -1, -1)], 1)
+def with_prompts(block: Block, shared: Shared, pool: Tensor, static: Tensor, retrieved: Tensor) -> Shared:
+    """Add what one block is prompted with. pool [N, p, 2 W], static [q, 2 W], retrieved [B, M]"""
+    (N, p, kv), (B, M) = pool.shape, retrieved.shape
+    entries = torch.minimum(retrieved, torch.full_like(retrieved, N - 1))
+    chosen = F.embedding(entries, pool.reshape(N, p * kv)).reshape(B, M * p, kv)  # [B, M p, 2 W]
+    visible = (retrieved < N)[:, :, None].expand(B, M, p).reshape(B, M * p)
+    mask = [shared.mask, additive(visible, pool)]
+    if static.shape[0]:
+        chosen = torch.cat([chosen, static.expand(B, -1, -1)], 1)
+        mask.append(shared.mask.new_zeros(B, static.shape[0]))
+    k, v = block.split_keys_values(chosen)
+    return Shared(torch.cat([shared.k, k], 2), torch.cat([shared.v, v], 2), torch.cat(mask, 1))
 
 
-def attend_stem(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The stem among itself and the prompts. q [B, H, P, d]; k, v [B, H, S, d], stem first, prompts after -> [B, P, W]
+def attend_stem(q: Tensor, shared: Shared) -> Tensor:
+    """The stem among itself and the prompts. q [B, H, P, d] -> [B, P, W]
 
     SOS stands before the prompts and sees itself alone, so its state is the same for every image.
     """
-    P, S = q.shape[2], k.shape[2]
+    P, S = q.shape[2], shared.k.shape[2]
     row, column = torch.arange(P, device=q.device)[:, None], torch.arange(S, device=q.device)[None, :]
     mask = additive((column <= row) | ((column >= P) & (row > 0)), q)  # [P, S]
-    return merge_heads(softmax(q @ k.transpose(-1, -2) + mask) @ v)
+    scores = q @ shared.k.transpose(-1, -2) + (mask + shared.mask[:, None, None])  # [B, H, P, S]
+    return merge_heads(softmax(scores) @ shared.v)
 
 
-def attend_own(
-    q: Tensor, k: Tensor, v: Tensor, k_shared: Tensor, v_shared: Tensor, mask: Tensor, classes: int
-) -> Tensor:
+def attend_own(q: Tensor, k: Tensor, v: Tensor, shared: Shared, mask: Tensor, classes: int) -> Tensor:
     """Own tokens among the shared keys, all of which they see, and those of their class that `mask` lets through.
 
-    q [B, H, C Q, d]; k, v [B, H, C T, d]; k_shared, v_shared [B, H, S, d]; mask [Q, T] or [C, 1, T] -> [B, C Q, W]
+    q [b, H, C Q, d]; k, v [b, H, C T, d]; mask [Q, T] or [C, 1, T] -> [B, C Q, W]
     """
-    B, H, rows, d = q.shape
-    C, S = classes, k_shared.shape[2]
+    b, H, rows, d = q.shape
+    B, C, S = shared.k.shape[0], classes, shared.k.shape[2]
     T = k.shape[2] // C
-    q_class, k_class, v_class = (x.reshape(B, H, C, -1, d) for x in (q, k, v))
-    shared = (q @ k_shared.transpose(-1, -2)).reshape(B, H, C, -1, S)  # [B, H, C, Q, S]
-    own = q_class @ k_class.transpose(-1, -2) + mask  # [B, H, C, Q, T]
-    shared, own = torch.split(softmax(torch.cat([shared, own], -1)), [S, T], -1)
-    attended = shared.reshape(B, H, rows, S) @ v_shared + (own @ v_class).reshape(B, H, rows, d)
+    q_class, k_class, v_class = (x.reshape(b, H, C, -1, d) for x in (q, k, v))
+    among_shared = q @ shared.k.transpose(-1, -2) + shared.mask[:, None, None]  # [B, H, C Q, S]
+    among_own = (q_class @ k_class.transpose(-1, -2) + mask).expand(B, -1, -1, -1, -1)  # [B, H, C, Q, T]
+    weights = softmax(torch.cat([among_shared.reshape(B, H, C, -1, S), among_own], -1))
+    of_shared, of_own = torch.split(weights, [S, T], -1)
+    attended = of_shared.reshape(B, H, rows, S) @ shared.v + (of_own @ v_class).reshape(B, H, rows, d)
     return merge_heads(attended)
-
-
-def take_last(x: Tensor, lengths: Tensor) -> Tensor:
-    """The EOT of each class. x [B, C, T, W], lengths [C] -> [B, C, W]"""
-    B, C, _, W = x.shape
-    index = (lengths.long() - 1).reshape(1, C, 1, 1).expand(B, C, 1, W)
-    return x.gather(2, index).squeeze(2)

@@ -29,7 +29,7 @@ from attri.train.backbone import Backbone
 from attri.train.config import METHODS, PromptConfig, TrainConfig
 from attri.train.data import Dataset
 from attri.train.features import Store
-from attri.train.fit import embed_labels, fit, load_model, versions
+from attri.train.fit import fit, label_tokens, load_model, versions
 from attri.train.folder import RESULTS, claim
 from attri.train.model import AttriPrompt
 from attri.train.predict import accuracy, predict, predict_plain
@@ -138,7 +138,7 @@ def train_and_score(
         for column, dataset in scored:
             template = dataset.template if plan.protocol == "cross-dataset" else config.template
             data = store.get(column, model, dataset, dataset.test)
-            labels = embed_labels(model, dataset.classes, template)
+            labels = label_tokens(model, dataset.classes, template)
             logits = (predict_plain if method == "zero-shot" else predict)(model, labels, data)
             yield {
                 "method": method,

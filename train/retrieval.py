@@ -7,7 +7,8 @@ For text block l the tokens after vision block s(l) = ceil(l L_v / L_t) are clus
     c_j = unit(m_j @ visual.proj)                         [K, D]
 
 The paper clusters and aggregates; k-means, its start and projecting the K centres instead of the T tokens are our
-choice. Projection is linear, so the order of projecting and averaging does not matter.
+choice. Projection is linear, so the order of projecting and averaging does not matter. Neither does where lengths are
+divided out: the sums below weigh rows by 1 / |row|, 0 for CLS, and so never write a second copy of the tokens.
 Everything here is float32 or wider: retrieval is a discrete choice, and half precision would flip it.
 """
 
@@ -64,18 +65,20 @@ def _take(tokens: Tensor, index: Tensor) -> Tensor:
 
 
 def nearest_centre(tokens: Tensor, centres: Tensor) -> Tensor:
-    """The most similar centre of every token, ties to the lower index. unit [B, T, W], [B, K, W] -> int64 [B, T]"""
+    """The most similar centre of every token of any length, ties to the lower index.
+
+    [B, T, W], unit [B, K, W] -> int64 [B, T]
+    """
     return (tokens @ centres.transpose(1, 2)).argmax(-1)
 
 
-def lloyd_step(tokens: Tensor, centres: Tensor) -> Tensor:
-    """One step of spherical k-means. tokens: unit rows [B, T, W]; centres: unit rows [B, K, W] -> [B, K, W].
+def lloyd_step(tokens: Tensor, weights: Tensor, centres: Tensor) -> Tensor:
+    """One step of spherical k-means. A cluster that gets no token of weight keeps its centre.
 
-    A cluster that gets no token keeps its centre.
+    tokens: rows of any length [B, T, W]; weights: what each counts in a sum [B, T]; centres: unit [B, K, W] -> the same
     """
-    clusters = centres.shape[1]
-    nearest = nearest_centre(tokens, centres)  # [B, T]
-    member = (nearest[:, None, :] == torch.arange(clusters, device=tokens.device)[None, :, None]).to(tokens.dtype)
+    numbers = torch.arange(centres.shape[1], device=tokens.device)[None, :, None]
+    member = (nearest_centre(tokens, centres)[:, None, :] == numbers).to(tokens.dtype) * weights[:, None]  # [B, K, T]
     empty = member.sum(-1, keepdim=True) == 0  # [B, K, 1]
     return torch.where(empty, centres, unit(member @ tokens))
 
@@ -88,8 +91,8 @@ class Retrieval(nn.Module):
     def __init__(self, grid: tuple[int, int], clusters: int, steps: int, start: str) -> None:
         super().__init__()
         self.clusters, self.steps, self.start = clusters, steps, start
-        regions = region_means(grid, clusters) if start == "grid" else torch.empty(0)
-        self.register_buffer("regions", regions, persistent=False)
+        regions = torch.nn.functional.pad(region_means(grid, clusters), (1, 0)) if start == "grid" else torch.empty(0)
+        self.register_buffer("regions", regions, persistent=False)  # [K, 1 + T], CLS in none of them
 
     def forward(self, tokens: Tensor, ln_post: nn.Module, projection: Tensor) -> Tensor:
         """tokens after one vision block, CLS first [B, 1 + T, W]; projection [W, D] -> unit centres [B, K, D]"""
@@ -97,12 +100,14 @@ class Retrieval(nn.Module):
         return unit(centres @ projection.to(centres.dtype))
 
     def cluster(self, tokens: Tensor, ln_post: nn.Module) -> tuple[Tensor, Tensor]:
-        """The k-means itself. tokens [B, 1 + T, W] -> what is clustered, unit [B, T, W], and unit centres [B, K, W]"""
-        rows = unit(layer_norm(ln_post, wide(tokens[:, 1:])))  # [B, T, W]
+        """The k-means itself. tokens, CLS first [B, 1 + T, W] -> the same, normed, and unit centres [B, K, W]"""
+        x = layer_norm(ln_post, wide(tokens))
+        is_patch = torch.arange(x.shape[1], device=x.device) > 0
+        weights = torch.rsqrt((x * x).sum(-1).clamp_min(1e-24)) * is_patch.to(x.dtype)  # [B, 1 + T]
         if self.start == "grid":
-            centres = unit(self.regions.to(rows.dtype) @ rows)  # [B, K, W]
+            centres = unit((self.regions.to(x.dtype) * weights[:, None]) @ x)  # [B, K, W]
         else:
-            centres = farthest_first(rows, self.clusters)
+            centres = farthest_first((x * weights[..., None])[:, 1:], self.clusters)
         for _ in range(self.steps):
-            centres = lloyd_step(rows, centres)
-        return rows, centres
+            centres = lloyd_step(x, weights, centres)
+        return x, centres

@@ -13,21 +13,19 @@ from traces import cached
 
 from attri.calibration import collect as module
 from attri.calibration import int8
-from attri.calibration.collect import Labels, Samples, collect, evenly, find_pictures, ranges
+from attri.calibration.collect import Samples, collect, evenly, find_pictures, ranges
 from attri.export.onnx import trace_vision
 from attri.runtime.errors import FailedError, UsageError
+from attri.runtime.prompts import LabelTokens
 
-WORDS = Labels(
-    np.zeros((3, 8), np.float32),
-    np.arange(7 * 4 * 8, dtype=np.float32).reshape(7, 4, 8),
-    np.int32([2, 1, 4, 2, 2, 4, 1]),
-)
+WORDS = LabelTokens.pack(np.zeros(3, np.int32), np.arange(28).reshape(7, 4), np.array([2, 1, 4, 2, 2, 4, 1]))
+TABLE = np.arange(28, dtype=np.float32)[:, None]
 
 
 class Seen:
     """A vision engine that remembers how many pictures came at once, and retrieves what their mean says."""
 
-    description = "a test's"
+    description, limits = "a test's", {}
 
     def __init__(self):
         self.sizes = []
@@ -35,7 +33,7 @@ class Seen:
     def run(self, inputs):
         pixels = inputs["pixels"]
         self.sizes.append(len(pixels))
-        return [pixels, (pixels.mean((1, 2, 3))[:, None, None] > 0).astype(np.int32)]
+        return [pixels, (pixels.mean((1, 2, 3))[:, None, None] > 0).astype(np.int32), pixels]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +47,7 @@ def graph(pocket_model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def samples(pocket_model, picture_files):
-    return Samples(picture_files[:12], pocket_model.backbone.preprocess(), np.zeros((1, 6, 2), np.int32), WORDS)
+    return Samples(picture_files[:12], pocket_model.backbone.preprocess(), np.zeros((1, 6, 2), np.int32), WORDS, TABLE)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +139,7 @@ def test_pictures_come_a_few_at_a_time(samples, picture_files, tmp_path, caplog)
     for number, file in enumerate(picture_files[:9]):
         shutil.copy(file, tmp_path / f"{number}.png")
     engine = Seen()
-    found = collect(tmp_path, engine, samples.preprocess, WORDS)
+    found = collect(tmp_path, engine, samples.preprocess, WORDS, TABLE)
     assert engine.sizes == [4, 4, 1]
     assert len(found.pictures) == 9
     assert len(found.retrieved) <= 2  # distinct sets only
@@ -155,7 +153,7 @@ def test_damaged_pictures_are_named_and_left_out(samples, picture_files, tmp_pat
     shutil.copy(picture_files[0], tmp_path / "good.png")
     (tmp_path / "cut.png").write_bytes(picture_files[1].read_bytes()[:200])
     (tmp_path / "empty.jpg").touch()
-    found = collect(tmp_path, Seen(), samples.preprocess, WORDS)
+    found = collect(tmp_path, Seen(), samples.preprocess, WORDS, TABLE)
     assert found.pictures == [tmp_path / "good.png"]
     assert "left out of the calibration" in caplog.text
     assert "cut.png" in caplog.text
@@ -169,7 +167,7 @@ def test_a_folder_without_a_usable_picture_is_refused(samples, tmp_path):
         find_pictures(tmp_path)
     (tmp_path / "a.png").write_text("not a picture")
     with pytest.raises(UsageError, match=r"no picture of .* can be read: int8 is calibrated on about 100 real ones"):
-        collect(tmp_path, Seen(), samples.preprocess, WORDS)
+        collect(tmp_path, Seen(), samples.preprocess, WORDS, TABLE)
 
 
 def test_training_pictures_are_taken_where_there_are_such(tmp_path, picture_files):
@@ -185,12 +183,12 @@ def test_a_large_folder_is_sampled_evenly():
     assert len(evenly(np.zeros((9, 2)), 4)) == 4
 
 
-def test_all_labels_have_their_turn_and_none_is_padded(samples, monkeypatch):
+def test_all_labels_have_their_turn(samples, monkeypatch):
     monkeypatch.setattr(module, "TEXT_LABELS", 3)
     sets = np.arange(5, dtype=np.int32).reshape(5, 1, 1)
     seen = set()
-    for feed in Samples([], samples.preprocess, sets, WORDS).text():
-        assert (feed["lengths"] == feed["own"].shape[1]).all()
+    for feed in Samples([], samples.preprocess, sets, WORDS, TABLE).text():
         assert feed["retrieved"].shape == (1, 1, 1)
-        seen |= {int(own[0, 0] // 32) for own in feed["own"]}
+        assert len(feed["last"]) == 3
+        seen |= {int(row // 4) for row in feed["own"][:, 0]}
     assert seen == set(range(7))

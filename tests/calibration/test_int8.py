@@ -68,11 +68,8 @@ def test_layers_are_blocks_and_nothing_of_retrieval(vision, text, found):
         **{f"block {number}": 4 for number in range(6)},  # qkv, attention's output, two of the MLP
     }
     words = int8.layers(text.graph, "text_features")
-    # Stem and own tokens; in the last block the stem gives keys and values alone, and only EOT asks.
-    assert {layer: len(names) for layer, names in words.items()} == {
-        **{f"block {number}": 8 for number in range(5)},
-        "block 5": 6,
-    }
+    # Queries, keys beside values, attention's output, two of the MLP.
+    assert {layer: len(names) for layer, names in words.items()} == {f"block {number}": 5 for number in range(6)}
     assert set(int8.of_flavour(vision.graph, found, U8S8)) == {f"block {number}" for number in range(6)}
     assert set(int8.of_flavour(vision.graph, found, S8S8)) == set(found)
 

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 from traces import cached
 
-from attri.calibration.collect import label_arrays
+from attri.calibration.collect import label_tokens
 from attri.export import onnx as exporter
 from attri.export.onnx import export_bundle, trace_text, trace_vision
 from attri.export.parity import cosine
@@ -55,13 +55,13 @@ def test_true_half_arithmetic_agrees_on_extreme_and_real_pictures(graphs, bundle
     (tmp_path / VISION).write_bytes(graphs[VISION]["fp32"].SerializeToString())
     (tmp_path / TEXT).write_bytes(graphs[TEXT]["fp32"].SerializeToString())
     single = {name: OrtEngine(tmp_path / name, "cpu") for name in (VISION, TEXT)}
-    expected, entries = single[VISION].run({"pixels": pixels})
-    features, retrieved = ReferenceEvaluator(graphs[VISION]["fp16"]).run(None, {"pixels": pixels})
+    expected, entries, _ = single[VISION].run({"pixels": pixels})
+    features, retrieved, _ = ReferenceEvaluator(graphs[VISION]["fp16"]).run(None, {"pixels": pixels})
     # The gates of fp16; flat pictures have equal tokens, so their ties may fall otherwise.
     assert cosine(expected, features).min() > 0.999
     assert (entries == retrieved)[3:].mean() >= 0.95
-    words = label_arrays(Bundle.open(bundle))
-    feed = {"retrieved": entries[:3], "stem": words.stem, "own": words.own, "lengths": words.lengths}
+    opened = Bundle.open(bundle)
+    feed = {"retrieved": entries[:3], **label_tokens(opened).feed(opened.token_embedding())}
     text = ReferenceEvaluator(graphs[TEXT]["fp16"]).run(None, feed)[0]
     assert cosine(single[TEXT].run(feed)[0], text).min() > 0.999
 

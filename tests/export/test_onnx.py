@@ -41,16 +41,25 @@ FLOAT, INT32 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT32
 def test_borders_are_dynamic_and_typed_as_documented(pocket_model, precision, opset):
     vision, text = (cached(trace)(pocket_model, precision, opset) for trace in (trace_vision, trace_text))
     assert [(entry.domain, entry.version) for entry in (*vision.opset_import, *text.opset_import)] == [("", opset)] * 2
-    assert border(vision) == {"pixels": ["B", 3, 64, 64], "image_features": ["B", 192], "retrieved": ["B", 6, 2]}
-    assert types(vision) == {"pixels": FLOAT, "image_features": FLOAT, "retrieved": INT32}
+    assert border(vision) == {
+        "pixels": ["B", 3, 64, 64],
+        "image_features": ["B", 192],
+        "retrieved": ["B", 6, 2],
+        "scores": ["B", 6, 2, 16],
+    }
+    assert types(vision) == {"pixels": FLOAT, "image_features": FLOAT, "retrieved": INT32, "scores": FLOAT}
     assert border(text) == {
         "retrieved": ["B", 6, 2],
         "stem": ["P", 128],
-        "own": ["C", "T", 128],
-        "lengths": ["C"],
+        "own": ["R", 128],
+        "places": ["R"],
+        "slots": ["C", "T"],
+        "cells": ["R"],
+        "last": ["C"],
         "text_features": ["B", "C", 192],
     }
-    assert types(text) == {"retrieved": INT32, "stem": FLOAT, "own": FLOAT, "lengths": INT32, "text_features": FLOAT}
+    integers = ("retrieved", "places", "slots", "cells", "last")
+    assert types(text) == dict.fromkeys(integers, INT32) | dict.fromkeys(("stem", "own", "text_features"), FLOAT)
     for proto in (vision, text):
         onnx.checker.check_model(proto, full_check=True)
         written = proto.SerializeToString()
@@ -80,8 +89,8 @@ def test_a_frozen_batch_and_a_wrong_opset_are_noticed(pocket_model):
     proto = cached(trace_text)(pocket_model, "fp32", 18)
     with pytest.raises(FailedError, match="asked for 17"):
         exporter.require(proto, border(proto), 17)
-    shapes = border(proto) | {"own": [1, "T", 128]}
-    with pytest.raises(FailedError, match=r"gave own the shape \['C', 'T', 128\], expected \[1, 'T', 128\]"):
+    shapes = border(proto) | {"slots": [1, "T"]}
+    with pytest.raises(FailedError, match=r"gave slots the shape \['C', 'T'\], expected \[1, 'T'\]"):
         exporter.require(proto, shapes, 18)
 
 
@@ -116,9 +125,9 @@ def test_other_models_survive_the_way_to_the_runtime(name, options, picture_file
         export_bundle(model, tmp_path / "bundle", LABELS, picture_files[:4])
         classifier = Classifier.load(tmp_path / "bundle")
         pixels = torch.from_numpy(model.backbone.preprocess()(picture_files[5])[None])
-        embedded = model.embed(encode_labels(Tokenizer(), LABELS, "a photo of a {}."))
+        words = encode_labels(Tokenizer(), LABELS, "a photo of a {}.")
         with torch.no_grad():
-            expected = model(pixels, embedded).softmax(-1)[0].numpy()
+            expected = model(pixels, words).softmax(-1)[0].numpy()
     finally:
         model.backbone.clip.logit_scale.data.copy_(previous)
     # float32 on both sides: differences of 1e-6 in cosines, times a scale of 20.

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from attri.runtime import AttriError, Classifier, Prediction
-from attri.runtime import classifier as module
+from attri.runtime import textencoder as module
 from attri.runtime.bundle import MANIFEST
 from attri.runtime.errors import EngineError, ImageError, LabelsError, MissingExtra, UsageError
 from attri.runtime.prompts import encode_labels
@@ -52,7 +52,7 @@ def test_equals_the_pytorch_model(classifier: Classifier, pocket_model: Any, pic
     ids = encode_labels(Tokenizer(), LABELS, classifier.template, backbone.context_length)
     pixels = torch.from_numpy(pictures(backbone.preprocess(), 5))
     with torch.no_grad():
-        logits = pocket_model(pixels, pocket_model.embed(ids))  # [B, C]
+        logits = pocket_model(pixels, ids)  # [B, C]
         retrieved = pocket_model.pool.retrieve(pocket_model.encode_image(pixels)[1])
     found = classifier(five)
     close(probabilities(found), logits.softmax(-1).numpy(), CLOSE)
@@ -132,17 +132,17 @@ def test_equal_pictures_of_a_batch_are_computed_once(classifier: Classifier, fiv
 def test_cached_features_own_their_memory(classifier: Classifier, five: list[Path]) -> None:
     """A view would keep its whole batch alive, and the cache's bound would count a part of it."""
     classifier(five)
-    assert all(value.base is None for value in classifier.cache._entries.values())
+    assert all(known.features.base is None for known in classifier.cache._sets.values())
 
 
 class Watched:
     """The real engine, and how many rows of tokens each of its runs had."""
 
     def __init__(self, engine: Any) -> None:
-        self.engine, self.rows, self.description = engine, [], ""
+        self.engine, self.rows, self.description, self.limits = engine, [], "", {}
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        self.rows.append(len(inputs["retrieved"]) * inputs["own"].shape[0] * inputs["own"].shape[1])
+        self.rows.append(len(inputs["retrieved"]) * inputs["slots"].size)
         return self.engine.run(inputs)
 
 
@@ -153,12 +153,99 @@ def test_many_labels_run_in_parts(
     classifier.labels = [f"thing number {i}" for i in range(count)]
     classifier.cache.max_bytes = 0
     wanted = probabilities(classifier(five[:2]))
-    classifier._text = watched = Watched(classifier._text)
-    monkeypatch.setattr(module, "TEXT_ROWS", limit)
+    classifier._text.engine = watched = Watched(classifier._text.engine)
+    monkeypatch.setattr(module, "ROWS", limit)
     close(probabilities(classifier(five[:2])), wanted, SUMS)
-    tokens = classifier._set.own.shape[1]
+    tokens = classifier._set.tokens.slots.shape[1]
     assert len(watched.rows) > 1
     assert max(watched.rows) <= max(limit, tokens)
+
+
+def test_an_engine_s_limits_are_kept(classifier: Classifier, five: list[Path]) -> None:
+    classifier.labels = [f"thing number {i}" for i in range(7)]
+    classifier.cache.max_bytes = 0
+    wanted = probabilities(classifier(five))
+    classifier._text.engine = watched = Watched(classifier._text.engine)
+    watched.limits = {"B": 2, "C": 3, "R": 9}
+    close(probabilities(classifier(five)), wanted, SUMS)
+    assert len(watched.rows) > 7
+
+
+def test_one_long_label_among_many_costs_little_padding(classifier: Classifier) -> None:
+    labels = classifier._text.label_set([f"thing {i}" for i in range(1500)] + ["very " * 60 + "long thing"])
+    assert labels.tokens.slots.size > module.ROWS
+    parts = classifier._text._parts(labels.tokens)
+    assert sum(part.slots.size for _, part in parts) < 2 * labels.tokens.lengths.sum()
+    assert sorted(np.concatenate([classes for classes, _ in parts])) == list(range(1501))
+
+
+def test_only_new_labels_are_computed(classifier: Classifier, five: list[Path]) -> None:
+    classifier(five[0])
+    classifier._text.engine = watched = Watched(classifier._text.engine)
+    classifier.labels = [*LABELS, "teapot"]
+    prediction = classifier(five[0])
+    assert (prediction.cache, watched.rows) == ("miss", [3])  # teapot, the full stop and EOT
+    close(
+        prediction.probabilities,
+        Classifier.load(classifier.bundle.path, classifier.labels)(five[0]).probabilities,
+        SUMS,
+    )
+    classifier.labels = ["teapot", "bird"]
+    assert classifier(five[0]).cache == "hit"
+
+
+@pytest.fixture
+def many() -> list[str]:
+    return [f"{colour} {thing}" for colour in ("red", "green", "old") for thing in ("apple", "bird", "car", "shoe")]
+
+
+def plain_cosines(model: Any, pixels: np.ndarray, labels: list[str], template: str) -> np.ndarray:
+    """What CLIP says without prompts, by PyTorch [I, C]"""
+    import torch
+
+    text = model.plain_text(encode_labels(Tokenizer(), labels, template, model.backbone.context_length))
+    with torch.no_grad():
+        return (model.encode_image(torch.from_numpy(pixels))[0] @ text.T).numpy()
+
+
+def test_a_shortlist_prompts_the_nearest_and_leaves_the_rest_plain(
+    bundle: Path, many: list[str], pocket_model: Any, pictures: Any, five: list[Path]
+) -> None:
+    classifier = Classifier.load(bundle, many, threads=1, shortlist=4)
+    exact = probabilities(Classifier.load(bundle, many, threads=1)(five)).astype(np.float64)
+    pixels = pictures(pocket_model.backbone.preprocess(), 5)
+    plain = plain_cosines(pocket_model, pixels, many, classifier.template).astype(np.float64)
+    scale = classifier.bundle.manifest.logit_scale
+    for found, whole, cosine in zip(classifier(five), exact, plain, strict=True):
+        nearest = sorted(range(len(many)), key=lambda label: -cosine[label])[:4]
+        rest = [label for label in range(len(many)) if label not in nearest]
+        # Differences of logits do not depend on what else softmax adds up.
+        ours, theirs = (np.log(p[nearest]) - np.log(p[nearest[0]]) for p in (found.probabilities, whole))
+        close(ours, theirs, 10 * CLOSE)
+        logits = np.log(found.probabilities[rest]) - np.log(found.probabilities[rest[0]])
+        close(logits, scale * (cosine[rest] - cosine[rest[0]]), 10 * CLOSE)
+    assert [each.cache for each in classifier(five)] == ["hit"] * 5
+
+
+def test_no_more_labels_than_the_shortlist_is_exact(bundle: Path, many: list[str], five: list[Path]) -> None:
+    exact = Classifier.load(bundle, many, threads=1)
+    for size in (len(many), len(many) + 5):
+        listed = Classifier.load(bundle, many, threads=1, shortlist=size)
+        close(probabilities(listed(five)), probabilities(exact(five)), SUMS)
+
+
+def test_equal_labels_share_a_place_in_the_shortlist(bundle: Path, five: list[Path]) -> None:
+    found = Classifier.load(bundle, ["bird", "Bird", "car", "red apple"], threads=1, shortlist=2)(five)
+    assert all(each.probabilities[0] == each.probabilities[1] for each in found)
+
+
+def test_a_shortlist_computes_no_more_than_its_labels(bundle: Path, many: list[str], five: list[Path]) -> None:
+    classifier = Classifier.load(bundle, many, threads=1, shortlist=2)
+    classifier._text.engine = watched = Watched(classifier._text.engine)
+    classifier(five[0])
+    assert watched.rows == [2 * 4]  # two prompts of colour, thing, full stop and EOT
+    classifier.labels = [*many, "teapot"]
+    assert watched.rows[1:] == [3]  # the plain features of the one new label
 
 
 def test_below_the_threshold_there_is_no_label(classifier: Classifier, five: list[Path]) -> None:

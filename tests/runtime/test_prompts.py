@@ -18,8 +18,19 @@ PHOTO = "a photo of a {}."
 
 
 def rows(ids: LabelTokens) -> list[list[int]]:
-    """Whole sequences, put together again."""
-    return [[*ids.stem, *own[:length]] for own, length in zip(ids.tokens, ids.lengths, strict=True)]
+    """Whole sequences, put together again by following slots."""
+    sequences = []
+    for slots, last in zip(ids.slots, ids.last, strict=True):
+        length = slots.tolist().index(last) + 1
+        assert [ids.places[row] for row in slots[:length]] == list(range(length))
+        sequences.append([*ids.stem, *(ids.own[row] for row in slots[:length])])
+    return sequences
+
+
+def beginnings(labels: list[str], template: str, stem: int) -> set[tuple[int, ...]]:
+    """Every distinct beginning, longer than the stem, of any prompt: what must be computed, and no more."""
+    whole = reference(labels, template)
+    return {tuple(row[:end]) for row in whole for end in range(stem + 1, len(row) + 1)}
 
 
 def reference(labels: list[str], template: str) -> list[list[int]]:
@@ -42,9 +53,12 @@ def reference(labels: list[str], template: str) -> list[list[int]]:
 def test_stem_and_own_tokens_make_the_whole_prompt(labels: list[str], template: str) -> None:
     ids = encode_labels(TOKENIZER, labels, template)
     assert rows(ids) == reference(labels, template)
-    assert all(part.dtype == np.int32 for part in (ids.stem, ids.tokens, ids.lengths))
-    assert ids.tokens.shape == (len(labels), ids.lengths.max())
+    assert ids.whole() == reference(labels, template)
+    assert all(part.dtype == np.int32 for part in vars(ids).values())
+    assert ids.slots.shape == (len(labels), ids.lengths.max())
     assert ids.stem[0] == SOS
+    assert len(ids.own) == len(beginnings(labels, template, len(ids.stem)))
+    assert ids.slots.flatten()[ids.cells].tolist() == list(range(len(ids.own)))
 
 
 def test_the_stem_is_all_that_the_prompts_share() -> None:
@@ -54,12 +68,38 @@ def test_the_stem_is_all_that_the_prompts_share() -> None:
 
 @pytest.mark.parametrize("labels", [["bird"], ["bird", "bird"]])
 def test_equal_prompts_still_own_their_eot(labels: list[str]) -> None:
-    assert encode_labels(TOKENIZER, labels, PHOTO).tokens.tolist() == [[EOT]] * len(labels)
+    ids = encode_labels(TOKENIZER, labels, PHOTO)
+    assert (ids.own.tolist(), ids.last.tolist()) == ([EOT], [0] * len(labels))
 
 
-def test_padding_is_zero() -> None:
+def test_labels_that_begin_alike_share_rows() -> None:
+    ids = encode_labels(TOKENIZER, ["great white shark", "bird", "great white heron", "great"], "{}")
+    assert len(ids.own) == len(["great", "white", "shark", "EOT", "bird", "EOT", "heron", "EOT", "EOT"])
+
+
+def test_a_short_prompt_repeats_its_eot_to_the_longest() -> None:
     ids = encode_labels(TOKENIZER, ["bird", "a very small old house"], "{}")
-    assert not ids.tokens[0, ids.lengths[0] :].any()
+    assert (ids.slots[0, ids.lengths[0] - 1 :] == ids.last[0]).all()
+
+
+@pytest.mark.parametrize("chosen", [[2, 0], [1], slice(1, None), [0, 0]])
+def test_some_of_the_prompts_are_what_they_would_be_alone(chosen: list[int] | slice) -> None:
+    labels = ["great white shark", "bird", "great white heron seen from afar"]
+    ids = encode_labels(TOKENIZER, labels, PHOTO)
+    some = np.array(labels)[chosen].tolist()
+    taken = ids.take(chosen if isinstance(chosen, slice) else np.array(chosen))
+    assert rows(taken) == reference(some, PHOTO)
+    assert len(taken.own) == len(beginnings(some, PHOTO, len(ids.stem)))
+
+
+def test_the_graph_is_fed_embeddings() -> None:
+    ids = encode_labels(TOKENIZER, ["red apple", "bird"], PHOTO)
+    table = (np.arange(49408)[:, None] % 1000).astype(np.float16)
+    feed = ids.feed(table)
+    assert feed["own"].tolist() == (ids.own % 1000)[:, None].tolist()
+    assert feed["stem"].tolist() == (ids.stem % 1000)[:, None].tolist()
+    assert feed["own"].dtype == np.float32
+    assert feed["slots"] is ids.slots
 
 
 @pytest.mark.parametrize("context_length", [4, 8, 77])

@@ -333,8 +333,7 @@ def test_prompts_of_labels(
     labels.write_text("fruit = red apple; green apple\nbird\nhome = a house; a hut; bird\n")
     (found,) = attri_run(picture_files[0], "--json", "--topk", 9, "--template", "a photo of {}.").objects
     classifier = Classifier.load(bundle, threads=1)
-    classifier.template = "a photo of {}."
-    classifier.labels = ["red apple", "green apple", "bird", "a house", "a hut"]
+    classifier.set_labels(["red apple", "green apple", "bird", "a house", "a hut"], template="a photo of {}.")
     red, green, bird, house, hut = classifier(picture_files[0]).probabilities.astype(float)
     best = {"fruit": max(red, green), "bird": bird, "home": max(house, hut, bird)}
     wanted = {label: score / sum(best.values()) for label, score in best.items()}

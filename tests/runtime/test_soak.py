@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="memory and files are read from /proc")
 def test_nothing_grows(bundle: Path, tmp_path: Path) -> None:
     spec = importlib.util.spec_from_file_location("soak", Path(__file__).parents[2] / "benchmarks" / "soak.py")
-    soak = importlib.util.module_from_spec(spec)
+    soak = sys.modules["soak"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(soak)
     found = soak.soak(bundle, tmp_path, float(os.environ.get("ATTRI_SOAK_SECONDS", "20")))
     assert found.code == 0, found.log

@@ -7,82 +7,119 @@ import threading
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from attri.runtime.textcache import Key, TextCache
+from attri.runtime.textcache import TextCache
 
-
-def key(number: int) -> Key:
-    return (b"labels", bytes([number]))
-
-
-def value(size: int, fill: int = 0) -> np.ndarray:
-    return np.full(size, fill, np.uint8)
+ROW = 8 + 12  # bytes of an id and of its feature
 
 
-def test_what_was_put_is_what_comes_back() -> None:
-    cache, features = TextCache(), value(8)
-    cache.put(key(1), features)
-    assert cache.get(key(1)) is features
-    assert cache.get((b"other labels", key(1)[1])) is None
+def ids(*numbers: int) -> np.ndarray:
+    return np.array(numbers, np.uint64)
+
+
+def features(*numbers: int) -> np.ndarray:
+    return np.array(numbers, np.float32)[:, None].repeat(3, 1)
+
+
+def add(cache: TextCache, entries: bytes, *numbers: int) -> None:
+    cache.add(entries, ids(*numbers), features(*numbers))
+
+
+def knows(cache: TextCache, entries: bytes, *numbers: int) -> list[int]:
+    """Those of the numbers that are known; their features must be theirs."""
+    found, kept = cache.find(entries, ids(*numbers))
+    known = [number for number, is_known in zip(numbers, found, strict=True) if is_known]
+    if known:
+        np.testing.assert_array_equal(kept, features(*known))
+    return known
+
+
+def test_what_was_added_is_what_is_found() -> None:
+    cache, labels, kept = TextCache(), ids(1, 5), features(1, 5)
+    cache.add(b"a", labels, kept)
+    found, same = cache.find(b"a", labels)
+    assert found.all()
+    assert same is kept
+    assert knows(cache, b"b", 1, 5) == []
+
+
+def test_labels_that_stay_are_still_known() -> None:
+    cache = TextCache()
+    add(cache, b"a", 2, 4, 6)
+    assert knows(cache, b"a", 1, 2, 6, 9) == [2, 6]
+    add(cache, b"a", 1, 9)
+    assert knows(cache, b"a", 1, 2, 6, 9) == [1, 2, 6, 9]
+    assert cache.bytes == 5 * ROW
+
+
+@given(
+    st.lists(st.sets(st.integers(0, 30), min_size=1), min_size=1, max_size=6), st.sets(st.integers(0, 40), min_size=1)
+)
+def test_any_additions(sets: list[set[int]], wanted: set[int]) -> None:
+    cache = TextCache()
+    for numbers in sets:
+        add(cache, b"a", *sorted(numbers))
+    assert knows(cache, b"a", *sorted(wanted)) == sorted(wanted & set().union(*sets))
+    assert cache.bytes == ROW * len(set().union(*sets))
 
 
 def test_the_least_recently_used_goes_first() -> None:
-    cache = TextCache(30)
-    for number in (1, 2, 3):
-        cache.put(key(number), value(10))
-    cache.get(key(1))
-    cache.put(key(4), value(10))
-    assert [number for number in (1, 2, 3, 4) if cache.get(key(number)) is not None] == [1, 3, 4]
+    cache = TextCache(3 * ROW)
+    for entries in (b"a", b"b", b"c"):
+        add(cache, entries, 1)
+    knows(cache, b"a", 1)
+    add(cache, b"d", 1)
+    assert [entries for entries in (b"a", b"b", b"c", b"d") if knows(cache, entries, 1)] == [b"a", b"c", b"d"]
 
 
-@pytest.mark.parametrize(("sizes", "kept"), [([10, 10, 10], 3), ([10, 10, 11], 2), ([5, 5, 30], 1), ([30], 1)])
+@pytest.mark.parametrize(("sizes", "kept"), [([1, 1, 1], 3), ([1, 1, 2], 2), ([1, 1, 3], 1), ([3], 1)])
 def test_the_bound_is_in_bytes(sizes: list[int], kept: int) -> None:
-    cache = TextCache(30)
+    cache = TextCache(3 * ROW)
     for number, size in enumerate(sizes):
-        cache.put(key(number), value(size))
+        add(cache, bytes([number]), *range(size))
     assert len(cache) == kept
-    assert cache.bytes == sum(sizes[-kept:]) <= 30
+    assert cache.bytes == ROW * sum(sizes[-kept:])
 
 
 def test_one_too_large_is_not_kept_and_drives_nothing_out() -> None:
-    cache = TextCache(30)
-    cache.put(key(1), value(10))
-    cache.put(key(2), value(31))
-    assert (len(cache), cache.bytes) == (1, 10)
-    assert cache.get(key(2)) is None
+    cache = TextCache(3 * ROW)
+    add(cache, b"a", 1)
+    add(cache, b"b", 1, 2, 3, 4)
+    assert (len(cache), cache.bytes) == (1, ROW)
+    assert knows(cache, b"b", 1) == []
+
+
+def test_labels_that_pile_up_make_way_for_new_ones() -> None:
+    cache = TextCache(3 * ROW)
+    add(cache, b"a", 1, 2)
+    add(cache, b"a", 3, 4)
+    assert knows(cache, b"a", 1, 2, 3, 4) == [3, 4]
+    assert cache.bytes == 2 * ROW
 
 
 def test_no_bytes_no_cache() -> None:
     cache = TextCache(0)
-    cache.put(key(1), value(1))
+    add(cache, b"a", 1)
     assert (len(cache), cache.bytes) == (0, 0)
-
-
-@pytest.mark.parametrize(("size", "left"), [(4, 4), (20, 20), (31, 0)], ids=["smaller", "larger", "too large"])
-def test_a_key_put_again_takes_the_new_value(size: int, left: int) -> None:
-    cache = TextCache(30)
-    cache.put(key(1), value(10, 1))
-    cache.put(key(1), value(size, 2))
-    assert cache.bytes == left
-    found = cache.get(key(1))
-    assert (found is None) if left == 0 else bool((found == 2).all())
 
 
 def test_hits_and_misses_are_counted() -> None:
     cache = TextCache()
-    for number in (1, 1, 2, 1):
-        if cache.get(key(number)) is None:
-            cache.put(key(number), value(1))
+    for wanted in ((1,), (1,), (1, 2), (2,)):
+        if len(knows(cache, b"a", *wanted)) < len(wanted):
+            add(cache, b"a", *wanted)
     assert (cache.hits, cache.misses) == (2, 2)
 
 
 def test_many_threads_keep_the_counts_right() -> None:
-    cache, threads, rounds = TextCache(100), 8, 3000
+    cache, threads, rounds = TextCache(10 * ROW), 8, 1000
 
     def work(seed: int) -> None:
         for number in np.random.default_rng(seed).integers(0, 20, rounds):
-            cache.get(key(number))
-            cache.put(key(number), value(10))
+            cache.find(bytes([number]), ids(1))
+            add(cache, bytes([number]), 1)
 
     usual = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)  # so often that without the lock the counts go wrong
@@ -95,4 +132,4 @@ def test_many_threads_keep_the_counts_right() -> None:
     finally:
         sys.setswitchinterval(usual)
     assert cache.hits + cache.misses == threads * rounds
-    assert cache.bytes == 10 * len(cache) == 100
+    assert cache.bytes == ROW * len(cache) == 10 * ROW

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from literal import literal_centres, literal_image, literal_retrieve, literal_text, source_block
 from models import SMALL, small_backbone
+from torch.utils.flop_counter import FlopCounterMode
 
 from attri.runtime.prompts import EOT, SOS, encode_labels
 from attri.train.config import PromptConfig
@@ -43,8 +44,8 @@ def literal_ids(labels, template):
 
 
 def both(model, labels, template, retrieved):
-    embedded = model.embed(encode_labels(Reference(), labels, template))
-    folded = model.encode_text(embedded, retrieved)
+    words = encode_labels(Reference(), labels, template)
+    folded = model.encode_text(words, retrieved)
     ids = literal_ids(labels, template)
     pool = model.pool
     literal = [
@@ -97,25 +98,69 @@ def test_equals_literal_for_any_shape(data):
 
 def test_order_inside_a_block_does_not_matter():
     model = build("ViT-B-32", PromptConfig(pool_size=6, clusters=4), double=True)
-    embedded = model.embed(encode_labels(Reference(), ["cat", "two dogs"]))
+    words = encode_labels(Reference(), ["cat", "two dogs"])
     retrieved = torch.tensor([[[0, 2, 2, 5], [1, 3, 4, 5]]])
-    assert torch.allclose(
-        model.encode_text(embedded, retrieved), model.encode_text(embedded, retrieved.flip(-1)), atol=1e-12
-    )
+    assert torch.allclose(model.encode_text(words, retrieved), model.encode_text(words, retrieved.flip(-1)), atol=1e-12)
 
 
 def test_batch_equals_single():
     model = build("ViT-B-32", PromptConfig(pool_size=6), double=True)
-    embedded = model.embed(encode_labels(Reference(), ["cat", "two dogs", "zebra crossing"], "a photo of a {}."))
+    words = encode_labels(Reference(), ["cat", "two dogs", "zebra crossing"], "a photo of a {}.")
     retrieved = torch.randint(6, (3, model.depth, 2))
-    singles = torch.cat([model.encode_text(embedded, one[None]) for one in retrieved])
-    assert torch.allclose(model.encode_text(embedded, retrieved), singles, atol=1e-12)
+    singles = torch.cat([model.encode_text(words, one[None]) for one in retrieved])
+    assert torch.allclose(model.encode_text(words, retrieved), singles, atol=1e-12)
+
+
+def test_the_entry_past_the_last_prompts_nothing():
+    model = build("ViT-B-32", PromptConfig(pool_size=6, static_tokens=1), double=True)
+    words = encode_labels(Reference(), ["cat", "two dogs"], "a photo of a {}.")
+    some = torch.tensor([[[0, 2], [1, 3]]])
+    mixed = torch.cat([some, torch.full_like(some, 6), some[:, :1].expand(-1, 2, -1)])
+    mixed[2, 1, 1] = 6
+    features = model.encode_text(words, mixed)
+    assert torch.allclose(features[:1], model.encode_text(words, some), atol=1e-12)
+    pool = model.pool
+    nothing = literal_text(
+        model.backbone.clip,
+        pool.tokens_of_blocks()[:, :, :0],
+        pool.static,
+        some[0],
+        literal_ids(["cat", "two dogs"], "a photo of a {}."),
+    )
+    assert (features[1] - nothing).abs().max() < 1e-10
+
+
+def test_only_distinct_real_tokens_are_computed():
+    """Counted, not timed: products of the text encoder over rows, and nothing else that grows with labels."""
+    model = build("ViT-B-32", PromptConfig(pool_size=6), double=False)
+    width = 512
+
+    def flops(labels, images=1):
+        words = encode_labels(Reference(), labels, "a photo of a {}.")
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model.encode_text(words, torch.zeros(images, 2, 2, dtype=torch.long))
+        rows, labels = len(words.stem) + len(words.own), len(words)
+        # Block 1, of which queries, keys and values are the same for all images; block 2, of which only EOT asks.
+        linear = 2 * width**2 * (rows * 3 + images * rows * 9 + images * (rows * 2 + labels * 10))
+        return counter.get_total_flops(), linear
+
+    for labels, images in ((["cat"], 1), (["cat", "two dogs", "two red dogs"], 1), (["cat", "two dogs"], 3)):
+        counted, linear = flops(labels, images)
+        tables = 2 * width**2 * 2 * 2 * 6 * 2  # keys and values of 2 blocks' 6 entries of 2 tokens
+        projection = 2 * width * width * len(labels) * images
+        attention = counted - linear - tables - projection
+        assert 0 < attention < 0.02 * counted
+    alike, apart = (
+        flops(["great white shark", "great white heron"])[0],
+        flops(["great white shark", "small red heron"])[0],
+    )
+    assert alike < apart
 
 
 def test_plain_text_is_open_clip_s_own():
     model = build("ViT-L-14", PromptConfig(), double=True)
     labels = ["cat", "a small zebra"]
-    plain = model.plain_text(model.embed(encode_labels(Reference(), labels, "a photo of a {}.")))
+    plain = model.plain_text(encode_labels(Reference(), labels, "a photo of a {}."))
     expected = model.backbone.clip.encode_text(literal_ids(labels, "a photo of a {}."), normalize=True)
     assert (plain - expected).abs().max() < 1e-10
 

@@ -19,7 +19,7 @@ from attri.train.checkpoint import load_run
 from attri.train.cli import main
 from attri.train.config import PromptConfig, TrainConfig
 from attri.train.data import read_data, read_target
-from attri.train.fit import embed_labels, load_model
+from attri.train.fit import label_tokens, load_model
 from attri.train.model import AttriPrompt
 from attri.train.protocols import Plan, run, static
 from attri.train.templates import ENSEMBLE
@@ -46,7 +46,7 @@ def read(photos):
 def accuracy_by_hand(model, dataset, prompted):
     """One picture at a time, from its pixels."""
     preprocess = model.backbone.preprocess()
-    labels = embed_labels(model, dataset.classes, QUICK.template)
+    labels = label_tokens(model, dataset.classes, QUICK.template)
     right = 0
     for picture in dataset.test:
         with torch.no_grad():

@@ -37,14 +37,20 @@ def test_more_regions_than_patches_is_refused():
 def test_an_empty_cluster_keeps_its_centre():
     tokens = rows([1, 0.1], [1, -0.1])
     centres = rows([1, 0], [0, -1])
-    moved = lloyd_step(tokens, centres)
+    moved = lloyd_step(tokens, torch.ones(1, 2, dtype=torch.float64), centres)
     assert torch.equal(moved[0, 1], centres[0, 1])
     assert torch.allclose(moved[0, 0], torch.tensor([1.0, 0.0], dtype=torch.float64))
 
 
+def test_a_token_without_weight_fills_no_cluster():
+    tokens, centres = rows([1, 0], [0, 1]), rows([1, 0.2], [0.2, 1])
+    moved = lloyd_step(tokens, torch.tensor([[1.0, 0]], dtype=torch.float64), centres)
+    assert torch.equal(moved[0, 1], centres[0, 1])
+
+
 def test_a_tied_token_goes_to_the_lower_cluster():
     tokens, centres = rows([1, 0], [0, 1]), rows([1, 1], [1, 1])
-    moved = lloyd_step(tokens, centres)
+    moved = lloyd_step(tokens, torch.ones(1, 2, dtype=torch.float64), centres)
     assert torch.allclose(moved[0, 0], unit(torch.tensor([1.0, 1.0], dtype=torch.float64)))
     assert torch.equal(moved[0, 1], centres[0, 1])
 
