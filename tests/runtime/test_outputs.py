@@ -106,7 +106,7 @@ def test_every_sink_at_once(attri_run, picture_files: list[Path], tmp_path: Path
         ("--mqtt mqtt://ann:s3cret@h", "no password in the URL"),
         ("--webhook https://h/s3cret", "ATTRI_WEBHOOK_SECRET"),
         ("--serve nowhere", "HOST:PORT"),
-        ("--serve 0.0.0.0:0", "a token is needed"),
+        ("--serve 0.0.0.0:0", "a token of 16 or more is needed"),
         ("--metrics 1.2.3.4:1", "--metrics 1.2.3.4:1: "),
         ("--csv gone/x.csv", "--csv gone/x.csv: "),
         ("--save x.avi", "--save x.avi"),
@@ -236,3 +236,17 @@ def test_a_signal_ends_it_in_time_and_leaves_files_that_play(bundle, picture_fil
     assert set(late) <= {"-"}  # a read of standard input cannot be called back
     with av.open(str(tmp_path / "a.mp4")) as video:
         assert 1 <= len(list(video.decode(video=0))) <= 5
+
+
+def test_stdout_on_a_full_disk(bundle, picture_files, tmp_path: Path) -> None:
+    words = [*map(str, picture_files[:3]), "--bundle", str(bundle), "--threads", "1", "--csv", str(tmp_path / "a.csv")]
+    with Path("/dev/full").open("w") as full:
+        run = subprocess.run(
+            [sys.executable, "-m", "attri.runtime.cli", *words], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert run.returncode == 1
+    complaints = [line for line in run.stderr.splitlines() if "No space left on device" in line]
+    assert 1 <= len(complaints) <= 2  # by the sink, and for what is left at the end
+    assert "Traceback" not in run.stderr
+    assert "Exception ignored" not in run.stderr
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 4  # the others go on
