@@ -43,14 +43,20 @@ class Command(click.Command):
         start_logging()
         if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be text
             sys.stdout.reconfigure(errors="backslashreplace")
-        sys.exit(self._code(*args, **{**kwargs, "standalone_mode": False}))
+        code = self._code(*args, **{**kwargs, "standalone_mode": False})
+        try:
+            sys.stdout.flush()
+        except OSError as error:  # stdout is a file, and its disk is full
+            _leave_stdout()
+            _LOGGER.error("error: stdout: %s", error.strerror)
+            code = code or 1
+        sys.exit(code)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except BrokenPipeError:  # caught here, because click would make it exit code 1
-            # The reader of stdout has gone (| head); what is left in the buffer must not raise again at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _leave_stdout()  # its reader has gone (| head)
             return 0
 
     def _code(self, *args: Any, **kwargs: Any) -> int:
@@ -78,3 +84,8 @@ class Command(click.Command):
             _LOGGER.critical("this is a bug in attri:", exc_info=True)
             return 1
         return code if isinstance(code, int) else 0
+
+
+def _leave_stdout() -> None:
+    """What is left in its buffer must not raise again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

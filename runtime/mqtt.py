@@ -34,7 +34,7 @@ _LOGGER = logging.getLogger("attri")
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 _WINDOW = 20  # messages on their way at a time
 _TICK = 0.5  # seconds between looks at the sources' health
-_LAST_MOMENTS = 1.0  # seconds that close() waits for the broker
+_LAST_MOMENTS = 0.6  # seconds that close() waits for the broker, and half of it for a farewell
 _RECONNECT = (1, 60)  # seconds, at first and at most
 ONLINE, OFFLINE = "online", "offline"
 
@@ -137,7 +137,7 @@ class MqttSink:
             self._wake.set()
 
     def close(self) -> None:
-        """Waits a second for what is on its way; the rest stays on the disk for the next run."""
+        """Waits a moment for what is on its way; the rest stays on the disk for the next run."""
         self._stop.set()
         self._wake.set()
         self._thread.join(_LAST_MOMENTS)

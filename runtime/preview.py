@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _SOURCES = 64  # kept at most
 _BODY = 1 << 20  # bytes of labels
 _CLIENTS = 64  # connections; more are answered with 503
+_TOKEN = 16  # characters at least, where others can try
 _PICTURES = "pictures"
 _WORKS = ("opening", "live", "ended")
 _FILES = {
@@ -75,12 +76,11 @@ class Preview:
         self._socket = listen(address, "--serve")
         host, self.port = self._socket.getsockname()[:2]
         private = is_loopback(host)
-        if not private and token is None:
+        try:
+            _check_token(token, private)
+        except UsageError:
             self._socket.close()
-            raise UsageError(
-                f"--serve {address[0]}: others can reach this address, so a token is needed: "
-                "set ATTRI_SERVE_TOKEN, or --serve-token-file"
-            )
+            raise
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
         self._server = _server(Guard(app, token, private))
         self._thread = threading.Thread(target=self._serve, args=(self._socket,), name="preview", daemon=True)
@@ -98,7 +98,7 @@ class Preview:
 
     def close(self) -> None:
         self._server.should_exit = True
-        self._thread.join(1.5)
+        self._thread.join(1.2)
         self._socket.close()
 
     def _serve(self, listening: socket.socket) -> None:
@@ -184,6 +184,15 @@ class Preview:
 
         data, kind = self._metrics.render()
         return Response(data, headers={"Content-Type": kind})
+
+
+def _check_token(token: str | None, private: bool) -> None:
+    """Raises UsageError: others can reach the address, and nothing that is hard to guess keeps them out."""
+    where = "set ATTRI_SERVE_TOKEN, or --serve-token-file; openssl rand -hex 16 makes a good one"
+    if token is not None and not token.isascii():
+        raise UsageError(f"--serve: a token of letters and digits, please: {where}")
+    if not private and len(token or "") < _TOKEN:
+        raise UsageError(f"--serve: others can reach this address, so a token of {_TOKEN} or more is needed: {where}")
 
 
 def _server(app: Any) -> Any:

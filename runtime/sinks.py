@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from attri.runtime.clock import utc
+from attri.runtime.errors import SinkError
 from attri.runtime.images import IMAGE_SUFFIXES
 from attri.runtime.result import Result
 
@@ -132,8 +133,13 @@ class Console:
         self._drawn = len(self._rows)
 
     def _say(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise SinkError(f"stdout: {error.strerror or error}") from error
 
 
 def _bar(share: float, cells: int) -> str:

@@ -122,7 +122,9 @@ def _states(folder: Path) -> dict[Path, tuple[int, int]]:
 
 @contextmanager
 def _stdin() -> Iterator[Capture]:
-    yield Capture("JPEGs from standard input", map(_from_bytes, split_jpegs(sys.stdin.buffer)))
+    # Without the buffer, whose lock a thread that waits for input would still hold when the process ends.
+    stream = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
+    yield Capture("JPEGs from standard input", map(_from_bytes, split_jpegs(stream)))
 
 
 def _from_bytes(data: bytes) -> Shot:

@@ -88,11 +88,20 @@ def test_the_broker_is_killed_and_comes_back(connect, listen, tmp_path: Path, ca
     keep = f"persistence true|persistence_location {tmp_path}/|autosave_on_changes true|autosave_interval 1|user root"
     broker = Mosquitto(tmp_path, *keep.split("|"))
     listener, sink = listen(broker.port, name="listener"), connect(broker.port)
+    tell = sink._client.on_connect
+
+    def tell_slowly(*args: object) -> None:  # time for newer events to overtake those that were on their way
+        tell(*args)
+        time.sleep(0.3)
+
+    sink._client.on_connect = tell_slowly
     for frame in range(30):
         sink.write(make_result(frame=frame, changed=True))
         if frame == 5:
             wait_for(lambda: len(listener.frames()) == 6)
+            broker.process.send_signal(signal.SIGSTOP)  # what comes now is sent, and never taken
         if frame == 9:
+            wait_for(lambda: len(sink._flying) == 4)
             broker.kill()
     assert len(sink._spool) >= 20
     broker.start()
@@ -202,6 +211,14 @@ def test_names_that_fall_together_stay_apart(connect) -> None:
     assert topics[0] == topics[3] == f"{PREFIX}/a-b"
     assert len(set(topics)) == 3
     assert f"{PREFIX}/status" not in topics
+
+
+def test_a_broker_that_is_away_is_complained_of_once(connect, caplog) -> None:
+    sink = connect(1)
+    for _ in range(3):
+        sink._client.on_connect_fail(sink._client, None)
+    assert caplog.text.count("cannot be reached") == 1
+    assert "events are kept on the disk" in caplog.text
 
 
 def test_closing_waits_for_nobody(connect) -> None:

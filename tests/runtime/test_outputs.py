@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 import os
 import re
+import signal
 import socket
+import subprocess
+import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +23,7 @@ import click
 import pytest
 from click.testing import CliRunner
 from peers import HookServer, Listener, Mosquitto, free_port, real, wait_for
+from PIL import Image
 from results import FakeControl
 
 from attri.runtime.cli import main
@@ -100,7 +106,7 @@ def test_every_sink_at_once(attri_run, picture_files: list[Path], tmp_path: Path
         ("--mqtt mqtt://ann:s3cret@h", "no password in the URL"),
         ("--webhook https://h/s3cret", "ATTRI_WEBHOOK_SECRET"),
         ("--serve nowhere", "HOST:PORT"),
-        ("--serve 0.0.0.0:0", "a token is needed"),
+        ("--serve 0.0.0.0:0", "a token of 16 or more is needed"),
         ("--metrics 1.2.3.4:1", "--metrics 1.2.3.4:1: "),
         ("--csv gone/x.csv", "--csv gone/x.csv: "),
         ("--save x.avi", "--save x.avi"),
@@ -164,8 +170,6 @@ def test_a_unit_is_printed_and_nothing_runs(capsys: pytest.CaptureFixture[str], 
     ],
 )
 def test_a_missing_extra_is_named(module: str, words: str, extra: str, tmp_path: Path, monkeypatch) -> None:
-    import sys
-
     monkeypatch.chdir(tmp_path)
     for name in [name for name in sys.modules if name == module or name.startswith(f"{module}.")]:
         monkeypatch.delitem(sys.modules, name)
@@ -201,3 +205,48 @@ def test_metrics_of_the_command_are_its_own(tmp_path: Path) -> None:
         sink.close()
     assert [sink.name for sink in sinks] == ["metrics"]
     assert not os.environ.get("NOTIFY_SOCKET")
+
+
+def test_a_signal_ends_it_in_time_and_leaves_files_that_play(bundle, picture_files, tmp_path: Path) -> None:
+    """With nobody at the other end of anything: the promise is 2 s, and a busy machine gets some more."""
+    words = f"- --bundle {bundle} --threads 1 --save {tmp_path}/a.mp4 --serve 0 --quiet --spool {tmp_path}/spool"
+    words += " --mqtt mqtt://127.0.0.1:1 --webhook http://127.0.0.1:1/"
+    run = subprocess.Popen(
+        [sys.executable, "-m", "attri.runtime.cli", *words.split()],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"ATTRI_WEBHOOK_SECRET": "x", "OMP_NUM_THREADS": "1"},
+    )
+    with run:
+        assert run.stdin is not None
+        for file in picture_files[:5]:
+            picture = io.BytesIO()
+            Image.open(file).convert("RGB").save(picture, "JPEG")
+            run.stdin.write(picture.getvalue())
+        run.stdin.flush()
+        wait_for(lambda: (tmp_path / "a.mp4").exists())
+        time.sleep(0.5)
+        run.send_signal(signal.SIGTERM)
+        start = time.monotonic()
+        assert run.stderr is not None
+        err = run.stderr.read().decode()
+    assert time.monotonic() - start < 4, err
+    assert run.returncode == 0, err
+    late = re.findall("^(.*) did not end in time", err, re.MULTILINE)
+    assert set(late) <= {"-"}  # a read of standard input cannot be called back
+    with av.open(str(tmp_path / "a.mp4")) as video:
+        assert 1 <= len(list(video.decode(video=0))) <= 5
+
+
+def test_stdout_on_a_full_disk(bundle, picture_files, tmp_path: Path) -> None:
+    words = [*map(str, picture_files[:3]), "--bundle", str(bundle), "--threads", "1", "--csv", str(tmp_path / "a.csv")]
+    with Path("/dev/full").open("w") as full:
+        run = subprocess.run(
+            [sys.executable, "-m", "attri.runtime.cli", *words], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert run.returncode == 1
+    complaints = [line for line in run.stderr.splitlines() if "No space left on device" in line]
+    assert 1 <= len(complaints) <= 2  # by the sink, and for what is left at the end
+    assert "Traceback" not in run.stderr
+    assert "Exception ignored" not in run.stderr
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 4  # the others go on

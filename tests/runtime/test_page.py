@@ -21,7 +21,7 @@ from attri.runtime.metrics import Metrics
 from attri.runtime.preview import Preview
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-TOKEN = "correct horse"
+TOKEN = "correct horse battery"
 LABELS = "red apple\nbird\na small house\n"
 
 # The ratio of text to what it stands on, as WCAG 2 counts it, of every element that shows text of its own.

@@ -23,7 +23,7 @@ from attri.runtime.errors import UsageError
 from attri.runtime.metrics import Metrics
 from attri.runtime.preview import Preview
 
-TOKEN = "t0k3n"
+TOKEN = "correct horse battery"
 
 
 class Answer(NamedTuple):
@@ -227,8 +227,9 @@ def test_names_of_this_machine(host: str) -> None:
 
 
 def test_open_to_others_everything_needs_the_token(open_preview) -> None:
-    with pytest.raises(UsageError, match="ATTRI_SERVE_TOKEN"):
-        open_preview(FakeControl(), token=None, host="0.0.0.0")
+    for token in (None, "guess", "geheimes Wörtchen"):
+        with pytest.raises(UsageError, match="ATTRI_SERVE_TOKEN"):
+            open_preview(FakeControl(), token=token, host="0.0.0.0")
     client = open_preview(FakeControl(), host="0.0.0.0")
     client.preview.write(make_result())
     for path in ("/api/state", "/api/frame?source=camera0", "/api/labels", "/metrics"):

@@ -90,6 +90,10 @@ def test_a_row_fits_the_terminal(columns: int, label: str | None) -> None:
     assert row.isprintable()
 
 
+def test_cells_of_a_terminal() -> None:
+    assert [_width(text) for text in ("ab", "かりんご", "e\u0301", "！")] == [2, 8, 1, 2]
+
+
 def test_a_row_says_it_all() -> None:
     row = live_line(make_result(score=0.5), 79)
     assert re.fullmatch("camera0  red apple +50.0% █████       29.7 fps    41 ms", row)
