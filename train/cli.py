@@ -58,7 +58,7 @@ DATA = "Class folders, train/val/test of those, a CSV of path,label, or a CoOp d
 )
 @click.option("--depth", type=int, help="Prompted text blocks, from the first on. [all]")
 @click.option(
-    "--shared/--per-block", default=True, show_default=True, help="One prompt pool for all text blocks, or one for each."
+    "--shared/--per-block", default=True, show_default=True, help="One pool for all text blocks, or one for each."
 )
 @click.option(
     "--weight", type=(click.Choice(TERMS), float), multiple=True, metavar="LOSS X", help="Weight of a loss; 0 is off."
