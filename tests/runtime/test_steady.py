@@ -42,7 +42,7 @@ def test_no_margin_retrieves_what_the_model_does(topk, pocket_model, pictures):
     pool = PromptPool(PromptConfig(topk=topk), 6, 128, 192)
     with torch.no_grad():
         centres = pocket_model.encode_image(pixels)[1]  # [B, L, K, D]
-        scores = (centres @ pool.keys_of_blocks().transpose(-1, -2)).numpy()  # [B, L, K, N]
+        scores = pool.scores(centres).numpy()  # [B, L, K, N]
     steady = Steady(0, topk)
     assert np.stack([steady(frame) for frame in scores]).tolist() == pool.retrieve(centres).tolist()
 
