@@ -64,9 +64,9 @@ def main() -> None:
     parser.add_argument("--margins", type=lambda text: [float(x) for x in text.split(",")], default=[0.01, 0.02, 0.05])
     arguments = parser.parse_args()
     download(arguments.clips)
-    alike: dict[PromptConfig, list[Run]] = {}
+    alike: dict[tuple[str, PromptConfig], list[Run]] = {}
     for run in map(load_run, arguments.runs):
-        alike.setdefault(run.prompt, []).append(run)
+        alike.setdefault((run.backbone["sha256"], run.prompt), []).append(run)
     sections = [section(runs, arguments.clips, arguments.margins) for runs in alike.values()]
     text = "\n\n".join(["# " + __doc__.splitlines()[0], EXPLANATION, *sections])
     print(text)
