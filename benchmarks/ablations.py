@@ -56,7 +56,7 @@ def main() -> None:
     for number, (name, options) in enumerate(VARIANTS.items()):
         accuracy = run(folder / f"{number:02}", options)
         base, novel = (np.mean(accuracy[column]) for column in ("base", "novel"))
-        cells = [f"{np.mean(of):.1f} ({np.std(of):.1f})" for of in accuracy.values()]
+        cells = [cell(of) for of in accuracy.values()]
         lines.append(f"| {name} | {cells[0]} | {cells[1]} | {harmonic_mean(base, novel):.1f} |")
         print(lines[-1], flush=True)
     head = "Pocket, 16 shots, 3 seeds, 12 base and 12 novel classes; accuracy in percent (standard deviation)."
