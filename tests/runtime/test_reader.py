@@ -140,13 +140,14 @@ def test_a_picture_may_stand_still_where_that_is_said(run: Callable[..., Run]) -
     assert not found.reader.is_frozen()
 
 
+@pytest.mark.parametrize("late", [picture(9), ZeroDivisionError("late")], ids=["picture", "bug"])
 def test_a_library_that_does_not_come_back_is_left_behind(
-    run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, late: Step
 ) -> None:
-    """Its thread wakes much later, with a picture that nobody wants any more."""
+    """Its thread wakes much later, with a picture or a bug that nobody wants any more."""
     monkeypatch.setattr(module, "_GRACE", 0.1)
     asleep = threading.Event()
-    found = run([*pictures(1), lambda: asleep.wait(5), picture(9)], [*pictures(2, 3), *[0.05, picture(4)] * 50, ...])
+    found = run([*pictures(1), lambda: asleep.wait(5), late], [*pictures(2, 3), *[0.05, picture(4)] * 50, ...])
     wait_for(lambda: found.seen == [1])
     first = found.reader._thread
     wait_for(lambda: found.reader.check() or len(found.seen) >= 3)
@@ -154,6 +155,7 @@ def test_a_library_that_does_not_come_back_is_left_behind(
     asleep.set()
     first.join(5)
     assert 9 not in found.seen
+    assert not found.bugs
     assert found.reader.state == "live"
     assert found.reader.restarts == 1
 
