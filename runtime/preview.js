@@ -297,7 +297,7 @@ async function round() {
   showDetail(state.detail);
   showHealth(known, state.now);
   announce(state.sources);
-  if (rounds++ % 20 === 0) {
+  if (rounds++ % 10 === 0) {
     showScopes(known);
     showEditable(state.editable);
     await loadLabels();
