@@ -133,7 +133,7 @@ function showRetrieved(blocks) {
   });
 }
 
-const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1];
+const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
 const STAGES = ["preprocess", "vision", "text"];
 
 function ceiling(value) { // 1, 2 or 5 times a power of ten
