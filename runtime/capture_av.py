@@ -39,7 +39,7 @@ def open_stream(spec: SourceSpec, patience: float) -> Iterator[Capture]:
     waited = _OPENING
     try:
         with av.open(spec.uri, timeout=(_OPENING, patience), options=options) as container:
-            stream = _video_stream(container)
+            stream = _video_stream(container, "the stream")
             waited = patience
             yield Capture(_description(container, stream), _live(av, container, stream))
     except av.FFmpegError as error:
@@ -51,7 +51,7 @@ def open_video(spec: SourceSpec) -> Iterator[Capture]:
     """A video file, played again as often as `loop` says."""
     av, rounds = _av(), spec.input.loop or 0
     with _opened(av, spec.uri) as container:
-        stream = _video_stream(container)
+        stream = _video_stream(container, spec.uri)
         stream.thread_type = "AUTO"
         yield Capture(_description(container, stream), _rounds(av, container, stream, rounds))
 
@@ -67,7 +67,7 @@ def _rounds(av: Any, container: InputContainer, stream: VideoStream, again: int)
 @contextmanager
 def _opened(av: Any, uri: str) -> Iterator[InputContainer]:
     try:
-        # A playlist that is only named a video must not make FFmpeg open other files or the network.
+        # A playlist that is only named a video must not make FFmpeg open the network; new ones refuse it by themselves.
         container = av.open(uri, options={"protocol_whitelist": "file"})
     except av.FFmpegError as error:
         raise SourceError(f"{uri} is not a video that can be read: {error.strerror}", final=True) from error
@@ -129,9 +129,9 @@ def _over_udp(latency: int) -> dict[str, str]:
     return {"rtsp_transport": "udp", "max_delay": str(latency * 1000)}
 
 
-def _video_stream(container: InputContainer) -> VideoStream:
+def _video_stream(container: InputContainer, name: str) -> VideoStream:
     if not container.streams.video:
-        raise SourceError(f"{container.name} has no video in it", final=True)
+        raise SourceError(f"{name} has no video in it", final=True)
     return container.streams.video[0]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
@@ -16,10 +17,12 @@ from attri.runtime.bundle import TEXT, VISION, Bundle
 from attri.runtime.engine import Engine
 from attri.runtime.ort import OrtEngine
 from attri.runtime.preprocess import Preprocess
+from attri.runtime.steady import Steady
 from attri.runtime.textcache import TextCache
 from attri.runtime.textencoder import LabelSet, TextEncoder
 
 Picture = str | Path | Image.Image | NDArray[np.uint8]
+READERS = 2  # threads that decode and resize; Pillow leaves the others alone meanwhile
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Prediction:
     probabilities  float32 [C], in the order of `labels`
     retrieved      pool entries, int32 [L, M], each row ascending
     cache          "hit" where the text features were known
-    latency_ms     preprocess, vision, text, total; shares of the batch where several were given at once
+    latency_ms     preprocess, vision, text, and their total; of vision and text the picture's share of its batch
     """
 
     label: str | None
@@ -59,9 +62,10 @@ class Classifier:
         labels: Sequence[str],
         cache: TextCache,
         shortlist: int | None = None,
+        batch: int = 16,
     ) -> None:
         manifest = bundle.manifest
-        self.bundle, self.cache = bundle, cache
+        self.bundle, self.cache, self.batch = bundle, cache, batch
         self.threshold = manifest.threshold
         self._vision, self._text = vision, TextEncoder(bundle, text, cache, shortlist)
         self._preprocess = Preprocess(
@@ -80,6 +84,7 @@ class Classifier:
         threads: int | None = None,
         cache_bytes: int = 256 << 20,
         shortlist: int | None = None,
+        batch: int = 16,
     ) -> Classifier:
         """Open and verify a bundle and start its graphs.
 
@@ -89,6 +94,7 @@ class Classifier:
             threads: on the CPU; None is one per core.
             cache_bytes: bound on cached text features.
             shortlist: with more labels than this, prompt only so many, those that plain CLIP finds nearest.
+            batch: pictures of a list that go through the graphs together.
 
         Raises:
             BundleError, EngineError, LabelsError, MissingExtra, UsageError
@@ -96,7 +102,7 @@ class Classifier:
         bundle = Bundle.open(path)
         words = bundle.manifest.labels if labels is None else labels
         engines = [OrtEngine(bundle.graph(name), device, threads) for name in (VISION, TEXT)]
-        return cls(bundle, engines[0], engines[1], words, TextCache(cache_bytes), shortlist)
+        return cls(bundle, engines[0], engines[1], words, TextCache(cache_bytes), shortlist, batch)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -131,18 +137,35 @@ class Classifier:
         self._set = self._text.label_set(labels, places, prompts, template)
 
     @overload
-    def __call__(self, pictures: Picture) -> Prediction: ...  # type: ignore[overload-overlap]  # str is a Sequence[str]
+    def __call__(self, pictures: Picture, steady: Steady | None = None) -> Prediction: ...  # type: ignore[overload-overlap]  # str is a Sequence[str]
     @overload
-    def __call__(self, pictures: Sequence[Picture]) -> list[Prediction]: ...
-    def __call__(self, pictures: Picture | Sequence[Picture]) -> Prediction | list[Prediction]:
-        """Classify a picture (path, PIL image or uint8 [H, W, 3] RGB), or a list of them in one batch.
+    def __call__(self, pictures: Sequence[Picture], steady: Steady | None = None) -> list[Prediction]: ...
+    def __call__(
+        self, pictures: Picture | Sequence[Picture], steady: Steady | None = None
+    ) -> Prediction | list[Prediction]:
+        """Classify a picture (path, PIL image or uint8 [H, W, 3] RGB), or a list of them, `batch` at a time.
+
+        While a batch is classified, threads read the next.
+
+        Args:
+            steady: the memory of the video that the pictures are the next frames of; None is exact retrieval.
 
         Raises:
-            ImageError: a picture cannot be read; none of its batch is classified.
+            ImageError: a picture cannot be read.
         """
         if isinstance(pictures, (str, Path, Image.Image, np.ndarray)):
-            return self._classify([pictures])[0]
-        return self._classify(pictures) if pictures else []
+            return self._classify([self._read(pictures)], steady)[0]
+        with ThreadPoolExecutor(READERS) as pool:
+
+            def read(start: int) -> list[Future[tuple[NDArray[np.float32], float]]]:
+                return [pool.submit(self._read, picture) for picture in pictures[start : start + self.batch]]
+
+            result: list[Prediction] = []
+            ahead = read(0)
+            for start in range(0, len(pictures), self.batch):
+                current, ahead = ahead, read(start + self.batch)
+                result += self._classify([each.result() for each in current], steady)
+        return result
 
     @property
     def template(self) -> str:
@@ -158,22 +181,30 @@ class Classifier:
         labels = self._set
         return [features[labels.prompt] for features in self._text.run(labels.tokens, retrieved)]
 
-    def _classify(self, pictures: Sequence[Picture]) -> list[Prediction]:
+    def _read(self, picture: Picture) -> tuple[NDArray[np.float32], float]:
+        """Pixels [3, S, S], and the seconds that they took."""
+        started = time.perf_counter()
+        return self._preprocess(picture), time.perf_counter() - started
+
+    def _classify(
+        self, pictures: Sequence[tuple[NDArray[np.float32], float]], steady: Steady | None
+    ) -> list[Prediction]:
         labels = self._set
         started = time.perf_counter()
-        pixels = np.stack([self._preprocess(picture) for picture in pictures])  # [B, 3, S, S]
-        prepared = time.perf_counter()
-        features, retrieved = self.encode_image(pixels)
+        pixels = np.stack([pixels for pixels, _ in pictures])  # [B, 3, S, S]
+        features, retrieved, scores = self._vision.run({"pixels": pixels})
+        if steady is not None:
+            retrieved = np.stack([steady(of_image) for of_image in scores])
         seen = time.perf_counter()
         cosines, known = self._text.cosines(labels, features, retrieved)
         results = [_softmax(self._scale * np.maximum.reduceat(cosine, labels.starts)) for cosine in cosines]
-        done = time.perf_counter()
-        parts = {"preprocess": prepared - started, "vision": seen - prepared, "text": done - seen}
-        latency = {name: round(1000 * t / len(pictures), 3) for name, t in (parts | {"total": done - started}).items()}
-        return [
-            self._prediction(labels, result, entries, hit, latency)
-            for result, entries, hit in zip(results, retrieved, known, strict=True)
-        ]
+        vision, text = (1000 * t / len(pictures) for t in (seen - started, time.perf_counter() - seen))
+        predictions = []
+        for result, entries, hit, (_, reading) in zip(results, retrieved, known, pictures, strict=True):
+            parts = {"preprocess": 1000 * reading, "vision": vision, "text": text}
+            latency = {name: round(t, 3) for name, t in (parts | {"total": sum(parts.values())}).items()}
+            predictions.append(self._prediction(labels, result, entries, hit, latency))
+        return predictions
 
     def _prediction(
         self,

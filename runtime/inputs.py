@@ -49,6 +49,7 @@ class Inputs:
     input_loop: int | None
     stride: int | None
     roi: tuple[int, int, int, int] | None
+    steady: float | None
     frozen_after: float
     max_retries: int
     template: str | None
@@ -78,6 +79,12 @@ OPTIONS = [
     click.option("--input-loop", type=click.IntRange(-1), help="Play files again so often; -1 for ever."),
     click.option("--stride", "--vid-stride", type=click.IntRange(1), help="Take every so many frames."),
     click.option("--roi", type=RoiType(), help="Region to classify, pixels."),
+    click.option(
+        "--steady",
+        type=click.FloatRange(0, 2),
+        metavar="MARGIN",
+        help="Keep a video's pool entries until others are ahead by this cosine; more frames come from the cache.",
+    ),
     click.option(
         "--frozen-after",
         type=click.FloatRange(0),

@@ -29,6 +29,7 @@ from attri.runtime.reader import Patience, Reader
 from attri.runtime.redact import redact
 from attri.runtime.result import Result, Sink, SourceHealth
 from attri.runtime.source_uris import SourceSpec
+from attri.runtime.steady import Steady
 
 _LOGGER = logging.getLogger("attri")
 _STOPPING = 1.5  # seconds for everything to end once a signal has come
@@ -51,6 +52,7 @@ class Channel:
         self.reader, self.labels = reader, labels
         self.frames = 0
         self._decide, self._schedule = Decider(rule), schedule
+        self._steady = _steady(reader.spec.input.steady, labels)
         self._interval = 0.0  # seconds between results, smoothed
         self._last = self._told = float(
             "-inf"
@@ -64,7 +66,7 @@ class Channel:
 
     def result(self, frame: Frame, dropped: int) -> tuple[Result, bool]:
         """Classify a frame; the result, and whether it is due. Raises ImageError, EngineError."""
-        prediction = self.labels.classifier(frame.part)
+        prediction = self.labels.classifier(frame.part, self._steady)
         clock = frame.captured if self.reader.spec.live else frame.time  # Unix time jumps when it is set
         decision = self._decide(prediction, clock)
         now = time.monotonic()
@@ -97,6 +99,12 @@ class Channel:
         if due:
             self._told = clock
         return due
+
+
+def _steady(margin: float | None, labels: LiveLabels) -> Steady | None:
+    if margin is None:
+        return None
+    return Steady(margin, labels.classifier.bundle.manifest.retrieval["topk"])
 
 
 class Pipeline:

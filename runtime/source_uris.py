@@ -26,7 +26,7 @@ KNOWN = (
     "a picture, folder, quoted glob or video file, camera0, /dev/video0, v4l2://0, csi://0, rtsp://, http://, gst:, -"
 )
 
-_VIDEO_OPTIONS = {"flip", "stride", "roi"}
+_VIDEO_OPTIONS = {"flip", "stride", "roi", "steady"}
 OPTIONS_OF = {
     "v4l2": {"width", "height", "rate", "codec"} | _VIDEO_OPTIONS,
     "csi": {"width", "height", "rate"} | _VIDEO_OPTIONS,
@@ -53,6 +53,7 @@ class InputOptions:
     loop: int | None = None  # times that a file is played again; -1 for ever
     stride: int | None = None  # every so many frames
     roi: tuple[int, int, int, int] | None = None  # x, y, width, height of the region to classify, pixels
+    steady: float | None = None  # cosine that a new pool entry must be ahead of the frame before's
 
     def asked(self) -> set[str]:
         return {each.name for each in fields(self) if getattr(self, each.name) is not None}
@@ -111,7 +112,7 @@ def find_source(word: str, watch: bool = False) -> SourceSpec:
 
 
 def option_name(field_name: str) -> str:
-    return f"--{field_name}" if field_name in ("stride", "roi") else f"--input-{field_name}"
+    return f"--{field_name}" if field_name in ("stride", "roi", "steady") else f"--input-{field_name}"
 
 
 def _merged(spec: SourceSpec, options: InputOptions) -> InputOptions:
@@ -264,6 +265,7 @@ _CHECKS = {
     "latency": _whole(0),
     "loop": _whole(-1),
     "stride": _whole(1),
+    "steady": _number(0, 2),
     "roi": lambda value: (
         isinstance(value, list) and len(value) == 4 and all(map(_whole(0), value)) and 0 not in value[2:]
     ),

@@ -30,7 +30,7 @@ class FakeClassifier:
             raise LabelsError("unusable")
         self.labels = tuple(labels)
 
-    def __call__(self, picture: np.ndarray) -> Prediction:
+    def __call__(self, picture: np.ndarray, steady: object = None) -> Prediction:
         time.sleep(self.seconds)
         red = int(np.asarray(picture).reshape(-1)[0])
         self.seen.append(red)

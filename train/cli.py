@@ -57,7 +57,9 @@ DATA = "Class folders, train/val/test of those, a CSV of path,label, or a CoOp d
     "--static-tokens", type=int, default=0, show_default=True, help="Deep prompt tokens that all pictures see."
 )
 @click.option("--depth", type=int, help="Prompted text blocks, from the first on. [all]")
-@click.option("--shared", is_flag=True, help="One pool for all blocks.")
+@click.option(
+    "--shared/--per-block", default=True, show_default=True, help="One pool for all text blocks, or one for each."
+)
 @click.option(
     "--weight", type=(click.Choice(TERMS), float), multiple=True, metavar="LOSS X", help="Weight of a loss; 0 is off."
 )
@@ -196,7 +198,8 @@ def report(folder: Path) -> None:
             click.echo(f"{part:<5} {row['pictures']:>5} pictures   {accuracy}")
     if "pool_alive" in results:
         alive = results["pool_alive"]
-        click.echo(f"pool  {min(alive):.0%} to {max(alive):.0%} of the entries of a block are in use")
+        shares = " to ".join(dict.fromkeys(f"{share:.0%}" for share in (min(alive), max(alive))))
+        click.echo(f"pool  {shares} of the entries are in use")
     click.echo(f"run   {folder}")
 
 

@@ -123,7 +123,7 @@ def _legend(clusters: int, topk: int, classes: int) -> str:
     groups = "one cluster" if clusters == 1 else f"{clusters} clusters"
     return (
         f"The picture as the model sees it. In every block its patches fall into {groups},\n"
-        f"and each cluster retrieves {prompts} from the pool of the block. Below an entry stand the\n"
+        f"and each cluster retrieves {prompts} from the pool. Below an entry stand the\n"
         "classes whose training pictures retrieve it most, with their share of its retrievals\n"
         "(every class counts the same): what the entry has come to stand for.\n"
         f"An entry that all classes retrieve alike would have {1 / classes:.1%} for each."

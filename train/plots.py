@@ -87,7 +87,8 @@ def draw_confusion(confusion: NDArray[Any], classes: list[str], path: Path) -> N
 
 
 def draw_usage(usage: NDArray[Any], path: Path) -> None:
-    """How the pool is used. usage [L, N]: share of a block's retrievals that each entry gets, rows sum to 1.
+    """How the pool is used. usage [L, N]: share of a block's retrievals that each entry gets, rows sum to 1; L = 1 is
+    a pool that all blocks share.
 
     Dead entries, which no training picture retrieves, stand out in another colour and, where there is room, by a cross.
     """
@@ -96,11 +97,12 @@ def draw_usage(usage: NDArray[Any], path: Path) -> None:
     blocks, size = usage.shape
     figure = new_figure(9, 1.3 + 0.27 * blocks)
     axes = figure.subplots()
-    _shade(figure, axes, np.where(usage > 0, usage, np.nan), "share of the block's retrievals", empty=DEAD)
+    _shade(figure, axes, np.where(usage > 0, usage, np.nan), "share of retrievals", empty=DEAD)
     rows, columns = np.nonzero(usage == 0)
     if size <= 64:
         axes.scatter(columns, rows, marker="x", color="white", s=18, linewidths=1.2)
-    axes.set_yticks(range(blocks), [str(block) for block in range(1, blocks + 1)], fontsize=8)
+    names = ["all"] if blocks == 1 else [str(block) for block in range(1, blocks + 1)]
+    axes.set_yticks(range(blocks), names, fontsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(size if size <= 32 else 12, integer=True))
     axes.set(xlabel="pool entry", ylabel="text block", aspect="auto")
     axes.set_title(

@@ -59,9 +59,13 @@ class PromptPool(nn.Module):
         return ascending(torch.cat(chosen, -1).flatten(2))
 
     def usage(self, retrieved: Tensor) -> Tensor:
-        """Share of all retrievals that each entry gets. retrieved [B, L, M] -> [L, N], rows sum to 1."""
-        size = self.keys.shape[1]
-        counts = torch.stack([torch.bincount(block.flatten(), minlength=size) for block in retrieved.unbind(1)])
+        """Share of a pool's retrievals that each entry gets. retrieved [B, L, M] -> [L, N], rows sum to 1.
+
+        A shared pool has one row: an entry that only some blocks retrieve is as alive as another.
+        """
+        pools, size = self.keys.shape[:2]
+        of_pool = retrieved.transpose(0, 1).reshape(pools, -1)
+        counts = torch.stack([torch.bincount(entries, minlength=size) for entries in of_pool])
         return counts / counts.sum(1, keepdim=True).clamp_min(1)
 
 

@@ -18,6 +18,7 @@ from attri.runtime import textencoder as module
 from attri.runtime.bundle import MANIFEST
 from attri.runtime.errors import EngineError, ImageError, LabelsError, MissingExtra, UsageError
 from attri.runtime.prompts import encode_labels
+from attri.runtime.steady import Steady
 from attri.runtime.tokenizer import Tokenizer
 
 LABELS = ["red apple", "green apple", "bird", "a small house", "car"]
@@ -72,6 +73,23 @@ def test_path_image_and_array_are_alike(classifier: Classifier, five: list[Path]
 def test_a_list_equals_singles(classifier: Classifier, five: list[Path]) -> None:
     mixed = [five[0], str(five[1]), Image.open(five[2]), *five[3:]]
     close(probabilities(classifier(mixed)), probabilities([classifier(path) for path in five]), SUMS)
+
+
+@pytest.mark.parametrize(("batch", "sizes"), [(1, [1] * 5), (4, [4, 1]), (5, [5]), (16, [5])])
+def test_a_list_goes_in_batches(classifier: Classifier, five: list[Path], batch: int, sizes: list[int]) -> None:
+    singles = probabilities([classifier(path) for path in five])
+    seen, run = [], classifier._vision.run
+    classifier._vision.run = lambda inputs: seen.append(len(inputs["pixels"])) or run(inputs)  # type: ignore[method-assign]
+    classifier.batch = batch
+    close(probabilities(classifier(five)), singles, SUMS)
+    assert seen == sizes
+
+
+def test_steady_frames_keep_their_entries(classifier: Classifier, five: list[Path]) -> None:
+    exact = [each.retrieved for each in classifier(five)]
+    np.testing.assert_array_equal([each.retrieved for each in classifier(five, Steady(0.0))], exact)
+    kept = [each.retrieved for each in classifier(five, Steady(3.0))]  # more than two cosines can differ by
+    np.testing.assert_array_equal(kept, [exact[0]] * 5)
 
 
 @pytest.mark.parametrize("nothing", [[], ()])

@@ -118,22 +118,41 @@ def test_below_the_threshold(attri_run: Callable[..., Result], picture_files: li
     assert attri_run(path, "--threshold", 0, "--json").objects[0]["label"] == best["label"]
 
 
-def test_a_video(attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path) -> None:
+def write_video(path: Path, pictures: list[Path]) -> Path:
+    """64 x 64, 10 frames a second."""
     import av
 
-    path, shot = tmp_path / "v.mp4", np.asarray(Image.open(picture_files[0]).convert("RGB").resize((64, 64)))
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
-        for _ in range(4):
+        for picture in pictures:
+            shot = np.asarray(Image.open(picture).convert("RGB").resize((64, 64)))
             container.mux(stream.encode(av.VideoFrame.from_ndarray(shot, "rgb24")))
         container.mux(stream.encode())
+    return path
+
+
+def test_a_video(attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mp4", [picture_files[0]] * 4)
     found = attri_run(path, "--json").objects
     assert [(each["source"], each["frame"], each["time"]) for each in found] == [
         (str(path), i, pytest.approx(i / 10)) for i in range(4)
     ]
     lines = attri_run(path).out.splitlines()
     assert [line[: len(str(path)) + 10] for line in lines] == [f"{path}     0.{i}0s" for i in range(4)]
+
+
+def test_steady_retrieval_remembers_each_video_by_itself(
+    attri_run: Callable[..., Result], bundle: Path, picture_files: list[Path], tmp_path: Path
+) -> None:
+    """As the classifier does with a memory for each; with a margin that nothing exceeds, the first frame's entries."""
+    clips = [write_video(tmp_path / f"{i}.mkv", picture_files[4 * i : 4 * i + 4]) for i in range(2)]
+    exact = attri_run(*clips, "--json").objects
+    assert attri_run(*clips, "--json", "--steady", 0).objects[3]["retrieved"] == exact[3]["retrieved"]
+    held = attri_run(*clips, "--json", "--steady", 2).objects
+    assert [each["retrieved"] for each in held] == [exact[i]["retrieved"] for i in (0, 0, 0, 0, 4, 4, 4, 4)]
+    assert len({str(each["retrieved"]) for each in exact}) > 2
+    assert "--steady: none of the sources takes it" in attri_run(picture_files[0], "--steady", 0).err
 
 
 def test_an_unreadable_picture_stops_no_other(

@@ -15,7 +15,7 @@ def test_nothing_grows(bundle: Path, tmp_path: Path) -> None:
     spec = importlib.util.spec_from_file_location("soak", Path(__file__).parents[2] / "benchmarks" / "soak.py")
     soak = sys.modules["soak"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(soak)
-    found = soak.soak(bundle, tmp_path, float(os.environ.get("ATTRI_SOAK_SECONDS", "20")))
+    found = soak.soak(bundle, tmp_path, float(os.environ.get("ATTRI_SOAK_SECONDS", "15")))
     assert found.code == 0, found.log
     assert found.growth() == "", found.log
     assert found.results > 100

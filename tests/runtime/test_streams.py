@@ -135,7 +135,7 @@ def test_mjpeg(run: Callable[..., Run], mjpeg: MjpegServer) -> None:
         ("/private", "it refuses the user name or password (401 or 403): mend them in the URI"),
         ("/none?token=secret", "the server knows no such stream (404), given up after 3 retries"),
         ("/page", "given up after 3 retries"),
-        ("/garbage", "given up after 3 retries"),
+        ("/garbage", "what it sends is no video, given up after 3 retries"),
     ],
 )
 def test_what_is_no_stream(

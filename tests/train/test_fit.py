@@ -63,10 +63,10 @@ def test_a_run_is_complete_and_can_be_loaded(backbone, dataset):
         assert curves.width > 500
     results = json.loads((folder / "results.json").read_text())
     assert results["test"]["pictures"] == len(dataset.test)
-    assert len(results["pool_alive"]) == 6
+    assert len(results["pool_alive"]) == 1  # one pool, whatever the number of blocks
     run = load_run(folder)
     assert (run.prompt, run.train, run.classes) == (PROMPT, QUICK, dataset.classes)
-    assert load_model(run).pool.tokens.shape == (6, 8, 2, 128)
+    assert load_model(run).pool.tokens.shape == (1, 8, 2, 128)
 
 
 def test_the_same_seed_gives_the_same_prompt_and_another_another(backbone, dataset):

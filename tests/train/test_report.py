@@ -171,6 +171,14 @@ def test_what_a_run_does_not_have_is_left_out(tmp_path, run):
     assert "Prompt pool" not in read(tmp_path).text
 
 
+def test_a_pool_that_all_blocks_share_is_one_row(tmp_path, run):
+    results, history, _ = run
+    shared = changed(results)
+    shared["pool_usage"] = [[0.5, 0.5, 0.0, 0.0]]
+    write_report(tmp_path, shared, history, [])
+    assert "busiest entry has all 2 of 4 50.0% 50.0%" in read(tmp_path).words
+
+
 def test_pictures_of_other_names_come_at_the_end(tmp_path, run):
     results, history, images = run
     other = tmp_path / "tokens & words.png"

@@ -78,14 +78,15 @@ def test_entries_are_sorted_and_repeats_are_kept():
 
 
 def test_usage_counts_shares():
-    pool = PromptPool(PromptConfig(pool_size=3), depth=2, width=8, joint=3)
-    usage = pool.usage(torch.tensor([[[0, 0], [1, 2]], [[0, 1], [2, 2]]]))
-    assert usage.tolist() == [[0.75, 0.25, 0.0], [0.0, 0.25, 0.75]]
+    retrieved = torch.tensor([[[0, 0], [1, 2]], [[0, 1], [2, 2]]])
+    pools = {shared: PromptPool(PromptConfig(pool_size=3, shared=shared), 2, 8, 3) for shared in (False, True)}
+    assert pools[False].usage(retrieved).tolist() == [[0.75, 0.25, 0.0], [0.0, 0.25, 0.75]]
+    assert pools[True].usage(retrieved).tolist() == [[0.375, 0.25, 0.375]]
 
 
 def test_fitted_keys_are_all_in_use_on_what_they_were_fitted_to():
     torch.manual_seed(0)
-    config = PromptConfig(pool_size=8, clusters=1)
+    config = PromptConfig(pool_size=8, clusters=1, shared=False)
     pool = PromptPool(config, depth=2, width=8, joint=4)
     # 8 tight bunches: keys that start at random would leave some of them without a key, and keys without a bunch.
     bunches = unit(torch.randn(8, 4)).repeat_interleave(20, 0)
