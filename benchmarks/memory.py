@@ -23,7 +23,7 @@ from attri.runtime.images import list_images
 from attri.train.pocket import IMAGES
 
 SETTLED, EVERY, MOST = 500, 100, 20.0  # frames, frames, MB
-THINGS = "apple bird car dog house shoe tree boat fish star".split()
+THINGS = ["apple", "bird", "car", "dog", "house", "shoe", "tree", "boat", "fish", "star"]
 
 
 def jpegs() -> list[bytes]:

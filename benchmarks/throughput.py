@@ -54,9 +54,9 @@ def main() -> None:
                     f"{name} says other things"
                 )
     loop = np.array(times["a loop of single calls"])
+    cores = len(os.sched_getaffinity(0))
     lines = [
-        f"{arguments.pictures} JPEGs of {SIDE} x {SIDE}, CPU ({platform.machine()}), {len(os.sched_getaffinity(0))} cores,"
-        f" {ROUNDS} rounds in turn.",
+        f"{arguments.pictures} JPEGs of {SIDE} x {SIDE}, CPU ({platform.machine()}), {cores} cores, {ROUNDS} rounds in turn.",
         "",
         "| | pictures a second | against the loop |",
         "|---|---|---|",
