@@ -133,7 +133,7 @@ function showRetrieved(blocks) {
   });
 }
 
-const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1];
+const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
 const STAGES = ["preprocess", "vision", "text"];
 
 function ceiling(value) { // 1, 2 or 5 times a power of ten
@@ -297,7 +297,7 @@ async function round() {
   showDetail(state.detail);
   showHealth(known, state.now);
   announce(state.sources);
-  if (rounds++ % 20 === 0) {
+  if (rounds++ % 10 === 0) {
     showScopes(known);
     showEditable(state.editable);
     await loadLabels();

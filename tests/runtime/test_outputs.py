@@ -30,6 +30,7 @@ from attri.runtime.cli import main
 from attri.runtime.command import Command
 from attri.runtime.errors import FailedError, UsageError
 from attri.runtime.outputs import OPTIONS, Outputs, open_sinks, output_options
+from attri.runtime.webhook import signature
 
 
 class Result(NamedTuple):
@@ -250,3 +251,15 @@ def test_stdout_on_a_full_disk(bundle, picture_files, tmp_path: Path) -> None:
     assert "Traceback" not in run.stderr
     assert "Exception ignored" not in run.stderr
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 4  # the others go on
+
+
+def test_the_page_for_operators_names_what_there_is() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "operate.md").read_text()
+    known = {name for parameter in main.params for name in parameter.opts}
+    assert set(re.findall(r"--[a-z][a-z-]+", text)) - known == {"--now"}  # systemctl's
+    for kind in ("X-Attri-Signature", "X-Attri-Timestamp", "ATTRI_MQTT_PASSWORD", "ATTRI_SERVE_TOKEN"):
+        assert kind in text
+    (recipe,) = re.findall(r"^    import hashlib, hmac\n((?:    .*\n)+)", text, re.MULTILINE)
+    scope = {"secret": b"s", "timestamp": b"1", "body": b"{}", "signature": signature("s", "1", b"{}")}
+    exec("import hashlib, hmac\n" + recipe.replace("    ", ""), scope)
+    assert scope["right"] is True

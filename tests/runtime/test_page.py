@@ -194,6 +194,19 @@ def test_every_control_has_a_name(browser: Browser) -> None:
     preview.close()
 
 
+def test_a_draft_is_not_written_over(browser: Browser) -> None:
+    preview = Preview(control := FakeControl(), Metrics(control), ("127.0.0.1", 0), TOKEN)
+    browser.open(preview.url)
+    browser.wait_for("document.querySelector('#text')?.value.startsWith('red apple')")
+    control.set_labels("changed by somebody")
+    browser.wait_for("document.querySelector('#text').value === 'changed by somebody\\n'")
+    browser.js("document.querySelector('#text').value = 'a draft'")
+    control.set_labels("changed again")
+    time.sleep(1.5)  # the page has looked meanwhile
+    assert browser.js("document.querySelector('#text').value") == "a draft"
+    preview.close()
+
+
 def test_paused_it_asks_for_nothing(browser: Browser) -> None:
     preview = Preview(control := FakeControl(), Metrics(control), ("127.0.0.1", 0), TOKEN)
     preview.write(make_result())

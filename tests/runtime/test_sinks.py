@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -323,8 +322,16 @@ def test_every_label_can_be_drawn() -> None:
             assert annotate(result).shape == shape
 
 
-def test_console_passes_a_broken_pipe_on() -> None:
-    read, write = os.pipe()
-    os.close(read)
-    with pytest.raises(BrokenPipeError), os.fdopen(write, "w") as stream:
-        Console("json", 1, stream).write(make_result())
+def test_console_passes_a_broken_pipe_on_and_counts_a_full_disk() -> None:
+    class Gone(io.StringIO):
+        def __init__(self, error: OSError) -> None:
+            super().__init__()
+            self.error = error
+
+        def flush(self) -> None:
+            raise self.error
+
+    with pytest.raises(BrokenPipeError):
+        Console("json", 1, Gone(BrokenPipeError())).write(make_result())
+    with pytest.raises(SinkError, match="stdout: No space left"):
+        Console("json", 1, Gone(OSError(28, "No space left on device"))).write(make_result())
