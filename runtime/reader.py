@@ -143,7 +143,8 @@ class Reader:
                         return None
                     self._take(shot, left)
         except SourceError as error:
-            return error
+            # Without its traceback, which would keep the decoder and its threads alive until the next fault.
+            return SourceError(str(error), final=error.final)
         except FailedError as error:
             return SourceError(str(error), final=True)
         if not left.is_set():
