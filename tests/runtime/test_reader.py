@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from attri.runtime.errors import ImageError, MissingExtra, SourceError
 from attri.runtime.intake import Frame, Intake
 from attri.runtime.reader import Patience, Reader
 from attri.runtime.source_uris import InputOptions, SourceSpec
+from attri.runtime.sources import Capture
 
 CAMERA = SourceSpec("door", "stream", "rtsp://user:secret@host")
 QUICK = Patience(retries=3, first=0.01, longest=0.02, frozen=0.3)
@@ -176,6 +179,24 @@ def test_an_opening_that_does_not_come_back(run: Callable[..., Run], monkeypatch
     wait_for(lambda: found.reader.check() or found.reader.state == "live")
     asleep.set()
     assert found.reader.restarts == 1
+
+
+def test_what_was_lost_is_let_go_at_once(run: Callable[..., Run]) -> None:
+    """A decoder has threads and memory: while the source waits to be tried again, nothing may hold it."""
+    decoders: list[weakref.ref[np.ndarray]] = []
+
+    @contextmanager
+    def opened(*_: object) -> Iterator[Capture]:
+        decoder = picture(1)
+        decoders.append(weakref.ref(decoder))
+        yield Capture("lost", map(lose, [decoder]))
+
+    def lose(decoder: np.ndarray) -> None:
+        raise SourceError("lost")
+
+    found = run(opens=opened, patience=Patience(first=20))
+    wait_for(lambda: found.reader.state == "retrying")
+    wait_for(lambda: decoders[0]() is None, 2)
 
 
 def test_sizes_may_change(run: Callable[..., Run], caplog: pytest.LogCaptureFixture) -> None:
