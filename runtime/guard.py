@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -31,10 +32,12 @@ class Guard:
     Args:
         token: as "Authorization: Bearer TOKEN"; None lets nobody change anything.
         private: bound to loopback, so that reading needs no token.
+        names: this machine's beside its own.
     """
 
-    def __init__(self, app: ASGIApp, token: str | None, private: bool) -> None:
+    def __init__(self, app: ASGIApp, token: str | None, private: bool, names: Sequence[str] = ()) -> None:
         self._app, self._token, self._private = app, token, private
+        self._names = {name.lower() for name in names}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         from starlette.requests import Request
@@ -57,17 +60,24 @@ class Guard:
 
     def _refusal(self, request: Request) -> tuple[int, str] | None:
         host = request.headers.get("host", "")
-        if not is_own_name(host):
-            return 421, "this is not a name of this machine: use its address"
+        if not (is_own_name(host) or self._is_named(f"//{host}")):
+            return 421, "this is not a name of this machine: use its address, or --serve-name"
         reads = request.method in _READS
         origin = request.headers.get("origin")
-        if not reads and origin is not None and not _same(origin, host):
+        if not reads and origin is not None and not (_same(origin, host) or self._is_named(origin)):
             return 403, "another page may not change anything here"
         if not reads and self._token is None:
             return 403, "nothing can be changed: attri-run was started without a token"
         if (reads and self._private) or request.url.path in OPEN:
             return None
         return None if self._knows(request) else (401, "the token is missing or wrong")
+
+    def _is_named(self, address: str) -> bool:
+        """Whether it leads to one of the names, at any port: a proxy has its own."""
+        try:
+            return urlsplit(address).hostname in self._names
+        except ValueError:
+            return False
 
     def _knows(self, request: Request) -> bool:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")

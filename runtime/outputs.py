@@ -44,6 +44,7 @@ class Outputs:
     metrics: str | None = None
     serve: str | None = None
     serve_token_file: Path | None = None
+    serve_name: tuple[str, ...] = ()
     log_json: bool = False
     install_service: bool = False
 
@@ -70,6 +71,7 @@ OPTIONS = [
     click.option("--metrics", metavar="[HOST:]PORT", help="Prometheus figures at http://HOST:PORT/metrics."),
     click.option("--serve", metavar="[HOST:]PORT", help="A page with live pictures, /healthz and /metrics."),
     click.option("--serve-token-file", type=_FILE, help="Needed to change labels. Else ATTRI_SERVE_TOKEN."),
+    click.option("--serve-name", multiple=True, metavar="NAME", help="Another name that the page is reached by."),
     click.option("--log-json", is_flag=True, help="Logs on stderr as JSON objects."),
     click.option("--install-service", is_flag=True, help="Print a systemd unit that runs this command, and stop."),
 ]
@@ -84,6 +86,7 @@ _BELONGS = {
     "home_assistant": "mqtt",
     "webhook_secret_file": "webhook",
     "serve_token_file": "serve",
+    "serve_name": "serve",
 }
 
 
@@ -201,7 +204,7 @@ def _servers(outputs: Outputs, control: Control) -> Any:
         from attri.runtime.preview import Preview
 
         token = read_secret("ATTRI_SERVE_TOKEN", outputs.serve_token_file)
-        preview = Preview(control, metrics, parse_address(outputs.serve, "--serve"), token)
+        preview = Preview(control, metrics, parse_address(outputs.serve, "--serve"), token, outputs.serve_name)
         click.echo(f"preview: {preview.url}", err=True)
         yield preview
 

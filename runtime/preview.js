@@ -226,16 +226,17 @@ function announce(sources) {
 
 // Labels
 
+let edition = 0; // of what is saved
+
 const scopeQuery = () => (find("scope").value ? query(find("scope").value) : "");
 const dirty = () => find("text").value !== saved;
 
 async function loadLabels() {
-  const response = await ask(`/api/labels${scopeQuery()}`);
+  const before = edition, response = await ask(`/api/labels${scopeQuery()}`);
   if (!response.ok) return;
   const text = await response.text();
-  if (dirty() && text !== saved) return; // what a person is writing is not written over
-  saved = text;
-  if (find("text").value !== text) find("text").value = text;
+  if (edition !== before || dirty()) return; // asked before a change; or a person is writing
+  if (text !== saved) find("text").value = saved = text;
 }
 
 function tell(text, kind = "") {
@@ -252,6 +253,7 @@ async function saveLabels() {
     if (!response.ok) return tell(`Not used: ${await reason(response)}`, "bad");
     if (tokenNow) sessionStorage.setItem("token", tokenNow);
     saved = text;
+    edition += 1;
     tell("These labels are used from the next frame on.", "good");
   } catch {
     tell("Not used: no answer.", "bad");
@@ -340,6 +342,7 @@ find("undo").addEventListener("click", () => {
   tell("");
 });
 find("scope").addEventListener("change", () => {
+  edition += 1;
   find("text").value = saved;
   loadLabels();
 });

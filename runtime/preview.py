@@ -19,6 +19,7 @@ import socket
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,7 @@ class Preview:
         metrics: what /metrics says; a sink of its own.
         address: host and port; port 0 takes a free one.
         token: needed to change labels; for everything that tells something, where the address is not loopback.
+        names: of this machine beside its own, as a proxy or the network's DNS has them.
 
     Raises:
         UsageError: the address cannot be had, or is open to others and there is no token.
@@ -67,7 +69,14 @@ class Preview:
     lossless = False
     every_frame = True
 
-    def __init__(self, control: Control, metrics: Metrics, address: tuple[str, int], token: str | None = None) -> None:
+    def __init__(
+        self,
+        control: Control,
+        metrics: Metrics,
+        address: tuple[str, int],
+        token: str | None = None,
+        names: Sequence[str] = (),
+    ) -> None:
         self._control, self._metrics = control, metrics
         self._latest: OrderedDict[str, Latest] = OrderedDict()
         self._lock = threading.Lock()
@@ -82,7 +91,7 @@ class Preview:
             self._socket.close()
             raise
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
-        self._server = _server(Guard(app, token, private))
+        self._server = _server(Guard(app, token, private, names))
         self._thread = threading.Thread(target=self._serve, args=(self._socket,), name="preview", daemon=True)
         self._thread.start()
 

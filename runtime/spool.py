@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from attri.runtime.errors import SinkError, UsageError
 
@@ -122,10 +123,10 @@ class Spool:
 
 
 def spool_path(folder: Path | None, kind: str, target: str) -> Path:
-    """Where messages of this kind wait for this target: in `folder`, else in systemd's or the user's state folder."""
+    """Where messages of this kind wait for this target, a URL: in `folder`, else in systemd's or the user's state folder."""
     if folder is None:
         state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
         home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
         folder = Path(state) if state else Path(home) / "attri"
-    plain = re.sub(r"[^a-z0-9]+", "-", target.lower()).strip("-")[:40]
-    return folder / f"{kind}-{plain}-{hashlib.sha256(target.encode()).hexdigest()[:8]}.sqlite"
+    host = re.sub(r"[^a-z0-9.]+", "-", urlsplit(target).hostname or "")[:60]  # no more: paths of webhooks are secrets
+    return folder / f"{kind}-{host}-{hashlib.sha256(target.encode()).hexdigest()[:8]}.sqlite"

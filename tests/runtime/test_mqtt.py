@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -309,6 +310,7 @@ def test_where_a_spool_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert spool_path(None, "mqtt", "mqtt://h:1/a").parent == Path("/state/attri")
     monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/attri:/other")
     assert spool_path(None, "mqtt", "mqtt://h:1/a").parent == Path("/var/lib/attri")
-    assert spool_path(tmp_path, "mqtt", "a/b") != spool_path(tmp_path, "mqtt", "a.b")
+    assert spool_path(tmp_path, "mqtt", "mqtt://h/a/b") != spool_path(tmp_path, "mqtt", "mqtt://h/a.b")
+    assert re.fullmatch(r"webhook-h-[0-9a-f]{8}\.sqlite", spool_path(tmp_path, "webhook", "https://h:1/T0KEN").name)
     with pytest.raises(UsageError, match="--spool"):
         Spool(Path("/proc/nothing/s.sqlite"))

@@ -101,6 +101,7 @@ def test_every_sink_at_once(attri_run, picture_files: list[Path], tmp_path: Path
         ("--snapshots-keep 3", "--snapshots-keep is for --snapshots"),
         ("--webhook-secret-file x", "--webhook-secret-file is for --webhook"),
         ("--serve-token-file x", "--serve-token-file is for --serve"),
+        ("--serve-name x", "--serve-name is for --serve"),
         ("--spool x", "--spool is for --mqtt and --webhook"),
         ("--json --quiet", "contradict"),
         ("--mqtt mqtt://h --mqtt-cert x", "needs its --mqtt-key"),

@@ -39,9 +39,11 @@ class Answer(NamedTuple):
 class Client:
     """Talks to a preview, as a browser on this machine would unless told otherwise."""
 
-    def __init__(self, control: FakeControl, token: str | None = TOKEN, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, control: FakeControl, token: str | None = TOKEN, host: str = "127.0.0.1", names: tuple[str, ...] = ()
+    ) -> None:
         self.control = control
-        self.preview = Preview(control, Metrics(control), (host, 0), token)
+        self.preview = Preview(control, Metrics(control), (host, 0), token, names)
 
     def __call__(self, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.preview.port, timeout=10)
@@ -199,6 +201,18 @@ def test_labels_that_are_none_change_nothing(client: Client, body: bytes, status
 def test_who_may_change_labels(client: Client, headers: dict[str, str], status: int) -> None:
     assert client("/api/labels", "PUT", b"cat", **headers).status == status
     assert (client.control.labels() == ["cat"]) == (status == 200)
+
+
+def test_behind_a_proxy(open_preview) -> None:
+    client = open_preview(FakeControl(), names=("Cameras.plant.example",))
+    through = {"Host": "cameras.plant.example", "Origin": "https://cameras.plant.example"}
+    rewritten = {"Host": "127.0.0.1", "Origin": "https://cameras.plant.example:8443"}
+    for headers in (through, rewritten):
+        assert client("/api/state", **headers).status == 200
+        assert client("/api/labels", "PUT", b"cat", **bearer(), **headers).status == 200
+    assert client("/api/state", Host="evil.example").status == 421
+    evil = through | {"Origin": "https://evil.example"}
+    assert client("/api/labels", "PUT", b"cat", **bearer(), **evil).status == 403
 
 
 def test_our_own_page_may(client: Client) -> None:
