@@ -56,7 +56,7 @@ def main() -> None:
     loop = np.array(times["a loop of single calls"])
     cores = len(os.sched_getaffinity(0))
     lines = [
-        f"{arguments.pictures} JPEGs of {SIDE} x {SIDE}, CPU ({platform.machine()}), {cores} cores, {ROUNDS} rounds in turn.",
+        f"{arguments.pictures} JPEGs of {SIDE} x {SIDE}, CPU ({platform.machine()}), {cores} cores, {ROUNDS} rounds.",
         "",
         "| | pictures a second | against the loop |",
         "|---|---|---|",
