@@ -150,7 +150,7 @@ def main() -> None:
     for name, form in (("memory", ".1f"), ("threads", "d"), ("files", "d")):
         print(f"| {name} | {getattr(found.early, name):{form}} | {getattr(found.late, name):{form}} |")
     if found.code or found.growth():
-        sys.exit(f"{found.log}\n{found.growth()}")
+        sys.exit("\n".join([*found.log.splitlines()[-20:], found.growth()]))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def open_stream(spec: SourceSpec, patience: float) -> Iterator[Capture]:
         options |= {"rtsp_transport": "tcp"} if latency is None else _over_udp(latency)
     waited = _OPENING
     try:
-        with av.open(spec.uri, timeout=(_OPENING, patience), options=options) as container:
+        with av.open(spec.uri, timeout=(_OPENING, patience), options=options, metadata_errors="replace") as container:
             stream = _video_stream(container, "the stream")
             waited = patience
             yield Capture(_description(container, stream), _live(av, container, stream))
@@ -68,7 +68,7 @@ def _rounds(av: Any, container: InputContainer, stream: VideoStream, again: int)
 def _opened(av: Any, uri: str) -> Iterator[InputContainer]:
     try:
         # A playlist that is only named a video must not make FFmpeg open the network; new ones refuse it by themselves.
-        container = av.open(uri, options={"protocol_whitelist": "file"})
+        container = av.open(uri, options={"protocol_whitelist": "file"}, metadata_errors="replace")
     except av.FFmpegError as error:
         raise SourceError(f"{uri} is not a video that can be read: {error.strerror}", final=True) from error
     with container:

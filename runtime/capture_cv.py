@@ -92,6 +92,8 @@ def _shots(cv2: Any, device: Any) -> Iterator[Shot]:
         came, image = device.read()
         if not came or image is None or image.size == 0:
             raise SourceError("the camera gives no more frames")
+        if image.ndim != 3 or image.shape[2] != 3:
+            raise SourceError(f"the camera gives {list(image.shape)} in the place of pictures: try --input-codec")
         yield Shot(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), time.time())
 
 

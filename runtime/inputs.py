@@ -50,8 +50,8 @@ class Inputs:
     stride: int | None
     roi: tuple[int, int, int, int] | None
     steady: float | None
-    frozen_after: float
-    max_retries: int
+    frozen_after: float | None
+    max_retries: int | None
     template: str | None
     smooth: float
     majority: int
@@ -88,17 +88,10 @@ OPTIONS = [
     click.option(
         "--frozen-after",
         type=click.FloatRange(0),
-        default=10.0,
-        show_default=True,
-        help="Seconds without a new picture that are a fault; 0 allows a picture to stand still.",
+        metavar="SECONDS",
+        help="Without a new picture for so long is a fault of a camera or stream; 0 lets it stand still. [10]",
     ),
-    click.option(
-        "--max-retries",
-        type=click.IntRange(0),
-        default=20,
-        show_default=True,
-        help="Attempts in a row to open a camera or stream again.",
-    ),
+    click.option("--max-retries", type=click.IntRange(0), help="To open a camera or stream again, in a row. [20]"),
     click.option("--template", help="Sentence around each label, with {} in its place. [the bundle's own]"),
     click.option(
         "--smooth", type=click.FloatRange(0), default=0.0, metavar="SECONDS", help="Average scores over about so long."
@@ -148,7 +141,11 @@ def find_inputs(words: tuple[str, ...], inputs: Inputs) -> list[SourceSpec]:
         for each in fields(InputOptions)
         if hasattr(inputs, f"input_{each.name}")
     }
-    return find_sources(words or tuple(named), named, InputOptions(**options), inputs.watch)
+    specs = find_sources(words or tuple(named), named, InputOptions(**options), inputs.watch)
+    given = {"--frozen-after": inputs.frozen_after, "--max-retries": inputs.max_retries}
+    if (idle := [name for name, value in given.items() if value is not None]) and not any(spec.live for spec in specs):
+        raise UsageError(f"{', '.join(idle)}: none of the sources is a camera or stream")
+    return specs
 
 
 def open_pipeline(specs: list[SourceSpec], classifier: Classifier, labels: Path | None, inputs: Inputs) -> Pipeline:
@@ -167,5 +164,6 @@ def open_pipeline(specs: list[SourceSpec], classifier: Classifier, labels: Path 
         chosen.append(sets[key])
         threshold = classifier.threshold if spec.threshold is None else spec.threshold
         rules.append(Rule(inputs.smooth, inputs.majority, inputs.min_duration, threshold))
-    patience = Patience(retries=inputs.max_retries, frozen=inputs.frozen_after)
+    asked = {"retries": inputs.max_retries, "frozen": inputs.frozen_after}
+    patience = Patience(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
     return Pipeline(specs, chosen, rules, Schedule(inputs.every, inputs.on_change), patience)

@@ -131,7 +131,7 @@ class Pipeline:
         readers = [Reader(i, spec, self._intake, patience, self._fail) for i, spec in enumerate(specs)]
         self._channels = [Channel(*each, schedule) for each in zip(readers, labels, rules, strict=True)]
         self._deliveries: list[Delivery] = []
-        self._deadline = 0.0
+        self._stopped = 0.0  # when that was noticed; monotonic
 
     def run(self, sinks: Sequence[Sink]) -> bool:
         """Classify until every source has ended, or SIGINT or SIGTERM comes; whether nothing failed.
@@ -145,7 +145,7 @@ class Pipeline:
         with self._signals():
             worker.start()
             self._start_readers()
-            while worker.is_alive() and not self._late():
+            while worker.is_alive() and not self._late(_STOPPING / 2):
                 worker.join(_POLL)
                 for channel in self._channels:
                     channel.reader.check()
@@ -254,12 +254,12 @@ class Pipeline:
             _LOGGER.warning("%s did not end in time", each.name)
         self._stop.set()
 
-    def _late(self) -> bool:
-        """Whether the time to stop in is over."""
+    def _late(self, seconds: float = _STOPPING) -> bool:
+        """Whether it was to stop, and that was so long ago."""
         if not self._stop.is_set():
             return False
-        self._deadline = self._deadline or time.monotonic() + _STOPPING
-        return time.monotonic() > self._deadline
+        self._stopped = self._stopped or time.monotonic()
+        return time.monotonic() > self._stopped + seconds
 
     def _files_failed(self) -> int:
         readers = [channel.reader for channel in self._channels]

@@ -120,12 +120,13 @@ class Reader:
 
     def _run(self, left: threading.Event, fault: SourceError | None) -> None:
         try:
-            while fault is None or self._wait(fault, left):
+            while not left.is_set() and (fault is None or self._wait(fault, left)):
                 fault = self._read(left)
                 if fault is None:
                     break
-        except BaseException as error:  # a bug belongs to the main thread
-            self._on_bug(error)
+        except BaseException as error:  # a bug belongs to the main thread, unless it was left behind
+            if not left.is_set():
+                self._on_bug(error)
         if not left.is_set() and self.state in ("ended", "dead"):
             self._intake.end(self._number)
 
@@ -142,7 +143,8 @@ class Reader:
                         return None
                     self._take(shot, left)
         except SourceError as error:
-            return error
+            # Without its traceback, which would keep the decoder and its threads alive until the next fault.
+            return SourceError(str(error), final=error.final)
         except FailedError as error:
             return SourceError(str(error), final=True)
         if not left.is_set():
@@ -157,8 +159,6 @@ class Reader:
 
     def _wait(self, fault: SourceError, left: threading.Event) -> bool:
         """Say what happened and wait before the next attempt; False: there is none."""
-        if left.is_set():
-            return False
         self.detail = redact(str(fault))
         limit = self._patience.retries
         if time.monotonic() - self._opened > self._patience.longest and self.state == "live":

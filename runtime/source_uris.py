@@ -83,6 +83,12 @@ class SourceSpec:
         """Whether frames come by themselves, so that the newest is wanted and a fault may pass."""
         return self.kind in LIVE
 
+    @property
+    def options(self) -> set[str]:
+        """The fields of InputOptions that it takes."""
+        no_udp = self.kind == "stream" and not self.uri.startswith("rtsp://")
+        return OPTIONS_OF[self.kind] - {"latency"} if no_udp else OPTIONS_OF[self.kind]
+
 
 def find_sources(
     words: Sequence[str], named: Mapping[str, SourceSpec], options: InputOptions = InputOptions(), watch: bool = False
@@ -92,7 +98,7 @@ def find_sources(
     Raises: UsageError: nothing there, a kind of source that is not known, or an option that none of them takes.
     """
     specs = _together([named.get(word) or find_source(word, watch) for word in words])
-    taken = set().union(*(OPTIONS_OF[spec.kind] for spec in specs))
+    taken = set().union(*(spec.options for spec in specs))
     if idle := sorted(options.asked() - taken):
         raise UsageError(f"{', '.join(map(option_name, idle))}: none of the sources takes it")
     if watch and not any(spec.kind == "watch" for spec in specs):
@@ -117,7 +123,7 @@ def option_name(field_name: str) -> str:
 
 def _merged(spec: SourceSpec, options: InputOptions) -> InputOptions:
     """The options of the command line for what the sources file leaves open."""
-    free = (options.asked() & OPTIONS_OF[spec.kind]) - spec.input.asked()
+    free = (options.asked() & spec.options) - spec.input.asked()
     return replace(spec.input, **{name: getattr(options, name) for name in free})
 
 
@@ -227,7 +233,7 @@ def _entry(path: Path, name: str, table: Any) -> SourceSpec:
         key: tuple(value) if key == "roi" else value for key, value in table.items() if key in _INPUT
     }
     options = InputOptions(**given)
-    if idle := sorted(options.asked() - OPTIONS_OF[spec.kind]):
+    if idle := sorted(options.asked() - spec.options):
         raise UsageError(f"{path}: {name} takes no {', '.join(idle)}")
     labels = path.parent / table["labels"] if "labels" in table else None
     own = {key: table[key] for key in ("template", "threshold") if key in table}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.server
 import io
+import itertools
 import os
 import subprocess
 import threading
@@ -104,7 +105,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """What the path asks for: /garbage has no picture in it, /bad every third damaged, /frozen repeats itself after
         five, /sizes changes after five, /silent stops after five, /short ends after five."""
         try:
-            for number in range(10_000):
+            for number in itertools.count():
                 size = (96, 80) if self.path == "/sizes" and number > 4 else (64, 48)
                 data = jpeg(min(number, 4) if self.path == "/frozen" else number, size)
                 if self.path == "/garbage" or (self.path == "/bad" and number % 3 == 2):

@@ -207,3 +207,12 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, word: str, module: s
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtra, match=r"pip install 'attri\[camera\]'"):
         opened(word)
+
+
+def test_a_device_that_gives_no_pictures(devices: list[Device], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Device, "read", lambda self: (True, np.zeros((4, 6, 2), np.uint8)))
+    with (
+        open_source(find_source("camera0"), 3, threading.Event()) as capture,
+        pytest.raises(SourceError, match=r"gives \[4, 6, 2\] in the place of pictures: try --input-codec"),
+    ):
+        next(capture.shots)

@@ -203,6 +203,16 @@ def test_what_hangs_does_not_keep_it_from_stopping(bench: Bench, caplog: pytest.
     free.set()
 
 
+def test_a_model_that_hangs_does_not_keep_sinks_from_closing(bench: Bench) -> None:
+    sink, free = FakeSink(), threading.Event()
+    hang = {"__call__": lambda self, *_: free.wait(20)}
+    bench.classifier.__class__ = type("Hanging", (FakeClassifier,), hang)
+    bench.make({camera(): [picture(1), 0.1, bench.signal(signal.SIGTERM, lambda: True), ...]}).run([sink])
+    assert time.monotonic() - bench.signalled < 2
+    assert sink.closed
+    free.set()
+
+
 def test_a_full_disk_is_told_once_and_counted(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     full, good = FakeSink(), FakeSink()
     full.full = True

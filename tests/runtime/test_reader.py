@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from attri.runtime.errors import ImageError, MissingExtra, SourceError
 from attri.runtime.intake import Frame, Intake
 from attri.runtime.reader import Patience, Reader
 from attri.runtime.source_uris import InputOptions, SourceSpec
+from attri.runtime.sources import Capture
 
 CAMERA = SourceSpec("door", "stream", "rtsp://user:secret@host")
 QUICK = Patience(retries=3, first=0.01, longest=0.02, frozen=0.3)
@@ -140,13 +143,14 @@ def test_a_picture_may_stand_still_where_that_is_said(run: Callable[..., Run]) -
     assert not found.reader.is_frozen()
 
 
+@pytest.mark.parametrize("late", [picture(9), ZeroDivisionError("late")], ids=["picture", "bug"])
 def test_a_library_that_does_not_come_back_is_left_behind(
-    run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, late: Step
 ) -> None:
-    """Its thread wakes much later, with a picture that nobody wants any more."""
+    """Its thread wakes much later, with a picture or a bug that nobody wants any more."""
     monkeypatch.setattr(module, "_GRACE", 0.1)
     asleep = threading.Event()
-    found = run([*pictures(1), lambda: asleep.wait(5), picture(9)], [*pictures(2, 3), *[0.05, picture(4)] * 50, ...])
+    found = run([*pictures(1), lambda: asleep.wait(5), late], [*pictures(2, 3), *[0.05, picture(4)] * 50, ...])
     wait_for(lambda: found.seen == [1])
     first = found.reader._thread
     wait_for(lambda: found.reader.check() or len(found.seen) >= 3)
@@ -154,6 +158,7 @@ def test_a_library_that_does_not_come_back_is_left_behind(
     asleep.set()
     first.join(5)
     assert 9 not in found.seen
+    assert not found.bugs
     assert found.reader.state == "live"
     assert found.reader.restarts == 1
 
@@ -174,6 +179,24 @@ def test_an_opening_that_does_not_come_back(run: Callable[..., Run], monkeypatch
     wait_for(lambda: found.reader.check() or found.reader.state == "live")
     asleep.set()
     assert found.reader.restarts == 1
+
+
+def test_what_was_lost_is_let_go_at_once(run: Callable[..., Run]) -> None:
+    """A decoder has threads and memory: while the source waits to be tried again, nothing may hold it."""
+    decoders: list[weakref.ref[np.ndarray]] = []
+
+    @contextmanager
+    def opened(*_: object) -> Iterator[Capture]:
+        decoder = picture(1)
+        decoders.append(weakref.ref(decoder))
+        yield Capture("lost", map(lose, [decoder]))
+
+    def lose(decoder: np.ndarray) -> None:
+        raise SourceError("lost")
+
+    found = run(opens=opened, patience=Patience(first=20))
+    wait_for(lambda: found.reader.state == "retrying")
+    wait_for(lambda: decoders[0]() is None, 2)
 
 
 def test_sizes_may_change(run: Callable[..., Run], caplog: pytest.LogCaptureFixture) -> None:

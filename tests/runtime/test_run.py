@@ -183,6 +183,7 @@ def test_an_unreadable_picture_stops_no_other(
         (["camera0", "--roi", "1,2,3"], "is not x,y,width,height"),
         (["camera0", "--roi", "0,0,0,9"], "holds no pixels"),
         (["camera0", "--input-flip", "left"], "--input-flip"),
+        ([".", "--watch", "--max-retries", "3"], "--max-retries: none of the sources is a camera or stream"),
         (["camera0", "--watch"], "--watch: name a folder"),
         (["camera0", "--smooth", "1", "--majority", "3"], "give one of them"),
         (["camera0", "--template", "a photo"], "write exactly one"),

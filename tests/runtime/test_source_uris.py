@@ -129,6 +129,7 @@ def test_options_go_to_the_sources_that_take_them(folder: Path) -> None:
         (InputOptions(width=640, codec="raw"), "--input-codec, --input-width: none of the sources takes it"),
         (InputOptions(flip="vertical"), "--input-flip"),
         (InputOptions(latency=0), "--input-latency"),
+        (InputOptions(steady=0), "--steady"),
     ],
 )
 def test_an_option_that_nobody_takes_is_refused(folder: Path, options: InputOptions, words: str) -> None:
@@ -217,6 +218,7 @@ def test_paths_are_meant_from_the_sources_file(folder: Path, monkeypatch: pytest
         ('[door]\nuri = "camera0"\nthreshold = 2', "door.threshold"),
         ('[door]\nuri = "camera0"\nlatency = 5', "door takes no latency"),
         ('[door]\nuri = "b.png"\nwidth = 5', "door takes no width"),
+        ('[door]\nuri = "http://host/cam"\nlatency = 5', "door takes no latency"),
         ('[door]\nuri = ["rtsp://user:secret@host"]', r"door.uri cannot be \['rtsp://\*\*\*@host'\]"),
     ],
 )
