@@ -67,8 +67,8 @@ class Broker:
     def parse(cls, url: str, password: str | None = None, **files: Path | None) -> Broker:
         """mqtt://[USER@]HOST[:PORT] or mqtts://... Raises UsageError."""
         wanted = "--mqtt takes mqtt://[USER@]HOST[:PORT], or mqtts:// for TLS"
-        parts = urlsplit(url)
         try:
+            parts = urlsplit(url)
             port = parts.port
         except ValueError as error:
             raise UsageError(f"{wanted}: {error}") from error

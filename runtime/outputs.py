@@ -18,6 +18,7 @@ from attri.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from attri.runtime.result import Control, Sink
+    from attri.runtime.spool import Spool
 
 
 @dataclass(frozen=True)
@@ -165,27 +166,32 @@ def _mqtt(outputs: Outputs, control: Control) -> Any:
         return
     from attri.runtime.credentials import read_secret
     from attri.runtime.mqtt import Broker, MqttSink
-    from attri.runtime.spool import Spool, spool_path
 
     password = read_secret("ATTRI_MQTT_PASSWORD", outputs.mqtt_password_file)
     files = {"ca": outputs.mqtt_ca, "certificate": outputs.mqtt_cert, "key": outputs.mqtt_key}
     broker = Broker.parse(outputs.mqtt, password, **files)
     prefix = outputs.mqtt_topic or f"attri/{socket.gethostname()}"
-    spool = spool_path(outputs.spool, "mqtt", f"{broker.address}/{prefix}")
+    target = f"{broker.address}/{prefix}"
     discovery = "homeassistant" if outputs.home_assistant else None
-    yield MqttSink(broker, prefix, lambda: Spool(spool), control, discovery, outputs.topk)
+    spool = functools.partial(_spool, outputs, "mqtt", target)
+    yield MqttSink(broker, prefix, spool, control, discovery, outputs.topk)
 
 
 def _webhook(outputs: Outputs, _control: Control) -> Any:
     if not outputs.webhook:
         return
     from attri.runtime.credentials import read_secret
-    from attri.runtime.spool import Spool, spool_path
     from attri.runtime.webhook import Webhook
 
     secret = read_secret("ATTRI_WEBHOOK_SECRET", outputs.webhook_secret_file)
-    spool = spool_path(outputs.spool, "webhook", outputs.webhook)
-    yield Webhook(outputs.webhook, secret, lambda: Spool(spool), outputs.topk)
+    spool = functools.partial(_spool, outputs, "webhook", outputs.webhook)
+    yield Webhook(outputs.webhook, secret, spool, outputs.topk)
+
+
+def _spool(outputs: Outputs, kind: str, target: str) -> Spool:
+    from attri.runtime.spool import Spool, spool_path
+
+    return Spool(spool_path(outputs.spool, kind, target))
 
 
 def _servers(outputs: Outputs, control: Control) -> Any:

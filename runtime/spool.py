@@ -123,7 +123,7 @@ class Spool:
 
 
 def spool_path(folder: Path | None, kind: str, target: str) -> Path:
-    """Where messages of this kind wait for this target, a URL: in `folder`, else in systemd's or the user's state folder."""
+    """Where messages for this URL wait: in `folder`, else in systemd's or the user's folder for state."""
     if folder is None:
         state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
         home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"

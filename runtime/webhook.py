@@ -56,8 +56,12 @@ class Webhook:
     every_frame = True
 
     def __init__(self, url: str, secret: str | None, spool: Callable[[], Spool], topk: int) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            known = False
+        if not known:
             raise UsageError("--webhook takes an http:// or https:// URL")
         if parts.username or parts.password:
             raise UsageError("--webhook takes no user and password in its URL: the signature says who sends")

@@ -236,6 +236,7 @@ def test_closing_waits_for_nobody(connect) -> None:
         ("mqtt://ann:s3cret@host", "no password in the URL"),
         ("http://host", "takes mqtt://"),
         ("host:1883", "takes mqtt://"),
+        ("mqtt://[::1", "takes mqtt://"),
         ("mqtt://host:99999", "takes mqtt://"),
         ("mqtt://host/topic", "takes mqtt://"),
     ],
