@@ -8,6 +8,8 @@ text.onnx             retrieved, and labels (`attri.runtime.prompts.LabelTokens`
                       -> text_features float32 [B, C, D]
 token_embedding.npy   float16 or float32 [49408, W], read with mmap: a label touches a handful of its rows
 merges.txt.gz         the tokenizer's merges
+parity.json           how far the bundle is from the PyTorch model, picture by picture; the runtime does not read it
+report.html           the same to read, and the model card
 
 An int8 bundle holds its graphs twice, since the runtimes want different integers, and `Bundle.graph` picks:
 vision.onnx, text.onnx           U8S8 for ONNX Runtime: uint8 activations with a zero point, 7-bit weights

@@ -22,6 +22,7 @@ EXTRAS = {
     "safetensors": "train",
     "rich": "train",
     "matplotlib": "train",
+    "jinja2": "train",
     "tensorboard": "tensorboard",
     "onnx": "export",
     "onnxscript": "export",
