@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from attri.export import writer
+from attri.export.check import save_check
 from attri.export.graphs import TextGraph, VisionGraph
 from attri.export.int8 import Calibration, quantize_bundle
 from attri.export.parity import Gates, Report, compare, read_pixels
@@ -81,6 +82,7 @@ def export_bundle(
         writer.save_embedding(model.backbone.token_embedding, folder / bundle.EMBEDDING, precision)
         writer.copy_merges(folder / bundle.MERGES)
         manifest = describe(model, labels, template, precision, opset, folder)
+        manifest = save_check(model, bundle.Bundle(folder, manifest), pixels)
         unfinished = bundle.Bundle(folder, manifest)
         arithmetic: dict[str, Any] = {}
         if calibration is not None:
@@ -89,9 +91,9 @@ def export_bundle(
         else:
             if precision == "fp16":
                 arithmetic = half_report(unfinished, model.backbone.preprocess(), pixels)
-            writer.save_manifest(manifest, folder)
+            bundle.save_manifest(manifest, folder)
             report = compare(model, folder, pixels, gates)
-        writer.save_manifest(dataclasses.replace(manifest, arithmetic=arithmetic, parity=report.to_dict()), folder)
+        bundle.save_manifest(dataclasses.replace(manifest, arithmetic=arithmetic, parity=report.to_dict()), folder)
         report.check()
     return report
 

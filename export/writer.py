@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from attri.runtime import tokenizer
-from attri.runtime.bundle import MANIFEST, MERGES, Manifest
+from attri.runtime.bundle import MANIFEST, MERGES
 from attri.runtime.errors import FailedError, UsageError
 
 EMBEDDING_DTYPES = {"fp32": np.float32, "fp16": np.float16, "int8": np.float16}
@@ -64,9 +63,3 @@ def save_embedding(table: Tensor, path: Path, precision: str) -> None:
 
 def copy_merges(path: Path) -> None:
     shutil.copyfile(Path(tokenizer.__file__).with_name(MERGES), path)
-
-
-def save_manifest(manifest: Manifest, folder: Path) -> None:
-    temporary = folder / f".{MANIFEST}.{os.getpid()}"
-    temporary.write_text(manifest.to_json(), encoding="utf-8")
-    temporary.replace(folder / MANIFEST)

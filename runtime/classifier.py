@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from attri.runtime.bundle import TEXT, VISION, Bundle
+from attri.runtime.bundle import Bundle
 from attri.runtime.engine import Engine
-from attri.runtime.ort import OrtEngine
+from attri.runtime.engines import Request, open_engines
 from attri.runtime.preprocess import Preprocess
 from attri.runtime.steady import Steady
 from attri.runtime.textcache import TextCache
@@ -80,8 +80,11 @@ class Classifier:
         path: Path | str = "bundle",
         labels: Sequence[str] | None = None,
         *,
+        backend: str = "auto",
         device: str = "auto",
         threads: int | None = None,
+        engine_dir: Path | None = None,
+        rebuild: bool = False,
         cache_bytes: int = 256 << 20,
         shortlist: int | None = None,
         batch: int = 16,
@@ -90,19 +93,18 @@ class Classifier:
 
         Args:
             labels: what to tell apart, in plain words; None takes the classes that the prompt was trained on.
-            device: "auto", "cpu" or "cuda".
-            threads: on the CPU; None is one per core.
+            backend, device, threads, engine_dir, rebuild: what runs, as `attri.runtime.engines.Request` tells.
             cache_bytes: bound on cached text features.
             shortlist: with more labels than this, prompt only so many, those that plain CLIP finds nearest.
             batch: pictures of a list that go through the graphs together.
 
         Raises:
-            BundleError, EngineError, LabelsError, MissingExtra, UsageError
+            BundleError, EngineError, LabelsError, MissingExtra, ParityError, UsageError
         """
         bundle = Bundle.open(path)
         words = bundle.manifest.labels if labels is None else labels
-        engines = [OrtEngine(bundle.graph(name), device, threads) for name in (VISION, TEXT)]
-        return cls(bundle, engines[0], engines[1], words, TextCache(cache_bytes), shortlist, batch)
+        vision, text = open_engines(bundle, Request(backend, device, threads, engine_dir, rebuild))
+        return cls(bundle, vision, text, words, TextCache(cache_bytes), shortlist, batch)
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from attri.runtime.command import Command
+from attri.runtime.engines import BACKENDS, DEVICES
 
 if TYPE_CHECKING:
     from attri.runtime.classifier import Classifier
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--labels", type=click.Path(path_type=Path), help="Text file, one label a line. [the bundle's own]")
 @click.option("--bundle", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What runs the graphs.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+@click.option("--engine-dir", type=click.Path(path_type=Path), help="Where TensorRT's engines are. [in the bundle]")
+@click.option("--rebuild", is_flag=True, help="Build TensorRT's engines again.")
 @click.option("--topk", type=click.IntRange(1), default=1, show_default=True, help="Labels to print per frame.")
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Below it: none of the labels. [the bundle's own]")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads. [one per core]")
@@ -28,7 +32,10 @@ def main(
     sources: tuple[str, ...],
     labels: Path | None,
     bundle: Path,
+    backend: str,
     device: str,
+    engine_dir: Path | None,
+    rebuild: bool,
     topk: int,
     threshold: float | None,
     threads: int | None,
@@ -42,7 +49,15 @@ def main(
 
     lines = label_lines(labels) if labels else None
     files = resolve(sources)
-    classifier = Classifier.load(bundle, device=device, threads=threads, cache_bytes=cache_mb << 20)
+    classifier = Classifier.load(
+        bundle,
+        backend=backend,
+        device=device,
+        threads=threads,
+        engine_dir=engine_dir,
+        rebuild=rebuild,
+        cache_bytes=cache_mb << 20,
+    )
     if lines:
         classifier.set_labels(list(lines), [f"{labels} line {number}" for number in lines.values()])
     if threshold is not None:
