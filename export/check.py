@@ -6,7 +6,7 @@ What is in the file, and who reads it: `attri.runtime.check`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,29 +14,15 @@ from numpy.typing import NDArray
 
 from attri.calibration.collect import evenly
 from attri.export.parity import run_model
-from attri.runtime.bundle import CHECK, TEXT, Bundle, Manifest, file_entry
-from attri.runtime.classifier import Classifier
+from attri.runtime.bundle import CHECK, Bundle, Manifest, file_entry
 from attri.runtime.labels import prompt
-from attri.runtime.ort import OrtEngine
 from attri.runtime.preprocess import Preprocess
-from attri.runtime.textcache import TextCache
+from attri.runtime.prompts import encode_labels
 from attri.runtime.tokenizer import Tokenizer
 from attri.runtime.trt_build import CHECK_LABELS, TOKENS_PER_LABEL
 from attri.train.model import AttriPrompt
 
 PICTURES = 8  # one flipped entry among them must not be more than a gate allows
-
-
-class Recorder:
-    """An engine that remembers what it was fed."""
-
-    def __init__(self, engine: OrtEngine) -> None:
-        self.engine, self.description, self.limits = engine, engine.description, engine.limits
-        self.fed: list[Mapping[str, NDArray[Any]]] = []
-
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        self.fed.append(inputs)
-        return self.engine.run(inputs)
 
 
 def save_check(model: AttriPrompt, unfinished: Bundle, pixels: NDArray[np.float32]) -> Manifest:
@@ -45,15 +31,14 @@ def save_check(model: AttriPrompt, unfinished: Bundle, pixels: NDArray[np.float3
     some = np.stack(evenly(list(pixels), PICTURES))
     labels = few_labels(manifest.labels, manifest.text["template"])
     reference = run_model(model, some, labels, manifest.text["template"])
-    recorder = Recorder(OrtEngine(unfinished.file(TEXT), "cpu"))
-    Classifier(unfinished, recorder, recorder, labels, TextCache(0)).encode_text(reference.retrieved)
-    (fed,) = recorder.fed
+    tokens = encode_labels(Tokenizer(), labels, manifest.text["template"], manifest.text["context_length"])
+    feed = tokens.feed(unfinished.token_embedding())
     arrays: dict[str, Any] = {
         "pixels": to_bytes(some, model.backbone.preprocess()),
         "image_features": reference.features,
         "retrieved": reference.retrieved,
         "text_features": reference.text,
-        **{f"text.{name}": value for name, value in fed.items() if name != "retrieved"},
+        **{f"text.{name}": value for name, value in feed.items()},
     }
     np.savez_compressed(unfinished.file(CHECK), **arrays)
     return dataclasses.replace(manifest, files=manifest.files | {CHECK: file_entry(unfinished.file(CHECK))})

@@ -160,7 +160,9 @@ class Classifier:
 
     def encode_image(self, pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """The vision graph alone. pixels [B, 3, S, S] -> unit features [B, D], retrieved entries [B, L, M]"""
-        features, retrieved, _ = self._vision.run({"pixels": pixels})
+        most = self._vision.limits.get("B", len(pixels))
+        parts = [self._vision.run({"pixels": pixels[i : i + most]})[:2] for i in range(0, len(pixels), most)]
+        features, retrieved = (np.concatenate(part) for part in zip(*parts, strict=True))
         return features, retrieved
 
     def encode_text(self, retrieved: NDArray[np.int32]) -> list[NDArray[np.float32]]:

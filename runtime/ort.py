@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from numpy.typing import NDArray
@@ -37,8 +36,6 @@ class OrtEngine:
         MissingExtra: ONNX Runtime is not installed.
         UsageError: no such kind of device.
     """
-
-    limits: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, path: Path, device: str = "auto", threads: int | None = None) -> None:
         try:

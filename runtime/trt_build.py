@@ -23,7 +23,9 @@ Tell = Callable[[str], None]
 Range = tuple[int, int, int]  # least, most usual, greatest
 CHECK_LABELS = 16  # the engines are checked on that many
 TOKENS_PER_LABEL = 8  # own tokens that a label of a full set may have on average
-HALF_KEPT = 0.5  # of the graph's share of half tensors; our choice: what is fused away is not shown, and not all is half
+HALF_KEPT = (
+    0.5  # of the graph's share of half tensors; our choice: what is fused away is not shown, and not all is half
+)
 TICK = 5.0  # seconds between lines of progress
 FLOATS = ("FLOAT", "HALF")
 UNTYPED = ("CONSTANT", "SHAPE", "CAST", "QUANTIZE", "DEQUANTIZE")  # types of these follow from what they are

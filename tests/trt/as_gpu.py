@@ -1,4 +1,4 @@
-"""A pytest plugin: `find_tensorrt` finds the stand-in, so that the tests for a device run, and are themselves tested."""
+"""A pytest plugin: `find_tensorrt` finds the stand-in, so that the tests for a device are themselves tested."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def run(command, *arguments):
 
 
 def close(classifier):
-    for engine in (classifier._vision, classifier._text):
+    for engine in (classifier._vision, classifier._text.engine):
         engine.close()
 
 

@@ -166,12 +166,12 @@ def test_labels_that_change_and_more_than_the_profile(path, folder):
     classifier = Classifier.load(path, LABELS, backend="tensorrt", engine_dir=folder)
     picture = np.load(path / CHECK)["pixels"][0]
     first = classifier(picture)
-    many = [*LABELS, *(f"thing number {number}" for number in range(classifier._text.limits["C"]))]
+    many = [*LABELS, *(f"thing number {number}" for number in range(classifier._text.engine.limits["C"]))]
     classifier.labels = many
     assert len(classifier(picture).probabilities) == len(many)
     classifier.labels = LABELS
     np.testing.assert_allclose(classifier(picture).probabilities, first.probabilities, atol=1e-3)
-    for engine in (classifier._vision, classifier._text):
+    for engine in (classifier._vision, classifier._text.engine):
         engine.close()
 
 

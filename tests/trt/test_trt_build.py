@@ -90,7 +90,9 @@ def test_int8_is_a_flag_only_where_there_is_one(trt, tmp_path, made):
 
 def test_an_engine_that_is_not_half_is_an_error():
     shares = {"half": 0.3, "int8": 0, "float32": 0.7}
-    with pytest.raises(EngineError, match=r"30% of the tensors of text.onnx are half in the engine and 61% in the graph"):
+    with pytest.raises(
+        EngineError, match=r"30% of the tensors of text.onnx are half in the engine and 61% in the graph"
+    ):
         check_shares(shares, "fp16", "text.onnx", 0.61)
     check_shares(shares, "fp16", "text.onnx", 0.6)
     with pytest.raises(EngineError, match=r"nothing of text.onnx is int8"):
