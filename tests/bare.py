@@ -1,0 +1,19 @@
+"""A pytest plugin for a base install: a test that needs an extra is skipped, by the name of what is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+EXTRAS = {"torch", "open_clip", "onnx", "av", "safetensors"}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Generator[None, Any, Any]:
+    report = yield
+    error = call.excinfo.value if call.excinfo is not None else None
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in EXTRAS:
+        report.outcome, report.longrepr = "skipped", (*item.location[:2], f"{error.name} is not installed")
+    return report
