@@ -35,4 +35,4 @@ def test_they_pass_on_the_stand_in(bundle, cudart_file, tmp_path):
     options = ["-k", "not the_command", "--basetemp", tmp_path / "pytest"]
     done = subprocess.run([*command, *options], env=environment, capture_output=True, text=True, cwd=HERE.parent.parent)
     assert done.returncode == 0, done.stdout
-    assert re.search(r"^\d+ passed, 1 deselected", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r" \d+ passed, 1 deselected", done.stdout), done.stdout
