@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-EXTRAS = {"torch", "open_clip", "onnx", "av", "safetensors"}
+EXTRAS = {"torch", "torchvision", "open_clip", "onnx", "av", "safetensors", "matplotlib"}
 
 
 @pytest.hookimpl(wrapper=True)
