@@ -160,15 +160,19 @@ class Classifier:
 
     def encode_image(self, pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """The vision graph alone. pixels [B, 3, S, S] -> unit features [B, D], retrieved entries [B, L, M]"""
-        most = self._vision.limits.get("B", len(pixels))
-        parts = [self._vision.run({"pixels": pixels[i : i + most]})[:2] for i in range(0, len(pixels), most)]
-        features, retrieved = (np.concatenate(part) for part in zip(*parts, strict=True))
+        features, retrieved, _ = self._see(pixels)
         return features, retrieved
 
     def encode_text(self, retrieved: NDArray[np.int32]) -> list[NDArray[np.float32]]:
         """The text graph alone, without the cache. retrieved [B, L, M] -> B times unit features [C, D]"""
         labels = self._set
         return [features[labels.prompt] for features in self._text.run(labels.tokens, retrieved)]
+
+    def _see(self, pixels: NDArray[np.float32]) -> list[NDArray[Any]]:
+        """The vision graph's outputs, in as many runs as its engine asks for. pixels [B, 3, S, S]"""
+        most = self._vision.limits.get("B", len(pixels))
+        parts = [self._vision.run({"pixels": pixels[first : first + most]}) for first in range(0, len(pixels), most)]
+        return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
     def _read(self, picture: Picture) -> tuple[NDArray[np.float32], float]:
         """Pixels [3, S, S], and the seconds that they took."""
@@ -181,7 +185,7 @@ class Classifier:
         labels = self._set
         started = time.perf_counter()
         pixels = np.stack([pixels for pixels, _ in pictures])  # [B, 3, S, S]
-        features, retrieved, scores = self._vision.run({"pixels": pixels})
+        features, retrieved, scores = self._see(pixels)
         if steady is not None:
             retrieved = np.stack([steady(of_image) for of_image in scores])
         seen = time.perf_counter()
