@@ -17,3 +17,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in EXTRAS:
         report.outcome, report.longrepr = "skipped", (*item.location[:2], f"{error.name} is not installed")
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    report = yield
+    missing = [extra for extra in EXTRAS if f"No module named '{extra}" in str(report.longrepr)]
+    if report.failed and missing:
+        report.outcome, report.longrepr = "skipped", (str(collector.path), 0, f"{missing[0]} is not installed")
+    return report
