@@ -43,7 +43,7 @@ class BuildOptions:
     """
 
     max_batch: int = 4
-    max_labels: int = 256
+    max_labels: int = 128
     workspace: int | None = None
     hardware_compatible: bool = False
     version_compatible: bool = False
