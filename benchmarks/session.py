@@ -2,8 +2,9 @@
 
     python benchmarks/session.py [--model ViT-B-32] [--rounds 40]
 
-The vision graph, a picture at a time, the contestants taking turns, on the CPU in float32. Processor time is that of all
-threads: where a worker spins while it waits it is more than the work takes. `attri.runtime.ort` uses the marked one. Weights are random: time does not depend on them. The table is kept in benchmarks/session.md.
+The vision graph, a picture at a time, the contestants taking turns, on the CPU in float32. Processor time is that of
+all threads: where a worker spins while it waits, it is more than the work takes. `attri.runtime.ort` uses the marked
+setting. Weights are random: time does not depend on them. The table is kept in benchmarks/session.md.
 """
 
 from __future__ import annotations

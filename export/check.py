@@ -5,7 +5,6 @@ What is in the file, and who reads it: `attri.runtime.check`.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from attri.calibration.collect import evenly
 from attri.export.parity import run_model
-from attri.runtime.bundle import CHECK, Bundle, Manifest, file_entry
+from attri.runtime.bundle import CHECK, Bundle
 from attri.runtime.labels import prompt
 from attri.runtime.preprocess import Preprocess
 from attri.runtime.prompts import encode_labels
@@ -25,8 +24,8 @@ from attri.train.model import AttriPrompt
 PICTURES = 8  # one flipped entry among them must not be more than a gate allows
 
 
-def save_check(model: AttriPrompt, unfinished: Bundle, pixels: NDArray[np.float32]) -> Manifest:
-    """Write check.npz from a few of the parity pictures [I, 3, S, S]; the manifest that lists it."""
+def save_check(model: AttriPrompt, unfinished: Bundle, pixels: NDArray[np.float32]) -> None:
+    """Write check.npz from a few of the parity pictures [I, 3, S, S]."""
     manifest = unfinished.manifest
     some = np.stack(evenly(list(pixels), PICTURES))
     labels = few_labels(manifest.labels, manifest.text["template"])
@@ -41,7 +40,6 @@ def save_check(model: AttriPrompt, unfinished: Bundle, pixels: NDArray[np.float3
         **{f"text.{name}": value for name, value in feed.items()},
     }
     np.savez_compressed(unfinished.file(CHECK), **arrays)
-    return dataclasses.replace(manifest, files=manifest.files | {CHECK: file_entry(unfinished.file(CHECK))})
 
 
 def few_labels(labels: Sequence[str], template: str) -> list[str]:

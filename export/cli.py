@@ -12,7 +12,9 @@ from attri.export.engines import build_engines, engine_options, takes_only_engin
 from attri.runtime.command import Command
 
 if TYPE_CHECKING:
+    from attri.export.confidence import Confidence
     from attri.export.int8 import Calibration
+    from attri.train.checkpoint import Run
 
 
 @click.command(cls=Command)
@@ -37,7 +39,22 @@ if TYPE_CHECKING:
 @click.option("--min-top1", type=click.FloatRange(0, 1), help="Gate for equal best classes. [by precision]")
 @click.option("--trt", is_flag=True, help="Build TensorRT engines for this machine; of a bundle, only that.")
 @with_engine_options
-@click.option("--opset", type=click.Choice(["17", "18"]), default="18", show_default=True)
+@click.option(
+    "--calibrate/--no-calibrate",
+    default=None,
+    help="Fit a temperature to the scores. [where the run's data has pictures for validation]",
+)
+@click.option(
+    "--validation-data", type=click.Path(path_type=Path), help="Class folders to fit it on. [the run's validation part]"
+)
+@click.option(
+    "--negatives", type=click.Path(path_type=Path), help="Folder of pictures that show none of the labels: a threshold."
+)
+@click.option("--false-accepts", type=click.FloatRange(0, 1), help="Share of --negatives that may pass. [0.05]")
+@click.option(
+    "--false-rejects", type=click.FloatRange(0, 1), help="A threshold that rejects this share of validation pictures."
+)
+@click.option("--opset", type=int, default=18, show_default=True, help="17 or 18.")
 @click.version_option(package_name="attri")
 def main(
     run: Path,
@@ -53,11 +70,19 @@ def main(
     min_cosine: float | None,
     min_retrieved: float | None,
     min_top1: float | None,
+    calibrate: bool | None,
+    validation_data: Path | None,
+    negatives: Path | None,
+    false_accepts: float | None,
+    false_rejects: float | None,
     trt: bool,
-    opset: str,
+    opset: int,
     **engines: Any,
 ) -> None:
     """Fold RUN (runs/latest) into two ONNX graphs, hold them against the PyTorch model, and write a bundle.
+
+    The bundle has parity.json and report.html: every comparison, and what the model is. Its scores are calibrated on
+    validation pictures where the run's data has any, never on test pictures. Nothing is rejected unless asked for.
 
     With --trt, and a bundle in the place of RUN, only its TensorRT engines are built, on the device that will run them.
     """
@@ -65,6 +90,7 @@ def main(
     if takes_only_engines(run, trt):
         build_engines(run, *options)
         return
+    from attri.export.card import Card
     from attri.export.onnx import export_bundle
     from attri.export.parity import Gates
     from attri.runtime.bundle import read_manifest
@@ -75,6 +101,7 @@ def main(
     calibration = int8_options(int8, fp16, calibration_data, calibration_method, int8_target)
     words = read_labels(labels) if labels else None
     trained = load_run(run)
+    confidence = confidence_options(trained, calibrate, validation_data, negatives, false_accepts, false_rejects)
     pictures = sample(parity_data or Path(trained.data), parity_pictures)
     precision = "int8" if int8 else "fp16" if fp16 else "fp32"
     usual = Gates.of(precision)
@@ -88,16 +115,20 @@ def main(
         pictures,
         precision=precision,
         template=trained.train.template,
-        opset=int(opset),
+        opset=opset,
         gates=gates,
         calibration=calibration,
+        confidence=confidence,
+        card=Card.of(run, trained),
         tell=lambda line: click.echo(line, err=True),
     )
     click.echo(report.table())
     size = sum(file.stat().st_size for file in output.iterdir()) / 2**20
     click.echo(f"bundle  {output}  {precision}  {size:.1f} MB")
-    for name, graph in read_manifest(output).arithmetic.get("graphs", {}).items():
+    manifest = read_manifest(output)
+    for name, graph in manifest.arithmetic.get("graphs", {}).items():
         click.echo(f"{precision}    {name}  {shares(graph)}")
+    click.echo(f"scores  {scores(output)}")
     if trt:
         build_engines(output, *options)
 
@@ -120,6 +151,54 @@ def int8_options(
     if data is None:
         raise UsageError("--int8 is fitted on real pictures: name a folder of about 100 with --calibration-data")
     return Calibration(data, method or METHODS[0], target)
+
+
+def confidence_options(
+    run: Run,
+    calibrate: bool | None,
+    validation_data: Path | None,
+    negatives: Path | None,
+    false_accepts: float | None,
+    false_rejects: float | None,
+) -> Confidence:
+    """What to fit on which pictures. Only where nobody asked for it, a temperature may be missing: that is said."""
+    from attri.export.confidence import FALSE_ACCEPTS, Confidence, Validation, find_negatives
+    from attri.runtime.errors import UsageError
+
+    if false_accepts is not None and negatives is None:
+        raise UsageError("--false-accepts is a share of pictures that show none of the labels: name them, --negatives")
+    if negatives is not None and false_rejects is not None:
+        raise UsageError("--negatives and --false-rejects are two ways to a threshold: choose one")
+    if calibrate is False and (validation_data is not None or false_rejects is not None):
+        raise UsageError("--no-calibrate leaves validation pictures out, another option asks for them: choose one")
+    accepts = (FALSE_ACCEPTS if false_accepts is None else false_accepts) if negatives is not None else None
+    chosen = find_negatives(negatives) if negatives is not None else []
+    if calibrate is False:
+        return Confidence(negatives=chosen, false_accepts=accepts)
+    try:
+        data = validation_data
+        validation = Validation.of_run(run) if data is None else Validation.of_folder(data, run)
+    except UsageError as error:
+        if calibrate or validation_data is not None:
+            raise
+        click.echo(f"scores are not calibrated: {error}; name pictures with --validation-data", err=True)
+        return Confidence(None, str(error), chosen, accepts, false_rejects)
+    return Confidence(validation, "", chosen, accepts, false_rejects)
+
+
+def scores(bundle: Path) -> str:
+    """What is done to the scores, for a person."""
+    import json
+
+    sure = json.loads((bundle / "parity.json").read_text(encoding="utf-8"))["confidence"]
+    if sure["validation"] is None:
+        said = "not calibrated"
+    else:
+        base = sure["base"]
+        error = f"calibration error {base['before']['ece']:.1%} without, {base['after']['ece']:.1%} with it"
+        said = f"temperature {sure['temperature']:.3f} from {base['pictures']} {sure['validation']}, {error}"
+    threshold = "nothing rejected" if sure["threshold"] is None else f"rejected below {sure['threshold']:.4f}"
+    return f"{said}; {threshold}"
 
 
 def shares(graph: dict[str, Any]) -> str:

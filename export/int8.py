@@ -22,12 +22,10 @@ from numpy.typing import NDArray
 from attri.calibration import int8
 from attri.calibration.collect import METHODS, Feed, Samples, collect, find_pictures, label_tokens, ranges
 from attri.calibration.int8 import FEATURES, S8S8, U8S8, Drift, Flavour, Layers
-from attri.export.parity import Gates, Report, Stages, judge, run_bundle, run_model
+from attri.export.parity import Gates, Report, Stages, classifier_of, judge, run_bundle, run_model
 from attri.runtime.bundle import SYMMETRIC, TEXT, VISION, Bundle
-from attri.runtime.classifier import Classifier
 from attri.runtime.errors import FailedError, UsageError
 from attri.runtime.ort import OrtEngine
-from attri.runtime.textcache import TextCache
 from attri.train.model import AttriPrompt
 
 FILES = {U8S8: {VISION: VISION, TEXT: TEXT}, S8S8: SYMMETRIC}
@@ -75,8 +73,7 @@ class Judge:
 
     def __call__(self, files: dict[str, str], gates: Gates) -> Report:
         """files: name of the vision and of the text graph in the bundle"""
-        vision, text = (OrtEngine(self.bundle.file(files[name]), "cpu") for name in (VISION, TEXT))
-        classifier = Classifier(self.bundle, vision, text, self.bundle.manifest.labels, TextCache(0))
+        classifier = classifier_of(self.bundle, (files[VISION], files[TEXT]))
         return judge(self.reference, run_bundle(classifier, self.pixels, self.reference.retrieved), gates)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +14,22 @@ import torch
 from torch import nn
 
 from attri.export import writer
+from attri.export.card import Card
 from attri.export.check import save_check
+from attri.export.confidence import Confidence, measure
+from attri.export.culprit import culprit
 from attri.export.graphs import TextGraph, VisionGraph
 from attri.export.int8 import Calibration, quantize_bundle
-from attri.export.parity import Gates, Report, compare, read_pixels
+from attri.export.parity import Gates, Report, classifier_of, compare
+from attri.export.pictures import read_pictures
 from attri.export.precision import DTYPES, half_report
+from attri.export.report import write_report
 from attri.runtime import bundle
-from attri.runtime.bundle import Manifest
 from attri.runtime.errors import FailedError, UsageError
 from attri.runtime.prompts import LabelTokens
 from attri.train.model import AttriPrompt
 
-OPSETS = (17, 18)  # 17 is the first with LayerNormalization; TensorRT 8.6 reads both
+OPSETS = (17, 18)  # lowest first: LayerNormalization is from 17 on; TensorRT 8.6 reads both
 
 
 def export_bundle(
@@ -41,6 +43,8 @@ def export_bundle(
     opset: int = 18,
     gates: Gates | None = None,
     calibration: Calibration | None = None,
+    confidence: Confidence | None = None,
+    card: Card | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Write the bundle, after its graphs were held against the model on real pictures.
@@ -51,6 +55,8 @@ def export_bundle(
         precision: "fp32", "fp16" or "int8"; retrieval, norms and softmax are float32 in all.
         gates: limits of the parity check; None takes those of the precision.
         calibration: what int8 is fitted on.
+        confidence: what temperature and threshold are fitted on; None does neither.
+        card: what the report says of the training.
         tell: is given lines of progress.
 
     Raises:
@@ -66,35 +72,52 @@ def export_bundle(
             "int8 needs calibration pictures, and nothing else does: name a folder with --calibration-data"
         )
     if opset not in OPSETS:
-        raise UsageError(f"opset is {opset}: choose {' or '.join(map(str, OPSETS))}")
+        raise UsageError(
+            f"opset is {opset}: these graphs are written at {' or '.join(map(str, OPSETS))}, the lowest that works is"
+            f" {OPSETS[0]}"
+        )
     if model.config.retrieved == 0:
         raise UsageError(
             "a prompt without a pool is a baseline of training and cannot be exported: train with --pool-size"
         )
     if calibration is not None:
         calibration.check()
+    confidence = confidence or Confidence()
+    confidence.check(labels)
     writer.check_target(path)
     model, gates = model.eval().cpu(), gates or Gates.of(precision)
-    pixels = read_pixels(model, pictures)
+    seen = read_pictures(model.backbone, pictures)
     with writer.staging(path) as folder:
         save(trace_vision(model, precision, opset), folder / bundle.VISION)
         save(trace_text(model, precision, opset), folder / bundle.TEXT)
         writer.save_embedding(model.backbone.token_embedding, folder / bundle.EMBEDDING, precision)
         writer.copy_merges(folder / bundle.MERGES)
-        manifest = describe(model, labels, template, precision, opset, folder)
-        manifest = save_check(model, bundle.Bundle(folder, manifest), pixels)
+        manifest = writer.describe(model, labels, template, precision, opset)
         unfinished = bundle.Bundle(folder, manifest)
+        save_check(model, unfinished, seen.pixels)
         arithmetic: dict[str, Any] = {}
         if calibration is not None:
-            report, arithmetic = quantize_bundle(model, unfinished, pixels, gates, calibration, tell)
-            manifest = describe(model, labels, template, precision, opset, folder)
+            report, arithmetic = quantize_bundle(model, unfinished, seen.pixels, gates, calibration, tell)
         else:
             if precision == "fp16":
-                arithmetic = half_report(unfinished, model.backbone.preprocess(), pixels)
-            bundle.save_manifest(manifest, folder)
-            report = compare(model, folder, pixels, gates)
-        bundle.save_manifest(dataclasses.replace(manifest, arithmetic=arithmetic, parity=report.to_dict()), folder)
-        report.check()
+                arithmetic = half_report(unfinished, model.backbone.preprocess(), seen.pixels)
+            report = compare(model, unfinished, seen.pixels, gates)
+        report = dataclasses.replace(report, stages=[seen.stage, *report.stages])
+        if report.missed:
+            tell(report.table())
+        report.check(lambda stage: culprit(model, unfinished, stage.name, seen.pixels[[stage.worst_picture]]))
+        if confidence.validation is not None:
+            tell(f"scores: calibrated on {confidence.validation.what}")
+        sure = measure(confidence, classifier_of(unfinished))
+        manifest = dataclasses.replace(
+            manifest,
+            arithmetic=arithmetic,
+            parity=report.to_dict(),
+            temperature=sure["temperature"],
+            threshold=sure["threshold"],
+        )
+        write_report(bundle.Bundle(folder, manifest), report, seen, model.backbone.preprocess(), card or Card(), sure)
+        writer.save_manifest(manifest, folder)
     return report
 
 
@@ -219,42 +242,3 @@ def save(proto: onnx.ModelProto, path: Path) -> None:
     if proto.ByteSize() > 2**31 - 1:
         raise FailedError(f"{path.name} would be {proto.ByteSize() / 2**30:.1f} GB, ONNX holds 2: use --fp16")
     path.write_bytes(proto.SerializeToString(deterministic=True))
-
-
-def describe(
-    model: AttriPrompt, labels: list[str], template: str, precision: str, opset: int, folder: Path
-) -> Manifest:
-    """The manifest of the files in `folder`, still without figures of its arithmetic and parity."""
-    backbone, config = model.backbone, model.config
-    preprocess = backbone.preprocess()
-    return Manifest(
-        schema=bundle.SCHEMA,
-        attri=version("attri"),
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        model={"name": backbone.name, "pretrained": backbone.tag, "sha256": backbone.sha256},
-        image={"size": preprocess.size, "mean": preprocess.mean, "std": preprocess.std, "resize": bundle.RESIZE},
-        text={
-            "template": template,
-            "context_length": backbone.context_length,
-            "width": int(backbone.token_embedding.shape[1]),
-        },
-        logit_scale=backbone.logit_scale,
-        retrieval={
-            "depth": model.depth,
-            "retrieved": config.retrieved,
-            "clusters": config.clusters,
-            "topk": config.topk,
-            "pool_size": config.pool_size,
-            "prompt_length": config.prompt_length,
-            "static_tokens": config.static_tokens,
-            "sources": model.vision.sources,
-        },
-        precision=precision,
-        arithmetic={},
-        opset=opset,
-        labels=labels,
-        temperature=1.0,
-        threshold=None,
-        parity={},
-        files={file.name: bundle.file_entry(file) for file in sorted(folder.iterdir())},
-    )

@@ -6,17 +6,21 @@ retrieved entries, so that one flipped near-tie does not hide, or fake, an error
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from attri.runtime.bundle import TEXT, VISION, Bundle
 from attri.runtime.classifier import Classifier
-from attri.runtime.errors import ImageError, ParityError, UsageError
+from attri.runtime.engine import Engine
+from attri.runtime.errors import ParityError
+from attri.runtime.ort import OrtEngine
 from attri.runtime.prompts import encode_labels
+from attri.runtime.textcache import TextCache
 from attri.runtime.tokenizer import Tokenizer
 from attri.train.model import AttriPrompt
 
@@ -41,80 +45,115 @@ class Gates:
         }[precision]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stage:
-    """One comparison. worst is over pictures; held says whether it reached its gate."""
+    """One comparison over pictures. `values` are the worst of each picture, [I].
+
+    kind    "cosine" or "share", of which a gate is the least, or "difference", of which it is the greatest
+    figure  "worst" or "mean": which of the two the gate is for
+    gate    None where other stages decide
+    """
 
     name: str
+    kind: str
     worst: float
     mean: float
-    gate: float
-    figure: str  # which of the two the gate is for
+    gate: float | None
+    figure: str
+    values: NDArray[np.float64] = field(repr=False)
+
+    @classmethod
+    def of(cls, name: str, kind: str, found: NDArray[Any], gate: float | None, figure: str) -> Stage:
+        """found: one or more figures of each picture, [I, ...]"""
+        each = found.reshape(len(found), -1).astype(np.float64)
+        values: NDArray[np.float64] = getattr(each, {"cosine": "min", "share": "mean", "difference": "max"}[kind])(1)
+        worst = values.max() if kind == "difference" else values.min()
+        return cls(name, kind, float(worst), float(each.mean()), gate, figure, values)
 
     @property
     def held(self) -> bool:
-        return bool(getattr(self, self.figure) >= self.gate)  # NaN compares false
+        if self.gate is None:
+            return True
+        value = getattr(self, self.figure)
+        return bool(value <= self.gate if self.kind == "difference" else value >= self.gate)  # NaN compares false
+
+    @property
+    def distances(self) -> NDArray[np.float64]:
+        """How far each picture is from the reference, 0 where it is the same, [I]"""
+        return self.values if self.kind == "difference" else np.maximum(1 - self.values, 0)
+
+    @property
+    def worst_picture(self) -> int:
+        return int(np.nan_to_num(self.distances, nan=np.inf).argmax())
+
+    def summary(self) -> dict[str, Any]:
+        names = ("name", "kind", "worst", "mean", "gate", "figure", "held")
+        return {name: getattr(self, name) for name in names}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Report:
     stages: list[Stage]
     pictures: int
     labels: int
 
-    def check(self) -> None:
-        """Raises ParityError that names the first stage whose gate did not hold."""
-        for stage in self.stages:
-            if not stage.held:
-                value = getattr(stage, stage.figure)
-                raise ParityError(
-                    f"the bundle does not agree with the PyTorch model: {stage.name} is {value:.9f},"
-                    f" the gate is {stage.gate}; nothing was written"
-                )
+    @property
+    def missed(self) -> Stage | None:
+        """The first stage whose gate did not hold."""
+        return next((stage for stage in self.stages if not stage.held), None)
+
+    def check(self, culprit: Callable[[Stage], str] = lambda stage: "") -> None:
+        """Raises ParityError that names the first stage whose gate did not hold, and what `culprit` says of it."""
+        stage = self.missed
+        if stage is not None:
+            raise ParityError(
+                f"the bundle does not agree with the PyTorch model: {stage.name} is {getattr(stage, stage.figure):.9f},"
+                f" the gate is {stage.gate}{culprit(stage)}; nothing was written"
+            )
 
     def to_dict(self) -> dict[str, Any]:
-        stages = [asdict(stage) | {"held": stage.held} for stage in self.stages]
+        stages = [stage.summary() for stage in self.stages]
         return {"pictures": self.pictures, "labels": self.labels, "stages": stages}
 
     def table(self) -> str:
         rows = [f"{'parity':<24}{'worst':>12}{'mean':>12}{'gate':>12}  {self.pictures} pictures, {self.labels} labels"]
         for stage in self.stages:
-            gate = f"{stage.figure} {stage.gate:g}"
-            held = "held" if stage.held else "MISSED"
-            rows.append(f"{stage.name:<24}{stage.worst:>12.7f}{stage.mean:>12.7f}{gate:>18}  {held}")
+            gate = "none" if stage.gate is None else f"{stage.figure} {stage.gate:g}"
+            held = "" if stage.gate is None else "held" if stage.held else "MISSED"
+            rows.append(f"{stage.name:<24}{stage.worst:>12.7f}{stage.mean:>12.7f}{gate:>18}  {held}".rstrip())
         return "\n".join(rows)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stages:
-    """What one side computed. features [I, D], retrieved [I, L, M], text [I, C, D], cosines [I, C]"""
+    """What one side computed. scale: of logits; features [I, D], retrieved [I, L, M], text [I, C, D], cosines [I, C]"""
 
+    scale: float
     features: NDArray[np.float32]
     retrieved: NDArray[np.int32]
     text: NDArray[np.float32]
     cosines: NDArray[np.float32]
 
 
-def compare(model: AttriPrompt, folder: Path, pixels: NDArray[np.float32], gates: Gates) -> Report:
-    """Run the model and the bundle in `folder` over pictures [I, 3, S, S]."""
-    classifier = Classifier.load(folder, device="cpu")
+def compare(model: AttriPrompt, bundle: Bundle, pixels: NDArray[np.float32], gates: Gates) -> Report:
+    """Run the model and a bundle, which may be unfinished, over pictures [I, 3, S, S]."""
+    classifier = classifier_of(bundle)
     reference = run_model(model, pixels, list(classifier.labels), classifier.template)
     ours = run_bundle(classifier, pixels, reference.retrieved)
     return judge(reference, ours, gates)
 
 
-def read_pixels(model: AttriPrompt, pictures: list[Path]) -> NDArray[np.float32]:
-    """The pictures that can be read, [I, 3, S, S]. Raises UsageError where there are none."""
-    preprocess = model.backbone.preprocess()
-    read = []
-    for path in pictures:
-        try:
-            read.append(preprocess(path))
-        except ImageError:
-            continue
-    if not read:
-        raise UsageError("parity needs real pictures and none could be read: name a folder with --parity-data")
-    return np.stack(read)
+def classifier_of(
+    bundle: Bundle, files: tuple[str, str] = (VISION, TEXT), wrap: Callable[[Engine], Engine] = lambda engine: engine
+) -> Classifier:
+    """The runtime's classifier on the CPU, without a cache, of a bundle that has no manifest on disk yet.
+
+    Args:
+        files: the vision and the text graph in the bundle.
+        wrap: what to put around each engine.
+    """
+    vision, text = (wrap(OrtEngine(bundle.file(name), "cpu")) for name in files)
+    return Classifier(bundle, vision, text, bundle.manifest.labels, TextCache(0))
 
 
 @torch.no_grad()
@@ -127,7 +166,7 @@ def run_model(model: AttriPrompt, pixels: NDArray[np.float32], labels: list[str]
         text = model.encode_text(words, retrieved)
         cosines = (text @ features[:, :, None]).squeeze(-1)
         parts.append((features.numpy(), retrieved.int().numpy(), text.numpy(), cosines.numpy()))
-    return Stages(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    return Stages(model.backbone.logit_scale, *(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
 def run_bundle(classifier: Classifier, pixels: NDArray[np.float32], reference: NDArray[np.int32]) -> Stages:
@@ -139,21 +178,22 @@ def run_bundle(classifier: Classifier, pixels: NDArray[np.float32], reference: N
         text = classifier.encode_text(reference[rows])
         own = text if np.array_equal(retrieved, reference[rows]) else classifier.encode_text(retrieved)
         parts.append((features, retrieved, np.stack(text), np.einsum("icd,id->ic", np.stack(own), features)))
-    return Stages(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    return Stages(classifier.bundle.manifest.logit_scale, *(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
 def judge(reference: Stages, ours: Stages, gates: Gates) -> Report:
+    """Logits have no gate of their own: those of the features bound them, and top-1 is what they are for."""
     equal = (reference.retrieved == ours.retrieved).reshape(len(ours.retrieved), -1)  # [I, L M]
-    per_picture = equal.mean(1) if equal.shape[1] else np.ones(len(equal))
-    image, text = cosine(reference.features, ours.features), cosine(reference.text, ours.text)
-    same = same_top1(reference.cosines, ours.cosines)
+    logits = np.abs(reference.scale * reference.cosines - ours.scale * ours.cosines)  # [I, C]
+    text = cosine(reference.text, ours.text)  # [I, C]
     stages = [
-        Stage("image features", float(image.min()), float(image.mean()), gates.cosine, "worst"),
-        Stage("retrieved entries", float(per_picture.min()), float(per_picture.mean()), gates.retrieved, "mean"),
-        Stage("text features", float(text.min()), float(text.mean()), gates.cosine, "worst"),
-        Stage("top-1", float(same.min()), float(same.mean()), gates.top1, "mean"),
+        Stage.of("image features", "cosine", cosine(reference.features, ours.features), gates.cosine, "worst"),
+        Stage.of("retrieved entries", "share", equal, gates.retrieved, "mean"),
+        Stage.of("text features", "cosine", text, gates.cosine, "worst"),
+        Stage.of("logits", "difference", logits, None, "worst"),
+        Stage.of("top-1", "share", same_top1(reference.cosines, ours.cosines), gates.top1, "mean"),
     ]
-    return Report(stages, len(ours.features), ours.text.shape[1])
+    return Report(stages, *text.shape)
 
 
 def cosine(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:

@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from attri.calibration.collect import Feed, Samples, label_tokens
 from attri.calibration.int8 import FEATURES, PRODUCTS, needed
+from attri.export.probe import session
 from attri.runtime.bundle import TEXT, VISION, Bundle
 from attri.runtime.errors import FailedError
 from attri.runtime.ort import OrtEngine
@@ -107,17 +107,11 @@ def half_peak(proto: onnx.ModelProto, name: str, feeds: Iterable[Feed]) -> float
         FailedError: a tensor overflows.
     """
     types = float_types(proto)
-    watched = onnx.ModelProto()
-    watched.CopyFrom(proto)
     tensors = [value for node in proto.graph.node for value in node.output if types.get(value) == HALF]
-    watched.graph.output.extend(onnx.helper.make_tensor_value_info(tensor, HALF, None) for tensor in tensors)
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    session = ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    running = session(proto, tensors, optimize=False)
     peak = 0.0
     for feed in feeds:
-        for tensor, value in zip(tensors, session.run(tensors, feed), strict=True):
+        for tensor, value in zip(tensors, running.run(tensors, feed), strict=True):
             greatest = float(np.abs(value).max(initial=0))
             if not greatest < np.inf:  # also NaN
                 raise FailedError(f"{name} overflows half precision ({tensor}): use fp32; nothing was written")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from attri.runtime import tokenizer
-from attri.runtime.bundle import MANIFEST, MERGES
+from attri.runtime import bundle, tokenizer
+from attri.runtime.bundle import MANIFEST, MERGES, RESIZE, SCHEMA, Manifest, file_entry
 from attri.runtime.errors import FailedError, UsageError
+from attri.train.model import AttriPrompt
 
 EMBEDDING_DTYPES = {"fp32": np.float32, "fp16": np.float16, "int8": np.float16}
 
@@ -63,3 +67,46 @@ def save_embedding(table: Tensor, path: Path, precision: str) -> None:
 
 def copy_merges(path: Path) -> None:
     shutil.copyfile(Path(tokenizer.__file__).with_name(MERGES), path)
+
+
+def describe(model: AttriPrompt, labels: list[str], template: str, precision: str, opset: int) -> Manifest:
+    """The manifest, still without figures of its arithmetic and parity, and without files."""
+    backbone, config = model.backbone, model.config
+    preprocess = backbone.preprocess()
+    return Manifest(
+        schema=SCHEMA,
+        attri=version("attri"),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        model={"name": backbone.name, "pretrained": backbone.tag, "sha256": backbone.sha256},
+        image={"size": preprocess.size, "mean": preprocess.mean, "std": preprocess.std, "resize": RESIZE},
+        text={
+            "template": template,
+            "context_length": backbone.context_length,
+            "width": int(backbone.token_embedding.shape[1]),
+        },
+        logit_scale=backbone.logit_scale,
+        retrieval={
+            "depth": model.depth,
+            "retrieved": config.retrieved,
+            "clusters": config.clusters,
+            "topk": config.topk,
+            "pool_size": config.pool_size,
+            "prompt_length": config.prompt_length,
+            "static_tokens": config.static_tokens,
+            "sources": model.vision.sources,
+        },
+        precision=precision,
+        arithmetic={},
+        opset=opset,
+        labels=labels,
+        temperature=1.0,
+        threshold=None,
+        parity={},
+        files={},
+    )
+
+
+def save_manifest(manifest: Manifest, folder: Path) -> None:
+    """The last file of a bundle: it lists what else is there."""
+    files = {file.name: file_entry(file) for file in sorted(folder.iterdir())}
+    bundle.save_manifest(dataclasses.replace(manifest, files=files), folder)

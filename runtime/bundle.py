@@ -9,6 +9,8 @@ text.onnx             retrieved, and labels (`attri.runtime.prompts.LabelTokens`
 token_embedding.npy   float16 or float32 [49408, W], read with mmap: a label touches a handful of its rows
 merges.txt.gz         the tokenizer's merges
 check.npz             a few pictures with what the PyTorch model made of them: TensorRT's engines are held against it
+parity.json           how far the bundle is from the PyTorch model, picture by picture; the runtime does not read it
+report.html           the same to read, and the model card
 
 An int8 bundle holds its graphs twice, since the runtimes want different integers, and `Bundle.graph` picks:
 vision.onnx, text.onnx           U8S8 for ONNX Runtime: uint8 activations with a zero point, 7-bit weights

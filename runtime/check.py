@@ -24,6 +24,7 @@ from attri.runtime.errors import BundleError, ParityError
 from attri.runtime.preprocess import Preprocess
 
 ARRAYS = ("pixels", "image_features", "retrieved", "text_features")
+STAGES = ("image features", "retrieved entries", "text features", "top-1")  # of the export's parity check
 TIE = 1e-5  # two best cosines closer than this are a tie: either class may come first
 
 
@@ -79,12 +80,10 @@ def compare(bundle: Bundle, name: str, engine: Engine) -> dict[str, float]:
 def read_gates(bundle: Bundle) -> dict[str, float]:
     """Gate by stage, as the export was held to; of int8, those of the graphs that TensorRT takes."""
     stages = bundle.manifest.parity.get("stages", [])
-    gates = {str(each["name"]).removesuffix(", S8S8"): float(each["gate"]) for each in stages}
-    if missing := [
-        name for name in ("image features", "retrieved entries", "text features", "top-1") if name not in gates
-    ]:
+    gates = {str(each["name"]).removesuffix(", S8S8"): each["gate"] for each in stages}
+    if missing := [stage for stage in STAGES if not isinstance(gates.get(stage), (int, float))]:
         raise BundleError(f"{bundle.path} has no gates for {', '.join(missing)} in its manifest: export it again")
-    return gates
+    return {stage: float(gates[stage]) for stage in STAGES}
 
 
 def _vision(check: Check, engine: Engine) -> dict[str, float]:

@@ -72,7 +72,7 @@ class Classifier:
             manifest.image["size"], tuple(manifest.image["mean"]), tuple(manifest.image["std"])
         )
         self._scale = np.float32(manifest.logit_scale / manifest.temperature)
-        self._set = self._encode(labels, None)
+        self.set_labels(labels)
 
     @classmethod
     def load(
@@ -119,9 +119,24 @@ class Classifier:
     def description(self) -> str:
         return self._vision.description
 
-    def set_labels(self, labels: Sequence[str], places: Sequence[str] | None = None) -> None:
-        """Like assigning `labels`; `places` name them in warnings ("labels.txt line 7")."""
-        self._set = self._encode(labels, places)
+    def set_labels(
+        self,
+        labels: Sequence[str],
+        places: Sequence[str] | None = None,
+        prompts: Sequence[Sequence[str]] | None = None,
+        template: str | None = None,
+    ) -> None:
+        """Like assigning `labels`.
+
+        Args:
+            places: name them in warnings ("labels.txt line 7").
+            prompts: what to look for in the place of each label, one or more; the one that fits best gives its logit
+                (our choice: the kinds of a defect stay kinds, where an average would look for something in between).
+            template: the sentence around each, with {} in its place; None is the bundle's.
+        """
+        if isinstance(labels, str):
+            raise TypeError("labels is one string: give a list of strings")
+        self._set = self._text.label_set(labels, places, prompts, template)
 
     @overload
     def __call__(self, pictures: Picture, steady: Steady | None = None) -> Prediction: ...  # type: ignore[overload-overlap]  # str is a Sequence[str]
@@ -190,7 +205,7 @@ class Classifier:
             retrieved = np.stack([steady(of_image) for of_image in scores])
         seen = time.perf_counter()
         cosines, known = self._text.cosines(labels, features, retrieved)
-        results = [_softmax(self._scale * cosine) for cosine in cosines]
+        results = [_softmax(self._scale * np.maximum.reduceat(cosine, labels.starts)) for cosine in cosines]
         vision, text = (1000 * t / len(pictures) for t in (seen - started, time.perf_counter() - seen))
         predictions = []
         for result, entries, hit, (_, reading) in zip(results, retrieved, known, pictures, strict=True):
@@ -212,11 +227,6 @@ class Classifier:
         rejected = self.threshold is not None and score < self.threshold
         label = None if rejected else labels.labels[best]
         return Prediction(label, score, probabilities, labels.labels, retrieved, "hit" if hit else "miss", latency)
-
-    def _encode(self, labels: Sequence[str], places: Sequence[str] | None) -> LabelSet:
-        if isinstance(labels, str):
-            raise TypeError("labels is one string: give a list of strings")
-        return self._text.label_set(labels, places)
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -11,6 +11,9 @@ from typing import Any, NoReturn
 import click
 
 from attri.runtime.errors import AttriError, MissingExtra
+from attri.runtime.logs import start_logging
+
+_LOGGER = logging.getLogger("attri")
 
 EXTRAS = {
     "torch": "train",
@@ -19,12 +22,18 @@ EXTRAS = {
     "safetensors": "train",
     "rich": "train",
     "matplotlib": "train",
+    "jinja2": "train",
     "tensorboard": "tensorboard",
     "onnx": "export",
     "onnxscript": "export",
     "onnxruntime": "onnx",
     "tensorrt": "trt",
     "av": "camera",
+    "paho": "mqtt",
+    "prometheus_client": "metrics",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "cv2": "camera",
 }
 
 
@@ -32,21 +41,23 @@ class Command(click.Command):
     """A click command with attri's exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
-        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
-        for noisy in ("torch", "open_clip", "PIL", "onnxscript", "onnx_ir"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
-        logging.getLogger().setLevel(logging.WARNING)
-        logging.getLogger("attri").setLevel(logging.INFO)
+        start_logging()
         if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be text
             sys.stdout.reconfigure(errors="backslashreplace")
-        sys.exit(self._code(*args, **{**kwargs, "standalone_mode": False}))
+        code = self._code(*args, **{**kwargs, "standalone_mode": False})
+        try:
+            sys.stdout.flush()
+        except OSError as error:  # stdout is a file, and its disk is full
+            _leave_stdout()
+            _LOGGER.error("error: stdout: %s", error.strerror)
+            code = code or 1
+        sys.exit(code)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except BrokenPipeError:  # caught here, because click would make it exit code 1
-            # The reader of stdout has gone (| head); what is left in the buffer must not raise again at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _leave_stdout()  # its reader has gone (| head)
             return 0
 
     def _code(self, *args: Any, **kwargs: Any) -> int:
@@ -58,15 +69,24 @@ class Command(click.Command):
             error.show()
             return error.exit_code
         except (click.Abort, KeyboardInterrupt):
-            click.echo("interrupted", err=True)
+            _LOGGER.error("interrupted")
             return 130
         except AttriError as error:
-            click.echo(f"error: {error}", err=True)
+            _LOGGER.error("error: %s", error)
             return error.exit_code
         except ModuleNotFoundError as error:
             extra = EXTRAS.get((error.name or "").partition(".")[0])
             if extra is None:
-                raise
-            click.echo(f"error: {MissingExtra(str(error.name), extra)}", err=True)
+                _LOGGER.critical("this is a bug in attri:", exc_info=True)
+            else:
+                _LOGGER.error("error: %s", MissingExtra(str(error.name), extra))
+            return 1
+        except Exception:  # a bug keeps its traceback
+            _LOGGER.critical("this is a bug in attri:", exc_info=True)
             return 1
         return code if isinstance(code, int) else 0
+
+
+def _leave_stdout() -> None:
+    """What is left in its buffer must not raise again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

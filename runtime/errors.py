@@ -7,7 +7,9 @@
         ├── ImageError      a picture that cannot be read
         ├── BundleError     a bundle that is missing, damaged or too new
         ├── EngineError     ONNX Runtime or TensorRT cannot do what was asked
+        ├── SourceError     a camera, stream or video that gives no frames
         ├── ParityError     the exported model does not agree with the PyTorch one
+        ├── SinkError       a result could not be delivered: disk full, nobody there
         └── MissingExtra    an optional package is not installed
 
 Anything else that escapes is a bug and keeps its traceback.
@@ -46,7 +48,19 @@ class EngineError(FailedError):
     pass
 
 
+class SourceError(FailedError):
+    """Args: final: trying again cannot mend it (a password that was refused, a library that is missing)."""
+
+    def __init__(self, message: str, *, final: bool = False) -> None:
+        super().__init__(message)
+        self.final = final
+
+
 class ParityError(FailedError):
+    pass
+
+
+class SinkError(FailedError):
     pass
 
 

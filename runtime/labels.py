@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import logging
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from attri.runtime.errors import LabelsError, UsageError
@@ -13,37 +14,76 @@ _LOGGER = logging.getLogger("attri")
 _SHOWN_REPEATS = 5
 
 
-def read_labels(path: Path | str) -> list[str]:
-    """The labels of a text file, one a line, in their order, each once. Format and errors: see `label_lines`."""
-    return list(label_lines(path))
+@dataclass(frozen=True)
+class Label:
+    """One line of a labels file.
 
-
-def label_lines(path: Path | str) -> dict[str, int]:
-    """The labels of a text file, in their order, with the numbers of their lines, from 1.
-
-    UTF-8 with or without BOM, or UTF-16 with BOM; lines end in LF, CRLF or CR. White space around a label is stripped;
-    blank lines and lines that start with `#` are skipped. A repeated label keeps its first place, and one warning in
-    the log names the lines.
-
-    Raises: LabelsError: no such file, not text, another encoding, or no label in it.
+    text     what is said when it is seen
+    prompts  what the model looks for, one or more; the text alone unless the line says otherwise
+    line     from 1
     """
+
+    text: str
+    prompts: tuple[str, ...]
+    line: int
+
+    def __str__(self) -> str:
+        return self.text if self.prompts == (self.text,) else f"{self.text} = {'; '.join(self.prompts)}"
+
+
+def read_labels(path: Path | str) -> list[str]:
+    """The labels of a file that gives no prompts of their own, in order. Format, errors: see `parse_labels`."""
+    labels = load_labels(path)
+    if odd := next((label for label in labels if label.prompts != (label.text,)), None):
+        raise LabelsError(f"{path} line {odd.line}: prompts of a label are for attri-run; here write the label alone")
+    return [label.text for label in labels]
+
+
+def load_labels(path: Path | str) -> list[Label]:
+    """The labels of a file in UTF-8, with or without BOM, or UTF-16 with BOM. Format, errors: see `parse_labels`."""
     path = Path(path)
-    first_line: dict[str, int] = {}
+    return parse_labels(_decode(_read(path), path), str(path))
+
+
+def parse_labels(text: str, name: str) -> list[Label]:
+    """The labels of a text, one a line, in their order; `name` stands for it in messages.
+
+        red apple
+        defect = a scratched part; a dented part
+
+    Lines end in LF, CRLF or CR. White space around a label is stripped; blank lines and lines that start with `#` are
+    skipped. Behind an equals sign with blanks around it stand the label's prompts, with semicolons between them; its
+    score is that of the prompt that fits best. A repeated label keeps its first place, and one warning in the log names
+    the lines.
+
+    Raises: LabelsError: no such file, not text, another encoding, no label in it, or one without a prompt.
+    """
+    found: dict[str, Label] = {}
     repeats: list[tuple[int, int]] = []
     # Not str.splitlines: it also breaks at form feeds and at U+2028, which no editor counts as lines.
-    for number, line in enumerate(re.split(r"\r\n|\r|\n", _decode(_read(path), path)), start=1):
-        label = line.strip()
-        if not label or label.startswith("#"):
+    for number, line in enumerate(re.split(r"\r\n|\r|\n", text), start=1):
+        if not line.strip() or line.strip().startswith("#"):
             continue
-        if label in first_line:
-            repeats.append((number, first_line[label]))
+        label = _parse(line.strip(), number, name)
+        if label.text in found:
+            repeats.append((number, found[label.text].line))
         else:
-            first_line[label] = number
-    if not first_line:
-        raise LabelsError(f"{path} holds no labels: write one label a line")
+            found[label.text] = label
+    if not found:
+        raise LabelsError(f"{name} holds no labels: write one label a line")
     if repeats:
-        _warn_of_repeats(path, repeats)
-    return first_line
+        _warn_of_repeats(name, repeats)
+    return list(found.values())
+
+
+def _parse(line: str, number: int, name: str) -> Label:
+    text, *rest = re.split(r"\s+=\s+", line, maxsplit=1)
+    if not rest:
+        return Label(line, (line,), number)
+    prompts = tuple(dict.fromkeys(part.strip() for part in rest[0].split(";") if part.strip()))
+    if not prompts:
+        raise LabelsError(f"{name} line {number}: {text!r} has no prompts: write {text} = one; another")
+    return Label(text, prompts, number)
 
 
 def prompt(template: str, label: str) -> str:
@@ -85,7 +125,7 @@ def _decode(data: bytes, path: Path) -> str:
     return text
 
 
-def _warn_of_repeats(path: Path, repeats: list[tuple[int, int]]) -> None:
+def _warn_of_repeats(name: str, repeats: list[tuple[int, int]]) -> None:
     shown = ", ".join(f"line {number} repeats line {first}" for number, first in repeats[:_SHOWN_REPEATS])
     more = f", and {len(repeats) - _SHOWN_REPEATS} more" if len(repeats) > _SHOWN_REPEATS else ""
-    _LOGGER.warning("%s: repeated labels are used once: %s%s", path, shown, more)
+    _LOGGER.warning("%s: repeated labels are used once: %s%s", name, shown, more)

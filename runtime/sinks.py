@@ -1,35 +1,168 @@
-"""What is said about a frame: a line for a person, or a JSON object for a program. Both on stdout."""
+"""What is said about a frame on stdout: lines for a person, a live line on a terminal, or JSON for a program."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+import unicodedata
+from pathlib import Path
+from typing import Any
 
-from attri.runtime.classifier import Prediction
-from attri.runtime.sources import Frame
+from attri.runtime.clock import utc
+from attri.runtime.errors import SinkError
+from attri.runtime.images import IMAGE_SUFFIXES
+from attri.runtime.result import Result
 
-
-def json_line(frame: Frame, prediction: Prediction, topk: int) -> str:
-    """One object per frame; `label` is null where it was rejected."""
-    return json.dumps(
-        {
-            "source": frame.source,
-            "frame": frame.number,
-            "time": round(frame.time, 6),
-            "label": prediction.label,
-            "score": round(prediction.score, 6),
-            "top": [{"label": label, "score": round(score, 6)} for label, score in prediction.top(topk)],
-            "retrieved": prediction.retrieved.tolist(),
-            "cache": prediction.cache,
-            "latency_ms": prediction.latency_ms,
-        },
-        ensure_ascii=False,
-    )
+NONE = "(none of the labels)"
+_UNIX = 1e8  # seconds: no video file is three years long, and no clock of a camera stands in 1973
+_BLOCKS = " ▏▎▍▌▋▊▉█"  # a bar in eighths of a cell
 
 
-def text_line(frame: Frame, prediction: Prediction, topk: int, video: bool) -> str:
-    """Source, frame time in a video, and the best labels with their scores."""
-    where = f"{frame.source} {frame.time:8.2f}s" if video else frame.source
-    best = prediction.top(topk)
-    if prediction.label is None:
-        return f"{where}  (none of the labels)  best: {best[0][0]} {best[0][1]:.1%}"
-    return f"{where}  " + "  ".join(f"{label} {score:.1%}" for label, score in best)
+def is_picture(result: Result) -> bool:
+    """Whether it is a file with one picture, which is said once and not followed."""
+    return "://" not in result.source and Path(result.source).suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_live(result: Result) -> bool:
+    """Whether it comes from a camera or a stream, so that its time is a clock's and not a position in a file."""
+    return result.time > _UNIX and not is_picture(result)
+
+
+def json_object(result: Result, topk: int) -> dict[str, Any]:
+    """The fields that DESIGN.md fixes, in its order; a live source adds what only it can have."""
+    prediction = result.prediction
+    found = {
+        "source": result.source,
+        "frame": result.frame,
+        "time": round(result.time, 6),
+        "label": result.label,
+        "score": round(result.score, 6),
+        "top": [{"label": label, "score": round(score, 6)} for label, score in prediction.top(topk)],
+        "retrieved": prediction.retrieved.tolist(),
+        "cache": prediction.cache,
+        "latency_ms": prediction.latency_ms,
+    }
+    if is_live(result):
+        live = {"age_ms": round(result.age_ms, 1), "fps": round(result.fps, 2), "dropped": result.dropped}
+        found |= {"changed": result.changed, **live}
+    return found
+
+
+def json_line(result: Result, topk: int) -> str:
+    """One object; `label` is null where it was rejected."""
+    return json.dumps(json_object(result, topk), ensure_ascii=False)
+
+
+def text_line(result: Result, topk: int) -> str:
+    """Source, the frame's time in a video or on the clock, and the best labels with their scores.
+
+    The decided label stands first. Where it is not the frame's own best (smoothing, a minimum duration), the frame's
+    follow in brackets.
+    """
+    where = result.source
+    if is_live(result):
+        where = f"{utc(result.time)} {where}"
+    elif not is_picture(result):
+        where = f"{where} {result.time:8.2f}s"
+    best = result.prediction.top(topk)
+    if result.label is None:
+        return f"{where}  {NONE}  best: {best[0][0]} {best[0][1]:.1%}"
+    scores = "  ".join(f"{label} {score:.1%}" for label, score in best)
+    if best[0][0] == result.label:
+        return f"{where}  {scores}"
+    return f"{where}  {result.label} {result.score:.1%}  [{scores}]"
+
+
+def live_line(result: Result, columns: int) -> str:
+    """One row of a terminal, `columns` cells at most: source, label, score and its bar, rate, age, what was skipped."""
+    right = f"{result.score:6.1%} {_bar(result.score, 10)} {result.fps:5.1f} fps {result.age_ms:5.0f} ms"
+    right += f"  {result.dropped} dropped" if result.dropped else ""
+    left = max(0, columns - len(right) - 1)
+    source = _cells(result.source, left // 2)
+    label = _cells(result.label or NONE, left - _width(source) - 2)
+    line = f"{source}  {label}"
+    return _cells(f"{line}{' ' * max(1, left + 1 - _width(line))}{right}", columns)
+
+
+class Console:
+    """A line per frame; on a terminal, videos and live sources have one row each that is written over.
+
+    A change of the label scrolls up as a line of its own, so that it stays readable.
+
+    Args:
+        style: "json", or "text".
+        topk: labels per frame.
+        stream: where to; stdout unless told otherwise. BrokenPipeError passes through: the reader has gone, and the
+            command ends as it does for any `| head`.
+    """
+
+    name = "console"
+    lossless = True
+    every_frame = False
+
+    def __init__(self, style: str, topk: int, stream: Any = None) -> None:
+        self._stream = stream or sys.stdout
+        self._style, self._topk = style, topk
+        self._rows: dict[str, str] = {}  # the last row of each source that is followed
+        self._drawn = 0
+        self._follows = style == "text" and self._stream.isatty()
+
+    def write(self, result: Result) -> None:
+        line = json_line(result, self._topk) if self._style == "json" else text_line(result, self._topk)
+        if not self._follows:
+            self._say(f"{line}\n")
+        elif is_picture(result):
+            self._draw(line)
+        else:
+            columns = shutil.get_terminal_size().columns
+            self._rows[result.source] = live_line(result, columns - 1)  # a full row would wrap
+            self._draw(line if result.changed else None)
+
+    def close(self) -> None:
+        """Leaves the last rows on the screen."""
+        if self._drawn:
+            self._say("\n")
+            self._drawn = 0
+
+    def _draw(self, event: str | None) -> None:
+        up = f"\x1b[{self._drawn - 1}A" if self._drawn > 1 else ""
+        above = f"\x1b[2K{printable(event)}\n" if event else ""
+        # The cursor rests at the start of the last row: what others write to the terminal begins there.
+        self._say("\r" + up + above + "\n".join(f"\x1b[2K{row}" for row in self._rows.values()) + "\r")
+        self._drawn = len(self._rows)
+
+    def _say(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise SinkError(f"stdout: {error.strerror or error}") from error
+
+
+def _bar(share: float, cells: int) -> str:
+    eighths = round(max(0.0, min(1.0, share)) * cells * 8)
+    full, rest = divmod(eighths, 8)
+    return ("█" * full + (_BLOCKS[rest] if rest else "")).ljust(cells)
+
+
+def printable(text: str) -> str:
+    """Labels and names may hold anything; a terminal must not obey them."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def _width(text: str) -> int:
+    """Cells that a terminal uses: East Asian characters take two, marks that combine none."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _cells(text: str, cells: int) -> str:
+    """`text` for a terminal, cut to so many cells, with an ellipsis where something was cut."""
+    text = printable(text)
+    if _width(text) <= cells:
+        return text
+    while text and _width(text) > cells - 1:
+        text = text[:-1]
+    return f"{text}…" if cells > 0 else ""

@@ -1,130 +1,134 @@
-"""Where frames come from: pictures, folders, globs and video files, each frame in its order."""
+"""Where frames come from: every kind of source behind one small interface, and the files among them.
+
+`open_source` gives a Capture while its `with` lasts; what is slow to import (PyAV, OpenCV) is only where it is needed.
+"""
 
 from __future__ import annotations
 
-import glob
-import re
+import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from attri.runtime.errors import FailedError, ImageError, MissingExtra, UsageError
+from attri.runtime.errors import ImageError, SourceError
 from attri.runtime.images import IMAGE_SUFFIXES, list_images, load_image
+from attri.runtime.jpegs import split_jpegs
+from attri.runtime.source_uris import SourceSpec
 
-if TYPE_CHECKING:
-    from av import VideoFrame
+_POLL = 0.3  # seconds between two looks at a watched folder
 
-_SUFFIXES = "mp4 m4v mov mkv webm avi mpg mpeg ts wmv flv ogv"
-VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
+
+class Shot(NamedTuple):
+    """One picture as it was captured.
+
+    image   what to classify, arrays RGB, or the ImageError that says why there is nothing
+    time    seconds: position in a video file; Unix time for everything else
+    source  the file, where a source has several
+    """
+
+    image: Image.Image | NDArray[np.uint8] | ImageError
+    time: float
+    source: str | None = None
 
 
 @dataclass(frozen=True)
-class Frame:
-    """One picture to classify.
+class Capture:
+    """An open source. None among the shots says: still there, and nothing to show."""
 
-    source  the file as it was named
-    number  0-based, of this source
-    time    seconds: position in a video file; Unix time for pictures
-    image   what to classify, or the ImageError that says why there is nothing
+    description: str  # what was negotiated: size, rate, pixel format
+    shots: Iterator[Shot | None]
+
+
+def open_source(spec: SourceSpec, patience: float, left: threading.Event) -> AbstractContextManager[Capture]:
+    """Open what `spec` names.
+
+    Args:
+        patience: seconds without a frame after which a live source is to give up, where its library can.
+        left: set when nobody waits for frames any more.
+
+    Raises: SourceError, MissingExtra; from opening, and while shots are taken.
     """
+    if spec.kind in ("stream", "video"):
+        from attri.runtime.capture_av import open_stream, open_video
 
-    source: str
-    number: int
-    time: float
-    image: Image.Image | NDArray[np.uint8] | ImageError
+        return open_stream(spec, patience) if spec.live else open_video(spec)
+    if spec.live:
+        from attri.runtime.capture_cv import open_camera
 
-
-def resolve(sources: tuple[str, ...]) -> list[Path]:
-    """Files behind the sources, in order: a folder gives its pictures, a glob what it matches.
-
-    Raises:
-        UsageError: nothing there, or a kind of source that is not known.
-    """
-    files = []
-    for source in sources:
-        try:
-            files += _files(source)
-        except OSError as error:
-            raise UsageError(f"{source} cannot be read: {error.strerror}") from error
-    return files
+        return open_camera(spec)
+    if spec.kind == "watch":
+        return _watch(Path(spec.uri), left)
+    return _stdin() if spec.kind == "stdin" else _pictures(spec)
 
 
-def _files(source: str) -> list[Path]:
-    path = Path(source)
-    if "://" in source or source.startswith("/dev/") or re.fullmatch(r"camera\d+", source):
-        shown = re.sub("//.*@", "//***@", source)  # no passwords on a screen
-        raise UsageError(f"{shown}: cameras and streams are not supported in this version; give files or folders")
-    if path.is_dir():
-        files = list_images(path)
-        if not files:
-            raise UsageError(f"the folder {source} has no pictures")
-        return files
-    if path.exists():
-        return [path]
-    if glob.has_magic(source):
-        matches = glob.glob(source, recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
-        files = sorted(path for path in map(Path, matches) if path.is_file())
-        if not files:
-            raise UsageError(f"nothing matches {source}")
-        return files
-    raise UsageError(f"{source} does not exist")
+@contextmanager
+def _pictures(spec: SourceSpec) -> Iterator[Capture]:
+    yield Capture(f"{len(spec.files)} pictures", map(_picture, spec.files))
 
 
-def frames(file: Path) -> Iterator[Frame]:
-    """The frames of one file. A picture that cannot be read is a frame with its error.
-
-    Raises:
-        FailedError: a video that cannot be read, or is damaged further on.
-        MissingExtra: a video, without the extra that reads it.
-    """
-    if file.suffix.lower() in VIDEO_SUFFIXES:
-        yield from _video(file)
-        return
-    if file.suffix.lower() not in IMAGE_SUFFIXES:
-        message = f"{file} is of no kind that attri reads: a picture (.jpg, .png, ...) or a video (.mp4, .mkv, ...)"
-        yield Frame(str(file), 0, time.time(), ImageError(message))
-        return
+def _picture(path: Path) -> Shot:
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        message = f"{path} is of no kind that attri reads: a picture (.jpg, .png, ...) or a video (.mp4, .mkv, ...)"
+        return Shot(ImageError(message), time.time(), str(path))
     try:
-        image: Image.Image | ImageError = load_image(file)
+        return Shot(load_image(path), time.time(), str(path))
     except ImageError as error:
-        image = error
-    yield Frame(str(file), 0, time.time(), image)
+        return Shot(error, time.time(), str(path))
 
 
-def _video(file: Path) -> Iterator[Frame]:
+@contextmanager
+def _watch(folder: Path, left: threading.Event) -> Iterator[Capture]:
+    known = _states(folder)
+    yield Capture(f"watched, {len(known)} pictures already there are left out", _arrivals(folder, known, left))
+
+
+def _arrivals(folder: Path, known: dict[Path, tuple[int, int]], left: threading.Event) -> Iterator[Shot | None]:
+    """Pictures that are new or written anew, each once it has stayed the same between two looks."""
+    before = known
+    while not left.wait(_POLL):
+        now = _states(folder)
+        for path, state in now.items():
+            if known.get(path) != state and before.get(path) == state:
+                known[path] = state
+                yield _picture(path)
+        known = {path: state for path, state in known.items() if path in now}
+        before = now
+        yield None
+
+
+def _states(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Time of the last change, ns, and size of each picture."""
     try:
-        import av
-    except ModuleNotFoundError as error:
-        raise MissingExtra("av (for video files)", "camera") from error
-    number, cut = 0, False
+        paths = list_images(folder)
+    except (ImageError, OSError) as error:
+        raise SourceError(f"{folder} can no longer be read: {error}") from error
+    result = {}
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError:  # it was there a moment ago
+            continue
+        result[path] = (status.st_mtime_ns, status.st_size)
+    return result
+
+
+@contextmanager
+def _stdin() -> Iterator[Capture]:
+    # Without the buffer, whose lock a thread that waits for input would still hold when the process ends.
+    stream = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
+    yield Capture("JPEGs from standard input", map(_from_bytes, split_jpegs(stream)))
+
+
+def _from_bytes(data: bytes) -> Shot:
     try:
-        with av.open(str(file)) as container:
-            if not container.streams.video:
-                raise FailedError(f"{file} has no video in it")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            for packet in container.demux(stream):
-                if packet.size:  # the one that ends the stream is empty
-                    cut = packet.is_corrupt
-                for frame in packet.decode():
-                    yield Frame(str(file), number, float(frame.time or 0.0), _upright(frame))
-                    number += 1
-    except av.FFmpegError as error:
-        where = f"damaged after frame {number - 1}" if number else "not a video that can be read"
-        raise FailedError(f"{file} is {where}: {error.strerror}") from error
-    if number == 0:
-        raise FailedError(f"{file} has no frames in it")
-    if cut:  # decoders hide it: they make do with half a frame, or drop the last ones
-        raise FailedError(f"{file} is cut off after frame {number - 1}: copy it again")
-
-
-def _upright(frame: VideoFrame) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3], RGB. A telephone stores its videos lying, and beside them how far to turn them."""
-    turns = round(getattr(frame, "rotation", 0) / 90)  # counter-clockwise; PyAV has it from 14 on
-    return np.rot90(frame.to_ndarray(format="rgb24"), turns)
+        return Shot(load_image(data), time.time())
+    except ImageError as error:
+        return Shot(error, time.time())

@@ -26,7 +26,8 @@ class LabelSet:
     labels  C labels as they were given
     tokens  of the U distinct prompts among them
     ids     uint64 [U], ascending, of the prompts' token ids
-    prompt  intp [C], the prompt of each label
+    prompt  intp [P], the distinct prompt of each prompt: one of each label, or several
+    starts  intp [C], where the prompts of each label begin
     plain   features [U, D] that no image prompts, where a shortlist wants them
     """
 
@@ -34,6 +35,7 @@ class LabelSet:
     tokens: LabelTokens
     ids: Ids
     prompt: NDArray[np.intp]
+    starts: NDArray[np.intp]
     plain: Features | None = None
 
 
@@ -58,14 +60,27 @@ class TextEncoder:
         self._tokenizer = Tokenizer(bundle.file(MERGES))
         self._embedding = bundle.token_embedding()
 
-    def label_set(self, labels: Sequence[str], places: Sequence[str] | None = None) -> LabelSet:
-        """Tokenize. `places` name the labels in warnings. Raises LabelsError where there are none."""
-        tokens = encode_labels(self._tokenizer, labels, self.template, self._context, places)
+    def label_set(
+        self,
+        labels: Sequence[str],
+        places: Sequence[str] | None = None,
+        prompts: Sequence[Sequence[str]] | None = None,
+        template: str | None = None,
+    ) -> LabelSet:
+        """Tokenize. Arguments as of `Classifier.set_labels`. Raises LabelsError where there are no labels."""
+        groups = [(label,) for label in labels] if prompts is None else prompts
+        sizes = [len(group) for group in groups]
+        if len(sizes) != len(labels) or 0 in sizes:
+            raise ValueError("every label needs its own prompts, one or more")
+        words = [prompt for group in groups for prompt in group]
+        named = places and [place for place, size in zip(places, sizes, strict=True) for _ in range(size)]
+        tokens = encode_labels(self._tokenizer, words, template or self.template, self._context, named)
         digests = [hashlib.blake2b(np.array(ids, np.int32).tobytes(), digest_size=8) for ids in tokens.whole()]
         every = np.frombuffer(b"".join(digest.digest() for digest in digests), np.uint64)
         # 64 bits: two of 10,000 prompts share an id once in 10^11 sets.
         ids, first, prompt = np.unique(every, return_index=True, return_inverse=True)
-        result = LabelSet(tuple(labels), tokens.take(first), ids, prompt)
+        starts = np.cumsum([0, *sizes[:-1]])
+        result = LabelSet(tuple(labels), tokens.take(first), ids, prompt, starts)
         if self.shortlist is None:
             return result
         (plain,), _ = self.features(result, self._nothing, count=False)
@@ -74,7 +89,7 @@ class TextEncoder:
     def cosines(
         self, labels: LabelSet, images: Features, retrieved: NDArray[np.int32]
     ) -> tuple[list[NDArray[np.float32]], list[bool]]:
-        """Cosine [C] of every label with every image, and whether all text features were cached.
+        """Cosine [P] of every prompt with every image, and whether all text features were cached.
 
         With a shortlist only the labels whose plain features are nearest to an image are prompted for it; the others
         keep the plain cosine (our choice).

@@ -7,15 +7,22 @@ from typing import Any
 
 import pytest
 
-EXTRAS = {"torch", "torchvision", "open_clip", "onnx", "av", "safetensors", "matplotlib"}
+from attri.runtime.errors import MissingExtra
+
+EXTRAS = {
+    *("torch", "torchvision", "open_clip", "onnx", "safetensors", "matplotlib"),
+    *("av", "cv2", "paho", "prometheus_client", "starlette", "uvicorn", "websockets", "h11"),
+}
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Generator[None, Any, Any]:
     report = yield
     error = call.excinfo.value if call.excinfo is not None else None
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in EXTRAS:
-        report.outcome, report.longrepr = "skipped", (*item.location[:2], f"{error.name} is not installed")
+    if isinstance(error, MissingExtra) or (
+        isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in EXTRAS
+    ):
+        report.outcome, report.longrepr = "skipped", (*item.location[:2], str(error))
     return report
 
 

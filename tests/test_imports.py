@@ -21,6 +21,7 @@ MAY_IMPORT = {
 FILES = [file for part in MAY_IMPORT for file in sorted((ROOT / part).rglob("*.py"))]
 TESTS = {"tests", *(file.stem for file in ROOT.joinpath("tests").glob("*.py"))}
 HEAVY = ["torch", "torchvision", "open_clip", "onnx", "onnxruntime", "onnxscript", "tensorrt", "cv2", "av"]
+HEAVY += ["paho", "prometheus_client", "starlette", "uvicorn"]
 
 
 def name_of(path: Path) -> str:
@@ -92,7 +93,9 @@ def test_the_runtime_is_imported_about_as_fast_as_what_it_stands_on() -> None:
     assert ours < 3 * base
 
 
-@pytest.mark.parametrize("command", ["attri.runtime.cli", "attri.train.cli", "attri.export.cli"])
+@pytest.mark.parametrize(
+    "command", ["attri.runtime.cli", "attri.runtime.doctor", "attri.train.cli", "attri.export.cli"]
+)
 def test_help_needs_no_extra(command: str) -> None:
     block = f"import runpy, sys; sys.modules.update(dict.fromkeys({HEAVY}))"
     run = python(f"{block}; runpy.run_module({command!r}, run_name='__main__', alter_sys=True)", "--help")

@@ -31,14 +31,11 @@ def write_report(folder: Path, results: dict[str, Any], history: list[dict[str, 
     Raises:
         FailedError: it cannot be written.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    page = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(page)
     run, test = results["run"], results.get("test", {})
     confusion = np.array(test.get("confusion", np.zeros((0, 0))))
     classes = class_accuracy(confusion, run["classes"])
-    html = template.render(
+    html = render(
+        Path(__file__).with_name("report.html"),
         title=title(results),
         summary=summary(results),
         parts={part: results[part] for part in ("test", "val") if part in results},
@@ -57,6 +54,15 @@ def write_report(folder: Path, results: dict[str, Any], history: list[dict[str, 
     )
     # File names that are no valid text (any bytes may be one) are shown by their escapes.
     write_file(folder / "report.html", html.encode(errors="backslashreplace"))
+
+
+def render(template: Path, **values: Any) -> str:
+    """A page from a template, which finds what the reports share beside this file."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader([template.parent, Path(__file__).parent])
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    return environment.get_template(template.name).render(**values)
 
 
 def title(results: dict[str, Any]) -> str:

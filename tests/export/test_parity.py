@@ -7,10 +7,13 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from attri.export import onnx as exporter
+from attri.export import pictures
 from attri.export.onnx import export_bundle
-from attri.export.parity import Gates, Stages, cosine, judge, same_top1
+from attri.export.parity import Gates, Report, Stage, Stages, cosine, judge, same_top1
+from attri.export.pictures import read_pictures
 from attri.runtime.errors import ParityError, UsageError
 
 LABELS = ["bird", "apple", "house"]
@@ -23,7 +26,7 @@ def stages(rng):
     ]
     features, text = (x.astype(np.float32) for x in unit)
     retrieved = rng.integers(0, 9, (8, 2, 2)).astype(np.int32)
-    return Stages(features, retrieved, text, np.einsum("icd,id->ic", text, features))
+    return Stages(50.0, features, retrieved, text, np.einsum("icd,id->ic", text, features))
 
 
 @pytest.fixture
@@ -47,11 +50,35 @@ def test_each_stage_is_judged_on_its_own(reference):
     flipped = reference.retrieved.copy()
     flipped[0, 0, 0] += 1
     report = judge(reference, dataclasses.replace(reference, retrieved=flipped), gates)
-    assert held(report) == {"image features": True, "retrieved entries": False, "text features": True, "top-1": True}
+    others = ("image features", "text features", "logits", "top-1")
+    assert held(report) == {"retrieved entries": False} | dict.fromkeys(others, True)
     assert report.stages[1].mean == 1 - 1 / 32
     text = reference.text.copy()
     text[7, 2] *= -1
     assert held(judge(reference, dataclasses.replace(reference, text=text), gates))["text features"] is False
+
+
+def test_a_stage_keeps_the_worst_of_each_picture(reference):
+    text = reference.text.copy()
+    text[7, 2] *= -1
+    stage = judge(reference, dataclasses.replace(reference, text=text), Gates.of("fp32")).stages[2]
+    assert (stage.worst, stage.worst_picture) == (pytest.approx(-1), 7)
+    assert stage.mean == pytest.approx(1 - 2 / 24)
+    assert stage.distances == pytest.approx([0] * 7 + [2])
+
+
+def test_another_scale_is_a_difference_of_logits(reference):
+    logits = judge(reference, dataclasses.replace(reference, scale=60.0), Gates.of("fp32")).stages[3]
+    assert logits.values == pytest.approx(10 * np.abs(reference.cosines).max(1))
+    assert logits.worst == logits.values.max()
+
+
+def test_a_difference_is_held_below_its_gate_and_not_above():
+    errors = np.array([[0.0, 0.25], [1.0, 0.75]])
+    stages = [Stage.of("pixels", "difference", errors, gate, "mean") for gate in (0.5, 0.49)]
+    assert [stage.held for stage in stages] == [True, False]
+    assert (stages[0].worst, stages[0].values.tolist()) == (1.0, [0.25, 1.0])
+    assert not Stage.of("pixels", "difference", errors * np.nan, 0.5, "mean").held
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -82,7 +109,10 @@ def test_a_graph_that_drifted_writes_nothing_and_is_named(pocket_model, picture_
     export_bundle(pocket_model, tmp_path / "bundle", LABELS, picture_files[:4])
     before = (tmp_path / "bundle" / "manifest.json").read_bytes()
     monkeypatch.setattr(exporter, "trace_text", drifted)
-    with pytest.raises(ParityError, match=r"text features is 0\.\d+, the gate is 0.99999; nothing was written"):
+    where = r"text.onnx drifts first in block 0, MLP \(1 - cosine [\de.-]+\)"
+    with pytest.raises(
+        ParityError, match=rf"text features is 0\.\d+, the gate is 0.99999; {where}; nothing was written"
+    ):
         export_bundle(pocket_model, tmp_path / "bundle", LABELS, picture_files[:4])
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
     assert (tmp_path / "bundle" / "manifest.json").read_bytes() == before
@@ -92,9 +122,29 @@ def test_gates_given_by_hand_are_kept_in_the_bundle(pocket_model, picture_files,
     gates = Gates(0.5, 0.25, 0.125)
     report = export_bundle(pocket_model, tmp_path / "bundle", LABELS, picture_files[:4], gates=gates)
     stored = json.loads((tmp_path / "bundle" / "manifest.json").read_text())["parity"]
-    assert [stage["gate"] for stage in stored["stages"]] == [0.5, 0.25, 0.5, 0.125]
+    assert [stage["gate"] for stage in stored["stages"]] == [1e-4, 0.5, 0.25, 0.5, None, 0.125]
     assert stored["pictures"] == 4
     assert "image features" in report.table()
+
+
+def test_pixels_are_those_of_open_clip(pocket_model, picture_files, tmp_path):
+    for name, size in (("wide.png", (301, 97)), ("tall.jpg", (83, 240))):
+        with Image.open(picture_files[5]) as image:
+            image.convert("RGB").resize(size).save(tmp_path / name)
+    files = [*picture_files[:2], tmp_path / "wide.png", tmp_path / "tall.jpg"]
+    seen = read_pictures(pocket_model.backbone, [tmp_path / "none.png", *files])
+    assert seen.files == files
+    assert (seen.stage.worst, seen.stage.held) == (0.0, True)
+
+
+def test_another_crop_than_open_clips_is_noticed(pocket_model, picture_files, monkeypatch):
+    transform = pictures.open_clip_transform(pocket_model.backbone)
+    monkeypatch.setattr(pictures, "open_clip_transform", lambda _: lambda image: transform(image).roll(1, 2))
+    stage = read_pictures(pocket_model.backbone, picture_files[:2]).stage
+    assert not stage.held
+    report = Report([stage], 2, 1)
+    with pytest.raises(ParityError, match=r"pixels is 0\.\d+, the gate is 0.0001; nothing was written"):
+        report.check()
 
 
 def test_parity_without_pictures_is_refused(pocket_model, tmp_path):

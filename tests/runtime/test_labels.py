@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attri.runtime.errors import LabelsError, UsageError
-from attri.runtime.labels import class_words, label_lines, prompt, read_labels
+from attri.runtime.labels import class_words, load_labels, parse_labels, prompt, read_labels
 
 
 @pytest.fixture
@@ -28,7 +28,9 @@ def test_encodings_and_line_ends(labels_file: Path, encoding: str, newline: str)
     labels_file.write_bytes(TEXT.replace("\n", newline).encode(encoding))
     assert read_labels(labels_file) == WANTED
     assert read_labels(str(labels_file)) == WANTED
-    assert label_lines(labels_file) == dict(zip(WANTED, [1, 3, 6, 7], strict=True))
+    assert [(label.text, label.line) for label in load_labels(labels_file)] == list(
+        zip(WANTED, [1, 3, 6, 7], strict=True)
+    )
 
 
 def test_utf16_big_endian_with_bom(labels_file: Path) -> None:
@@ -122,3 +124,49 @@ def test_prompt_refuses_other_templates(template: str, count: int) -> None:
 def test_class_words() -> None:
     assert class_words("golden_retriever") == "golden retriever"
     assert class_words("__T-shirt___ two\t parts_") == "T-shirt two parts"
+
+
+def test_prompts_of_a_label(labels_file: Path) -> None:
+    text = "cat\ndefect = a scratch ; a dent;; a scratch;\n a  =\tb \ne=mc2\n= x\ny =\na = b = c; d = e\n"
+    labels_file.write_text(text)
+    found = [(label.text, label.prompts, label.line) for label in load_labels(labels_file)]
+    assert found == [
+        ("cat", ("cat",), 1),
+        ("defect", ("a scratch", "a dent"), 2),
+        ("a", ("b",), 3),  # the first one stays; line 7 repeats it
+        ("e=mc2", ("e=mc2",), 4),
+        ("= x", ("= x",), 5),
+        ("y =", ("y =",), 6),
+    ]
+    assert [str(label) for label in load_labels(labels_file)][:3] == ["cat", "defect = a scratch; a dent", "a = b"]
+    with pytest.raises(LabelsError, match=r"labels.txt line 2: prompts of a label are for attri-run"):
+        read_labels(labels_file)
+
+
+def test_a_label_without_prompts(labels_file: Path) -> None:
+    labels_file.write_text("cat\ndog = ; ;\n")
+    with pytest.raises(LabelsError, match=r"labels.txt line 2: 'dog' has no prompts: write dog = one; another"):
+        load_labels(labels_file)
+
+
+@given(st.text())
+def test_any_text_is_labels_or_one_line_that_says_why_not(text: str) -> None:
+    """And what is shown to whoever edits them is read back as the same."""
+    try:
+        labels = parse_labels(text, "the labels")
+    except LabelsError as error:
+        labels = []
+        message = str(error)
+        assert not set(message) & set("\r\n")
+    again = parse_labels("\n".join(map(str, labels)), "again") if labels else []
+    assert [(label.text, label.prompts) for label in again] == [(label.text, label.prompts) for label in labels]
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_labels_or_one_line(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    file = tmp_path_factory.getbasetemp() / "fuzzed.txt"
+    file.write_bytes(data)
+    try:
+        assert all(label.text.strip() and label.prompts for label in load_labels(file))
+    except LabelsError as error:
+        assert "\n" not in str(error)  # noqa: PT017

@@ -1,17 +1,28 @@
-"""Files behind the sources, and the frames behind the files; every video is encoded here from real pictures."""
+"""The frames in files, folders and standard input; every video is encoded here from real pictures."""
 
 from __future__ import annotations
 
+import io
 import struct
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
+from streams import mjpeg_server
 
-from attri.runtime.errors import FailedError, ImageError, MissingExtra, UsageError
-from attri.runtime.sources import Frame, frames, resolve
+from attri.runtime.errors import ImageError, MissingExtra, SourceError
+from attri.runtime.jpegs import split_jpegs
+from attri.runtime.source_uris import InputOptions, SourceSpec, find_source
+from attri.runtime.sources import Shot, open_source
 
 COUNT, RATE, WIDTH, HEIGHT = 12, 10, 64, 48
 
@@ -38,78 +49,28 @@ def shots(picture_files: list[Path]) -> list[np.ndarray]:
     return [np.asarray(image) for image in images]
 
 
-@pytest.fixture
-def folder(picture_files: list[Path], tmp_path: Path) -> Path:
-    """Pictures at two depths, hidden ones, and a text file."""
-    image = Image.open(picture_files[0]).convert("RGB")
-    for name in ("b.png", "a.jpg", "deep/c.PNG", ".hidden.png", ".cache/d.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        image.save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no picture")
-    return tmp_path
+def shots_of(spec: SourceSpec) -> Iterator[Shot]:
+    with open_source(spec, 5, threading.Event()) as capture:
+        yield from (shot for shot in capture.shots if shot is not None)
 
 
-def drain(path: Path) -> tuple[list[Frame], str]:
+def frames(path: Path) -> Iterator[Shot]:
+    return shots_of(find_source(str(path)))
+
+
+def drain(path: Path) -> tuple[list[Shot], str]:
     """The frames that came, and the error after them."""
-    found: list[Frame] = []
-    with pytest.raises(FailedError) as error:
+    found: list[Shot] = []
+    with pytest.raises(SourceError) as error:
         found.extend(frames(path))  # keeps what came before the error
     assert "\n" not in str(error.value)
+    assert error.value.final
     return found, str(error.value)
-
-
-def names(folder: Path, *sources: str) -> list[str]:
-    return [path.relative_to(folder).as_posix() for path in resolve(tuple(f"{folder}/{each}" for each in sources))]
-
-
-@pytest.mark.parametrize(
-    ("sources", "wanted"),
-    [
-        (["."], ["a.jpg", "b.png", "deep/c.PNG"]),
-        (["b.png", "deep", "a.jpg"], ["b.png", "deep/c.PNG", "a.jpg"]),
-        (["b.png", "b.png"], ["b.png", "b.png"]),
-        (["*.*g"], ["a.jpg", "b.png"]),
-        (["**/*.[pP]*"], ["b.png", "deep/c.PNG"]),
-        (["notes.txt"], ["notes.txt"]),
-    ],
-    ids=str,
-)
-def test_what_is_behind_the_sources(folder: Path, sources: list[str], wanted: list[str]) -> None:
-    assert names(folder, *sources) == wanted
-
-
-@pytest.mark.parametrize("name", ["odd[1].png", "camera_roll.png", "camera"])
-def test_a_file_that_is_there_is_taken_by_its_name(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / "b.png").rename(folder / name)
-    monkeypatch.chdir(folder)
-    assert resolve((name,)) == [Path(name)]
-
-
-@pytest.mark.parametrize(
-    ("source", "words"),
-    [
-        ("gone.png", "does not exist"),
-        ("camera_roll.png", "does not exist"),
-        ("*.bmp", "nothing matches"),
-        ("empty", "has no pictures"),
-        ("x" * 300, "File name too long"),
-        ("camera0", "not supported in this version"),
-        ("/dev/video0", "not supported in this version"),
-        ("/dev/null", "not supported in this version"),
-        ("rtsp://user:secret@host/1", "not supported in this version"),
-    ],
-)
-def test_what_is_no_source(folder: Path, source: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / "empty").mkdir()
-    monkeypatch.chdir(folder)
-    with pytest.raises(UsageError, match=words) as error:
-        resolve(("b.png", source))
-    assert "secret" not in str(error.value)
 
 
 def test_a_picture_is_one_frame(picture_files: list[Path]) -> None:
     (frame,) = frames(picture_files[0])
-    assert (frame.source, frame.number) == (str(picture_files[0]), 0)
+    assert frame.source == str(picture_files[0])
     assert isinstance(frame.image, Image.Image)
     assert frame.image.tobytes() == Image.open(picture_files[0]).tobytes()
 
@@ -125,7 +86,7 @@ def test_what_is_no_picture_is_a_frame_with_its_error(tmp_path: Path, name: str,
 @pytest.mark.parametrize(("name", "codec"), [("v.mp4", "libx264"), ("v.mp4", "mpeg4"), ("v.MKV", "libx264")])
 def test_a_video_gives_every_frame_in_its_order(shots: list[np.ndarray], tmp_path: Path, name: str, codec: str) -> None:
     found = list(frames(write_video(tmp_path / name, shots, codec)))
-    assert [frame.number for frame in found] == list(range(COUNT))
+    assert len(found) == COUNT
     np.testing.assert_allclose([frame.time for frame in found], np.arange(COUNT) / RATE, atol=1e-3)  # mkv counts in ms
     # Lossy: each frame is nearer to its own picture than to any other.
     distance = [[np.abs(frame.image.astype(float) - shot).mean() for shot in shots] for frame in found]
@@ -192,4 +153,135 @@ def test_sound_alone_is_no_video(tmp_path: Path) -> None:
 def test_a_video_without_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(MissingExtra, match=r"pip install 'attri\[camera\]'"):
-        next(frames(tmp_path / "v.mp4"))
+        next(shots_of(SourceSpec("v.mp4", "video", "v.mp4")))
+
+
+def test_a_video_played_again(shots: list[np.ndarray], tmp_path: Path) -> None:
+    spec = find_source(str(write_video(tmp_path / "v.mp4", shots[:3])))
+    again = list(shots_of(replace(spec, input=InputOptions(loop=2))))
+    assert [shot.time for shot in again] == pytest.approx([0, 0.1, 0.2] * 3)
+    for shot, first in zip(again[3:], again, strict=False):
+        np.testing.assert_array_equal(shot.image, first.image)
+    with open_source(replace(spec, input=InputOptions(loop=-1)), 5, threading.Event()) as capture:
+        assert len([shot for shot, _ in zip(capture.shots, range(20), strict=False)]) == 20
+
+
+def test_a_playlist_that_is_named_a_video_opens_no_network(tmp_path: Path) -> None:
+    listed = tmp_path / "list.mp4"
+    with mjpeg_server() as server:
+        uri = server.uri("/part.ts")
+        listed.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1.2,\n{uri}\n#EXT-X-ENDLIST\n")
+        assert not drain(listed)[0]
+        assert server.requests == 0
+
+
+class Slowly(io.BytesIO):
+    """Gives a few bytes at a time, as a pipe may."""
+
+    step = 1
+
+    def read1(self, size: int = -1) -> bytes:
+        return self.read(self.step)
+
+
+def as_jpeg(picture: np.ndarray, **options: object) -> bytes:
+    data = io.BytesIO()
+    Image.fromarray(picture).save(data, "JPEG", **options)
+    return data.getvalue()
+
+
+@pytest.fixture
+def jpegs(shots: list[np.ndarray]) -> list[bytes]:
+    """Baseline, progressive, with restarts, and with a thumbnail, which is a JPEG inside the JPEG."""
+    thumbnail = b"Exif\0\0" + as_jpeg(shots[0])
+    outer = as_jpeg(shots[3])
+    segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    restarts = as_jpeg(shots[2], restart_marker_blocks=2)
+    return [as_jpeg(shots[0]), as_jpeg(shots[1], progressive=True), restarts, outer[:2] + segment + outer[2:]]
+
+
+@pytest.mark.parametrize("step", [1, 2, 1000, 1 << 20])
+@pytest.mark.parametrize("between", [b"", b"\r\n--frame\r\nContent-Type: image/jpeg\r\n\r\n", b"\xff"])
+def test_jpegs_in_a_stream(jpegs: list[bytes], step: int, between: bytes) -> None:
+    stream = Slowly(between + between.join(jpegs) + between)
+    stream.step = step
+    assert list(split_jpegs(stream)) == jpegs
+
+
+def test_a_jpeg_that_breaks_off_costs_itself_alone(jpegs: list[bytes]) -> None:
+    cut = jpegs[0][:-200]
+    assert list(split_jpegs(io.BytesIO(cut + jpegs[1] + jpegs[3] + cut))) == [cut, jpegs[1], jpegs[3], cut]
+
+
+@given(
+    st.lists(st.sampled_from([b"\xff", b"\xd8", b"\xd9", b"\xda", b"\0", b"\x02", b"\xff\xd8\xff\xe0\0\x10", b"ab"]))
+)
+def test_any_bytes_are_split_without_loss(parts: list[bytes]) -> None:
+    """What comes out is in the stream, in order, and starts as a JPEG does."""
+    data = b"".join(parts)
+    at = 0
+    for found in split_jpegs(io.BytesIO(data)):
+        assert found.startswith(b"\xff\xd8")
+        at = data.index(found, at) + len(found)
+
+
+def test_standard_input(jpegs: list[bytes], shots: list[np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"".join([*jpegs, jpegs[0][:300]]))))
+    *found, broken = shots_of(find_source("-"))
+    for shot, data in zip(found, jpegs, strict=True):
+        assert shot.image.tobytes() == Image.open(io.BytesIO(data)).tobytes()
+    assert isinstance(broken.image, ImageError)
+
+
+def test_pictures_that_arrive_in_a_watched_folder(picture_files: list[Path], tmp_path: Path) -> None:
+    """One that is there, one that is written in two parts, one written anew, and one that is no picture."""
+    data = picture_files[0].read_bytes()
+    (tmp_path / "old.png").write_bytes(data)
+    found: list[Path] = []
+    left = threading.Event()
+    spec = find_source(str(tmp_path), watch=True)
+
+    def look() -> None:
+        with open_source(spec, 5, left) as capture:
+            assert capture.description == "watched, 1 pictures already there are left out"
+            ready.set()
+            for shot in capture.shots:
+                if shot is not None:
+                    found.append((Path(shot.source).name, isinstance(shot.image, ImageError)))
+
+    ready = threading.Event()
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        ready.wait(5)
+        with (tmp_path / "new.png").open("wb") as file:
+            file.write(data[:100])
+            file.flush()
+            time.sleep(0.45)  # more than one look, less than two that agree on the whole
+            file.write(data[100:])
+        (tmp_path / "words.png").write_text("no picture")
+        (tmp_path / "notes.txt").write_text("no picture")
+        wait_for(lambda: len(found) == 2)
+        (tmp_path / "old.png").write_bytes(data + b" ")
+        wait_for(lambda: len(found) == 3)
+    finally:
+        left.set()
+        thread.join(5)
+    assert found[:2] in ([("new.png", False), ("words.png", True)], [("words.png", True), ("new.png", False)])
+    assert found[2:] == [("old.png", False)]
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 5) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_watched_folder_that_goes(tmp_path: Path) -> None:
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    with open_source(find_source(str(folder), watch=True), 5, threading.Event()) as capture:
+        folder.rmdir()
+        with pytest.raises(SourceError, match="can no longer be read"):
+            next(capture.shots)

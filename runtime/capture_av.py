@@ -1,0 +1,155 @@
+"""Network streams and video files, by PyAV (FFmpeg)."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attri.runtime.errors import MissingExtra, SourceError
+from attri.runtime.source_uris import SourceSpec
+from attri.runtime.sources import Capture, Shot
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+_OPENING = 10.0  # seconds that a server may take to answer
+_ANALYSED = 500_000  # microseconds of a stream that FFmpeg looks at before it is open; its own 5 s are a long silence
+_GARBAGE = 100  # packets in a row that are no pictures
+
+
+@contextmanager
+def open_stream(spec: SourceSpec, patience: float) -> Iterator[Capture]:
+    """A camera in the network: rtsp, rtsps, or http with MJPEG. RTSP goes over TCP unless a latency is asked for.
+
+    FFmpeg's buffer of packets that come late exists over UDP alone: --input-latency is its length.
+    """
+    av = _av()
+    options = {"analyzeduration": str(_ANALYSED)}
+    if spec.uri.startswith("rtsp"):
+        latency = spec.input.latency
+        options |= {"rtsp_transport": "tcp"} if latency is None else _over_udp(latency)
+    waited = _OPENING
+    try:
+        with av.open(spec.uri, timeout=(_OPENING, patience), options=options, metadata_errors="replace") as container:
+            stream = _video_stream(container, "the stream")
+            waited = patience
+            yield Capture(_description(container, stream), _live(av, container, stream))
+    except av.FFmpegError as error:
+        raise _fault(av, error, waited) from error
+
+
+@contextmanager
+def open_video(spec: SourceSpec) -> Iterator[Capture]:
+    """A video file, played again as often as `loop` says."""
+    av, rounds = _av(), spec.input.loop or 0
+    with _opened(av, spec.uri) as container:
+        stream = _video_stream(container, spec.uri)
+        stream.thread_type = "AUTO"
+        yield Capture(_description(container, stream), _rounds(av, container, stream, rounds))
+
+
+def _rounds(av: Any, container: InputContainer, stream: VideoStream, again: int) -> Iterator[Shot]:
+    yield from _file(av, container, stream)
+    while again:
+        container.seek(0)
+        yield from _file(av, container, stream)
+        again -= again > 0
+
+
+@contextmanager
+def _opened(av: Any, uri: str) -> Iterator[InputContainer]:
+    try:
+        # A playlist that is only named a video must not make FFmpeg open the network; new ones refuse it by themselves.
+        container = av.open(uri, options={"protocol_whitelist": "file"}, metadata_errors="replace")
+    except av.FFmpegError as error:
+        raise SourceError(f"{uri} is not a video that can be read: {error.strerror}", final=True) from error
+    with container:
+        yield container
+
+
+def _file(av: Any, container: InputContainer, stream: VideoStream) -> Iterator[Shot]:
+    number, cut = 0, False
+    try:
+        for packet in container.demux(stream):
+            if packet.size:  # the one that ends the stream is empty
+                cut = packet.is_corrupt
+            for frame in packet.decode():
+                yield Shot(_upright(frame), float(frame.time or 0.0))
+                number += 1
+    except av.FFmpegError as error:
+        where = f"damaged after frame {number - 1}" if number else "not a video that can be read"
+        raise SourceError(f"{container.name} is {where}: {error.strerror}", final=True) from error
+    if number == 0:
+        raise SourceError(f"{container.name} has no frames in it", final=True)
+    if cut:  # decoders hide it: they make do with half a frame, or drop the last ones
+        raise SourceError(f"{container.name} is cut off after frame {number - 1}: copy it again", final=True)
+
+
+def _live(av: Any, container: InputContainer, stream: VideoStream) -> Iterator[Shot | None]:
+    """Frames as they come. What is damaged is left out: its picture did not come."""
+    bad = 0
+    for packet in container.demux(stream):
+        try:
+            frames = [] if packet.is_corrupt else packet.decode()
+        except av.InvalidDataError:
+            frames = []
+        whole = [frame for frame in frames if not frame.is_corrupt]
+        bad = 0 if whole else bad + 1
+        if bad > _GARBAGE:
+            raise SourceError("what it sends is no video")
+        yield from (Shot(_upright(frame), time.time()) for frame in whole)
+        if not whole:
+            yield None
+    raise SourceError("the stream ended")
+
+
+def _fault(av: Any, error: Any, waited: float) -> SourceError:
+    """FFmpeg's words for what went wrong, without the URI and so without its password."""
+    if isinstance(error, av.error.HTTPUnauthorizedError | av.error.HTTPForbiddenError):
+        return SourceError("it refuses the user name or password (401 or 403): mend them in the URI", final=True)
+    if isinstance(error, av.error.HTTPNotFoundError):
+        return SourceError("the server knows no such stream (404)")
+    if isinstance(error, av.error.ExitError):
+        return SourceError(f"no answer for {waited:g} s")
+    if isinstance(error, av.InvalidDataError):
+        return SourceError("what it sends is no video")
+    broken = isinstance(error, OSError) and error.errno == errno.EIO
+    return SourceError("the connection broke off" if broken else str(error.strerror))
+
+
+def _over_udp(latency: int) -> dict[str, str]:
+    return {"rtsp_transport": "udp", "max_delay": str(latency * 1000)}
+
+
+def _video_stream(container: InputContainer, name: str) -> VideoStream:
+    if not container.streams.video:
+        raise SourceError(f"{name} has no video in it", final=True)
+    return container.streams.video[0]
+
+
+def _description(container: InputContainer, stream: VideoStream) -> str:
+    codec = stream.codec_context
+    rate = f"{float(stream.average_rate):.4g} fps" if stream.average_rate else "rate unknown"
+    return f"{codec.width} x {codec.height}, {rate}, {codec.name} {codec.pix_fmt} ({container.format.name})"
+
+
+def _upright(frame: VideoFrame) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3], RGB. A telephone stores its videos lying, and beside them how far to turn them."""
+    turns = round(getattr(frame, "rotation", 0) / 90)  # counter-clockwise; PyAV has it from 14 on
+    return np.rot90(frame.to_ndarray(format="rgb24"), turns)
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ModuleNotFoundError as error:
+        raise MissingExtra("av (for videos and streams)", "camera") from error
+    return av

@@ -1,0 +1,35 @@
+"""Passwords and tokens: from the environment or a file, never from the command line, where everybody can read them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from attri.runtime.errors import UsageError
+
+_LOGGER = logging.getLogger("attri")
+_LONGEST = 4096  # bytes
+
+
+def read_secret(variable: str, file: Path | None) -> str | None:
+    """What the file holds, else the environment variable, else None; white space around it does not count.
+
+    Raises:
+        UsageError: the file cannot be read, is empty, or is no text of one line.
+    """
+    if file is None:
+        return os.environ.get(variable, "").strip() or None
+    try:
+        with file.open("rb") as stream:
+            secret = stream.read(_LONGEST + 1).decode().strip()
+        public = os.name == "posix" and file.stat().st_mode & 0o007
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} is not text: write the secret alone on its first line") from error
+    if not secret or not secret.isprintable() or len(secret) > _LONGEST:
+        raise UsageError(f"{file} has to hold the secret alone, on one line")
+    if public:
+        _LOGGER.warning("%s can be read by everybody: chmod 600 %s", file, file)
+    return secret

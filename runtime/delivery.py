@@ -1,0 +1,108 @@
+"""One sink's thread, and the bounded queue in front of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from attri.runtime.errors import SinkError
+from attri.runtime.redact import redact
+from attri.runtime.result import Result, Sink
+
+_LOGGER = logging.getLogger("attri")
+_ROOM = 8  # results; each holds a whole frame
+
+
+class Delivery:
+    """Gives results to one sink, in order, as fast as it takes them.
+
+    When the queue is full, a result of a live source costs one: for a lossless sink the new one (what waits was
+    promised), else the oldest that is no event. Both are counted. A SinkError costs its result, is counted, and is told
+    when it begins and when it is over.
+
+    Args:
+        on_room: called when a full queue has room again.
+        on_end: called with an error that is none of the sink's business to raise; the sink is given nothing more.
+    """
+
+    def __init__(self, sink: Sink, on_room: Callable[[], None], on_end: Callable[[BaseException], None]) -> None:
+        self.sink, self.name = sink, sink.name
+        self.dropped = 0  # results that never reached the sink
+        self.failed = 0  # results that the sink could not deliver
+        self._on_room, self._on_end = on_room, on_end
+        self._queue: deque[Result] = deque()
+        self._changed = threading.Condition()
+        self._ending = self._broken = self._faulty = False
+        self._thread = threading.Thread(target=self._run, name=f"sink {sink.name}", daemon=True)
+        self._thread.start()
+
+    def has_room(self) -> bool:
+        """Whether a result may be promised."""
+        return self._broken or len(self._queue) < _ROOM
+
+    def offer(self, result: Result, due: bool) -> None:
+        """Queue a result; never waits. due: whether it is one that --every and --on-change let through."""
+        if self._broken or not (due or self.sink.every_frame):
+            return
+        with self._changed:
+            if len(self._queue) >= _ROOM:
+                self.dropped += 1
+                if self.sink.lossless:
+                    return
+                del self._queue[next((i for i, each in enumerate(self._queue) if not each.changed), 0)]
+            self._queue.append(result)
+            self._changed.notify()
+
+    def end(self) -> None:
+        """Let the sink have what is queued, and close."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify()
+
+    def join(self, seconds: float) -> bool:
+        """Wait for that; whether it is done."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            while (result := self._next()) is not None:
+                self._write(result)
+        except BaseException as error:  # it belongs to the main thread
+            self._broken = True
+            self._on_end(error)
+        finally:
+            self._close()
+
+    def _next(self) -> Result | None:
+        with self._changed:
+            while not self._queue:
+                if self._ending:
+                    return None
+                self._changed.wait()
+            return self._queue.popleft()
+
+    def _write(self, result: Result) -> None:
+        try:
+            self.sink.write(result)
+        except SinkError as error:
+            self.failed += 1
+            if not self._faulty:
+                _LOGGER.error("error: %s", redact(str(error)))
+            self._faulty = True
+        else:
+            if self._faulty:
+                _LOGGER.warning("%s works again; %d results were lost", self.sink.name, self.failed)
+            self._faulty = False
+        self._on_room()
+
+    def _close(self) -> None:
+        try:
+            self.sink.close()
+        except SinkError as error:
+            self.failed += 1
+            _LOGGER.error("error: %s", redact(str(error)))
+        except BaseException as error:
+            self._on_end(error)

@@ -1,0 +1,52 @@
+"""How a frame lies, and which part of it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from attri.runtime.errors import SourceError
+
+Region = tuple[int, int, int, int]  # x, y, width, height in pixels
+
+# Named as by jetson-utils and GStreamer's videoflip: what is done to the frame, not how the camera hangs.
+_FLIPS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    "none": lambda image: image,
+    "counterclockwise": np.rot90,
+    "rotate-180": lambda image: image[::-1, ::-1],
+    "clockwise": lambda image: np.rot90(image, -1),
+    "horizontal": lambda image: image[:, ::-1],
+    "vertical": lambda image: image[::-1],
+    "upper-right-diagonal": lambda image: image[::-1, ::-1].swapaxes(0, 1),
+    "upper-left-diagonal": lambda image: image.swapaxes(0, 1),
+}
+
+
+def flipped(image: NDArray[np.uint8], how: str) -> NDArray[np.uint8]:
+    """[H, W, 3] -> the same turned or mirrored, C-contiguous."""
+    return np.ascontiguousarray(_FLIPS[how](image))
+
+
+def as_rgb(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3], whatever mode a picture has."""
+    if isinstance(image, np.ndarray):
+        return image
+    if "transparency" in image.info:
+        image = image.copy()
+        del image.info["transparency"]  # RGB has no use for it, and Pillow would warn of it
+    return np.asarray(image.convert("RGB"))
+
+
+def region(image: Image.Image | NDArray[np.uint8], roi: Region | None) -> Image.Image | NDArray[np.uint8]:
+    """The part of a frame that is classified. Raises SourceError where the frame does not hold all of it."""
+    if roi is None:
+        return image
+    x, y, w, h = roi
+    width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
+    if x + w > width or y + h > height:
+        raise SourceError(f"the region {x},{y},{w},{h} is not inside a frame of {width} x {height}")
+    return image.crop((x, y, x + w, y + h)) if isinstance(image, Image.Image) else image[y : y + h, x : x + w]

@@ -1,0 +1,169 @@
+"""What is classified, and how results become decisions: the options that say so."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from attri.runtime.errors import UsageError
+from attri.runtime.source_uris import CODECS, FLIPS, InputOptions, SourceSpec, find_sources, read_sources
+
+if TYPE_CHECKING:
+    from attri.runtime.classifier import Classifier
+    from attri.runtime.pipeline import Pipeline
+
+
+class RoiType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.3 on
+    """x,y,width,height in pixels."""
+
+    name = "x,y,w,h"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            x, y, w, h = map(int, value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not x,y,width,height in pixels", param, ctx)
+        if x < 0 or y < 0 or w < 1 or h < 1:
+            self.fail(f"{value!r} holds no pixels of a frame", param, ctx)
+        return x, y, w, h
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The values of the options below, by their names."""
+
+    sources: Path | None
+    watch: bool
+    input_width: int | None
+    input_height: int | None
+    input_rate: float | None
+    input_codec: str | None
+    input_flip: str | None
+    input_latency: int | None
+    input_loop: int | None
+    stride: int | None
+    roi: tuple[int, int, int, int] | None
+    steady: float | None
+    frozen_after: float | None
+    max_retries: int | None
+    template: str | None
+    smooth: float
+    majority: int
+    min_duration: float
+    every: float
+    on_change: bool
+
+
+_POSITIVE = click.FloatRange(0, min_open=True)
+OPTIONS = [
+    click.option("--sources", type=click.Path(path_type=Path), help="TOML file with named sources."),
+    click.option("--watch", is_flag=True, help="Classify pictures as they arrive in the folder."),
+    click.option("--input-width", type=click.IntRange(1), help="Of a camera, pixels."),
+    click.option("--input-height", type=click.IntRange(1)),
+    click.option("--input-rate", "--input-framerate", type=_POSITIVE, help="Of a camera, frames per second."),
+    click.option("--input-codec", type=click.Choice(CODECS), help="Of a V4L2 camera. [mjpeg]"),
+    click.option("--input-flip", type=click.Choice(FLIPS), help="Turn or mirror frames."),
+    click.option(
+        "--input-latency",
+        "--input-rtsp-latency",
+        type=click.IntRange(0),
+        metavar="MS",
+        help="RTSP over UDP, and how long to wait for late packets. [RTSP over TCP]",
+    ),
+    click.option("--input-loop", type=click.IntRange(-1), help="Play files again so often; -1 for ever."),
+    click.option("--stride", "--vid-stride", type=click.IntRange(1), help="Take every so many frames."),
+    click.option("--roi", type=RoiType(), help="Region to classify, pixels."),
+    click.option(
+        "--steady",
+        type=click.FloatRange(0, 2),
+        metavar="MARGIN",
+        help="Keep a video's pool entries until others are ahead by this cosine; more frames come from the cache.",
+    ),
+    click.option(
+        "--frozen-after",
+        type=click.FloatRange(0),
+        metavar="SECONDS",
+        help="Without a new picture for so long is a fault of a camera or stream; 0 lets it stand still. [10]",
+    ),
+    click.option("--max-retries", type=click.IntRange(0), help="To open a camera or stream again, in a row. [20]"),
+    click.option("--template", help="Sentence around each label, with {} in its place. [the bundle's own]"),
+    click.option(
+        "--smooth", type=click.FloatRange(0), default=0.0, metavar="SECONDS", help="Average scores over about so long."
+    ),
+    click.option(
+        "--majority",
+        type=click.IntRange(1),
+        default=1,
+        metavar="N",
+        help="Take the label of most of the last N frames.",
+    ),
+    click.option(
+        "--min-duration",
+        type=click.FloatRange(0),
+        default=0.0,
+        metavar="SECONDS",
+        help="A label must hold so long to be decided.",
+    ),
+    click.option(
+        "--every", type=click.FloatRange(0), default=0.0, metavar="SECONDS", help="At most one result in so long."
+    ),
+    click.option("--on-change", is_flag=True, help="Only results whose label differs from the one before."),
+]
+
+
+def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a click command the options above; its function gets them as one argument, `inputs`."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        inputs = Inputs(**{field.name: kwargs.pop(field.name) for field in fields(Inputs)})
+        return command(*args, inputs=inputs, **kwargs)
+
+    for option in reversed(OPTIONS):
+        wrapper = option(wrapper)
+    return wrapper
+
+
+def find_inputs(words: tuple[str, ...], inputs: Inputs) -> list[SourceSpec]:
+    """The sources that were asked for; all of the sources file, where none is named. Raises UsageError."""
+    named = read_sources(inputs.sources) if inputs.sources else {}
+    if not words and not named:
+        raise UsageError("name a SOURCE: camera0, rtsp://..., a video, a picture, a folder; or give --sources")
+    options = {each.name: getattr(inputs, each.name, None) for each in fields(InputOptions)}
+    options |= {
+        each.name: getattr(inputs, f"input_{each.name}")
+        for each in fields(InputOptions)
+        if hasattr(inputs, f"input_{each.name}")
+    }
+    specs = find_sources(words or tuple(named), named, InputOptions(**options), inputs.watch)
+    given = {"--frozen-after": inputs.frozen_after, "--max-retries": inputs.max_retries}
+    if (idle := [name for name, value in given.items() if value is not None]) and not any(spec.live for spec in specs):
+        raise UsageError(f"{', '.join(idle)}: none of the sources is a camera or stream")
+    return specs
+
+
+def open_pipeline(specs: list[SourceSpec], classifier: Classifier, labels: Path | None, inputs: Inputs) -> Pipeline:
+    """Labels, rules and patience for each source. Raises LabelsError, UsageError."""
+    from attri.runtime.decide import Rule
+    from attri.runtime.live_labels import LiveLabels
+    from attri.runtime.pipeline import Pipeline, Schedule
+    from attri.runtime.reader import Patience
+
+    sets: dict[tuple[Path | None, str | None], LiveLabels] = {}
+    chosen, rules = [], []
+    for spec in specs:
+        key = (spec.labels or labels, spec.template or inputs.template)
+        if key not in sets:
+            sets[key] = LiveLabels(copy.copy(classifier), *key)  # the same graphs and cache, other labels
+        chosen.append(sets[key])
+        threshold = classifier.threshold if spec.threshold is None else spec.threshold
+        rules.append(Rule(inputs.smooth, inputs.majority, inputs.min_duration, threshold))
+    asked = {"retries": inputs.max_retries, "frozen": inputs.frozen_after}
+    patience = Patience(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
+    return Pipeline(specs, chosen, rules, Schedule(inputs.every, inputs.on_change), patience)

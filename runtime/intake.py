@@ -1,0 +1,103 @@
+"""Frames on their way from all sources to the one classifier; bounded, and fair to every source."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from numpy import uint8
+from numpy.typing import NDArray
+from PIL import Image
+
+_ROOM = 4  # frames of a file that wait: enough to decode the next while one is classified
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture to classify.
+
+    source    as shown; the file, where the source has several
+    number    0-based, of this source
+    time      seconds: position in a video file; Unix time for everything else
+    image     the whole of it
+    part      what is classified
+    captured  when it came, by the monotonic clock, seconds
+    """
+
+    source: str
+    number: int
+    time: float
+    image: Image.Image | NDArray[uint8]
+    part: Image.Image | NDArray[uint8]
+    captured: float
+
+
+class Intake:
+    """A place for one frame of each live source, where a newer one replaces it; a short queue for each file.
+
+    Args:
+        live: of each source, whether it is.
+    """
+
+    def __init__(self, live: Sequence[bool]) -> None:
+        self._live = live
+        self._queues: list[deque[Frame]] = [deque() for _ in live]
+        self._open = [True] * len(live)
+        self._changed = threading.Condition()
+        self._next = 0  # the source that is asked first: turns go round
+        self.dropped = [0] * len(live)  # frames that were replaced before anyone looked at them
+
+    def put(self, source: int, frame: Frame, left: threading.Event) -> None:
+        """Hand over a frame; one of a file waits for room, until `left` is set."""
+        queue = self._queues[source]
+        with self._changed:
+            if self._live[source]:
+                self.dropped[source] += len(queue)
+                queue.clear()
+            while len(queue) >= _ROOM and not left.is_set():
+                self._changed.wait(0.2)
+            if not left.is_set():
+                queue.append(frame)
+                self._changed.notify_all()
+
+    def drain(self, source: int, left: threading.Event) -> None:
+        """Wait until all that was handed over is taken, or `left` is set."""
+        with self._changed:
+            while self._queues[source] and not left.is_set():
+                self._changed.wait(0.2)
+
+    def end(self, source: int) -> None:
+        """No more frames come from this source."""
+        with self._changed:
+            self._open[source] = False
+            self._changed.notify_all()
+
+    def wake(self) -> None:
+        """What `take` was told about files may be different now."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def take(self, files: Callable[[], bool], stop: threading.Event) -> tuple[int, Frame] | None:
+        """The next frame and the number of its source; None when all have ended, or `stop` is set.
+
+        files: whether frames of files may be taken now; they wait where they are until then, and hold up nobody.
+        """
+        with self._changed:
+            while not stop.is_set():
+                source = self._ready(files())
+                if source is not None:
+                    self._next = source + 1
+                    frame = self._queues[source].popleft()
+                    self._changed.notify_all()
+                    return source, frame
+                if not any(self._open) and not any(self._queues):
+                    return None
+                self._changed.wait(0.2)
+        return None
+
+    def _ready(self, files: bool) -> int | None:
+        count = len(self._queues)
+        turns = ((self._next + i) % count for i in range(count))
+        return next((i for i in turns if self._queues[i] and (self._live[i] or files)), None)

@@ -1,0 +1,290 @@
+"""From sources to sinks: capture, inference and output each in their own threads, with bounded queues between.
+
+    reader ---+                                     +--- delivery --- sink
+    reader ---+--- intake --- classify, decide -----+--- delivery --- sink
+    files ----+                                     +--- ...
+
+Live sources never wait: the newest frame is classified, the others are counted. Files lose nothing: their frames are
+taken only while every lossless sink has room, so that a slow one holds back files and nobody else.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from attri.runtime.decide import Decider, Rule
+from attri.runtime.delivery import Delivery
+from attri.runtime.errors import ImageError, LabelsError
+from attri.runtime.geometry import as_rgb
+from attri.runtime.intake import Frame, Intake
+from attri.runtime.live_labels import LiveLabels, watch
+from attri.runtime.reader import Patience, Reader
+from attri.runtime.redact import redact
+from attri.runtime.result import Result, Sink, SourceHealth
+from attri.runtime.source_uris import SourceSpec
+from attri.runtime.steady import Steady
+
+_LOGGER = logging.getLogger("attri")
+_STOPPING = 1.5  # seconds for everything to end once a signal has come
+_POLL = 0.2
+_LEEWAY = 1e-3  # seconds: times of frames are rounded
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which results are due: one in `every` seconds; or changes alone, and one in `every` seconds beside them."""
+
+    every: float = 0.0
+    on_change: bool = False
+
+
+class Channel:
+    """What belongs to one source while it is classified."""
+
+    def __init__(self, reader: Reader, labels: LiveLabels, rule: Rule, schedule: Schedule) -> None:
+        self.reader, self.labels = reader, labels
+        self.frames = 0
+        self._decide, self._schedule = Decider(rule), schedule
+        self._steady = _steady(reader.spec.input.steady, labels)
+        self._interval = 0.0  # seconds between results, smoothed
+        self._last = self._told = float(
+            "-inf"
+        )  # when the last result was (monotonic), and the last one due (its frame)
+
+    @property
+    def fps(self) -> float:
+        """Results per second; it falls by itself when none come."""
+        since = time.monotonic() - self._last
+        return 1 / max(self._interval, since) if self.frames > 1 else 0.0
+
+    def result(self, frame: Frame, dropped: int) -> tuple[Result, bool]:
+        """Classify a frame; the result, and whether it is due. Raises ImageError, EngineError."""
+        prediction = self.labels.classifier(frame.part, self._steady)
+        clock = frame.captured if self.reader.spec.live else frame.time  # Unix time jumps when it is set
+        decision = self._decide(prediction, clock)
+        now = time.monotonic()
+        self._count(now)
+        result = Result(
+            source=frame.source,
+            frame=frame.number,
+            time=frame.time,
+            image=as_rgb(frame.image),
+            prediction=prediction,
+            label=decision.label,
+            score=decision.score,
+            changed=decision.changed,
+            age_ms=1000 * (now - frame.captured),
+            fps=self.fps,
+            dropped=dropped,
+        )
+        return result, self._due(decision.changed, clock)
+
+    def _count(self, now: float) -> None:
+        step = now - self._last
+        self._interval = step if self.frames < 2 else 0.9 * self._interval + 0.1 * step
+        self._last = now
+        self.frames += 1
+
+    def _due(self, changed: bool, clock: float) -> bool:
+        every, on_change = self._schedule.every, self._schedule.on_change
+        passed = clock - self._told
+        due = (on_change and changed) or ((every > 0 or not on_change) and not 0 <= passed < every - _LEEWAY)
+        if due:
+            self._told = clock
+        return due
+
+
+def _steady(margin: float | None, labels: LiveLabels) -> Steady | None:
+    if margin is None:
+        return None
+    return Steady(margin, labels.classifier.bundle.manifest.retrieval["topk"])
+
+
+class Pipeline:
+    """The running command; for its sinks, their Control.
+
+    Args:
+        specs: the sources.
+        labels: of each source; sources may share one.
+        rules: of each source.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[SourceSpec],
+        labels: Sequence[LiveLabels],
+        rules: Sequence[Rule],
+        schedule: Schedule,
+        patience: Patience,
+    ) -> None:
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._signal: int | None = None
+        self._intake = Intake([spec.live for spec in specs])
+        readers = [Reader(i, spec, self._intake, patience, self._fail) for i, spec in enumerate(specs)]
+        self._channels = [Channel(*each, schedule) for each in zip(readers, labels, rules, strict=True)]
+        self._deliveries: list[Delivery] = []
+        self._stopped = 0.0  # when that was noticed; monotonic
+
+    def run(self, sinks: Sequence[Sink]) -> bool:
+        """Classify until every source has ended, or SIGINT or SIGTERM comes; whether nothing failed.
+
+        Raises:
+            KeyboardInterrupt: on SIGINT, after everything was closed.
+            Whatever broke in one of the threads, likewise.
+        """
+        self._deliveries = [Delivery(sink, self._intake.wake, self._fail) for sink in sinks]
+        worker = threading.Thread(target=self._guarded, args=(self._classify,), name="classify", daemon=True)
+        with self._signals():
+            worker.start()
+            self._start_readers()
+            while worker.is_alive() and not self._late(_STOPPING / 2):
+                worker.join(_POLL)
+                for channel in self._channels:
+                    channel.reader.check()
+            self._end()
+        if self._error is not None:
+            raise self._error
+        _LOGGER.info(self._summary())
+        if self._signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        broken = any(delivery.failed for delivery in self._deliveries if delivery.sink.lossless)
+        return not (broken or self._files_failed() or self._sources_lost())
+
+    def labels(self, source: str | None = None) -> list[str]:
+        return [str(label) for label in self._sets(source)[0].labels]
+
+    def set_labels(self, text: str, source: str | None = None) -> None:
+        for each in self._sets(source):
+            each.set(text)
+
+    def health(self) -> list[SourceHealth]:
+        result = []
+        for channel, dropped in zip(self._channels, self._intake.dropped, strict=True):
+            reader = channel.reader
+            state = "frozen" if reader.is_frozen() else reader.state
+            counts = (channel.frames, dropped, reader.restarts, round(channel.fps, 2), reader.last_frame)
+            result.append(SourceHealth(reader.spec.name, state, reader.detail, *counts))
+        return result
+
+    def _sets(self, source: str | None) -> list[LiveLabels]:
+        """The labels of the sources of this name; of all, where it is None."""
+        found = {id(c.labels): c.labels for c in self._channels if source in (None, c.reader.spec.name)}
+        if not found:
+            raise LabelsError(f"there is no source {source}")
+        return list(found.values())
+
+    def _start_readers(self) -> None:
+        """Files one after the other, so that they come in the order of the command; all others at once."""
+        readers = [channel.reader for channel in self._channels]
+        files = [reader for reader in readers if _in_turn(reader.spec)]
+        sets = [each for each in {id(c.labels): c.labels for c in self._channels}.values() if each.file]
+        for job in (lambda: _run_all(files), lambda: watch(sets, self._stop)):
+            threading.Thread(target=self._guarded, args=(job,), daemon=True).start()
+        for reader in readers:
+            if reader not in files:
+                reader.start()
+
+    def _classify(self) -> None:
+        while (item := self._intake.take(self._promise, self._stop)) is not None:
+            source, frame = item
+            channel = self._channels[source]
+            try:
+                result, due = channel.result(frame, self._intake.dropped[source])
+            except ImageError as error:
+                channel.reader.unreadable += 1
+                _LOGGER.error("error: %s", redact(str(error)))
+                continue
+            for delivery in self._deliveries:
+                delivery.offer(result, due)
+
+    def _promise(self) -> bool:
+        return all(delivery.has_room() for delivery in self._deliveries if delivery.sink.lossless)
+
+    def _guarded(self, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except BaseException as error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Stop everything; the first error is the one to raise."""
+        self._error = self._error or error
+        self._stop.set()
+        self._intake.wake()
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first signal stops what runs; a second one, in the same way as ever, the process."""
+
+        def stop(number: int, _: Any) -> None:
+            self._signal = number
+            self._stop.set()
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+        main = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
+        before = {number: signal.getsignal(number) for number in numbers}
+        try:
+            for number in numbers:
+                signal.signal(number, stop)
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _end(self) -> None:
+        """Close sources and sinks. After a signal what is slow is left behind; else sinks have the time they need."""
+        for delivery in self._deliveries:
+            delivery.end()
+        waiting: list[Reader | Delivery] = [*self._deliveries, *(channel.reader for channel in self._channels)]
+        for channel in self._channels:
+            channel.reader.stop()
+        while waiting and not self._late():
+            waiting = [each for each in waiting if not each.join(0.05)]
+        for each in waiting:
+            _LOGGER.warning("%s did not end in time", each.name)
+        self._stop.set()
+
+    def _late(self, seconds: float = _STOPPING) -> bool:
+        """Whether it was to stop, and that was so long ago."""
+        if not self._stop.is_set():
+            return False
+        self._stopped = self._stopped or time.monotonic()
+        return time.monotonic() > self._stopped + seconds
+
+    def _files_failed(self) -> int:
+        readers = [channel.reader for channel in self._channels]
+        return sum(reader.unreadable + (reader.state == "dead" and not reader.spec.live) for reader in readers)
+
+    def _sources_lost(self) -> int:
+        return sum(channel.reader.state == "dead" and channel.reader.spec.live for channel in self._channels)
+
+    def _summary(self) -> str:
+        done = sum(channel.frames for channel in self._channels)
+        caches = {id(cache): cache for cache in (channel.labels.classifier.cache for channel in self._channels)}
+        hits = sum(cache.hits for cache in caches.values())
+        counts = [(sum(self._intake.dropped), "skipped"), (self._files_failed(), "files failed")]
+        counts.append((self._sources_lost(), "sources given up"))
+        for delivery in self._deliveries:
+            counts.append((delivery.dropped, f"results skipped by {delivery.name}"))
+            counts.append((delivery.failed, f"results lost by {delivery.name}"))
+        parts = [f"{done} frames", f"{hits / max(1, done):.0%} from the text cache"]
+        return ", ".join(parts + [f"{count} {words}" for count, words in counts if count])
+
+
+def _run_all(readers: Sequence[Reader]) -> None:
+    for reader in readers:
+        reader.run()
+
+
+def _in_turn(spec: SourceSpec) -> bool:
+    return spec.kind in ("pictures", "video") and spec.input.loop != -1

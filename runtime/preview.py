@@ -1,0 +1,238 @@
+"""A page with what is seen now: live pictures, scores, retrieved entries, labels to edit, health of the sources.
+
+Browsers pull: a frame is encoded when somebody asks for it, once for all who do, so that a slow or stuck browser costs
+the pipeline nothing. `write` keeps the newest result of each source and returns.
+
+GET /                    the page, with /preview.js and /preview.css
+GET /api/state           sources, with ?source=NAME the details of one
+GET /api/frame?source=   the newest frame, JPEG
+GET, PUT /api/labels     the labels as a file, of all or of ?source=
+GET /healthz             200, or 503 where no source gives frames
+GET /metrics             Prometheus
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import socket
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attri.runtime.addresses import is_loopback, listen
+from attri.runtime.errors import LabelsError, MissingExtra, UsageError
+from attri.runtime.guard import Guard
+from attri.runtime.preview_view import Latest, detail, encoded, summary
+from attri.runtime.result import Control, Result
+from attri.runtime.sinks import is_picture
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from attri.runtime.metrics import Metrics
+
+_SOURCES = 64  # kept at most
+_BODY = 1 << 20  # bytes of labels
+_CLIENTS = 64  # connections; more are answered with 503
+_TOKEN = 16  # characters at least, where others can try
+_PICTURES = "pictures"
+_WORKS = ("opening", "live", "ended")
+_FILES = {
+    "/": "text/html",
+    "/preview.js": "text/javascript",
+    "/preview.css": "text/css",
+    "/preview.svg": "image/svg+xml",
+}
+
+
+class Preview:
+    """The server, in a thread of its own, and the sink that feeds it.
+
+    Args:
+        control: for labels and health.
+        metrics: what /metrics says; a sink of its own.
+        address: host and port; port 0 takes a free one.
+        token: needed to change labels; for everything that tells something, where the address is not loopback.
+        names: of this machine beside its own, as a proxy or the network's DNS has them.
+
+    Raises:
+        UsageError: the address cannot be had, or is open to others and there is no token.
+        MissingExtra: Starlette or uvicorn is not installed.
+    """
+
+    name = "preview"
+    lossless = False
+    every_frame = True
+
+    def __init__(
+        self,
+        control: Control,
+        metrics: Metrics,
+        address: tuple[str, int],
+        token: str | None = None,
+        names: Sequence[str] = (),
+    ) -> None:
+        self._control, self._metrics = control, metrics
+        self._latest: OrderedDict[str, Latest] = OrderedDict()
+        self._lock = threading.Lock()
+        self._editable = token is not None
+        app = self._routes()
+        self._socket = listen(address, "--serve")
+        host, self.port = self._socket.getsockname()[:2]
+        private = is_loopback(host)
+        try:
+            _check_token(token, private)
+        except UsageError:
+            self._socket.close()
+            raise
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
+        self._server = _server(Guard(app, token, private, names))
+        self._thread = threading.Thread(target=self._serve, args=(self._socket,), name="preview", daemon=True)
+        self._thread.start()
+
+    def write(self, result: Result) -> None:
+        key = _PICTURES if is_picture(result) else result.source
+        ms = result.prediction.latency_ms
+        with self._lock:
+            latest = self._latest.setdefault(key, Latest(result, 0))
+            latest.result, latest.number = result, latest.number + 1
+            latest.latency.append((ms["preprocess"], ms["vision"], ms["text"]))
+            while len(self._latest) > _SOURCES:
+                self._latest.popitem(last=False)
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(1.2)
+        self._socket.close()
+
+    def _serve(self, listening: socket.socket) -> None:
+        self._server.run([listening])
+
+    def _routes(self) -> Any:
+        try:
+            import uvicorn  # noqa: F401  # now, not when everything else is open
+            from starlette.applications import Starlette
+            from starlette.routing import Route
+        except ModuleNotFoundError as error:
+            raise MissingExtra(f"{error.name} (for --serve)", "serve") from error
+        routes = [Route(path, functools.partial(_page, path), methods=["GET"]) for path in _FILES]
+        routes += [
+            Route("/api/state", self._get_state, methods=["GET"]),
+            Route("/api/frame", self._get_frame, methods=["GET"]),
+            Route("/api/labels", self._get_labels, methods=["GET"]),
+            Route("/api/labels", self._put_labels, methods=["PUT"]),
+            Route("/healthz", self._get_health, methods=["GET"]),
+            Route("/metrics", self._get_metrics, methods=["GET"]),
+        ]
+        return Starlette(routes=routes)
+
+    # Plain functions: Starlette runs them in threads.
+
+    def _get_state(self, request: Request) -> Response:
+        wanted = request.query_params.get("source")
+        with self._lock:
+            latest = {name: (each, each.result, each.number) for name, each in self._latest.items()}
+            history = list(latest[wanted][0].latency) if wanted in latest else []
+        health = {each.source: each for each in self._control.health()}
+        names = dict.fromkeys([*health, *latest])
+        sources = [summary(name, latest.get(name), health.get(name)) for name in names]
+        details = detail(latest[wanted][1], history) if wanted in latest else None
+        return _json({"sources": sources, "detail": details, "editable": self._editable, "now": time.time()})
+
+    def _get_frame(self, request: Request) -> Response:
+        from starlette.responses import Response
+
+        with self._lock:
+            latest = self._latest.get(request.query_params.get("source", ""))
+        if latest is None:
+            return _json({"error": "there is no frame of this source"}, 404)
+        number, data = encoded(latest, self._lock)
+        return Response(data, media_type="image/jpeg", headers={"X-Attri-Number": str(number)})
+
+    def _get_labels(self, request: Request) -> Response:
+        from starlette.responses import PlainTextResponse
+
+        try:
+            lines = self._control.labels(request.query_params.get("source"))
+        except LabelsError as error:
+            return _json({"error": str(error)}, 404)
+        return PlainTextResponse("".join(f"{line}\n" for line in lines).encode(errors="replace"))
+
+    async def _put_labels(self, request: Request) -> Response:
+        from starlette.concurrency import run_in_threadpool
+
+        data = b""
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > _BODY:
+                return _json({"error": f"the labels are longer than {_BODY >> 20} MB"}, 413)
+        try:
+            text = data.decode()
+        except UnicodeDecodeError as error:
+            return _json({"error": f"the labels are not UTF-8 at byte {error.start}"}, 400)
+        try:
+            await run_in_threadpool(self._control.set_labels, text, request.query_params.get("source"))
+        except LabelsError as error:
+            return _json({"error": str(error)}, 400)
+        return _json({"error": None})
+
+    def _get_health(self, _request: Request) -> Response:
+        sources = self._control.health()
+        working = sum(each.state in _WORKS for each in sources)
+        status = "ok" if working == len(sources) else "degraded" if working else "failing"
+        states = {each.source: each.state for each in sources}
+        return _json({"status": status, "sources": states}, 503 if status == "failing" else 200)
+
+    def _get_metrics(self, _request: Request) -> Response:
+        from starlette.responses import Response
+
+        data, kind = self._metrics.render()
+        return Response(data, headers={"Content-Type": kind})
+
+
+def _check_token(token: str | None, private: bool) -> None:
+    """Raises UsageError: others can reach the address, and nothing that is hard to guess keeps them out."""
+    where = "set ATTRI_SERVE_TOKEN, or --serve-token-file; openssl rand -hex 16 makes a good one"
+    if token is not None and not token.isascii():
+        raise UsageError(f"--serve: a token of letters and digits, please: {where}")
+    if not private and len(token or "") < _TOKEN:
+        raise UsageError(f"--serve: others can reach this address, so a token of {_TOKEN} or more is needed: {where}")
+
+
+def _server(app: Any) -> Any:
+    from uvicorn import Config, Server
+
+    from attri.runtime.patience import impatient
+
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # a line for each odd request could fill a disk
+    return Server(
+        Config(
+            app,
+            http=impatient(),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=_CLIENTS,
+            timeout_graceful_shutdown=1,
+        )
+    )
+
+
+def _page(path: str, _request: Request) -> Response:
+    from starlette.responses import Response
+
+    file = Path(__file__).with_name(path.strip("/") or "preview.html")
+    return Response(file.read_bytes(), media_type=_FILES[path])
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    from starlette.responses import JSONResponse
+
+    return JSONResponse(content, status)

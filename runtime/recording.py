@@ -1,0 +1,149 @@
+"""Annotated video: MP4 in fragments of a second, so that a killed run leaves a file that plays."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from attri.runtime.annotate import annotate
+from attri.runtime.errors import MissingExtra, SinkError, UsageError
+from attri.runtime.files import file_name
+from attri.runtime.result import Result
+
+SOURCE = "{source}"
+SUFFIXES = (".mp4", ".m4v", ".mov")
+SLIDE = 0.5  # seconds that a picture stays where sources share a file
+_RETRY = 10.0  # seconds until a new file is tried after one that failed
+_OPEN_FILES = 64
+_TICKS = 1000  # per second
+# Nothing is held back: no look-ahead, no frame that waits for a later one. What a kill can cost is one fragment.
+_ENCODER = {"preset": "veryfast", "tune": "zerolatency", "crf": "23"}
+_CONTAINER = {"movflags": "empty_moov+default_base_moof", "frag_duration": "1000000", "flush_packets": "1"}
+
+
+class VideoSink:
+    """Annotated frames, with the times that they had.
+
+    Args:
+        path: out.mp4, or 'out-{source}.mp4' for a file of each source. A file that is there is never written over:
+            the next one is out-2.mp4.
+
+    Raises:
+        UsageError: the name is of no kind that can be written, or its folder is not there.
+        MissingExtra: PyAV is not installed.
+    """
+
+    name = "video"
+    lossless = True
+    every_frame = True
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import av  # noqa: F401  # now, not at the first frame
+        except ModuleNotFoundError as error:
+            raise MissingExtra("av (for --save)", "camera") from error
+        if path.suffix.lower() not in SUFFIXES:
+            raise UsageError(f"--save {path}: name a file that ends in {', '.join(SUFFIXES)}")
+        if not path.parent.is_dir():
+            raise UsageError(f"--save {path}: the folder {path.parent} does not exist")
+        self._path = path
+        self._files: dict[str, _Recording] = {}
+        self._again = 0.0  # monotonic time before which nothing is tried
+
+    def write(self, result: Result) -> None:
+        key = result.source if SOURCE in self._path.name else ""
+        if time.monotonic() < self._again:
+            raise SinkError(f"--save {self._path}: waiting until it can be written again")
+        if key not in self._files and len(self._files) == _OPEN_FILES:
+            raise SinkError(f"--save {self._path}: more than {_OPEN_FILES} sources, one file for each")
+        try:
+            if key not in self._files:
+                self._files[key] = _Recording(self._path, key, result)
+            self._files[key].write(result)
+        except OSError as error:  # FFmpeg's are OSErrors too
+            self._again = time.monotonic() + _RETRY
+            if failed := self._files.pop(key, None):
+                failed.give_up()
+            raise SinkError(f"--save {self._path}: {error.strerror or error}") from error
+
+    def close(self) -> None:
+        for recording in self._files.values():
+            try:
+                recording.close()
+            except OSError:
+                recording.give_up()
+        self._files.clear()
+
+
+class _Recording:
+    """One open file, of the size of its first frame."""
+
+    def __init__(self, path: Path, key: str, first: Result) -> None:
+        import av
+
+        height, width = first.image.shape[:2]
+        self._size = (max(2, width & ~1), max(2, height & ~1))  # 4:2:0 wants even sides
+        self._file = _create(path.with_name(path.name.replace(SOURCE, file_name(key))))
+        self._container = av.open(self._file, "w", format="mp4", container_options=_CONTAINER)
+        self._stream: Any = self._container.add_stream("libx264", rate=30, options=_ENCODER)
+        self._stream.width, self._stream.height = self._size
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.time_base = self._stream.codec_context.time_base = Fraction(1, _TICKS)
+        self._stream.codec_context.gop_size = 60
+        self._source, self._start, self._last = first.source, first.time, -1
+        self._whole = 0  # bytes up to the end of the last fragment that was written whole
+
+    def write(self, result: Result) -> None:
+        import av
+
+        if result.source != self._source:  # another clock: go on behind the last frame
+            self._source, self._start = result.source, result.time - (self._last / _TICKS + SLIDE)
+        self._last = max(self._last + 1, round((result.time - self._start) * _TICKS))
+        frame = av.VideoFrame.from_ndarray(self._fit(annotate(result)), "rgb24")
+        frame.pts, frame.time_base = self._last, Fraction(1, _TICKS)
+        self._container.mux(self._stream.encode(frame))
+        self._whole = self._file.tell()
+
+    def close(self) -> None:
+        """Ends the file. Raises OSError."""
+        self._container.mux(self._stream.encode())
+        self._container.close()
+        self._file.close()
+
+    def give_up(self) -> None:
+        """Close it after a write that failed, and cut off the torn fragment, which players stumble over."""
+        with contextlib.suppress(OSError), self._file:
+            with contextlib.suppress(OSError):
+                self._container.close()
+            self._file.truncate(self._whole)
+
+    def _fit(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """uint8 [H, W, 3] -> the file's own size: an odd row is cut off, another shape gets black borders."""
+        width, height = self._size
+        if 0 <= image.shape[0] - height <= 1 and 0 <= image.shape[1] - width <= 1:
+            return np.ascontiguousarray(image[:height, :width])
+        return np.asarray(ImageOps.pad(Image.fromarray(image), self._size, Image.Resampling.BILINEAR))
+
+
+def _create(path: Path) -> io.FileIO:
+    """The first name that is free: out.mp4, out-2.mp4, out-3.mp4, ..."""
+    for candidate in _names(path):
+        try:
+            return io.FileIO(candidate, "x+")
+        except FileExistsError:
+            continue
+    raise FileExistsError(f"{path} has too many parts")
+
+
+def _names(path: Path) -> Iterator[Path]:
+    yield path
+    yield from (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(2, 100_000))

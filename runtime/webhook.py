@@ -1,0 +1,154 @@
+"""Events to an HTTP server: signed, tried again, and kept on the disk until they were taken."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import http.client
+import json
+import logging
+import random
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from attri.runtime.errors import UsageError
+from attri.runtime.result import Result
+from attri.runtime.sinks import json_object
+from attri.runtime.spool import Message, Spool
+
+_LOGGER = logging.getLogger("attri")
+TIMEOUT = 5.0  # seconds a request may take
+OLDEST = 86_400.0  # seconds after which an event is given up
+_PAUSES = (1.0, 60.0)  # seconds between tries, at first and at most
+_AGAIN = (408, 425, 429)  # these refuse the moment, the other 4xx the event
+
+
+def event_body(result: Result, topk: int) -> bytes:
+    """One event as JSON; `id` is unique, so that who gets it twice can tell."""
+    body = {"id": uuid.uuid4().hex} | json_object(result, topk)
+    return json.dumps(body, ensure_ascii=False).encode(errors="replace")
+
+
+def signature(secret: str, timestamp: str, body: bytes) -> str:
+    """ "sha256=" and the hex of HMAC-SHA256(secret, timestamp + "." + body)."""
+    digest = hmac.new(secret.encode(), f"{timestamp}.".encode() + body, hashlib.sha256)
+    return f"sha256={digest.hexdigest()}"
+
+
+class Webhook:
+    """POST every event. X-Attri-Timestamp is Unix time of the try, X-Attri-Signature covers it and the body.
+
+    At least once, in order: an event is tried until it is taken (2xx), refused for good (other 4xx, 3xx), a day old, or
+    pushed out by newer ones.
+
+    Raises:
+        UsageError: the URL or the secret is of no use.
+    """
+
+    name = "webhook"
+    lossless = True
+    every_frame = True
+
+    def __init__(self, url: str, secret: str | None, spool: Callable[[], Spool], topk: int) -> None:
+        try:
+            parts = urlsplit(url)
+            known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            known = False
+        if not known:
+            raise UsageError("--webhook takes an http:// or https:// URL")
+        if parts.username or parts.password:
+            raise UsageError("--webhook takes no user and password in its URL: the signature says who sends")
+        if not secret:
+            raise UsageError("--webhook signs what it sends: set ATTRI_WEBHOOK_SECRET, or --webhook-secret-file")
+        self._url, self._secret, self._topk = url, secret, topk
+        self._shown = f"webhook {parts.scheme}://{parts.netloc}"  # paths of webhooks are secrets often
+        self.delivered = self.given_up = 0
+        self._spool = spool()
+        self._wake, self._stop = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="webhook", daemon=True)
+        self._thread.start()
+
+    def write(self, result: Result) -> None:
+        if result.changed:
+            self._spool.add("", event_body(result, self._topk))
+            self._wake.set()
+
+    def close(self) -> None:
+        """Waits a second for what is on its way; the rest stays on the disk for the next run."""
+        self._stop.set()
+        self._wake.set()
+        self._thread.join(1.0)
+        self._spool.close()
+
+    def _run(self) -> None:
+        pause, silent = _PAUSES[0], False
+        while True:
+            waiting = self._spool.after(0, 1)
+            if not waiting:
+                if self._stop.is_set():
+                    return
+                self._wake.wait()
+                self._wake.clear()
+                continue
+            trouble = self._send(waiting[0])
+            if trouble is None:
+                if silent:
+                    _LOGGER.info("%s answers again", self._shown)
+                pause, silent = _PAUSES[0], False
+                continue
+            if not silent:
+                _LOGGER.warning("%s: %s; events are kept and tried again", self._shown, trouble)
+            silent = True
+            if self._stop.wait(pause * random.uniform(0.5, 1.0)):
+                return
+            pause = min(2 * pause, _PAUSES[1])
+
+    def _send(self, message: Message) -> str | None:
+        """Why it has to be tried again; None where it is done with."""
+        try:
+            status = self._post(message.body)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            status, trouble = 0, str(getattr(error, "reason", error))
+        else:
+            trouble = f"status {status}"
+        taken, refused = 200 <= status < 300, 300 <= status < 500 and status not in _AGAIN
+        too_old = time.time() - message.born > OLDEST
+        if not (taken or refused or too_old):
+            return trouble
+        if not taken:
+            self.given_up += 1
+            _LOGGER.warning("%s: an event was given up (%s)", self._shown, trouble)
+        self.delivered += taken
+        self._spool.done(message.id)
+        return None
+
+    def _post(self, body: bytes) -> int:
+        timestamp = str(int(time.time()))
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": "attri",
+            "X-Attri-Timestamp": timestamp,
+            "X-Attri-Signature": signature(self._secret, timestamp, body),
+        }
+        request = urllib.request.Request(self._url, body, headers)
+        try:
+            with _OPENER.open(request, timeout=TIMEOUT) as response:
+                return int(response.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        """A POST that is redirected would arrive as a GET without its body."""
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)

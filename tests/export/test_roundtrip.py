@@ -1,0 +1,125 @@
+"""From weights on disk through training, saving, loading and exporting to the runtime: nothing is lost on the way.
+
+The model is tiny, one block a tower, and unusual on purpose: QuickGELU, and a logit scale that is not 100.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from literal import literal_centres, literal_image, literal_retrieve, literal_text
+
+from attri.export.cli import main
+from attri.runtime import Classifier
+from attri.train import pocket
+from attri.train.backbone import load_backbone
+from attri.train.checkpoint import load_run
+from attri.train.config import PromptConfig, TrainConfig
+from attri.train.data import read_data
+from attri.train.fit import fit
+
+NAME, SCALE = "tiny-quickgelu", 12.5
+TOWER = {"width": 64, "layers": 1}
+CONFIG = {
+    "embed_dim": 32,
+    "quick_gelu": True,
+    "vision_cfg": TOWER | {"image_size": 32, "head_width": 32, "patch_size": 8},
+    "text_cfg": TOWER | {"context_length": 24, "vocab_size": 49408, "heads": 2},
+}
+PROMPT = PromptConfig(clusters=2, lloyd_steps=1, pool_size=6)
+EXPORT = """
+import sys, open_clip
+open_clip.add_model_config(sys.argv[1])
+from attri.export.cli import main
+main(sys.argv[2:])
+"""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """The model, known to open_clip by its name."""
+    path = tmp_path_factory.mktemp("config") / f"{NAME}.json"
+    path.write_text(json.dumps(CONFIG))
+    open_clip.add_model_config(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(config, tmp_path_factory):
+    """A finished run on weights from a file."""
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    clip = open_clip.create_model(NAME)
+    with torch.no_grad():
+        for name, parameter in clip.named_parameters():
+            if "mlp" in name:
+                parameter.mul_(6)  # so that the activation matters
+        clip.logit_scale.fill_(math.log(SCALE))
+    torch.save(clip.state_dict(), folder / "weights.pt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        backbone = load_backbone(NAME, str(folder / "weights.pt"))
+        train = TrainConfig(epochs=2, views=1, shots=1)
+        return fit(read_data(pocket.IMAGES, shots=1), backbone, PROMPT, train, folder / "run")
+
+
+@pytest.fixture(scope="module")
+def bundle(run, tmp_path_factory):
+    path = tmp_path_factory.mktemp("bundle") / "bundle"
+    with pytest.raises(SystemExit) as done:
+        main([str(run), "--output", str(path), "--parity-pictures", "4"])
+    assert done.value.code == 0
+    return path
+
+
+def literal_probabilities(clip, run, classifier, picture):
+    """What open_clip's own blocks make of the run's tensors, with the words in full."""
+    pool, words = run.tensors, open_clip.SimpleTokenizer(context_length=24)
+    pixels = torch.from_numpy(classifier._preprocess(picture))[None]
+    with torch.no_grad():
+        feature, tokens = literal_image(clip, pixels)
+        centres = literal_centres(clip, tokens[0], PROMPT.clusters, PROMPT.lloyd_steps, PROMPT.start)
+        retrieved = torch.tensor([literal_retrieve(centres, pool["keys"][0], PROMPT.topk)])
+        ids = words([run.train.template.format(label) for label in classifier.labels])
+        text = literal_text(clip, pool["tokens"], pool["static"], retrieved, ids)
+        return (SCALE * text @ feature).softmax(0).numpy()
+
+
+def test_quickgelu_and_a_scale_of_its_own_survive_save_load_and_export(run, bundle, picture_files):
+    trained = load_run(run)
+    temperature = json.loads((bundle / "manifest.json").read_text())["temperature"]
+    classifier = Classifier.load(bundle, device="cpu")
+    classifier._scale = np.float32(classifier._scale * temperature)  # the scores before they are calibrated
+    clip = open_clip.create_model(NAME, pretrained=trained.backbone["pretrained"]).eval()
+    other = open_clip.create_model(NAME, pretrained=trained.backbone["pretrained"], force_quick_gelu=False).eval()
+    for block in (*other.visual.transformer.resblocks, *other.transformer.resblocks):
+        block.mlp.gelu = torch.nn.GELU()
+    apart = []
+    for picture in picture_files[:3]:
+        ours = classifier(picture).probabilities
+        assert np.abs(ours - literal_probabilities(clip, trained, classifier, picture)).max() < 1e-5
+        apart.append(np.abs(ours - literal_probabilities(other, trained, classifier, picture)).max())
+    assert max(apart) > 3e-4  # another activation would show: 30 times the tolerance
+    assert classifier.bundle.manifest.logit_scale == pytest.approx(SCALE)
+
+
+def test_another_process_writes_the_same_bytes(config, run, bundle, tmp_path):
+    """Real exports, nothing shared: what hangs on the order of a set or on the place of the folder would differ."""
+    arguments = [str(config), str(run), "--output", str(tmp_path / "again"), "--parity-pictures", "4"]
+    environment = os.environ | {"PYTHONHASHSEED": "12345"}
+    subprocess.run([sys.executable, "-c", EXPORT, *arguments], env=environment, check=True, capture_output=True)
+    names = sorted(file.name for file in bundle.iterdir())
+    assert names == sorted(file.name for file in (tmp_path / "again").iterdir())
+    assert {"vision.onnx", "text.onnx", "parity.json", "report.html"} < set(names)
+    for name in set(names) - {"manifest.json"}:
+        assert (bundle / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+    first, second = (json.loads((path / "manifest.json").read_text()) for path in (bundle, tmp_path / "again"))
+    assert first | {"created": ""} == second | {"created": ""}

@@ -1,0 +1,317 @@
+"""MQTT against a real Mosquitto, which is killed, comes back, asks for passwords and shows certificates."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from peers import PREFIX, Listener, Mosquitto, real, wait_for
+from results import FakeControl, file_size_limit, make_result
+
+from attri.runtime.errors import SinkError, UsageError
+from attri.runtime.mqtt import Broker, MqttSink
+from attri.runtime.spool import Spool, spool_path
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    broker = Mosquitto(tmp_path)
+    yield broker
+    broker.kill()
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[..., Listener]]:
+    opened: list[Listener] = []
+    yield lambda *args, **kwargs: opened.append(Listener(*args, **kwargs)) or opened[-1]
+    for listener in opened:
+        listener.close()
+
+
+@pytest.fixture
+def connect(tmp_path: Path) -> Iterator[Callable[..., MqttSink]]:
+    opened: list[MqttSink] = []
+
+    def connect(broker: Broker | int, *sources: str, **options: object) -> MqttSink:
+        target = Broker("127.0.0.1", broker) if isinstance(broker, int) else broker
+        spool = tmp_path / "spool.sqlite"
+        opened.append(MqttSink(target, PREFIX, lambda: Spool(spool), FakeControl(*sources), **options))
+        return opened[-1]
+
+    yield connect
+    for sink in opened:
+        sink.close()
+
+
+@real
+def test_what_a_subscriber_sees(broker, connect, listen) -> None:
+    listener = listen(broker.port)
+    sink = connect(broker.port, "camera0", "rtsp://***@host/b", discovery="homeassistant")
+    for frame in range(4):
+        sink.write(make_result("camera0", frame, label="かりんご", changed=frame != 1))
+    sink.write(make_result("rtsp://***@host/b", 7, label=None, changed=True))
+    wait_for(lambda: len(listener.frames()) == 3 and listener.frames("rtsp-host-b") == [7])
+    assert listener.frames() == [0, 2, 3]  # events, not frames
+    first = json.loads(listener.of(f"{PREFIX}/camera0")[0])
+    assert (first["label"], first["score"], first["source"]) == ("かりんご", 0.75, "camera0")
+    assert listener.of(f"{PREFIX}/status") == [b"online"]
+    wait_for(lambda: listener.of(f"{PREFIX}/camera0/state") == [b"live"])
+
+    late = listen(broker.port)  # what is retained
+    wait_for(lambda: len(late.messages) == 9)
+    assert all(retained for *_, retained in late.messages)
+    assert late.frames() == [3]
+    configs = {topic: json.loads(payload) for topic, payload, _ in late.messages if "/config" in topic}
+    assert len(configs) == 4
+    for topic, config in configs.items():
+        assert topic.split("/")[:2] == ["homeassistant", "sensor"]
+        assert all(char.isascii() and (char.isalnum() or char in "_-") for char in topic.split("/")[2])
+        assert late.of(config["state_topic"])
+        assert [late.of(each["topic"])[0].decode() for each in config["availability"]] == ["online", "live"]
+    assert len({config["unique_id"] for config in configs.values()}) == 4
+
+    sink.close()
+    wait_for(lambda: listener.of(f"{PREFIX}/status") == [b"online", b"offline"])
+
+
+@real
+def test_the_broker_is_killed_and_comes_back(connect, listen, tmp_path: Path, caplog) -> None:
+    keep = f"persistence true|persistence_location {tmp_path}/|autosave_on_changes true|autosave_interval 1|user root"
+    broker = Mosquitto(tmp_path, *keep.split("|"))
+    listener, sink = listen(broker.port, name="listener"), connect(broker.port)
+    tell = sink._client.on_connect
+
+    def tell_slowly(*args: object) -> None:  # time for newer events to overtake those that were on their way
+        tell(*args)
+        time.sleep(0.3)
+
+    sink._client.on_connect = tell_slowly
+    for frame in range(30):
+        sink.write(make_result(frame=frame, changed=True))
+        if frame == 5:
+            wait_for(lambda: len(listener.frames()) == 6)
+            broker.process.send_signal(signal.SIGSTOP)  # what comes now is sent, and never taken
+        if frame == 9:
+            wait_for(lambda: len(sink._flying) == 4)
+            broker.kill()
+    assert len(sink._spool) >= 20
+    broker.start()
+    wait_for(lambda: len(listener.frames()) == 30 and len(sink._spool) == 0)
+    assert listener.frames() == list(range(30))
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len([line for line in warnings if "events are kept on the disk" in line]) == 1
+    broker.kill()
+
+
+@real
+def test_a_backlog_larger_than_the_window_keeps_its_order(broker, connect, listen) -> None:
+    broker.kill()
+    sink = connect(broker.port)
+    for frame in range(300):
+        sink.write(make_result(frame=frame, changed=True))
+    sink.close()  # a run that ends while the broker is away
+    broker.start()
+    listener, again = listen(broker.port), connect(broker.port)
+    wait_for(lambda: len(again._spool) == 0 and len(listener.frames()) == 300)
+    assert listener.frames() == list(range(300))
+
+
+@real
+def test_a_run_that_dies_is_offline_and_loses_nothing(broker, listen, tmp_path: Path) -> None:
+    listener, spool = listen(broker.port), tmp_path / "spool.sqlite"
+    code = f"""
+import sys, time; sys.path.insert(0, {str(TESTS)!r})
+from pathlib import Path
+from peers import PREFIX, Listener, Mosquitto, real, wait_for
+from results import FakeControl, file_size_limit, make_result
+from attri.runtime.mqtt import Broker, MqttSink
+from attri.runtime.spool import Spool
+sink = MqttSink(Broker("127.0.0.1", {broker.port}), {PREFIX!r}, lambda: Spool(Path({str(spool)!r})), FakeControl())
+for line in sys.stdin:
+    sink.write(make_result(frame=int(line), changed=True))
+    print(line, flush=True)"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as run:
+        assert run.stdin is not None
+        assert run.stdout is not None
+        run.stdin.write("0\n")
+        wait_for(lambda: listener.frames() == [0])
+        broker.process.send_signal(signal.SIGSTOP)  # it takes nothing more, and nobody knows yet
+        run.stdin.write("1\n2\n")
+        assert [run.stdout.readline().strip() for _ in range(5)][::2] == ["0", "1", "2"]
+        run.kill()
+        broker.process.send_signal(signal.SIGCONT)
+    wait_for(lambda: listener.of(f"{PREFIX}/status") == [b"online", b"offline"])
+    sink = MqttSink(Broker("127.0.0.1", broker.port), PREFIX, lambda: Spool(spool), FakeControl())
+    wait_for(lambda: len(sink._spool) == 0)
+    sink.close()
+    assert listener.frames() == [0, 1, 2]
+
+
+@real
+def test_a_wrong_password_is_said_once(connect, listen, tmp_path: Path, caplog) -> None:
+    passwords = tmp_path / "passwords"
+    subprocess.run(["mosquitto_passwd", "-b", "-c", passwords, "ann", "s3cret"], check=True)
+    passwords.chmod(0o644)
+    broker = Mosquitto(tmp_path, "allow_anonymous false", f"password_file {passwords}", "user root")
+    try:
+        target = Broker.parse(f"mqtt://ann@127.0.0.1:{broker.port}", "wr0ng")
+        sink = connect(target)
+        wait_for(lambda: "refuses: Not authorized" in caplog.text)
+        sink.write(make_result(changed=True))
+        sink.close()
+        sink = connect(Broker.parse(f"mqtt://ann@127.0.0.1:{broker.port}", "s3cret"))
+        listener = listen(broker.port, user=("ann", "s3cret"))
+        wait_for(lambda: listener.frames() == [0])
+        assert not any(word in caplog.text for word in ("wr0ng", "s3cret"))
+    finally:
+        broker.kill()
+
+
+@real
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # paho leaves closing to the collector
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_tls(connect, listen, tmp_path: Path, caplog) -> None:
+    subject = ["-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-days", "2", "-subj"]
+    for name in ("broker", "other"):
+        out = ["-keyout", tmp_path / f"{name}.key", "-out", tmp_path / f"{name}.pem"]
+        names = ["-addext", "subjectAltName=IP:127.0.0.1"]
+        subprocess.run(
+            ["openssl", "req", "-x509", *subject, f"/CN={name}", *names, *out], check=True, capture_output=True
+        )
+    files = f"cafile {tmp_path}/broker.pem", f"certfile {tmp_path}/broker.pem", f"keyfile {tmp_path}/broker.key"
+    broker = Mosquitto(tmp_path, *files, "user root")
+    try:
+        url = f"mqtts://127.0.0.1:{broker.port}"
+        sink = connect(Broker.parse(url, ca=tmp_path / "other.pem"))
+        sink.write(make_result(frame=5, changed=True))
+        wait_for(lambda: "cannot be reached" in caplog.text)
+        assert len(sink._spool) == 1
+        sink.close()
+        connect(Broker.parse(url, ca=tmp_path / "broker.pem"))
+        listener = listen(broker.port, ca=tmp_path / "broker.pem")
+        wait_for(lambda: listener.frames() == [5])
+    finally:
+        broker.kill()
+
+
+def test_names_that_fall_together_stay_apart(connect) -> None:
+    sink = connect(1)
+    topics = [sink._topic(name) for name in ("a/b", "a?b", "status", "a/b")]
+    assert topics[0] == topics[3] == f"{PREFIX}/a-b"
+    assert len(set(topics)) == 3
+    assert f"{PREFIX}/status" not in topics
+
+
+def test_a_broker_that_is_away_is_complained_of_once(connect, caplog) -> None:
+    sink = connect(1)
+    for _ in range(3):
+        sink._client.on_connect_fail(sink._client, None)
+    assert caplog.text.count("cannot be reached") == 1
+    assert "events are kept on the disk" in caplog.text
+
+
+def test_closing_waits_for_nobody(connect) -> None:
+    sink = connect(1)  # a port where nobody is
+    sink.write(make_result(changed=True))
+    start = time.monotonic()
+    sink.close()
+    assert time.monotonic() - start < 1.8
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("mqtt://ann:s3cret@host", "no password in the URL"),
+        ("http://host", "takes mqtt://"),
+        ("host:1883", "takes mqtt://"),
+        ("mqtt://[::1", "takes mqtt://"),
+        ("mqtt://host:99999", "takes mqtt://"),
+        ("mqtt://host/topic", "takes mqtt://"),
+    ],
+)
+def test_urls_that_are_none(url: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        Broker.parse(url)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_parts_of_a_url() -> None:
+    assert Broker.parse("mqtts://ann@h", "x") == Broker("h", 8883, True, "ann", "x")
+    assert "x" not in Broker.parse("mqtts://ann@h", "x").address
+    with pytest.raises(UsageError, match="needs a user"):
+        Broker.parse("mqtt://h", "x")
+    with pytest.raises(UsageError, match="certificates are for mqtts"):
+        Broker.parse("mqtt://h", ca=Path("ca.pem"))
+
+
+@pytest.mark.parametrize("prefix", ["", "/", "a/+", "#", "a\nb"])
+def test_prefixes_that_are_none(prefix: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--mqtt-topic"):
+        MqttSink(Broker("h", 1), prefix, lambda: Spool(tmp_path / "s"), FakeControl())
+
+
+def test_a_spool_is_bounded_and_says_so(tmp_path: Path, caplog) -> None:
+    spool = Spool(tmp_path / "s.sqlite", limit=3)
+    for number in range(6):
+        spool.add("t", b"%d" % number)
+    assert [message.body for message in spool.after(0, 9)] == [b"3", b"4", b"5"]
+    assert (len(spool), spool.dropped) == (3, 3)
+    assert caplog.text.count("the oldest are dropped") == 1
+    spool.done(spool.after(0, 9)[1].id)
+    spool.close()
+    again = Spool(tmp_path / "s.sqlite")
+    assert [message.body for message in again.after(0, 9)] == [b"5"]
+    assert len(again) == 1
+    again.close()
+
+
+def test_a_spool_belongs_to_one(tmp_path: Path) -> None:
+    first = Spool(tmp_path / "s.sqlite")
+    with pytest.raises(UsageError, match="in use by another attri-run"):
+        Spool(tmp_path / "s.sqlite")
+    first.close()
+    Spool(tmp_path / "s.sqlite").close()
+
+
+@pytest.mark.parametrize("text", [b"not a database, " * 99, b"SQLite format 3\0" + b"\xff" * 4096])
+def test_a_damaged_spool_is_put_aside(tmp_path: Path, text: bytes, caplog) -> None:
+    (tmp_path / "s.sqlite").write_bytes(text)
+    spool = Spool(tmp_path / "s.sqlite")
+    spool.add("t", b"x")
+    spool.close()
+    assert (tmp_path / "s.broken").read_bytes() == text
+    assert "was damaged" in caplog.text
+
+
+def test_a_spool_on_a_full_disk(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "s.sqlite")
+    spool.add("t", b"before")
+    with file_size_limit(50_000), pytest.raises(SinkError, match="sqlite"):
+        spool.add("t", bytes(200_000))
+    spool.add("t", b"after")
+    assert [message.body for message in spool.after(0, 9)] == [b"before", b"after"]
+    spool.close()
+
+
+def test_where_a_spool_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/state")
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    assert spool_path(None, "mqtt", "mqtt://h:1/a").parent == Path("/state/attri")
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/attri:/other")
+    assert spool_path(None, "mqtt", "mqtt://h:1/a").parent == Path("/var/lib/attri")
+    assert spool_path(tmp_path, "mqtt", "mqtt://h/a/b") != spool_path(tmp_path, "mqtt", "mqtt://h/a.b")
+    assert re.fullmatch(r"webhook-h-[0-9a-f]{8}\.sqlite", spool_path(tmp_path, "webhook", "https://h:1/T0KEN").name)
+    with pytest.raises(UsageError, match="--spool"):
+        Spool(Path("/proc/nothing/s.sqlite"))

@@ -1,0 +1,397 @@
+"""From scripted sources to sinks that keep what they get: order, loss, age, stops. The model is as slow as told."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fakes import FakeClassifier, FakeSink, Step, picture, scripted, wait_for
+
+from attri.runtime import reader as reader_module
+from attri.runtime.decide import Rule
+from attri.runtime.errors import EngineError, ImageError, LabelsError, SourceError
+from attri.runtime.live_labels import LiveLabels
+from attri.runtime.pipeline import Pipeline, Schedule
+from attri.runtime.reader import Patience
+from attri.runtime.result import Result
+from attri.runtime.source_uris import SourceSpec
+
+QUICK = Patience(retries=2, first=0.01, longest=0.02, frozen=0.0)
+
+
+def camera(name: str = "camera0") -> SourceSpec:
+    return SourceSpec(name, "v4l2", "/dev/video0")
+
+
+def video(name: str = "v.mp4") -> SourceSpec:
+    return SourceSpec(name, "video", name)
+
+
+def at_rate(rate: float, seconds: float, first: int = 0) -> list[Step]:
+    """A camera for so long."""
+    count = int(rate * seconds)
+    return [step for i in range(count) for step in (picture((first + i) % 256), 1 / rate)]
+
+
+class Bench:
+    """A pipeline over scripted sources."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._patch = patch
+        self.classifier = FakeClassifier()
+
+    def make(self, scripts: dict[SourceSpec, list[Step]], **options: object) -> Pipeline:
+        # One that is lost at its end stays lost.
+        openers = {spec.name: scripted(script, script[-1:]) for spec, script in scripts.items()}
+        self._patch.setattr(reader_module, "open_source", lambda spec, *rest: openers[spec.name](spec, *rest))
+        labels = LiveLabels(self.classifier, options.pop("file", None))
+        rule = options.pop("rule", Rule())
+        schedule, patience = options.pop("schedule", Schedule()), options.pop("patience", QUICK)
+        self.pipeline = Pipeline([*scripts], [labels] * len(scripts), [rule] * len(scripts), schedule, patience)
+        return self.pipeline
+
+    def signal(self, number: int, when: Callable[[], object]) -> Callable[[], None]:
+        """A step that waits until `when` and then sends this process a signal."""
+
+        def send() -> None:
+            wait_for(when, 20)
+            self.signalled = time.monotonic()
+            os.kill(os.getpid(), number)
+
+        return send
+
+
+LOST = SourceError("lost")
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Bench:
+    caplog.set_level(logging.INFO, logger="attri")
+    return Bench(monkeypatch)
+
+
+def numbers(results: list[Result], source: str) -> list[int]:
+    return [result.frame for result in results if result.source == source]
+
+
+def test_files_give_every_frame_in_order_to_every_lossless_sink(bench: Bench) -> None:
+    """However slow one of them is; one that takes the newest gets what it can."""
+    frames = [picture(i) for i in range(40)]
+    slow, fast, lossy = FakeSink(seconds=0.01), FakeSink(), FakeSink(lossless=False, seconds=0.05)
+    pipeline = bench.make({video("a.mp4"): frames, video("b.mp4"): frames})
+    assert pipeline.run([slow, fast, lossy])
+    wanted = [(name, i) for name in ("a.mp4", "b.mp4") for i in range(40)]
+    assert [(result.source, result.frame) for result in slow.results] == wanted
+    assert [(result.source, result.frame) for result in fast.results] == wanted
+    assert 8 < len(lossy.results) < 80
+    assert lossy.results[-1].frame == 39
+    assert slow.closed
+    assert lossy.closed
+
+
+def test_a_sink_with_room_is_not_kept_waiting(bench: Bench) -> None:
+    sink = FakeSink(seconds=0.001)
+    start = time.monotonic()
+    assert bench.make({video(): [picture(i % 256) for i in range(300)]}).run([sink])
+    assert len(sink.results) == 300
+    assert time.monotonic() - start < 4  # by polling alone it would be 7 s
+
+
+def test_a_result_says_what_was_seen(bench: Bench) -> None:
+    sink = FakeSink()
+    assert bench.make({video(): [picture(0), picture(1), picture(1)]}).run([sink])
+    found = [(each.label, each.changed, each.dropped, int(each.image[0, 0, 0])) for each in sink.results]
+    assert found == [("cat", True, 0, 0), ("dog", True, 0, 1), ("dog", False, 0, 1)]
+    assert sink.results[0].score == pytest.approx(0.95)
+
+
+def test_lag_does_not_grow_when_the_model_is_slow(bench: Bench) -> None:
+    """30 frames a second, 5 that can be classified: each result is of a frame that came just before."""
+    bench.classifier.seconds = 0.2
+    sink = FakeSink()
+    assert bench.make({camera(): at_rate(30, 2)}).run([sink])
+    ages = [result.age_ms for result in sink.results]
+    assert 4 <= len(ages) <= 30  # of 60
+    # A frame waits at most until a newer one replaces it, 33 ms, and for the model: 233 ms, and more on a busy machine.
+    # In a queue the last would be 1.6 s old.
+    assert max(ages) < 600
+    last = sink.results[-1]
+    assert last.frame + 1 - len(ages) - 1 <= last.dropped <= last.frame + 1 - len(ages) + 1
+    assert 0 < last.fps < 5.2
+
+
+def test_every_camera_has_its_turn(bench: Bench) -> None:
+    """Both give more than can be classified."""
+    bench.classifier.seconds = 0.05
+    sink = FakeSink()
+    assert bench.make({camera("camera0"): at_rate(60, 1), camera("camera1"): at_rate(60, 1)}).run([sink])
+    first, second = (len(numbers(sink.results, name)) for name in ("camera0", "camera1"))
+    assert first > 3
+    assert abs(first - second) <= 2
+
+
+def test_a_slow_sink_stalls_no_live_source(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    slow, fast = FakeSink(seconds=0.15), FakeSink()
+    assert bench.make({camera(): at_rate(50, 0.8)}).run([slow, fast])
+    assert len(fast.results) > 16
+    assert len(slow.results) < 16
+    assert f"{len(fast.results) - len(slow.results)} results skipped by fake" in caplog.messages[-1]
+
+
+def test_a_slow_sink_holds_back_files_and_no_camera(bench: Bench) -> None:
+    slow = FakeSink(seconds=0.05)
+    live: list[int] = []
+    watcher = FakeSink()
+    pipeline = bench.make({video(): [picture(i) for i in range(30)], camera(): at_rate(50, 1)})
+    assert pipeline.run([slow, watcher])
+    assert numbers(slow.results, "v.mp4") == list(range(30))
+    live = numbers(watcher.results, "camera0")
+    assert len(live) > 15
+    assert live == sorted(live)
+
+
+def test_four_streams_of_which_one_dies(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    scripts: dict[SourceSpec, list[Step]] = {camera(f"camera{i}"): at_rate(20, 1, 40 * i) for i in range(3)}
+    scripts[camera("camera3")] = [*at_rate(20, 0.2, 200), LOST]
+    sink = FakeSink()
+    patience = Patience(retries=2, first=0.01, longest=0.02, frozen=5)
+    assert not bench.make(scripts, patience=patience).run([sink])
+    for i in range(3):
+        assert len(numbers(sink.results, f"camera{i}")) > 8
+        labels = {result.image[0, 0, 0] // 40 for result in sink.results if result.source == f"camera{i}"}
+        assert labels == {i}  # nobody gets another's frames
+    assert 0 < len(numbers(sink.results, "camera3")) <= 4
+    states = {health.source: health.state for health in bench.pipeline.health()}
+    assert states == {"camera0": "ended", "camera1": "ended", "camera2": "ended", "camera3": "dead"}
+    assert "error: camera3: lost, given up after 2 retries" in caplog.messages
+    assert caplog.messages[-1].endswith("1 sources given up")
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_and_closes_everything(bench: Bench, kind: int) -> None:
+    sinks = [FakeSink(), FakeSink()]
+    send = bench.signal(kind, lambda: len(sinks[1].results) > 10)
+    pipeline = bench.make({camera(): [picture(1), send, ...], video(): [picture(i % 256) for i in range(100_000)]})
+    before = signal.getsignal(kind)
+    if kind == signal.SIGINT:
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(sinks)
+    else:
+        assert pipeline.run(sinks)
+    assert time.monotonic() - bench.signalled < 2
+    assert all(sink.closed for sink in sinks)
+    assert len(sinks[0].results) == len(sinks[1].results)  # what was classified is delivered
+    assert signal.getsignal(kind) is before
+    assert threading.active_count() < 4
+
+
+def test_what_hangs_does_not_keep_it_from_stopping(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    free, stuck, sink = threading.Event(), FakeSink(), FakeSink()
+    stuck.write = lambda result: free.wait(20)
+    send = bench.signal(signal.SIGTERM, lambda: sink.results)
+    bench.make({camera(): [picture(1), send, lambda: free.wait(20)]}).run([stuck, sink])
+    assert time.monotonic() - bench.signalled < 2
+    assert sink.closed
+    assert "fake did not end in time" in caplog.messages
+    assert "camera0 did not end in time" in caplog.messages
+    free.set()
+
+
+def test_a_model_that_hangs_does_not_keep_sinks_from_closing(bench: Bench) -> None:
+    sink, free = FakeSink(), threading.Event()
+    hang = {"__call__": lambda self, *_: free.wait(20)}
+    bench.classifier.__class__ = type("Hanging", (FakeClassifier,), hang)
+    bench.make({camera(): [picture(1), 0.1, bench.signal(signal.SIGTERM, lambda: True), ...]}).run([sink])
+    assert time.monotonic() - bench.signalled < 2
+    assert sink.closed
+    free.set()
+
+
+def test_a_full_disk_is_told_once_and_counted(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    full, good = FakeSink(), FakeSink()
+    full.full = True
+
+    def mend() -> None:
+        wait_for(lambda: len(good.results) == 5)
+        full.full = False
+
+    steps = [*[picture(i) for i in range(5)], mend, picture(5)]
+    assert not bench.make({video(): steps}).run([full, good])
+    assert len(good.results) == 6
+    assert [result.frame for result in full.results] == [5]
+    assert caplog.messages.count("error: the disk is full") == 1
+    assert "fake works again; 5 results were lost" in caplog.messages
+    assert caplog.messages[-1].endswith("5 results lost by fake")
+
+
+def test_a_lossy_sink_that_fails_fails_nothing(bench: Bench) -> None:
+    broker = FakeSink(lossless=False)
+    broker.full = True
+    assert bench.make({video(): [picture(1)]}).run([broker])
+
+
+@pytest.mark.parametrize("where", ["sink", "close", "model", "source"])
+def test_a_bug_ends_it_with_its_traceback(bench: Bench, where: str) -> None:
+    sink, other = FakeSink(), FakeSink()
+
+    def fail(*_: object) -> None:
+        raise BrokenPipeError("bug")
+
+    steps: list[Step] = [*at_rate(30, 0.5)]
+    if where == "sink":
+        sink.write = fail
+    elif where == "close":
+        sink.close = fail
+    elif where == "source":
+        steps.insert(10, fail)
+    else:
+        bench.classifier.__class__ = type("Broken", (FakeClassifier,), {"__call__": fail})
+    start = time.monotonic()
+    with pytest.raises(BrokenPipeError, match="bug"):
+        bench.make({camera(): steps}).run([sink, other])
+    assert other.closed
+    assert time.monotonic() - start < 2
+
+
+def test_an_engine_that_fails_ends_it(bench: Bench) -> None:
+    def fail(*_: object) -> None:
+        raise EngineError("no memory")
+
+    bench.classifier.__class__ = type("Broken", (FakeClassifier,), {"__call__": fail})
+    with pytest.raises(EngineError):
+        bench.make({video(): [picture(1)]}).run([])
+
+
+def test_pictures_that_cannot_be_read_stop_no_other(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    sink = FakeSink()
+    assert not bench.make({video(): [picture(1), lambda: ImageError("bad"), picture(2)]}).run([sink])
+    assert [result.frame for result in sink.results] == [0, 2]
+    assert caplog.messages[-1] == "2 frames, 0% from the text cache, 1 files failed"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "wanted"),
+    [
+        (Schedule(), [0, 1, 2, 3, 4, 5, 6, 7]),
+        (Schedule(on_change=True), [0, 2, 5]),
+        (Schedule(every=0.3), [0, 3, 6]),
+        (Schedule(every=0.3, on_change=True), [0, 2, 5]),
+        (Schedule(every=0.2, on_change=True), [0, 2, 4, 5, 7]),
+    ],
+)
+def test_which_results_are_due(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, schedule: Schedule, wanted: list[int]
+) -> None:
+    """Frames of a video, 0.1 s apart; the label changes at 0, 2 and 5. Sinks of every frame get every frame."""
+    clock = iter([i / 10 + 1e-9 for i in range(8)])
+    monkeypatch.setattr("fakes.time", type("Clock", (), {"time": lambda: next(clock), "sleep": time.sleep}))
+    due, every = FakeSink(), FakeSink(every_frame=True)
+    frames = [picture(i) for i in (0, 0, 1, 1, 1, 0, 0, 0)]
+    assert bench.make({video(): frames}, schedule=schedule).run([due, every])
+    assert [result.frame for result in due.results] == wanted
+    assert len(every.results) == 8
+
+
+def test_labels_change_while_frames_come(bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By the file and from outside, within a second; a broken file changes nothing; no frame is lost."""
+    file = tmp_path / "labels.txt"
+    file.write_text("cat\ndog\n")
+    sink = FakeSink()
+    steps: list[Step] = []
+    done: dict[str, float] = {}
+
+    def seen(*labels: str) -> bool:
+        return bool(sink.results) and sink.results[-1].prediction.labels == labels
+
+    def change(text: str, *labels: str) -> Callable[[], None]:
+        def act() -> None:
+            file.write_text(text)
+            done["/".join(labels)] = time.monotonic()
+
+        return act
+
+    steps += at_rate(30, 0.3)
+    steps += [change("rose = a red rose; a rose\ntulip\n", "rose", "tulip"), *at_rate(30, 0.8)]
+    steps += [lambda: bench.pipeline.set_labels("fir\nelm"), *at_rate(30, 0.2)]
+    steps += [change("", "broken"), *at_rate(30, 0.8)]
+    steps += [change("oak\n", "oak"), *at_rate(30, 0.8)]
+    assert bench.make({SourceSpec("-", "stdin", "-"): steps}, file=file).run([sink])  # keeps every frame: none may miss
+    order = list(dict.fromkeys(result.prediction.labels for result in sink.results))
+    assert order == [("cat", "dog"), ("rose", "tulip"), ("fir", "elm"), ("oak",)]
+    for labels in (("rose", "tulip"), ("oak",)):
+        first = next(result for result in sink.results if result.prediction.labels == labels)
+        assert first.time - time.time() + time.monotonic() - done["/".join(labels)] < 1
+    assert [result.frame for result in sink.results] == list(range(len(sink.results)))
+    assert f"{file} holds no labels: write one label a line; the labels from before stay" in caplog.messages
+    assert bench.pipeline.labels() == ["oak"]
+
+
+def test_a_labels_file_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "labels.txt"
+    file.write_text("cat\ndog")
+    labels = LiveLabels(FakeClassifier(), file)
+    for text in ("cat\ndog\nhor", "cat\ndog\nhorse\nbi", "cat\ndog\nhorse\nbird"):
+        file.write_text(text)
+        labels.look()
+        assert list(map(str, labels.labels)) == ["cat", "dog"]
+    labels.look()
+    assert labels.classifier.labels == ("cat", "dog", "horse", "bird")
+    before = file.stat()
+    file.write_text("cat\ndog\nhorse\nBIRD")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # same time, same size
+    labels.look()
+    labels.look()
+    assert labels.classifier.labels[3] == "BIRD"
+    file.unlink()
+    labels.look()
+    labels.look()
+    assert labels.classifier.labels[3] == "BIRD"
+
+
+def test_labels_as_whoever_edits_them_gets_them(bench: Bench) -> None:
+    pipeline = bench.make({camera(): [], camera("camera1"): []})
+    pipeline.set_labels("a = b; c\n# no label\nd")
+    assert pipeline.labels() == pipeline.labels("camera1") == ["a = b; c", "d"]
+    for text, words in [("", "no labels"), ("a = ;", "line 1"), ("unusable", "unusable")]:
+        with pytest.raises(LabelsError, match=words):
+            pipeline.set_labels(text)
+    with pytest.raises(LabelsError, match="no source camera7"):
+        pipeline.set_labels("x", "camera7")
+    assert pipeline.labels() == ["a = b; c", "d"]
+
+
+def test_health_while_it_runs(bench: Bench) -> None:
+    seen: list[object] = []
+    sink = FakeSink()
+    pipeline = bench.make(
+        {
+            camera(): [
+                *at_rate(30, 0.5),
+                lambda: wait_for(lambda: len(sink.results) > 2),
+                lambda: seen.extend(pipeline.health()),
+            ]
+        }
+    )
+    assert pipeline.run([sink])
+    (health,) = seen
+    assert (health.source, health.state, health.detail, health.restarts) == ("camera0", "live", "scripted", 0)
+    assert 2 < health.frames <= len(sink.results)
+    assert 0 < health.fps < 32
+    assert abs(health.last_frame - time.time()) < 1
+
+
+def test_a_dead_source_costs_next_to_nothing(bench: Bench) -> None:
+    """Below 5% of a core while it waits to try again (the whole process is measured)."""
+    patience = Patience(retries=100, first=0.1, longest=0.2)
+    pipeline = bench.make({camera(): [LOST]}, patience=patience)
+    threading.Timer(2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    wall, cpu = time.monotonic(), time.process_time()
+    pipeline.run([FakeSink()])
+    assert time.process_time() - cpu < 0.05 * (time.monotonic() - wall)
+    assert bench.pipeline.health()[0].restarts > 5

@@ -1,0 +1,432 @@
+"""The preview's server over real sockets: what it says, whom it lets in, and what a hostile client can do to it."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from results import LABELS, NOW, FakeControl, make_result
+
+from attri.runtime.addresses import is_own_name, parse_address
+from attri.runtime.errors import UsageError
+from attri.runtime.metrics import Metrics
+from attri.runtime.preview import Preview
+
+TOKEN = "correct horse battery"
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Client:
+    """Talks to a preview, as a browser on this machine would unless told otherwise."""
+
+    def __init__(
+        self, control: FakeControl, token: str | None = TOKEN, host: str = "127.0.0.1", names: tuple[str, ...] = ()
+    ) -> None:
+        self.control = control
+        self.preview = Preview(control, Metrics(control), (host, 0), token, names)
+
+    def __call__(self, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.preview.port, timeout=10)
+        try:
+            connection.request(method, path, body, {key.replace("_", "-"): value for key, value in headers.items()})
+            answer = connection.getresponse()
+            return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
+        finally:
+            connection.close()
+
+    def raw(self, data: bytes, wait: float = 2.0) -> bytes:
+        """What comes back for these bytes, until the server closes or says nothing more."""
+        with socket.create_connection(("127.0.0.1", self.preview.port), timeout=wait) as plug:
+            plug.sendall(data)
+            plug.shutdown(socket.SHUT_WR)
+            answer = b""
+            while chunk := plug.recv(65536):
+                answer += chunk
+        return answer
+
+
+@pytest.fixture
+def open_preview() -> Iterator[Callable[..., Client]]:
+    opened: list[Client] = []
+    yield lambda *args, **kwargs: opened.append(Client(*args, **kwargs)) or opened[-1]
+    for client in opened:
+        client.preview.close()
+
+
+@pytest.fixture
+def client(open_preview: Callable[..., Client]) -> Client:
+    return open_preview(FakeControl("camera0", "rtsp://***@host/b"))
+
+
+def bearer(token: str = TOKEN) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def test_the_page_needs_nothing_from_elsewhere(client: Client) -> None:
+    page = client("/")
+    assert page.status == 200
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    for path in ("/", "/preview.js", "/preview.css", "/preview.svg"):
+        text = client(path).body.decode()
+        assert "//" not in text.replace("http://www.w3.org/2000/svg", "").replace("// ", ""), path
+    for inline in (b"style=", b"onclick=", b"<style", b"javascript:"):
+        assert inline not in page.body
+
+
+def test_state_before_and_after_frames(client: Client) -> None:
+    before = client("/api/state").json
+    assert [(each["source"], each["number"], each["state"]) for each in before["sources"]] == [
+        ("camera0", 0, "live"),
+        ("rtsp://***@host/b", 0, "live"),
+    ]
+    assert before["detail"] is None
+    for frame in range(3):
+        client.preview.write(make_result("rtsp://***@host/b", frame, label="かりんご", dropped=4))
+    after = client("/api/state?source=rtsp://***@host/b").json
+    (_, found) = after["sources"]
+    assert found == {
+        "source": "rtsp://***@host/b",
+        "shown": "rtsp://***@host/b",
+        "number": 3,
+        "card": True,
+        "state": "live",
+        "detail": "",
+        "frames": 120,
+        "dropped": 3,
+        "restarts": 1,
+        "fps": 29.7,
+        "last_frame": NOW,
+        "label": "かりんご",
+        "score": 0.75,
+        "age_ms": 41.0,
+    }
+    assert after["detail"] == {
+        "top": [["かりんご", 0.75], ["red apple", 0.125], ["bird", 0.125]],
+        "labels": 3,
+        "retrieved": [[0, 3], [1, 1]],
+        "cache": "hit",
+        "latency_ms": [[1.0, 20.0, 2.0]] * 3,
+    }
+    assert client("/api/state?source=nobody").json["detail"] is None
+
+
+def test_pictures_are_one_source(client: Client) -> None:
+    for number in range(70):
+        client.preview.write(make_result(f"folder/{number}.png"))
+    sources = client("/api/state").json["sources"]
+    assert [each["source"] for each in sources] == ["camera0", "rtsp://***@host/b", "pictures"]
+    assert (sources[2]["number"], sources[2]["shown"]) == (70, "folder/69.png")
+    assert [each["card"] for each in sources] == [False, False, True]
+
+
+def test_frames(client: Client, picture_files: list) -> None:
+    assert client("/api/frame?source=camera0").status == 404
+    client.preview.write(make_result(image=picture_files[0]))
+    first = client("/api/frame?source=camera0")
+    assert (first.status, first.headers["content-type"]) == (200, "image/jpeg")
+    shown = np.asarray(Image.open(io.BytesIO(first.body)), np.float32)
+    truth = np.asarray(Image.open(picture_files[0]).convert("RGB"), np.float32)
+    assert np.abs(shown - truth).mean() < 8  # JPEG at quality 80 of a drawn picture
+    assert client("/api/frame?source=camera0").body == first.body
+    client.preview.write(make_result(frame=1, image=np.zeros((3000, 1500, 3), np.uint8)))
+    second = client("/api/frame?source=camera0")
+    assert Image.open(io.BytesIO(second.body)).size == (480, 960)
+    assert (first.headers["x-attri-number"], second.headers["x-attri-number"]) == ("1", "2")
+
+
+def test_labels_can_be_read_and_with_the_token_changed(client: Client) -> None:
+    assert client("/api/labels").body.decode() == "red apple\nかりんご\nbird\n"
+    new = "cat\nDücke = a duck\n".encode()
+    assert client("/api/labels?source=camera0", "PUT", new, **bearer()).status == 200
+    assert client("/api/labels?source=camera0").body == new
+    assert client("/api/labels?source=rtsp://***@host/b").body.decode().split() == ["red", "apple", *LABELS[1:]]
+    client("/api/labels", "PUT", b"x", **bearer())
+    assert client.control.lines == {"camera0": ["x"], "rtsp://***@host/b": ["x"]}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        (b"", 400, "no labels"),
+        (b"\xff\xfe", 400, "not UTF-8 at byte 0"),
+        (b"x" * ((1 << 20) + 1), 413, "longer than 1 MB"),
+    ],
+)
+def test_labels_that_are_none_change_nothing(client: Client, body: bytes, status: int, words: str) -> None:
+    answer = client("/api/labels", "PUT", body, **bearer())
+    assert answer.status == status
+    assert words in answer.json["error"]
+    assert client("/api/labels").body.decode().split("\n")[0] == "red apple"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401),
+        (bearer("wrong"), 401),
+        (bearer(""), 401),
+        ({"Authorization": TOKEN}, 401),
+        ({"Authorization": f"Basic {TOKEN}"}, 401),
+        (bearer() | {"Origin": "http://evil.example"}, 403),
+        (bearer() | {"Origin": "null"}, 403),
+        (bearer() | {"Origin": "http://127.0.0.1:1"}, 403),  # another port is another page
+        (bearer() | {"Host": "evil.example"}, 421),
+        (bearer() | {"Host": "evil.example", "Origin": "http://evil.example"}, 421),  # DNS rebinding
+        (bearer(), 200),
+    ],
+)
+def test_who_may_change_labels(client: Client, headers: dict[str, str], status: int) -> None:
+    assert client("/api/labels", "PUT", b"cat", **headers).status == status
+    assert (client.control.labels() == ["cat"]) == (status == 200)
+
+
+def test_behind_a_proxy(open_preview) -> None:
+    client = open_preview(FakeControl(), names=("Cameras.plant.example",))
+    through = {"Host": "cameras.plant.example", "Origin": "https://cameras.plant.example"}
+    rewritten = {"Host": "127.0.0.1", "Origin": "https://cameras.plant.example:8443"}
+    for headers in (through, rewritten):
+        assert client("/api/state", **headers).status == 200
+        assert client("/api/labels", "PUT", b"cat", **bearer(), **headers).status == 200
+    assert client("/api/state", Host="evil.example").status == 421
+    evil = through | {"Origin": "https://evil.example"}
+    assert client("/api/labels", "PUT", b"cat", **bearer(), **evil).status == 403
+
+
+def test_our_own_page_may(client: Client) -> None:
+    own = {"Origin": f"http://127.0.0.1:{client.preview.port}"}
+    assert client("/api/labels", "PUT", b"cat", **bearer(), **own).status == 200
+
+
+def test_without_a_token_nobody_changes_anything(open_preview) -> None:
+    client = open_preview(FakeControl(), token=None)
+    assert client("/api/state").json["editable"] is False
+    for headers in ({}, bearer(""), bearer("None")):
+        assert client("/api/labels", "PUT", b"cat", **headers).status == 403
+    assert client.control.labels() == list(LABELS)
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "localhost@evil.example", "[::1"])
+def test_a_name_that_is_not_ours_reads_nothing(client: Client, host: str) -> None:
+    for path in ("/", "/api/state", "/healthz", "/metrics"):
+        assert client(path, Host=host).status in (400, 421)
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:9000", "127.0.0.1:1", "[::1]:8080", "10.0.0.7", "LOCALHOST"])
+def test_names_of_this_machine(host: str) -> None:
+    assert is_own_name(host)
+    assert is_own_name(socket.gethostname())
+
+
+def test_open_to_others_everything_needs_the_token(open_preview) -> None:
+    for token in (None, "guess", "geheimes Wörtchen"):
+        with pytest.raises(UsageError, match="ATTRI_SERVE_TOKEN"):
+            open_preview(FakeControl(), token=token, host="0.0.0.0")
+    client = open_preview(FakeControl(), host="0.0.0.0")
+    client.preview.write(make_result())
+    for path in ("/api/state", "/api/frame?source=camera0", "/api/labels", "/metrics"):
+        assert client(path).status == 401, path
+        assert client(path, **bearer()).status == 200, path
+    for path in ("/", "/preview.js", "/preview.css", "/healthz"):
+        assert client(path).status == 200, path
+    assert "camera0" not in client("/").body.decode()
+
+
+@pytest.mark.parametrize(
+    ("states", "status", "word"),
+    [
+        (["live", "live"], 200, "ok"),
+        (["live", "dead"], 200, "degraded"),
+        (["opening", "retrying"], 200, "degraded"),
+        (["frozen", "dead"], 503, "failing"),
+        (["ended", "ended"], 200, "ok"),
+    ],
+)
+def test_healthz(client: Client, states: list[str], status: int, word: str) -> None:
+    client.control.states = dict(zip(client.control.states, states, strict=True))
+    answer = client("/healthz")
+    assert (answer.status, answer.json["status"]) == (status, word)
+    assert list(answer.json["sources"].values()) == states
+
+
+def test_metrics_are_here_too(client: Client) -> None:
+    assert b'attri_source_state{source="camera0",state="live"} 1.0' in client("/metrics").body
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/api", "/../etc/passwd", "/preview.py", "/%2e%2e/preview.py", "//"])
+def test_paths_that_are_none(client: Client, path: str) -> None:
+    assert client(path).status == 404
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE", "OPTIONS", "PATCH", "TRACE"])
+def test_methods_that_are_none(client: Client, method: str) -> None:
+    assert client("/api/labels", method, **bearer()).status == 405
+
+
+def test_every_answer_carries_the_headers(client: Client) -> None:
+    for answer in (client("/"), client("/nothing"), client("/", Host="evil.example"), client("/api/labels", "PUT")):
+        for name in ("content-security-policy", "x-content-type-options", "cross-origin-resource-policy"):
+            assert name in answer.headers
+        assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("count", "asks", "status"),
+    [(70, 0, 503), (10, 40, 200)],
+    ids=["take every place and never finish asking", "ask and ask, and never read"],
+)
+def test_stuck_browsers_stall_nobody(
+    client: Client, monkeypatch: pytest.MonkeyPatch, count: int, asks: int, status: int
+) -> None:
+    monkeypatch.setattr("attri.runtime.patience.SECONDS", 0.4)
+    noise = np.random.default_rng(0).integers(0, 256, (720, 960, 3), np.uint8)
+    client.preview.write(make_result(image=noise))
+    request = b"GET /api/frame?source=camera0 HTTP/1.1\r\nHost: localhost\r\n"
+    plugs = []
+    for _ in range(count):
+        plug = socket.socket()
+        plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plug.connect(("127.0.0.1", client.preview.port))
+        plug.sendall((request + b"\r\n") * asks + request)
+        plugs.append(plug)
+    connections = client.preview._server.server_state.connections
+    wait_for(lambda: len(connections) == count)
+    assert client("/healthz").status == status
+    start = time.perf_counter()
+    for frame in range(200):
+        client.preview.write(make_result(frame=frame, image=noise))
+    assert (time.perf_counter() - start) / 200 < 0.005  # a frame's own time is 33 ms
+    wait_for(lambda: not connections)
+    assert client("/healthz").status == 200
+    for plug in plugs:
+        plug.close()
+
+
+def wait_for(what: Callable[[], object], seconds: float = 4.0) -> None:
+    """Less than the 5 s that uvicorn gives a connection between requests."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_many_read_while_frames_come(client: Client) -> None:
+    client.preview.write(make_result())
+    seen: list[int] = []
+
+    def browse() -> None:
+        for _ in range(10):
+            assert client("/api/state?source=camera0").status == 200
+            seen.append(int(client("/api/frame?source=camera0").headers["x-attri-number"]))
+
+    browsers = [threading.Thread(target=browse) for _ in range(6)]
+    for browser in browsers:
+        browser.start()
+    frame = 0
+    while any(browser.is_alive() for browser in browsers):
+        client.preview.write(make_result(frame=frame))
+        frame += 1
+        time.sleep(0.002)
+    assert len(seen) == 60
+    assert max(seen) > 1
+
+
+def test_closing_is_quick_and_frees_the_port(open_preview) -> None:
+    client = open_preview(FakeControl())
+    with socket.create_connection(("127.0.0.1", client.preview.port)) as plug:
+        plug.sendall(b"GET / HTTP/1.1\r\nHost: local")
+        start = time.monotonic()
+        client.preview.close()
+        assert time.monotonic() - start < 1.6
+    address = ("127.0.0.1", client.preview.port)
+    Preview(client.control, client.preview._metrics, address).close()
+
+
+def test_an_address_that_is_taken(client: Client) -> None:
+    with pytest.raises(UsageError, match="--serve 127"):
+        Preview(client.control, client.preview._metrics, ("127.0.0.1", client.preview.port))
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("8080", ("127.0.0.1", 8080)),
+        ("0.0.0.0:80", ("0.0.0.0", 80)),
+        ("[::1]:8080", ("::1", 8080)),
+        ("jetson.local:1", ("jetson.local", 1)),
+        *[(odd, None) for odd in ("", "x", ":80", "a:b:1", "1.2.3.4:", "1.2.3.4:99999", "http://h:1", "::1:80")],
+    ],
+)
+def test_addresses(text: str, address: tuple[str, int] | None) -> None:
+    if address is None:
+        with pytest.raises(UsageError, match="--serve"):
+            parse_address(text, "--serve")
+    else:
+        assert parse_address(text, "--serve") == address
+
+
+@pytest.fixture(scope="module")
+def fuzzed() -> Iterator[Client]:
+    client = Client(FakeControl("camera0"))
+    client.preview.write(make_result())
+    yield client
+    client.preview.close()
+
+
+_TEXT = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters=" "), max_size=40)
+_PATHS = st.sampled_from(["/", "/api/state", "/api/frame", "/api/labels", "/healthz", "/metrics"])
+_NAMES = st.sampled_from(["Host", "Origin", "Authorization", "Content-Length", "Transfer-Encoding", "Range", "Cookie"])
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    method=st.sampled_from(["GET", "PUT", "HEAD", "POST", "X"]),
+    path=_PATHS,
+    query=_TEXT,
+    headers=st.lists(st.tuples(_NAMES, _TEXT), max_size=5),
+    body=st.binary(max_size=200),
+)
+def test_no_request_breaks_it(fuzzed: Client, method, path, query, headers, body) -> None:
+    """Every answer is a refusal or a success, never a bug (500), and nothing changes without the token."""
+    lines = [f"{method} {path}?source={query} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
+    answer = fuzzed.raw("\r\n".join(lines).encode() + b"\r\nConnection: close\r\n\r\n" + body)
+    assert answer == b"" or answer.split()[1] in (b"200", b"400", b"401", b"403", b"404", b"405", b"413", b"421")
+    assert fuzzed.control.labels() == list(LABELS)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.binary(max_size=300))
+def test_no_bytes_break_it(fuzzed: Client, data: bytes) -> None:
+    answer = fuzzed.raw(data)
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 4")
+    assert fuzzed("/healthz").status == 200
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(body=st.binary(max_size=300))
+def test_no_labels_break_it(fuzzed: Client, body: bytes) -> None:
+    answer = fuzzed("/api/labels", "PUT", body, **bearer())
+    assert answer.status in (200, 400)
+    fuzzed.control.lines["camera0"] = list(LABELS)

@@ -1,0 +1,164 @@
+"""systemd's side: a real datagram socket, and units that its own checker reads."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from results import FakeControl
+
+from attri.runtime.errors import UsageError
+from attri.runtime.result import SourceHealth
+from attri.runtime.service import Watchdog, notify, unit_file
+
+
+class Manager:
+    """The service manager's end."""
+
+    def __init__(self, address: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(address)
+        self.socket.settimeout(5)
+
+    def hear(self) -> list[str]:
+        return self.socket.recv(4096).decode().split("\n")
+
+    def hear_for(self, seconds: float) -> list[str]:
+        """All lines within so long."""
+        lines, end = [], time.monotonic() + seconds
+        self.socket.settimeout(0.02)
+        while time.monotonic() < end:
+            try:
+                lines += self.hear()
+            except TimeoutError:
+                continue
+        self.socket.settimeout(5)
+        return lines
+
+
+@pytest.fixture(params=["path", "abstract"])
+def manager(request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
+    name = str(tmp_path / "notify") if request.param == "path" else f"@attri-{os.getpid()}-{tmp_path.name}"
+    manager = Manager(name.replace("@", "\0"))
+    monkeypatch.setenv("NOTIFY_SOCKET", name)
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    monkeypatch.setenv("WATCHDOG_USEC", "200000")
+    yield manager
+    manager.socket.close()
+
+
+class Counting(FakeControl):
+    """Sources with counters that a test moves."""
+
+    frames = dropped = 0
+
+    def health(self) -> list[SourceHealth]:
+        return [replace(each, frames=self.frames, dropped=self.dropped) for each in super().health()]
+
+
+def test_a_life(manager: Manager) -> None:
+    watchdog = Watchdog(FakeControl("camera0", "camera1"))
+    status = "STATUS=2 of 2 sources live, 59.4 frames/s"
+    assert manager.hear() == ["READY=1", status]
+    assert manager.hear() == ["WATCHDOG=1", status]
+    start = time.monotonic()
+    assert manager.hear() == ["WATCHDOG=1", status]
+    assert 0.02 < time.monotonic() - start < 0.19  # twice as often as it has to be
+    watchdog.close()
+    assert "STOPPING=1" in manager.hear_for(0.1)
+
+
+def test_frames_that_come_and_are_not_classified_are_a_reason(manager: Manager) -> None:
+    control = Counting()
+    watchdog = Watchdog(control)
+    for _ in range(6):  # slow, but it works
+        control.dropped += 5
+        control.frames += 1
+        assert "WATCHDOG=1" in manager.hear_for(0.11) or control.frames == 1
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:  # stuck: frames come, none is done
+        control.dropped += 1
+        manager.hear_for(0.02)
+    control.dropped += 1
+    assert "WATCHDOG=1" not in manager.hear_for(0.15)
+    watchdog.close()
+
+
+@pytest.mark.parametrize("state", ["retrying", "frozen"])
+def test_a_lost_source_is_no_reason(manager: Manager, state: str) -> None:
+    watchdog = Watchdog(Counting(state=state))
+    manager.hear_for(0.3)
+    assert "WATCHDOG=1" in manager.hear_for(0.3)
+    watchdog.close()
+
+
+def test_a_watchdog_of_somebody_else_is_not_ours(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATCHDOG_PID", "1")
+    watchdog = Watchdog(FakeControl())
+    assert not [line for line in manager.hear_for(0.4) if line == "WATCHDOG=1"]
+    watchdog.close()
+
+
+@pytest.mark.parametrize("address", ["", "/nothing/there", "x" * 300])
+def test_nobody_listens(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    notify("READY=1")
+
+
+@pytest.fixture
+def as_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """As if attri-run were what runs; its path has a blank, as paths have."""
+    program = tmp_path / "my programs" / "attri-run"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    monkeypatch.chdir(tmp_path)
+    return program
+
+
+ODD = ["camera0", "--labels", "my labels.txt", "--template", 'a "photo" of {} at 100% for $5\\', "--install-service"]
+
+
+def test_a_unit(as_command: Path, tmp_path: Path) -> None:
+    unit = unit_file(ODD)
+    (line,) = re.findall("^ExecStart=(.*)$", unit, re.MULTILINE)
+    sentence = r'"a \"photo\" of {} at 100%% for $$5\\"'
+    assert line == f'"{as_command}" camera0 --labels "my labels.txt" --template {sentence} --quiet'
+    assert f"WorkingDirectory={tmp_path}\n" in unit
+    assert "Type=notify\n" in unit
+    assert "WatchdogSec=60\n" in unit
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_systemd_reads_the_unit(as_command: Path, tmp_path: Path) -> None:
+    file = tmp_path / "attri.service"
+    file.write_text(unit_file(ODD))
+    check = subprocess.run(["systemd-analyze", "verify", file], capture_output=True, text=True, timeout=60)
+    ours = [line for line in check.stderr.splitlines() if "attri" in line]
+    assert ours == []
+    file.write_text(file.read_text().replace("WatchdogSec=60", "WatchdogSec=soon"))
+    check = subprocess.run(["systemd-analyze", "verify", file], capture_output=True, text=True, timeout=60)
+    assert "Failed to parse" in check.stderr  # it does look
+
+
+@pytest.mark.parametrize("source", ["rtsp://ann:s3cret@host/a", "http://h/video?token=s3cret"])
+def test_no_password_goes_into_a_unit(as_command: Path, source: str) -> None:
+    with pytest.raises(UsageError, match="--sources") as caught:
+        unit_file([source])
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("option", ["--json", "--quiet"])
+def test_the_journal_gets_no_line_for_a_frame(as_command: Path, option: str) -> None:
+    assert re.search("^ExecStart=.* camera0( --quiet)?( --json)?$", unit_file(["camera0", option]), re.MULTILINE)
+    assert unit_file(["camera0", option]).count(" --") == 1

@@ -1,0 +1,337 @@
+"""Console, JSON lines, CSV, snapshots and recordings, with disks that are full and runs that are killed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from results import LABELS, NOW, file_size_limit, make_result
+
+from attri.runtime.errors import SinkError, UsageError
+from attri.runtime.files import COLUMNS, CsvSink, Snapshots, file_name
+from attri.runtime.recording import VideoSink
+from attri.runtime.sinks import Console, _width, json_line, live_line, text_line
+
+TESTS = Path(__file__).parents[1]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+    def screen(self) -> list[str]:
+        """The rows that stand there after all that was written, on a terminal that knows the four things we tell it."""
+        rows, row, column = [""], 0, 0
+        for up, clear, char in re.findall(r"\x1b\[(\d+)A|(\x1b\[2K)|([^\x1b])", self.getvalue(), re.DOTALL):
+            if up:
+                row -= int(up)
+            elif clear:
+                rows[row] = ""
+            elif char == "\r":
+                column = 0
+            elif char == "\n":
+                row, column = row + 1, 0
+                rows += [""] * (row == len(rows))
+            else:
+                rows[row] = rows[row].ljust(column)[:column] + char + rows[row][column + 1 :]
+                column += 1
+        return rows
+
+
+def test_json_of_a_live_source() -> None:
+    found = json.loads(json_line(make_result(label="かりんご", changed=True, dropped=2), 2))
+    assert found == {
+        "source": "camera0",
+        "frame": 0,
+        "time": NOW,
+        "label": "かりんご",
+        "score": 0.75,
+        "top": [{"label": "かりんご", "score": 0.75}, {"label": "red apple", "score": 0.125}],
+        "retrieved": [[0, 3], [1, 1]],
+        "cache": "hit",
+        "latency_ms": {"preprocess": 1.0, "vision": 20.0, "text": 2.0, "total": 23.0},
+        "changed": True,
+        "age_ms": 41.0,
+        "fps": 29.7,
+        "dropped": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("result", "line"),
+    [
+        (make_result("a.png"), "a.png  red apple 75.0%"),
+        (make_result("a.mp4", time=3.5), "a.mp4     3.50s  red apple 75.0%"),
+        (make_result(), "2026-09-21T14:13:20.250Z camera0  red apple 75.0%"),
+        (make_result("a.png", label=None, score=0.4), "a.png  (none of the labels)  best: red apple 40.0%"),
+        (replace(make_result("a.png"), label="bird", score=0.6), "a.png  bird 60.0%  [red apple 75.0%]"),
+    ],
+)
+def test_a_line(result, line: str) -> None:
+    assert text_line(result, 1) == line
+
+
+@pytest.mark.parametrize("columns", [120, 60, 30, 5])
+@pytest.mark.parametrize("label", ["red apple", "かりんご" * 9, None, "e\u0301" * 50, "\x1b[2J"])
+def test_a_row_fits_the_terminal(columns: int, label: str | None) -> None:
+    row = live_line(make_result("rtsp://***@10.0.0.7/stream", label=label, dropped=7), columns)
+    assert _width(row) <= columns
+    assert row.isprintable()
+
+
+def test_cells_of_a_terminal() -> None:
+    assert [_width(text) for text in ("ab", "かりんご", "e\u0301", "！")] == [2, 8, 1, 2]
+
+
+def test_a_row_says_it_all() -> None:
+    row = live_line(make_result(score=0.5), 79)
+    assert re.fullmatch("camera0  red apple +50.0% █████       29.7 fps    41 ms", row)
+    assert len(row) == 79
+
+
+def test_rows_of_two_sources_stay_while_events_scroll() -> None:
+    terminal = Terminal()
+    console = Console("text", 1, terminal)
+    for frame in range(3):
+        console.write(make_result("camera0", frame, changed=frame == 0))
+        console.write(make_result("a.mp4", frame, label="bird", time=frame / 10, changed=frame == 2))
+    console.write(make_result("still.png"))
+    console.close()
+    above = [row.strip() for row in terminal.screen()]
+    assert above[0].endswith("Z camera0  red apple 75.0%")
+    assert above[1] == "a.mp4     0.20s  bird 75.0%"
+    assert any(row.startswith("camera0  red apple  ") for row in above[2:])
+    assert any(row.startswith("a.mp4  bird  ") for row in above[2:])
+    assert "still.png  red apple 75.0%" in above
+
+
+def test_no_terminal_no_escapes() -> None:
+    out = io.StringIO()
+    console = Console("text", 1, out)
+    console.write(make_result("a.mp4", time=0.0, changed=True))
+    console.close()
+    assert out.getvalue() == "a.mp4     0.00s  red apple 75.0%\n"
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_csv_is_continued(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    for start in (0, 2):
+        sink = CsvSink(path)
+        for frame in (start, start + 1):
+            sink.write(make_result('odd, "name"', frame, label=None if frame else "かりんご", changed=not frame))
+        assert len(path.read_bytes().splitlines()) == 1 + start + 2  # on the disk before it is closed
+        sink.close()
+    rows = table(path)
+    assert tuple(rows[0]) == COLUMNS
+    assert [row["frame"] for row in rows] == ["0", "1", "2", "3"]
+    assert rows[0] == {
+        "source": 'odd, "name"',
+        "frame": "0",
+        "time": "2026-09-21T14:13:20.250Z",
+        "label": "かりんご",
+        "score": "0.750000",
+        "changed": "1",
+        "age_ms": "41.0",
+        "dropped": "0",
+    }
+    assert rows[1]["label"] == ""
+
+
+def test_a_torn_row_goes(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    sink = CsvSink(path)
+    sink.write(make_result())
+    sink.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"camera0,1,2026-0")  # as a power cut leaves it
+    CsvSink(path).close()
+    assert path.read_bytes() == whole
+
+
+def test_a_csv_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.csv"
+    path.write_text("name,age\nAnn,7\n")
+    with pytest.raises(UsageError, match="another table"):
+        CsvSink(path)
+    assert path.read_text() == "name,age\nAnn,7\n"
+    with pytest.raises(UsageError, match="No such file"):
+        CsvSink(tmp_path / "gone" / "log.csv")
+
+
+def test_a_full_disk_tears_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    sink = CsvSink(path)
+    sink.write(make_result())
+    with file_size_limit(path.stat().st_size + 20), pytest.raises(SinkError, match=r"log\.csv: "):
+        sink.write(make_result(frame=1))
+    sink.write(make_result(frame=2))
+    sink.close()
+    assert [row["frame"] for row in table(path)] == ["0", "2"]
+
+
+def test_a_device_that_is_full() -> None:
+    with pytest.raises(UsageError, match="No space left"):
+        CsvSink(Path("/dev/full"))
+
+
+def test_snapshots_of_events(tmp_path: Path, picture_files: list[Path]) -> None:
+    sink = Snapshots(tmp_path / "new" / "shots", keep=3, topk=1)
+    (tmp_path / "new" / "shots" / "mine.jpg").write_bytes(b"not ours")
+    for frame in range(10):
+        sink.write(make_result("rtsp://***@host/a", frame, image=picture_files[frame], changed=frame % 2 == 0))
+    names = sorted(file.name for file in (tmp_path / "new" / "shots").iterdir())
+    assert names == [
+        "20260921T141320.650Z_rtsp-host-a_red-apple_4.jpg",
+        "20260921T141320.850Z_rtsp-host-a_red-apple_6.jpg",
+        "20260921T141321.050Z_rtsp-host-a_red-apple_8.jpg",
+        "mine.jpg",
+    ]
+    shot = Image.open(tmp_path / "new" / "shots" / names[2])
+    assert json.loads(shot.info["comment"])["frame"] == 8
+    truth = np.asarray(Image.open(picture_files[8]).convert("RGB"), np.float32)
+    assert np.abs(np.asarray(shot, np.float32) - truth).mean() < 6  # JPEG at quality 90 of drawn pictures
+
+
+def test_snapshots_count_those_of_an_earlier_run(tmp_path: Path) -> None:
+    for frame in range(4):
+        sink = Snapshots(tmp_path, keep=2, topk=1)
+        sink.write(make_result(frame=frame, changed=True))
+    assert [file.name.split("_")[-1] for file in sorted(tmp_path.iterdir())] == ["2.jpg", "3.jpg"]
+
+
+def test_a_snapshot_on_a_full_disk(tmp_path: Path, picture_files: list[Path]) -> None:
+    sink = Snapshots(tmp_path, keep=2, topk=1)
+    noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    with file_size_limit(10_000), pytest.raises(SinkError, match="--snapshots"):
+        sink.write(make_result(image=noise, changed=True))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "a\0b", "\udcff", "", "...", "語" * 200, "a/b\\c:d*e"])
+def test_names_of_files_are_safe(name: str) -> None:
+    safe = file_name(name)
+    assert 1 <= len(safe.encode()) <= 80
+    assert not set(safe) & set("/\\\0:*")
+    assert safe.strip(".") != ""
+
+
+def frames(path: Path) -> list[tuple[float, np.ndarray]]:
+    with av.open(str(path)) as container:
+        return [(frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+
+
+def test_a_recording_holds_what_was_seen(tmp_path: Path, picture_files: list[Path]) -> None:
+    sink = VideoSink(tmp_path / "out.mp4")
+    pictures = [np.asarray(Image.open(p).convert("RGB").resize((321, 241))) for p in picture_files[:6]]
+    for frame, picture in enumerate(pictures):
+        sink.write(make_result(frame=frame, time=NOW + frame / 5, image=picture))
+    sink.close()
+    found = frames(tmp_path / "out.mp4")
+    assert [moment for moment, _ in found] == pytest.approx([frame / 5 for frame in range(6)], abs=1e-3)
+    for (_, image), picture in zip(found, pictures, strict=True):
+        assert image.shape == (240, 320, 3)
+        difference = np.abs(image.astype(np.float32) - picture[:240, :320]).mean((1, 2))
+        assert difference[:200].mean() < 8  # lossy, and colour at half the resolution
+        assert difference[-12:].mean() > 20  # the strip
+
+
+def test_a_recording_plays_after_kill_9(tmp_path: Path) -> None:
+    path = tmp_path / "out.mp4"
+    code = f"""
+import sys, time; sys.path.insert(0, {str(TESTS)!r})
+from pathlib import Path
+from results import make_result
+from attri.runtime.recording import VideoSink
+sink = VideoSink(Path({str(path)!r}))
+for frame in range(95):  # at 10 a second
+    sink.write(make_result(frame=frame))
+print("written", flush=True)
+time.sleep(60)"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "written\n"
+        run.kill()
+    found = frames(path)
+    assert 95 - 11 <= len(found) <= 95  # at most the last second is lost
+    assert found[-1][0] == pytest.approx((len(found) - 1) / 10, abs=1e-3)
+
+
+def test_a_recording_is_never_written_over(tmp_path: Path) -> None:
+    (tmp_path / "out.mp4").write_bytes(b"precious")
+    sink = VideoSink(tmp_path / "out.mp4")
+    sink.write(make_result())
+    sink.close()
+    assert (tmp_path / "out.mp4").read_bytes() == b"precious"
+    assert len(frames(tmp_path / "out-2.mp4")) == 1
+
+
+def test_sources_in_files_of_their_own_or_one_after_another(tmp_path: Path) -> None:
+    apart, together = VideoSink(tmp_path / "{source}.mp4"), VideoSink(tmp_path / "all.mp4")
+    for sink in (apart, together):
+        for name, size in (("a.png", (48, 64)), ("rtsp://h/b", (90, 64))):
+            sink.write(make_result(name, image=np.full((*size, 3), 200, np.uint8)))
+        sink.close()
+    assert [f.name for f in sorted(tmp_path.iterdir())] == ["a.png.mp4", "all.mp4", "rtsp-h-b.mp4"]
+    assert frames(tmp_path / "rtsp-h-b.mp4")[0][1].shape == (90, 64, 3)
+    (first, _), (second, fitted) = frames(tmp_path / "all.mp4")
+    assert (first, second) == (0, 0.5)
+    assert fitted.shape == (48, 64, 3)
+    assert fitted[10, 2].max() < 40 < 150 < fitted[10, 32].min()  # a border beside the narrower picture
+
+
+def test_a_recording_on_a_full_disk_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attri.runtime.recording._RETRY", 0.0)
+    path, random = tmp_path / "out.mp4", np.random.default_rng(0)
+    sink = VideoSink(path)
+    noise = (make_result(frame=frame, image=random.integers(0, 256, (96, 128, 3), np.uint8)) for frame in range(200))
+    with file_size_limit(300_000), pytest.raises(SinkError, match="--save"):
+        all(sink.write(result) is None for result in noise)
+    assert len(frames(path)) > 10
+    sink.write(make_result(frame=200))  # there is room again
+    sink.close()
+    assert len(frames(tmp_path / "out-2.mp4")) == 1
+
+
+@pytest.mark.parametrize("name", ["out.avi", "out", "gone/out.mp4"])
+def test_a_recording_that_cannot_be(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="--save"):
+        VideoSink(tmp_path / name)
+
+
+def test_every_label_can_be_drawn() -> None:
+    from attri.runtime.annotate import annotate
+
+    for label in (*LABELS, None, "\n", "x" * 500):
+        for shape in ((48, 64, 3), (1, 1, 3), (9, 2000, 3)):
+            result = make_result("\udcff", label=label, image=np.zeros(shape, np.uint8))
+            assert annotate(result).shape == shape
+
+
+def test_console_passes_a_broken_pipe_on_and_counts_a_full_disk() -> None:
+    class Gone(io.StringIO):
+        def __init__(self, error: OSError) -> None:
+            super().__init__()
+            self.error = error
+
+        def flush(self) -> None:
+            raise self.error
+
+    with pytest.raises(BrokenPipeError):
+        Console("json", 1, Gone(BrokenPipeError())).write(make_result())
+    with pytest.raises(SinkError, match="stdout: No space left"):
+        Console("json", 1, Gone(OSError(28, "No space left on device"))).write(make_result())

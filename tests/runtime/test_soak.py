@@ -1,0 +1,24 @@
+"""A little of what benchmarks/soak.py does for half an hour; ATTRI_SOAK_SECONDS makes it longer."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="memory and files are read from /proc")
+def test_nothing_grows(bundle: Path, tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("soak", Path(__file__).parents[2] / "benchmarks" / "soak.py")
+    soak = sys.modules["soak"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(soak)
+    found = soak.soak(bundle, tmp_path, float(os.environ.get("ATTRI_SOAK_SECONDS", "15")))
+    assert found.code == 0, found.log
+    assert found.growth() == "", found.log
+    assert found.results > 100
+    assert "trying again" in found.log  # it was in bad company
+    assert "the labels from before stay" in found.log
+    assert "Traceback" not in found.log

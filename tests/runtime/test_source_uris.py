@@ -1,0 +1,269 @@
+"""What words mean as sources, and the sources file: what a person may write there, and what nobody would."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from attri.runtime.errors import UsageError
+from attri.runtime.source_uris import FLIPS, InputOptions, SourceSpec, find_source, find_sources, read_sources
+
+
+@pytest.fixture
+def folder(picture_files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Pictures at two depths, hidden ones, a video by name, and a text file. The working directory."""
+    image = Image.open(picture_files[0]).convert("RGB")
+    for name in ("b.png", "a.jpg", "deep/c.PNG", ".hidden.png", ".cache/d.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        image.save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "clip.MP4").write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def files(*words: str) -> list[str]:
+    return [path.as_posix() for spec in find_sources(words, {}) for path in spec.files]
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["."], ["a.jpg", "b.png", "deep/c.PNG"]),
+        (["b.png", "deep", "a.jpg"], ["b.png", "deep/c.PNG", "a.jpg"]),
+        (["b.png", "b.png"], ["b.png", "b.png"]),
+        (["*.*g"], ["a.jpg", "b.png"]),
+        (["**/*.[pP]*"], ["b.png", "deep/c.PNG"]),
+        (["notes.txt"], ["notes.txt"]),
+        (["file://b.png"], ["b.png"]),
+    ],
+    ids=str,
+)
+def test_files_behind_words(folder: Path, words: list[str], wanted: list[str]) -> None:
+    assert files(*words) == wanted
+
+
+@pytest.mark.parametrize("name", ["odd[1].png", "camera_roll.png", "camera", "-.png", "gst:x.png"])
+def test_a_file_that_is_there_is_taken_by_its_name(folder: Path, name: str) -> None:
+    (folder / "b.png").rename(folder / name)
+    assert files(name) == [name]
+
+
+@pytest.mark.parametrize(
+    ("word", "kind", "uri"),
+    [
+        ("camera0", "v4l2", "/dev/video0"),
+        ("camera12", "v4l2", "/dev/video12"),
+        ("/dev/video3", "v4l2", "/dev/video3"),
+        ("v4l2:///dev/video3", "v4l2", "/dev/video3"),
+        ("v4l2://3", "v4l2", "/dev/video3"),
+        ("csi://1", "csi", "1"),
+        ("gst:videotestsrc ! videoconvert", "gst", "videotestsrc ! videoconvert"),
+        ("rtsp://host/1", "stream", "rtsp://host/1"),
+        ("RTSPS://host/1", "stream", "rtsps://host/1"),
+        ("http://host/mjpeg", "stream", "http://host/mjpeg"),
+        ("https://host/mjpeg", "stream", "https://host/mjpeg"),
+        ("clip.MP4", "video", "clip.MP4"),
+        ("-", "stdin", "-"),
+    ],
+)
+def test_kinds(folder: Path, word: str, kind: str, uri: str) -> None:
+    spec = find_source(word)
+    assert (spec.name, spec.kind, spec.uri) == (word, kind, uri)
+    assert spec.live == (kind in ("v4l2", "csi", "gst", "stream"))
+
+
+def test_a_password_is_in_no_name(folder: Path) -> None:
+    spec = find_source("rtsp://user:secret@host/1")
+    assert spec.name == "rtsp://***@host/1"
+    assert spec.uri == "rtsp://user:secret@host/1"
+    assert "secret" not in repr(spec)
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        ("gone.png", "gone.png does not exist"),
+        ("camera_roll.png", "does not exist"),
+        ("camera", "does not exist"),
+        ("camera-1", "does not exist"),
+        ("file://gone.png", "does not exist"),
+        ("*.bmp", "nothing matches"),
+        ("empty", "has no pictures"),
+        ("x" * 300, "File name too long"),
+        ("a\0b", "does not exist"),
+        ("", "is empty"),
+        ("ftp://user:secret@host/1", r"ftp://\*\*\*@host/1 is no source that attri knows: give a picture"),
+        ("csi://front", "is no source"),
+        ("v4l2://front", "is no source"),
+    ],
+)
+def test_what_is_no_source(folder: Path, word: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as error:
+        find_sources(("b.png", word), {})
+    assert "secret" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_pictures_named_in_a_row_are_one_source(folder: Path) -> None:
+    specs = find_sources(("a.jpg", "b.png", "clip.MP4", "b.png", "camera0"), {})
+    assert [spec.name for spec in specs] == ["pictures", "clip.MP4", "b.png", "camera0"]
+
+
+def test_options_go_to_the_sources_that_take_them(folder: Path) -> None:
+    options = InputOptions(width=640, stride=2)
+    camera, pictures = find_sources(("camera0", "b.png"), {}, options)
+    assert camera.input == options
+    assert pictures.input == InputOptions(stride=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (InputOptions(width=640, codec="raw"), "--input-codec, --input-width: none of the sources takes it"),
+        (InputOptions(flip="vertical"), "--input-flip"),
+        (InputOptions(latency=0), "--input-latency"),
+        (InputOptions(steady=0), "--steady"),
+    ],
+)
+def test_an_option_that_nobody_takes_is_refused(folder: Path, options: InputOptions, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        find_sources(("b.png",), {}, options)
+
+
+def test_only_a_folder_can_be_watched(folder: Path) -> None:
+    assert [spec.kind for spec in find_sources(("empty", "b.png"), {}, watch=True)] == ["watch", "pictures"]
+    with pytest.raises(UsageError, match="--watch: name a folder"):
+        find_sources(("b.png",), {}, watch=True)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "sources.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_sources_file(folder: Path) -> None:
+    path = write(
+        folder,
+        """
+        [door]
+        uri = "rtsp://user:secret@host/1"
+        labels = "door.txt"
+        template = "a photo of a {}."
+        threshold = 0.5
+        roi = [0, 0, 64, 48]
+        stride = 2
+        latency = 200
+        flip = "clockwise"
+        ["Halle 3"]
+        uri = "camera1"
+        width = 640
+        height = 480
+        rate = 29.97
+        codec = "raw"
+        [past]
+        uri = "clip.MP4"
+        loop = -1
+        [inbox]
+        uri = "empty"
+        watch = true
+        """,
+    )
+    named = read_sources(path)
+    assert list(named) == ["door", "Halle 3", "past", "inbox"]
+    door = named["door"]
+    assert (door.name, door.kind, door.uri) == ("door", "stream", "rtsp://user:secret@host/1")
+    assert (door.labels, door.template, door.threshold) == (folder / "door.txt", "a photo of a {}.", 0.5)
+    assert door.input == InputOptions(flip="clockwise", latency=200, stride=2, roi=(0, 0, 64, 48))
+    assert named["Halle 3"].input == InputOptions(width=640, height=480, rate=29.97, codec="raw")
+    assert named["past"].input.loop == -1
+    assert named["inbox"].kind == "watch"
+    (spec,) = find_sources(("door",), named, InputOptions(stride=9, flip="none"))
+    assert spec.input.stride == 2  # the file's word counts more
+
+
+def test_paths_are_meant_from_the_sources_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(folder, '[clip]\nuri = "clip.MP4"')
+    monkeypatch.chdir("/")
+    assert read_sources(path)["clip"].uri == str(folder / "clip.MP4")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "names no sources"),
+        ("[door", "is not TOML"),
+        ("door = 1", r"door must be a table: write \[door\]"),
+        ("[door]", "door has no uri"),
+        ('[door]\nuri = ""', "door.uri cannot be ''"),
+        ("[door]\nuri = 3", "door.uri cannot be 3"),
+        ('[door]\nurl = "camera0"', "door.url is not known: use uri, "),
+        ('[door]\nuri = "gone.png"', "gone.png does not exist"),
+        ('[door]\nuri = "camera0"\nwidth = 0', "door.width cannot be 0"),
+        ('[door]\nuri = "camera0"\nwidth = true', "door.width cannot be True"),
+        ('[door]\nuri = "camera0"\nrate = nan', "door.rate cannot be nan"),
+        ('[door]\nuri = "camera0"\nrate = "fast"', "door.rate cannot be 'fast'"),
+        ('[door]\nuri = "camera0"\ncodec = "h264"', "door.codec cannot be 'h264'"),
+        ('[door]\nuri = "camera0"\nflip = "left"', "door.flip cannot be 'left'"),
+        ('[door]\nuri = "camera0"\nroi = [0, 0, 0, 9]', r"door.roi cannot be \[0, 0, 0, 9\]"),
+        ('[door]\nuri = "camera0"\nroi = [0, 0, 9]', "door.roi"),
+        ('[door]\nuri = "camera0"\ntemplate = "a photo"', "door.template"),
+        ('[door]\nuri = "camera0"\nthreshold = 2', "door.threshold"),
+        ('[door]\nuri = "camera0"\nlatency = 5', "door takes no latency"),
+        ('[door]\nuri = "b.png"\nwidth = 5', "door takes no width"),
+        ('[door]\nuri = "http://host/cam"\nlatency = 5', "door takes no latency"),
+        ('[door]\nuri = ["rtsp://user:secret@host"]', r"door.uri cannot be \['rtsp://\*\*\*@host'\]"),
+    ],
+)
+def test_a_wrong_sources_file(folder: Path, text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as error:
+        read_sources(write(folder, text))
+    assert "secret" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_sources_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file"):
+        read_sources(tmp_path / "none.toml")
+    with pytest.raises(UsageError, match="Is a directory"):
+        read_sources(tmp_path)
+
+
+_KEYS = st.sampled_from([*asdict(InputOptions()), "uri", "labels", "template", "threshold", "watch", "other"])
+_VALUES = st.one_of(
+    st.sampled_from(
+        ['"camera0"', '"rtsp://h/1"', '"a {}"', '"\\u0000"', "[1, 2, 3, 4]", "{a = 1}", "inf", "1e999", "-1"]
+    ),
+    st.integers().map(str),
+    st.floats(0, 1).map(str),
+    st.booleans().map(lambda value: str(value).lower()),
+    st.sampled_from(FLIPS).map(lambda value: f'"{value}"'),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None)
+@given(st.dictionaries(_KEYS, _VALUES))
+def test_any_table_is_a_source_or_one_line_that_says_why_not(tmp_path: Path, table: dict[str, str]) -> None:
+    text = "[door]\n" + "".join(f"{key} = {value}\n" for key, value in table.items())
+    try:
+        (result,) = read_sources(write(tmp_path, text)).values()
+    except UsageError as error:
+        result = error
+    assert isinstance(result, SourceSpec) or "\n" not in str(result)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
+@given(st.binary(max_size=200) | st.text(max_size=100).map(lambda text: text.encode(errors="replace")))
+def test_any_bytes_are_refused_in_one_line(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "sources.toml"
+    path.write_bytes(data)
+    with pytest.raises(UsageError) as error:
+        read_sources(path)
+    assert "\n" not in str(error.value)
