@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from attri.calibration.collect import METHODS
+from attri.export.engines import build_engines, engine_options, takes_only_engines, with_engine_options
 from attri.runtime.command import Command
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@click.argument("run", type=click.Path(path_type=Path), default=Path("runs/latest"), metavar="[RUN]")
+@click.argument("run", type=click.Path(path_type=Path), default=Path("runs/latest"), metavar="[RUN|BUNDLE]")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True)
 @click.option("--fp16", is_flag=True, help="Half precision; retrieval, norms and softmax stay float32.")
 @click.option("--int8", is_flag=True, help="Int8 products for ONNX Runtime and TensorRT; the rest stays float32.")
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 @click.option("--min-cosine", type=click.FloatRange(-1, 1), help="Gate for image and text features. [by precision]")
 @click.option("--min-retrieved", type=click.FloatRange(0, 1), help="Gate for equal entries. [by precision]")
 @click.option("--min-top1", type=click.FloatRange(0, 1), help="Gate for equal best classes. [by precision]")
+@click.option("--trt", is_flag=True, help="Build TensorRT engines for this machine; of a bundle, only that.")
+@with_engine_options
 @click.option(
     "--calibrate/--no-calibrate",
     default=None,
@@ -72,13 +75,21 @@ def main(
     negatives: Path | None,
     false_accepts: float | None,
     false_rejects: float | None,
+    trt: bool,
     opset: int,
+    **engines: Any,
 ) -> None:
     """Fold RUN (runs/latest) into two ONNX graphs, hold them against the PyTorch model, and write a bundle.
 
     The bundle has parity.json and report.html: every comparison, and what the model is. Its scores are calibrated on
     validation pictures where the run's data has any, never on test pictures. Nothing is rejected unless asked for.
+
+    With --trt, and a bundle in the place of RUN, only its TensorRT engines are built, on the device that will run them.
     """
+    options = engine_options(trt, engines)
+    if takes_only_engines(run, trt):
+        build_engines(run, *options)
+        return
     from attri.export.card import Card
     from attri.export.onnx import export_bundle
     from attri.export.parity import Gates
@@ -118,6 +129,8 @@ def main(
     for name, graph in manifest.arithmetic.get("graphs", {}).items():
         click.echo(f"{precision}    {name}  {shares(graph)}")
     click.echo(f"scores  {scores(output)}")
+    if trt:
+        build_engines(output, *options)
 
 
 def int8_options(

@@ -15,6 +15,7 @@ from torch import nn
 
 from attri.export import writer
 from attri.export.card import Card
+from attri.export.check import save_check
 from attri.export.confidence import Confidence, measure
 from attri.export.culprit import culprit
 from attri.export.graphs import TextGraph, VisionGraph
@@ -93,6 +94,7 @@ def export_bundle(
         writer.copy_merges(folder / bundle.MERGES)
         manifest = writer.describe(model, labels, template, precision, opset)
         unfinished = bundle.Bundle(folder, manifest)
+        save_check(model, unfinished, seen.pixels)
         arithmetic: dict[str, Any] = {}
         if calibration is not None:
             report, arithmetic = quantize_bundle(model, unfinished, seen.pixels, gates, calibration, tell)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from attri.runtime import tokenizer
+from attri.runtime import bundle, tokenizer
 from attri.runtime.bundle import MANIFEST, MERGES, RESIZE, SCHEMA, Manifest, file_entry
 from attri.runtime.errors import FailedError, UsageError
 from attri.train.model import AttriPrompt
@@ -110,6 +109,4 @@ def describe(model: AttriPrompt, labels: list[str], template: str, precision: st
 def save_manifest(manifest: Manifest, folder: Path) -> None:
     """The last file of a bundle: it lists what else is there."""
     files = {file.name: file_entry(file) for file in sorted(folder.iterdir())}
-    temporary = folder / f".{MANIFEST}.{os.getpid()}"
-    temporary.write_text(dataclasses.replace(manifest, files=files).to_json(), encoding="utf-8")
-    temporary.replace(folder / MANIFEST)
+    bundle.save_manifest(dataclasses.replace(manifest, files=files), folder)

@@ -8,6 +8,7 @@ text.onnx             retrieved, and labels (`attri.runtime.prompts.LabelTokens`
                       -> text_features float32 [B, C, D]
 token_embedding.npy   float16 or float32 [49408, W], read with mmap: a label touches a handful of its rows
 merges.txt.gz         the tokenizer's merges
+check.npz             a few pictures with what the PyTorch model made of them: TensorRT's engines are held against it
 parity.json           how far the bundle is from the PyTorch model, picture by picture; the runtime does not read it
 report.html           the same to read, and the model card
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -38,6 +40,7 @@ MANIFEST, VISION, TEXT, EMBEDDING, MERGES = (
     "token_embedding.npy",
     "merges.txt.gz",
 )
+CHECK = "check.npz"
 FILES = (VISION, TEXT, EMBEDDING, MERGES)
 SYMMETRIC = {VISION: "vision.s8.onnx", TEXT: "text.s8.onnx"}
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -163,6 +166,12 @@ def file_entry(file: Path) -> dict[str, Any]:
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
     return {"size": file.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def save_manifest(manifest: Manifest, folder: Path) -> None:
+    temporary = folder / f".{MANIFEST}.{os.getpid()}"
+    temporary.write_text(manifest.to_json(), encoding="utf-8")
+    temporary.replace(folder / MANIFEST)
 
 
 def _verify(path: Path, name: str, entry: dict[str, Any]) -> None:

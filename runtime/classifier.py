@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from attri.runtime.bundle import TEXT, VISION, Bundle
+from attri.runtime.bundle import Bundle
 from attri.runtime.engine import Engine
-from attri.runtime.ort import OrtEngine
+from attri.runtime.engines import Request, open_engines
 from attri.runtime.preprocess import Preprocess
 from attri.runtime.steady import Steady
 from attri.runtime.textcache import TextCache
@@ -80,8 +80,11 @@ class Classifier:
         path: Path | str = "bundle",
         labels: Sequence[str] | None = None,
         *,
+        backend: str = "auto",
         device: str = "auto",
         threads: int | None = None,
+        engine_dir: Path | None = None,
+        rebuild: bool = False,
         cache_bytes: int = 256 << 20,
         shortlist: int | None = None,
         batch: int = 16,
@@ -90,19 +93,18 @@ class Classifier:
 
         Args:
             labels: what to tell apart, in plain words; None takes the classes that the prompt was trained on.
-            device: "auto", "cpu" or "cuda".
-            threads: on the CPU; None is one per core.
+            backend, device, threads, engine_dir, rebuild: what runs, as `attri.runtime.engines.Request` tells.
             cache_bytes: bound on cached text features.
             shortlist: with more labels than this, prompt only so many, those that plain CLIP finds nearest.
             batch: pictures of a list that go through the graphs together.
 
         Raises:
-            BundleError, EngineError, LabelsError, MissingExtra, UsageError
+            BundleError, EngineError, LabelsError, MissingExtra, ParityError, UsageError
         """
         bundle = Bundle.open(path)
         words = bundle.manifest.labels if labels is None else labels
-        engines = [OrtEngine(bundle.graph(name), device, threads) for name in (VISION, TEXT)]
-        return cls(bundle, engines[0], engines[1], words, TextCache(cache_bytes), shortlist, batch)
+        vision, text = open_engines(bundle, Request(backend, device, threads, engine_dir, rebuild))
+        return cls(bundle, vision, text, words, TextCache(cache_bytes), shortlist, batch)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -173,13 +175,19 @@ class Classifier:
 
     def encode_image(self, pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """The vision graph alone. pixels [B, 3, S, S] -> unit features [B, D], retrieved entries [B, L, M]"""
-        features, retrieved, _ = self._vision.run({"pixels": pixels})
+        features, retrieved, _ = self._see(pixels)
         return features, retrieved
 
     def encode_text(self, retrieved: NDArray[np.int32]) -> list[NDArray[np.float32]]:
         """The text graph alone, without the cache. retrieved [B, L, M] -> B times unit features [C, D]"""
         labels = self._set
         return [features[labels.prompt] for features in self._text.run(labels.tokens, retrieved)]
+
+    def _see(self, pixels: NDArray[np.float32]) -> list[NDArray[Any]]:
+        """The vision graph's outputs, in as many runs as its engine asks for. pixels [B, 3, S, S]"""
+        most = self._vision.limits.get("B", len(pixels))
+        parts = [self._vision.run({"pixels": pixels[first : first + most]}) for first in range(0, len(pixels), most)]
+        return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
     def _read(self, picture: Picture) -> tuple[NDArray[np.float32], float]:
         """Pixels [3, S, S], and the seconds that they took."""
@@ -192,7 +200,7 @@ class Classifier:
         labels = self._set
         started = time.perf_counter()
         pixels = np.stack([pixels for pixels, _ in pictures])  # [B, 3, S, S]
-        features, retrieved, scores = self._vision.run({"pixels": pixels})
+        features, retrieved, scores = self._see(pixels)
         if steady is not None:
             retrieved = np.stack([steady(of_image) for of_image in scores])
         seen = time.perf_counter()

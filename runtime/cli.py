@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from attri.runtime.command import Command
+from attri.runtime.engines import BACKENDS, DEVICES
 from attri.runtime.inputs import Inputs, input_options
 from attri.runtime.outputs import Outputs, output_options
 
@@ -16,7 +17,10 @@ from attri.runtime.outputs import Outputs, output_options
 @click.argument("words", nargs=-1, metavar="SOURCE...")
 @click.option("--labels", type=click.Path(path_type=Path), help="Text file, one label a line. [the bundle's own]")
 @click.option("--bundle", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What runs the graphs.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+@click.option("--engine-dir", type=click.Path(path_type=Path), help="Where TensorRT's engines are. [in the bundle]")
+@click.option("--rebuild", is_flag=True, help="Build TensorRT's engines again.")
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Below it: none of the labels. [the bundle's own]")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads. [one per core]")
 @click.option("--cache-mb", type=click.IntRange(0), default=256, show_default=True, help="Bound on the text cache.")
@@ -28,7 +32,10 @@ def main(
     words: tuple[str, ...],
     labels: Path | None,
     bundle: Path,
+    backend: str,
     device: str,
+    engine_dir: Path | None,
+    rebuild: bool,
     threshold: float | None,
     threads: int | None,
     cache_mb: int,
@@ -47,7 +54,14 @@ def main(
         load_labels(labels)  # before anything that takes long
     specs = find_inputs(words, inputs)
     classifier = Classifier.load(
-        bundle, device=device, threads=threads, cache_bytes=cache_mb << 20, shortlist=shortlist
+        bundle,
+        backend=backend,
+        device=device,
+        threads=threads,
+        engine_dir=engine_dir,
+        rebuild=rebuild,
+        cache_bytes=cache_mb << 20,
+        shortlist=shortlist,
     )
     if threshold is not None:
         classifier.threshold = threshold

@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 
 from attri.runtime.errors import EngineError, MissingExtra, UsageError
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+# What TensorRT cannot take runs on CUDA beside it; ONNX Runtime itself adds the CPU to every session.
+SESSIONS = {name: [provider] for name, provider in PROVIDERS.items()} | {
+    "tensorrt": [PROVIDERS["tensorrt"], PROVIDERS["cuda"]]
+}
 
 
 class OrtEngine:
@@ -19,7 +27,8 @@ class OrtEngine:
 
     Args:
         path: the ONNX file.
-        device: "cpu", "cuda", or "auto": CUDA where ONNX Runtime has it and it starts, else the CPU.
+        device: "cpu", "cuda", "tensorrt" (ONNX Runtime's own use of TensorRT; what that cannot take runs on CUDA), or
+            "auto": CUDA where ONNX Runtime has it and it starts, else the CPU.
         threads: for the operators on the CPU; None is one per core that this process may use.
 
     Raises:
@@ -34,24 +43,27 @@ class OrtEngine:
         except ModuleNotFoundError as error:
             raise MissingExtra("onnxruntime", "onnx") from error
         if device not in ("auto", *PROVIDERS):
-            raise UsageError(f"device is {device!r}: choose auto, {' or '.join(PROVIDERS)}")
+            raise UsageError(f"device is {device!r}: choose auto, {', '.join(PROVIDERS)}")
         available = ort.get_available_providers()
-        if device == "auto":
-            device = "cuda" if PROVIDERS["cuda"] in available else "cpu"
-        elif PROVIDERS[device] not in available:
+        if device != "auto" and PROVIDERS[device] not in available:
             lack = f"this ONNX Runtime has no {PROVIDERS[device]}"
             raise EngineError(f"--device {device}: {lack}: pip install 'attri[gpu]'")
+        wanted = ("cuda" if PROVIDERS["cuda"] in available else "cpu") if device == "auto" else device
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
         options.log_severity_level = 3
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=[PROVIDERS[device]])
+            self._session = ort.InferenceSession(str(path), options, providers=SESSIONS[wanted])
         except Exception as error:  # onnxruntime raises a dozen kinds, all of them its own
             raise EngineError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
-        # Without its libraries the CUDA provider logs an error and leaves the session to the CPU.
-        if self._session.get_providers()[0] != PROVIDERS[device]:
-            raise EngineError("CUDA does not start here (driver or libraries missing): use --device cpu")
-        self.description = f"ONNX Runtime {ort.__version__} on {device}"
+        # Without its libraries a provider logs an error and leaves the session to the CPU.
+        runs = self._session.get_providers()[0] == PROVIDERS[wanted]
+        if not runs and device != "auto":
+            lack = f"{PROVIDERS[device]} does not start here (driver or libraries missing)"
+            raise EngineError(f"--device {device}: {lack}: use --device cpu")
+        self.description = f"ONNX Runtime {ort.__version__} on {wanted}"
+        if not runs:
+            self.description = f"CUDA does not start here: ONNX Runtime {ort.__version__} on cpu"
 
     limits: Mapping[str, int] = {}  # nothing is bounded, and nobody writes to it
 

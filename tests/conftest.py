@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -46,18 +47,10 @@ def pictures(picture_files):
 
 @pytest.fixture(scope="session")
 def pocket_model():
-    """The embedded backbone with strong prompts that nobody trained: what a graph computes does not depend on it."""
-    import torch
+    """The embedded backbone with prompts that nobody trained."""
+    from make_bundle import random_model
 
-    from attri.train.backbone import load_backbone
-    from attri.train.config import PromptConfig
-    from attri.train.model import AttriPrompt
-
-    torch.manual_seed(0)
-    model = AttriPrompt(load_backbone(), PromptConfig()).eval()
-    with torch.no_grad():
-        model.pool.tokens.normal_()
-    return model
+    return random_model()
 
 
 @pytest.fixture
@@ -72,10 +65,14 @@ def shared_traces(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def bundle(pocket_model, picture_files, tmp_path_factory) -> Path:
-    """A finished fp32 bundle; read it, copy it, do not write to it."""
+def bundle(request, picture_files, tmp_path_factory) -> Path:
+    """A finished fp32 bundle, or $ATTRI_TEST_BUNDLE; read it, copy it, do not write to it."""
+    if given := os.environ.get("ATTRI_TEST_BUNDLE"):
+        return Path(given)
+    from make_bundle import LABELS
+
     from attri.export.onnx import export_bundle
 
     path = tmp_path_factory.mktemp("bundle") / "bundle"
-    export_bundle(pocket_model, path, ["red apple", "bird", "a small house"], picture_files[:8])
+    export_bundle(request.getfixturevalue("pocket_model"), path, LABELS, picture_files[:8])
     return path

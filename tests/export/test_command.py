@@ -103,6 +103,16 @@ def test_an_existing_bundle_is_replaced_whole(run, tmp_path):
     assert not (tmp_path / "bundle" / "stray.txt").exists()
 
 
+def test_trt_without_tensorrt_keeps_the_finished_bundle(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    result = export(run, "--trt")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[5].startswith("bundle  bundle  fp32")
+    wanted = "the bundle bundle is finished and stays: copy it to the device and run there: attri-export bundle --trt"
+    assert wanted in result.stderr.splitlines()[-1]
+    Bundle.open("bundle")
+
+
 def test_other_folders_are_not_overwritten(run, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "mine.txt").write_text("precious")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attri.runtime.bundle import EMBEDDING, FILES, MANIFEST, SCHEMA, TEXT, Bundle, file_entry
+from attri.runtime.bundle import CHECK, EMBEDDING, FILES, MANIFEST, SCHEMA, TEXT, Bundle, file_entry
 from attri.runtime.errors import BundleError
 
 
@@ -37,7 +37,7 @@ def test_opens_and_says_what_the_model_is(bundle: Path) -> None:
     opened = Bundle.open(str(bundle))
     assert opened.manifest.labels == ["red apple", "bird", "a small house"]
     assert set(opened.manifest.files) == {file.name for file in bundle.iterdir()} - {MANIFEST}
-    assert set(opened.manifest.files) == {*FILES, "parity.json", "report.html"}
+    assert set(opened.manifest.files) == {*FILES, CHECK, "parity.json", "report.html"}
     assert json.loads(opened.manifest.to_json()) == json.loads((bundle / MANIFEST).read_text())
 
 

@@ -317,7 +317,8 @@ def test_the_manifest_sets_scale_and_temperature(
 
 
 @pytest.mark.parametrize(
-    ("device", "error", "words"), [("cuda", EngineError, r"attri\[gpu\]"), ("gpu", UsageError, "auto, cpu or cuda")]
+    ("device", "error", "words"),
+    [("cuda", EngineError, r"attri\[gpu\]"), ("gpu", UsageError, "auto, cpu, cuda, tensorrt")],
 )
 def test_a_device_that_is_not_there(bundle: Path, device: str, error: type[AttriError], words: str) -> None:
     import onnxruntime

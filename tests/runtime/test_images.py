@@ -18,9 +18,11 @@ from attri.runtime.images import IMAGE_SUFFIXES, list_images, load_image
 
 
 @pytest.fixture(scope="module")
-def photo() -> Image.Image:
-    from matplotlib.cbook import get_sample_data
-
+def photo(picture_files: list[Path]) -> Image.Image:
+    try:
+        from matplotlib.cbook import get_sample_data
+    except ModuleNotFoundError:  # a base install
+        return Image.open(picture_files[0]).convert("RGB").resize((60, 45))
     with get_sample_data("grace_hopper.jpg") as file:
         return Image.open(file).convert("RGB").resize((60, 45))
 

@@ -131,6 +131,7 @@ def test_a_video_with_a_damaged_middle(shots: list[np.ndarray], tmp_path: Path, 
 
 @pytest.mark.parametrize("data", [b"these are words, not pictures\n" * 50, b""], ids=["text", "empty"])
 def test_a_file_that_is_only_named_a_video(tmp_path: Path, data: bytes) -> None:
+    pytest.importorskip("av", reason="av is not installed")
     (tmp_path / "words.mp4").write_bytes(data)
     found, message = drain(tmp_path / "words.mp4")
     assert not found

@@ -1,0 +1,86 @@
+"""Which engines run a bundle here: what was asked for, or the best that this machine has. They say which, and why."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from attri.runtime.bundle import TEXT, VISION, Bundle
+from attri.runtime.engine import Engine
+from attri.runtime.errors import EngineError, MissingExtra, UsageError
+from attri.runtime.ort import PROVIDERS, OrtEngine
+
+logger = logging.getLogger("attri")
+BACKENDS = ("auto", "onnxruntime", "tensorrt")
+DEVICES = ("auto", *PROVIDERS)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asks for.
+
+    backend     "auto" takes TensorRT where it and a GPU are, and else ONNX Runtime
+    device      "auto", "cpu", "cuda", or "tensorrt", which is ONNX Runtime's TensorRT provider
+    threads     on the CPU; None is one per core
+    engine_dir  where TensorRT's engines are kept; None is engines/ in the bundle
+    rebuild     build them again, whatever is there
+    """
+
+    backend: str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    engine_dir: Path | None = None
+    rebuild: bool = False
+
+    @property
+    def needs_tensorrt(self) -> bool:
+        return self.backend == "tensorrt" or self.engine_dir is not None or self.rebuild
+
+    def check(self) -> None:
+        """Raises UsageError for a value that does not exist, or two that exclude each other."""
+        for name, value, known in (("backend", self.backend, BACKENDS), ("device", self.device, DEVICES)):
+            if value not in known:
+                raise UsageError(f"{name} is {value!r}: choose {', '.join(known)}")
+        if self.device == "tensorrt" and self.backend != "onnxruntime":
+            raise UsageError("--device tensorrt is a provider of ONNX Runtime: add --backend onnxruntime")
+        if self.needs_tensorrt and self.device == "cpu":
+            raise UsageError("TensorRT runs on a GPU: leave out --device cpu, or --backend, --engine-dir and --rebuild")
+        if self.backend == "onnxruntime" and self.needs_tensorrt:
+            raise UsageError("--engine-dir and --rebuild are about TensorRT's engines, ONNX Runtime has none")
+
+
+def open_engines(
+    bundle: Bundle, request: Request | None = None, tell: Callable[[str], None] | None = None
+) -> tuple[Engine, Engine]:
+    """The engines of the vision and of the text graph.
+
+    Args:
+        tell: is given lines of progress where TensorRT builds; None logs them.
+
+    Raises:
+        EngineError: what was asked for is not here, or does not work here.
+        MissingExtra: neither TensorRT nor ONNX Runtime is installed, or not the one that was asked for.
+        ParityError: TensorRT's engine does not agree with the model.
+        UsageError: what was asked for contradicts itself.
+    """
+    from attri.runtime.trt_engines import FOLDER, find_tensorrt, tensorrt_engines
+
+    request = request or Request()
+    request.check()
+    why = ""
+    if request.backend != "onnxruntime" and request.device != "cpu":
+        try:
+            gpu = find_tensorrt()
+        except (EngineError, MissingExtra) as error:
+            if request.needs_tensorrt:
+                raise
+            why = f"no TensorRT here ({str(error).partition(':')[0]}): "
+        else:
+            folder = request.engine_dir or bundle.file(FOLDER)
+            tell = tell or (lambda line: logger.info("%s", line))
+            return tensorrt_engines(bundle, gpu, folder, tell, rebuild=request.rebuild)
+    vision, text = (OrtEngine(bundle.graph(name), request.device, request.threads) for name in (VISION, TEXT))
+    vision.description = why + vision.description
+    return vision, text

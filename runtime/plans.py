@@ -1,0 +1,278 @@
+"""Where TensorRT's engines are kept, and which of them may be loaded.
+
+An engine is a plan NAME.KEY.plan, and beside it NAME.KEY.json with all that it was built from and for. A plan is code
+that runs on the GPU, and on the host where it brings its own runtime: only those are loaded that this user built on
+this machine, shown by a seal with a key that never leaves it, or whose sha256 stands in the bundle's manifest.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from attri.runtime.errors import EngineError
+
+SCHEMA = 1
+AMPERE = (8, 0)
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a plan is bound to."""
+
+    tensorrt: str
+    gpu: str
+    capability: str  # "8.7"
+
+    def __str__(self) -> str:
+        return f"TensorRT {self.tensorrt} on {self.gpu} (compute capability {self.capability})"
+
+
+@dataclass(frozen=True)
+class Key:
+    """All that makes one plan another."""
+
+    name: str  # of the graph, without its suffix
+    graph: str  # sha256 of the ONNX file
+    machine: Machine
+    precision: str
+    ranges: Mapping[str, tuple[int, int, int]]
+    hardware_compatible: bool = False
+    version_compatible: bool = False
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(_canonical(asdict(self))).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan that was found and may be loaded."""
+
+    path: Path
+    key: Key
+    built: str  # UTC, ISO 8601
+    figures: dict[str, Any]
+
+    def read(self) -> bytes:
+        return self.path.read_bytes()
+
+
+class Store:
+    """The engines of one bundle.
+
+    Args:
+        folder: bundle/engines, or another.
+        listed: sha256 by file name of those that the bundle's manifest lists.
+    """
+
+    def __init__(self, folder: Path, listed: Mapping[str, str] | None = None) -> None:
+        self.folder, self.listed = folder, listed or {}
+
+    def find(self, name: str, graph: str, machine: Machine, digest: str | None = None) -> Plan | None:
+        """The newest plan of a graph (its sha256) that fits this machine; None where none was built for it.
+
+        Args:
+            digest: only the plan of this key.
+
+        Raises:
+            EngineError: there is one, but it is damaged, or built by someone else.
+        """
+        plans, refused = [], ""
+        for file in sorted(self.folder.glob(f"{name}.{digest or '*'}.json")):
+            try:
+                plan = self._read(file)
+                if plan.key.graph == graph and fits(plan.key, machine):
+                    self._check(plan, file)
+                    plans.append(plan)
+            except EngineError as error:
+                refused = str(error)
+        if not plans and refused:
+            raise EngineError(f"{refused}; this is {machine}: --rebuild makes a new one")
+        return max(plans, key=lambda plan: plan.built) if plans else None
+
+    def foreign(self, name: str, machine: Machine) -> list[str]:
+        """Machines that have a plan of this name, and are not this one."""
+        found = set()
+        for file in self.folder.glob(f"{name}.*.json"):
+            try:
+                key = self._read(file).key
+            except EngineError:
+                continue
+            if not fits(key, machine):
+                found.add(str(key.machine))
+        return sorted(found)
+
+    def portable(self) -> list[str]:
+        """Files of the plans that were built here for other machines too."""
+        names = []
+        for file in sorted(self.folder.glob("*.json")):
+            with suppress(EngineError):
+                plan = self._read(file)
+                self._check(plan, file)
+                if plan.key.hardware_compatible or plan.key.version_compatible:
+                    names += [plan.path.name, file.name]
+        return names
+
+    def save(self, key: Key, plan: bytes, figures: Mapping[str, Any]) -> Plan:
+        """Write a plan and then, since it makes the plan count, its JSON. Raises EngineError where it cannot."""
+        path = self.folder / f"{key.name}.{key.digest}.plan"
+        built = datetime.now(timezone.utc).isoformat()
+        record = {
+            "schema": SCHEMA,
+            "key": asdict(key),
+            "built": built,
+            "plan": {"size": len(plan), "sha256": hashlib.sha256(plan).hexdigest()},
+            "figures": dict(figures),
+        }
+        record["seal"] = seal(record)
+        self.write(path.name, plan)
+        self.write(path.with_suffix(".json").name, json.dumps(record, indent=2, sort_keys=True).encode() + b"\n")
+        return Plan(path, key, built, dict(figures))
+
+    def timing_cache(self, machine: Machine) -> bytes:
+        """What earlier builds measured; b"" where nothing was, or someone else did."""
+        path = self.folder / _timing(machine)
+        try:
+            mark, data = path.with_suffix(".seal").read_text(encoding="ascii"), path.read_bytes()
+        except (OSError, ValueError):
+            return b""
+        return data if hmac.compare_digest(mark, _mac(data)) else b""
+
+    def save_timing_cache(self, machine: Machine, data: bytes) -> None:
+        path = self.folder / _timing(machine)
+        self.write(path.name, data)
+        self.write(path.with_suffix(".seal").name, _mac(data).encode())
+
+    def write(self, name: str, data: bytes) -> None:
+        """A file of the folder, whole or not at all."""
+        temporary = self.folder / f".{name}.{os.getpid()}"
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(self.folder / name)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise EngineError(f"cannot write to {self.folder}: {error.strerror}") from error
+
+    def remove(self, name: str, graph: str, machine: Machine) -> None:
+        """Drop what `find` would find or refuse, so that nothing of it is left after a rebuild."""
+        for file in self.folder.glob(f"{name}.*.json"):
+            try:
+                key = self._read(file).key
+            except EngineError:
+                key = None
+            if key is None or (key.graph == graph and fits(key, machine)):
+                file.unlink()
+                file.with_suffix(".plan").unlink(missing_ok=True)
+
+    @contextmanager
+    def lock(self, tell: Tell) -> Iterator[None]:
+        """One process builds at a time; another waits, and finds what the first has built.
+
+        Raises:
+            EngineError: the folder cannot be made or written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = (self.folder / ".lock").open("ab")
+        except OSError as error:
+            raise EngineError(
+                f"engines cannot be kept in {self.folder} ({error.strerror}): name a folder with --engine-dir"
+            ) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                tell(f"another process builds engines in {self.folder}: waiting for it")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _read(self, file: Path) -> Plan:
+        """The record alone. Raises EngineError where it cannot be read."""
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            key = dict(record["key"])
+            key["machine"] = Machine(**key["machine"])
+            key["ranges"] = {dim: tuple(each) for dim, each in key["ranges"].items()}
+            if record["schema"] != SCHEMA:
+                raise ValueError(f"schema {record['schema']}")
+            return Plan(file.with_suffix(".plan"), Key(**key), str(record["built"]), dict(record["figures"]))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise EngineError(f"{file} is damaged ({error})") from error
+
+    def _check(self, plan: Plan, file: Path) -> None:
+        """The plan is the one of the record, and the record is ours or the manifest lists both. Raises EngineError."""
+        what = f"{plan.path}, built for {plan.key.machine},"
+        record = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            sha256 = hashlib.sha256(plan.path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise EngineError(f"{what} cannot be read ({error.strerror})") from error
+        if sha256 != record["plan"]["sha256"]:
+            raise EngineError(f"{what} is damaged")
+        listed = self.listed.get(plan.path.name) == sha256 and file.name in self.listed
+        if not listed and not hmac.compare_digest(str(record.get("seal")), seal(record)):
+            raise EngineError(f"{what} was not built on this machine by this user, and plans are code")
+
+
+def fits(key: Key, machine: Machine) -> bool:
+    """Whether TensorRT would take the plan here, as far as its key tells."""
+    theirs, ours = _numbers(key.machine.tensorrt), _numbers(machine.tensorrt)
+    version = theirs == ours or (key.version_compatible and theirs[0] == ours[0] and theirs <= ours)
+    same = (key.machine.gpu, key.machine.capability) == (machine.gpu, machine.capability)
+    return version and (same or (key.hardware_compatible and _numbers(machine.capability) >= AMPERE))
+
+
+def seal(record: Mapping[str, Any]) -> str:
+    """HMAC-SHA256 of a record without its seal. Raises EngineError where no key can be kept."""
+    rest = {name: value for name, value in record.items() if name != "seal"}
+    return _mac(_canonical(rest))
+
+
+def _mac(data: bytes) -> str:
+    return hmac.new(_secret(), data, hashlib.sha256).hexdigest()
+
+
+def _timing(machine: Machine) -> str:
+    return f"timing.{hashlib.sha256(str(machine).encode()).hexdigest()[:16]}.cache"
+
+
+def _secret() -> bytes:
+    """This user's key on this machine, made at first use and readable by nobody else."""
+    path = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "attri" / "plans.key"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not path.exists():
+            temporary = path.with_name(f".{path.name}.{os.getpid()}")
+            try:
+                temporary.touch(mode=0o600)
+                temporary.write_bytes(secrets.token_bytes(32))
+                with suppress(FileExistsError):
+                    os.link(temporary, path)  # unlike a rename it takes nobody's place
+            finally:
+                temporary.unlink(missing_ok=True)
+        return path.read_bytes()
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+        raise EngineError(
+            f"the key that marks this machine's engines cannot be kept at {path} ({error}):"
+            " point XDG_STATE_HOME to a folder that can be written"
+        ) from error
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())

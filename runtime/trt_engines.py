@@ -1,0 +1,181 @@
+"""A bundle's TensorRT engines: found, or built once, held against the bundle's own pictures, and kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from attri.runtime.bundle import TEXT, VISION, Bundle, file_entry, save_manifest
+from attri.runtime.check import compare
+from attri.runtime.cuda import Cuda, Device
+from attri.runtime.errors import EngineError, MissingExtra
+from attri.runtime.onnxfile import read_border
+from attri.runtime.plans import Key, Machine, Plan, Store
+from attri.runtime.trt import TrtEngine, check_version
+from attri.runtime.trt_build import BuildOptions, build, check_shares, type_shares
+
+Tell = Callable[[str], None]
+FOLDER = "engines"  # in the bundle
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """TensorRT, CUDA and the GPU of this machine."""
+
+    trt: Any
+    cuda: Cuda
+    device: Device
+
+    @property
+    def machine(self) -> Machine:
+        return Machine(self.trt.__version__, self.device.name, self.device.capability)
+
+
+def find_tensorrt() -> Gpu:
+    """What this machine has.
+
+    Raises:
+        MissingExtra: there is no TensorRT.
+        EngineError: it is too old, or there is no GPU that CUDA sees.
+    """
+    try:
+        import tensorrt as trt
+    except ImportError as error:  # also where the bindings are there, and a library that they need is not
+        raise MissingExtra("tensorrt", "trt") from error
+    check_version(trt)
+    cuda = Cuda.open()
+    return Gpu(trt, cuda, cuda.device())
+
+
+def tensorrt_engines(
+    bundle: Bundle,
+    gpu: Gpu,
+    folder: Path,
+    tell: Tell,
+    *,
+    options: BuildOptions | None = None,
+    rebuild: bool = False,
+) -> tuple[TrtEngine, TrtEngine]:
+    """Engines of both graphs, built where none fits.
+
+    Args:
+        folder: where they are kept.
+        options: only engines built for these are taken; None takes any that fits this machine.
+        rebuild: build them again, whatever is there.
+
+    Raises:
+        EngineError: an engine is damaged or of someone else, cannot be built, or not in the precision asked for.
+        ParityError: what was built does not agree with the model, and is not kept.
+    """
+    listed = {
+        name.partition("/")[2]: entry["sha256"]
+        for name, entry in bundle.manifest.files.items()
+        if name.startswith(f"{FOLDER}/") and folder.resolve() == bundle.file(FOLDER).resolve()
+    }
+    store = Store(folder, listed)
+    vision = _engine(bundle, VISION, gpu, store, tell, options, rebuild)
+    try:
+        return vision, _engine(bundle, TEXT, gpu, store, tell, options, rebuild)
+    except BaseException:
+        vision.close()
+        raise
+
+
+def _engine(
+    bundle: Bundle, name: str, gpu: Gpu, store: Store, tell: Tell, options: BuildOptions | None, rebuild: bool
+) -> TrtEngine:
+    graph = bundle.graph(name, "tensorrt")
+    key = make_key(bundle, graph, gpu, options or BuildOptions())
+    if not rebuild and (plan := _find(store, key, options)):
+        return _load(plan, graph, gpu)
+    with store.lock(tell):
+        if not rebuild and (plan := _find(store, key, options)):  # built while this process waited
+            return _load(plan, graph, gpu)
+        for machine in store.foreign(key.name, gpu.machine):
+            tell(f"{store.folder} has an engine of {key.name} for {machine}, which does not run on {gpu.machine}")
+        if rebuild:
+            store.remove(key.name, key.graph, gpu.machine)
+        return _build(bundle, name, graph, key, gpu, store, tell, options or BuildOptions())
+
+
+def make_key(bundle: Bundle, graph: Path, gpu: Gpu, options: BuildOptions) -> Key:
+    dims = read_border(graph).dims
+    ranges = options.ranges(int(bundle.manifest.text["context_length"]))
+    return Key(
+        graph.name.removesuffix(".onnx"),
+        bundle.manifest.files[graph.name]["sha256"],
+        gpu.machine,
+        bundle.manifest.precision,
+        {dim: each for dim, each in ranges.items() if dim in dims},
+        options.hardware_compatible,
+        options.version_compatible,
+    )
+
+
+def _find(store: Store, key: Key, options: BuildOptions | None) -> Plan | None:
+    return store.find(key.name, key.graph, key.machine, None if options is None else key.digest)
+
+
+def _load(plan: Plan, graph: Path, gpu: Gpu) -> TrtEngine:
+    try:
+        host_code = plan.key.version_compatible
+        return TrtEngine(gpu.trt, gpu.cuda, plan.read(), read_border(graph), host_code=host_code)
+    except EngineError as error:
+        raise EngineError(
+            f"{error}; {plan.path} was built for {plan.key.machine}, this is {gpu.machine}: --rebuild makes a new one"
+        ) from error
+
+
+def _build(
+    bundle: Bundle, name: str, graph: Path, key: Key, gpu: Gpu, store: Store, tell: Tell, options: BuildOptions
+) -> TrtEngine:
+    """Build, check, and only then keep."""
+    workspace = options.workspace or free_memory(gpu.cuda) // 2
+    built = build(
+        gpu.trt,
+        graph,
+        key.precision,
+        options,
+        key.ranges,
+        workspace=workspace,
+        timing_cache=store.timing_cache(key.machine),
+        tell=tell,
+    )
+    engine = TrtEngine(gpu.trt, gpu.cuda, built.plan, read_border(graph), host_code=options.version_compatible)
+    try:
+        shares = type_shares(engine.inspect())
+        asked = bundle.manifest.arithmetic.get("graphs", {}).get(name, {}).get("tensors", 1.0)
+        check_shares(shares, key.precision, graph.name, asked)
+        figures = compare(bundle, name, engine)
+        about = {"parity": figures, "types": shares, "seconds": round(built.seconds, 1), "workspace": workspace}
+        plan = store.save(key, built.plan, about | {"options": asdict(options)})
+        if built.timing_cache:
+            store.save_timing_cache(key.machine, built.timing_cache)
+    except BaseException:
+        engine.close()
+        raise
+    least = min(figures.values())
+    tell(f"{plan.path}  {len(built.plan) / 2**20:.1f} MB in {built.seconds:.0f} s, least parity figure {least:.6f}")
+    return engine
+
+
+def list_plans(bundle: Bundle) -> None:
+    """Enter the bundle's portable engines in its manifest, so that other machines take them too. Raises EngineError."""
+    names = Store(bundle.file(FOLDER)).portable()
+    entries = {f"{FOLDER}/{name}": file_entry(bundle.file(FOLDER) / name) for name in names}
+    kept = {name: entry for name, entry in bundle.manifest.files.items() if not name.startswith(f"{FOLDER}/")}
+    try:
+        save_manifest(dataclasses.replace(bundle.manifest, files=kept | entries), bundle.path)
+    except OSError as error:
+        raise EngineError(f"cannot list the engines in {bundle.path}'s manifest: {error.strerror}") from error
+
+
+def free_memory(cuda: Cuda) -> int:
+    """Bytes that are free for the GPU; where it shares the system's memory, the system's word counts too."""
+    free = cuda.device().free
+    with Path("/proc/meminfo").open(encoding="ascii") as lines:
+        system = next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable")), free)
+    return min(free, system)
