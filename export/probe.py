@@ -26,6 +26,9 @@ class Recorder:
         self.feeds.append(dict(inputs))
         return self.engine.run(inputs)
 
+    def close(self) -> None:
+        self.engine.close()
+
 
 def session(proto: onnx.ModelProto, tensors: Sequence[str], optimize: bool = True) -> ort.InferenceSession:
     """The graph with these inner tensors as its last outputs; computed as written, or as ONNX Runtime improves it."""

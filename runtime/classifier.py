@@ -106,6 +106,11 @@ class Classifier:
         vision, text = open_engines(bundle, Request(backend, device, threads, engine_dir, rebuild))
         return cls(bundle, vision, text, words, TextCache(cache_bytes), shortlist, batch)
 
+    def close(self) -> None:
+        """Give back the engines' device memory; nothing is classified after it."""
+        for engine in (self._vision, self._text.engine):
+            engine.close()
+
     @property
     def labels(self) -> tuple[str, ...]:
         """What is told apart. Assign a new sequence at any time; what is cached for other labels stays valid."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -63,11 +64,12 @@ def main(
         cache_bytes=cache_mb << 20,
         shortlist=shortlist,
     )
-    if threshold is not None:
-        classifier.threshold = threshold
-    pipeline = open_pipeline(specs, classifier, labels, inputs)
-    logging.getLogger("attri").info("%s: %s, %d labels", bundle, classifier.description, len(pipeline.labels()))
-    return 0 if pipeline.run(open_sinks(outputs, pipeline)) else 1
+    with closing(classifier):
+        if threshold is not None:
+            classifier.threshold = threshold
+        pipeline = open_pipeline(specs, classifier, labels, inputs)
+        logging.getLogger("attri").info("%s: %s, %d labels", bundle, classifier.description, len(pipeline.labels()))
+        return 0 if pipeline.run(open_sinks(outputs, pipeline)) else 1
 
 
 if __name__ == "__main__":

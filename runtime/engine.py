@@ -17,3 +17,7 @@ class Engine(Protocol):
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Outputs in the graph's order. Raises EngineError where the run fails."""
         ...
+
+    def close(self) -> None:
+        """Give back what it holds of a device; no run after it."""
+        ...

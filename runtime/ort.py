@@ -74,6 +74,9 @@ class OrtEngine:
             raise EngineError(f"ONNX Runtime failed: {_first_line(error)}") from error
         return outputs
 
+    def close(self) -> None:
+        """A session goes with its last reference, and has no other way."""
+
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -19,12 +19,12 @@ from attri.export.onnx import export_bundle
 from attri.export.parity import Gates
 from attri.export.report import JSON, PAGE
 from attri.runtime import Classifier
-from attri.runtime.bundle import FILES, MANIFEST, SYMMETRIC, TEXT, VISION, Bundle
+from attri.runtime.bundle import CHECK, FILES, MANIFEST, SYMMETRIC, TEXT, VISION, Bundle
 from attri.runtime.cli import main as run_main
 from attri.runtime.errors import BundleError, FailedError, UsageError
 
 LABELS = ["red apple", "bird", "a small house"]
-REPORTS = (JSON, PAGE)
+EXTRAS = (JSON, PAGE, CHECK)
 # Prompts that nobody trained leave the labels nearly tied: of 24 pictures, one or two may fall to another.
 GATES = Gates(0.98, 0.9, 0.9)
 
@@ -82,7 +82,7 @@ def test_a_bundle_holds_both_flavours_and_the_reader_picks(exported):
     opened = Bundle.open(exported)
     assert opened.manifest.precision == "int8"
     listed = set(opened.manifest.files)
-    assert listed == {*FILES, *SYMMETRIC.values(), *REPORTS} == {f.name for f in exported.iterdir()} - {MANIFEST}
+    assert listed == {*FILES, *SYMMETRIC.values(), *EXTRAS} == {f.name for f in exported.iterdir()} - {MANIFEST}
     for name in (VISION, TEXT):
         assert opened.graph(name) == exported / name
         assert opened.graph(name, "tensorrt") == exported / SYMMETRIC[name]
@@ -146,8 +146,8 @@ def test_the_same_pictures_give_the_same_bytes_and_an_old_bundle_is_replaced_who
                      for p in (exported, tmp_path / "bundle"))  # fmt: skip
     assert first == second  # it holds the sha256 of every other file
     export_bundle(pocket_model, tmp_path / "bundle", LABELS, picture_files[:2])
-    assert set(Bundle.open(tmp_path / "bundle").manifest.files) == {*FILES, *REPORTS}
-    assert {file.name for file in (tmp_path / "bundle").iterdir()} == {*FILES, *REPORTS, MANIFEST}
+    assert set(Bundle.open(tmp_path / "bundle").manifest.files) == {*FILES, *EXTRAS}
+    assert {file.name for file in (tmp_path / "bundle").iterdir()} == {*FILES, *EXTRAS, MANIFEST}
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
 

@@ -5,7 +5,6 @@ import gc
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -39,11 +38,8 @@ def cudart(cudart_file, tmp_path):
     def alive():
         return [library.fake_alive(0), library.fake_alive(1), library.fake_streams(), library.fake_graphs()]
 
-    for _ in range(20):  # what a traceback holds on to goes now, and what a thread of attri-run does when it ends
-        if not any(alive()):
-            break
+    if any(alive()):  # what a traceback holds on to goes now
         gc.collect()
-        time.sleep(0.1)
     assert alive() == [0, 0, 0, 0], "device memory, pinned memory, streams, graphs"
 
 

@@ -56,11 +56,6 @@ def run(command, *arguments):
     return CliRunner().invoke(command, [str(argument) for argument in arguments])
 
 
-def close(classifier):
-    for engine in (classifier._vision, classifier._text.engine):
-        engine.close()
-
-
 @pytest.mark.parametrize("version", ["8.6.1", "10.3.0", "10.16.1.11", "11.4.0.106"])
 def test_built_once_found_again_and_right(version, copy, cudart, jetson, monkeypatch, picture_files, capfd):
     trt = bindings(version, cudart)
@@ -77,7 +72,7 @@ def test_built_once_found_again_and_right(version, copy, cudart, jetson, monkeyp
             np.testing.assert_equal(found.retrieved, wanted.retrieved)
             # The same arithmetic in the same library: what differs is the batch.
             np.testing.assert_allclose(found.probabilities, wanted.probabilities, atol=1e-4)
-        close(classifier)
+        classifier.close()
     assert sorted({file.suffix for file in (copy / "engines").iterdir() if file.name != ".lock"}) == [
         ".cache",
         ".json",
@@ -143,7 +138,7 @@ def test_a_bundle_without_pictures_cannot_be_checked(copy, jetson):
 
 
 def test_engines_of_another_machine_are_named_and_new_ones_built(copy, cudart, jetson, monkeypatch, tmp_path):
-    close(Classifier.load(copy))
+    Classifier.load(copy).close()
     move(jetson, cudart, monkeypatch, tmp_path, ("NVIDIA Thor", "11.0"))
     told = []
     for engine in open_engines(Bundle.open(copy), tell=told.append):
@@ -158,7 +153,7 @@ def test_engines_of_another_machine_are_named_and_new_ones_built(copy, cudart, j
 def test_a_copied_engine_of_an_equal_machine_is_refused_until_it_is_rebuilt(
     copy, cudart, jetson, monkeypatch, tmp_path, picture_files
 ):
-    close(Classifier.load(copy))
+    Classifier.load(copy).close()
     move(jetson, cudart, monkeypatch, tmp_path)
     result = run(attri_run, picture_files[0], "--bundle", copy)
     assert result.exit_code == 1
@@ -172,7 +167,7 @@ def test_a_copied_engine_of_an_equal_machine_is_refused_until_it_is_rebuilt(
 
 
 def test_a_plan_that_tensorrt_does_not_take_names_both_machines(copy, jetson):
-    close(Classifier.load(copy))
+    Classifier.load(copy).close()
     jetson.gpu = ("Orin", "8.6")  # a change that the name does not show
     with pytest.raises(
         EngineError, match=r"incompatible device.*was built for TensorRT 10.3.0 on Orin.*this is.*--rebuild"
@@ -193,7 +188,7 @@ def test_portable_engines_are_listed_and_taken_by_other_machines(copy, cudart, j
     listed = [name for name in Bundle.open(copy).manifest.files if name.startswith("engines/")]
     assert len(listed) == 4
     move(jetson, cudart, monkeypatch, tmp_path, ("Some RTX", "8.9"))
-    close(Classifier.load(copy))
+    Classifier.load(copy).close()
     assert jetson.builds == 2
     (plan,) = (copy / "engines").glob("vision.*.plan")
     plan.write_bytes(plan.read_bytes() + b"evil")
@@ -315,7 +310,7 @@ def test_export_builds_once_and_prints_where(copy, jetson):
     assert jetson.builds == 4
     assert run(attri_export, copy, "--trt", "--rebuild").exit_code == 0
     assert jetson.builds == 6
-    close(Classifier.load(copy))  # takes the newest and builds none
+    Classifier.load(copy).close()  # takes the newest and builds none
     assert jetson.builds == 6
 
 

@@ -171,8 +171,7 @@ def test_labels_that_change_and_more_than_the_profile(path, folder):
     assert len(classifier(picture).probabilities) == len(many)
     classifier.labels = LABELS
     np.testing.assert_allclose(classifier(picture).probabilities, first.probabilities, atol=1e-3)
-    for engine in (classifier._vision, classifier._text.engine):
-        engine.close()
+    classifier.close()
 
 
 def test_onnx_runtime_agrees(path, folder):
