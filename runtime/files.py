@@ -25,9 +25,12 @@ _QUALITY = 90
 
 
 def file_name(text: str) -> str:
-    """`text` as part of a file's name: letters and digits of any script, everything else a dash; 80 bytes at most."""
+    """`text` as part of a file's name: letters and digits of any script, everything else a dash.
+
+    The last 80 bytes at most: long paths differ at their ends.
+    """
     plain = re.sub(r"[^\w.-]+", "-", text.encode(errors="replace").decode()).strip("-.")
-    return plain.encode()[:80].decode(errors="ignore") or "none"
+    return plain.encode()[-80:].decode(errors="ignore").strip("-.") or "none"
 
 
 class CsvSink:

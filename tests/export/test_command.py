@@ -107,7 +107,7 @@ def test_trt_without_tensorrt_keeps_the_finished_bundle(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     result = export(run, "--trt")
     assert result.exit_code == 1
-    assert result.stdout.splitlines()[5].startswith("bundle  bundle  fp32")
+    assert "\nbundle  bundle  fp32" in result.stdout
     wanted = "the bundle bundle is finished and stays: copy it to the device and run there: attri-export bundle --trt"
     assert wanted in result.stderr.splitlines()[-1]
     Bundle.open("bundle")

@@ -91,7 +91,7 @@ def test_parity_json_says_what_was_compared(full):
     for stage in facts["stages"]:
         assert len(stage["distances"]) == 8
         assert stage["worst_picture"] == facts["pictures"][int(np.argmax(stage["distances"]))]
-    assert set(facts["files"]) == {VISION, TEXT, "token_embedding.npy", "merges.txt.gz"}
+    assert set(facts["files"]) == {VISION, TEXT, "token_embedding.npy", "merges.txt.gz", "check.npz"}
     assert {"python", "torch", "onnx", "onnxruntime", "attri"} <= set(facts["versions"])
     assert facts["model"]["licence"].startswith("made for attri from pictures under Apache-2.0")
     for file in ("parity.json", "report.html"):
