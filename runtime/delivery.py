@@ -12,7 +12,7 @@ from attri.runtime.redact import redact
 from attri.runtime.result import Result, Sink
 
 _LOGGER = logging.getLogger("attri")
-_ROOM = 8  # results; each holds a whole frame
+_ROOM = 8  # results that wait, at least; each holds a whole frame
 
 
 class Delivery:
@@ -25,10 +25,14 @@ class Delivery:
     Args:
         on_room: called when a full queue has room again.
         on_end: called with an error that is none of the sink's business to raise; the sink is given nothing more.
+        batch: results that come at once, at most.
     """
 
-    def __init__(self, sink: Sink, on_room: Callable[[], None], on_end: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self, sink: Sink, on_room: Callable[[], None], on_end: Callable[[BaseException], None], batch: int = 1
+    ) -> None:
         self.sink, self.name = sink, sink.name
+        self._batch, self._room = batch, max(_ROOM, 2 * batch)
         self.dropped = 0  # results that never reached the sink
         self.failed = 0  # results that the sink could not deliver
         self._on_room, self._on_end = on_room, on_end
@@ -39,15 +43,15 @@ class Delivery:
         self._thread.start()
 
     def has_room(self) -> bool:
-        """Whether a result may be promised."""
-        return self._broken or len(self._queue) < _ROOM
+        """Whether a batch of results may be promised."""
+        return self._broken or len(self._queue) + self._batch <= self._room
 
     def offer(self, result: Result, due: bool) -> None:
         """Queue a result; never waits. due: whether it is one that --every and --on-change let through."""
         if self._broken or not (due or self.sink.every_frame):
             return
         with self._changed:
-            if len(self._queue) >= _ROOM:
+            if len(self._queue) >= self._room:
                 self.dropped += 1
                 if self.sink.lossless:
                     return

@@ -48,6 +48,7 @@ class Inputs:
     input_latency: int | None
     input_loop: int | None
     stride: int | None
+    batch: int
     roi: tuple[int, int, int, int] | None
     steady: float | None
     frozen_after: float | None
@@ -78,6 +79,13 @@ OPTIONS = [
     ),
     click.option("--input-loop", type=click.IntRange(-1), help="Play files again so often; -1 for ever."),
     click.option("--stride", "--vid-stride", type=click.IntRange(1), help="Take every so many frames."),
+    click.option(
+        "--batch",
+        type=click.IntRange(1),
+        default=4,
+        show_default=True,
+        help="Frames of files that are classified at once; cameras and streams go one by one.",
+    ),
     click.option("--roi", type=RoiType(), help="Region to classify, pixels."),
     click.option(
         "--steady",
@@ -166,4 +174,4 @@ def open_pipeline(specs: list[SourceSpec], classifier: Classifier, labels: Path 
         rules.append(Rule(inputs.smooth, inputs.majority, inputs.min_duration, threshold))
     asked = {"retries": inputs.max_retries, "frozen": inputs.frozen_after}
     patience = Patience(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
-    return Pipeline(specs, chosen, rules, Schedule(inputs.every, inputs.on_change), patience)
+    return Pipeline(specs, chosen, rules, Schedule(inputs.every, inputs.on_change), patience, inputs.batch)

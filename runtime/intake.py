@@ -11,7 +11,7 @@ from numpy import uint8
 from numpy.typing import NDArray
 from PIL import Image
 
-_ROOM = 4  # frames of a file that wait: enough to decode the next while one is classified
+_ROOM = 4  # frames of a file that wait at least: enough to decode the next while one is classified
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,12 @@ class Intake:
 
     Args:
         live: of each source, whether it is.
+        batch: frames of a file that are taken at once, at most.
     """
 
-    def __init__(self, live: Sequence[bool]) -> None:
-        self._live = live
+    def __init__(self, live: Sequence[bool], batch: int = 1) -> None:
+        self._live, self._batch = live, batch
+        self._room = max(_ROOM, 2 * batch)  # one batch is decoded while another is classified
         self._queues: list[deque[Frame]] = [deque() for _ in live]
         self._open = [True] * len(live)
         self._changed = threading.Condition()
@@ -56,7 +58,7 @@ class Intake:
             if self._live[source]:
                 self.dropped[source] += len(queue)
                 queue.clear()
-            while len(queue) >= _ROOM and not left.is_set():
+            while len(queue) >= self._room and not left.is_set():
                 self._changed.wait(0.2)
             if not left.is_set():
                 queue.append(frame)
@@ -79,8 +81,9 @@ class Intake:
         with self._changed:
             self._changed.notify_all()
 
-    def take(self, files: Callable[[], bool], stop: threading.Event) -> tuple[int, Frame] | None:
-        """The next frame and the number of its source; None when all have ended, or `stop` is set.
+    def take(self, files: Callable[[], bool], stop: threading.Event) -> tuple[int, list[Frame]] | None:
+        """The number of a source and its next frames, a batch of those that wait; None when all have ended, or `stop`
+        is set.
 
         files: whether frames of files may be taken now; they wait where they are until then, and hold up nobody.
         """
@@ -89,9 +92,10 @@ class Intake:
                 source = self._ready(files())
                 if source is not None:
                     self._next = source + 1
-                    frame = self._queues[source].popleft()
+                    queue = self._queues[source]
+                    frames = [queue.popleft() for _ in range(min(len(queue), self._batch))]
                     self._changed.notify_all()
-                    return source, frame
+                    return source, frames
                 if not any(self._open) and not any(self._queues):
                     return None
                 self._changed.wait(0.2)

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from attri.runtime.classifier import Prediction
 from attri.runtime.decide import Decider, Rule
 from attri.runtime.delivery import Delivery
 from attri.runtime.errors import ImageError, LabelsError
@@ -64,9 +65,14 @@ class Channel:
         since = time.monotonic() - self._last
         return 1 / max(self._interval, since) if self.frames > 1 else 0.0
 
-    def result(self, frame: Frame, dropped: int) -> tuple[Result, bool]:
-        """Classify a frame; the result, and whether it is due. Raises ImageError, EngineError."""
-        prediction = self.labels.classifier(frame.part, self._steady)
+    def classify(self, frames: Sequence[Frame]) -> list[Prediction]:
+        """In one batch. Raises ImageError, EngineError."""
+        if len(frames) == 1:  # without the threads that read a list ahead
+            return [self.labels.classifier(frames[0].part, self._steady)]
+        return self.labels.classifier([frame.part for frame in frames], self._steady)
+
+    def result(self, frame: Frame, prediction: Prediction, dropped: int) -> tuple[Result, bool]:
+        """What is said of a frame, and whether it is due."""
         clock = frame.captured if self.reader.spec.live else frame.time  # Unix time jumps when it is set
         decision = self._decide(prediction, clock)
         now = time.monotonic()
@@ -114,6 +120,7 @@ class Pipeline:
         specs: the sources.
         labels: of each source; sources may share one.
         rules: of each source.
+        batch: frames of a file that are classified at once, at most; those of live sources go one by one.
     """
 
     def __init__(
@@ -123,11 +130,12 @@ class Pipeline:
         rules: Sequence[Rule],
         schedule: Schedule,
         patience: Patience,
+        batch: int = 1,
     ) -> None:
         self._stop = threading.Event()
         self._error: BaseException | None = None
         self._signal: int | None = None
-        self._intake = Intake([spec.live for spec in specs])
+        self._intake, self._batch = Intake([spec.live for spec in specs], batch), batch
         readers = [Reader(i, spec, self._intake, patience, self._fail) for i, spec in enumerate(specs)]
         self._channels = [Channel(*each, schedule) for each in zip(readers, labels, rules, strict=True)]
         self._deliveries: list[Delivery] = []
@@ -140,7 +148,7 @@ class Pipeline:
             KeyboardInterrupt: on SIGINT, after everything was closed.
             Whatever broke in one of the threads, likewise.
         """
-        self._deliveries = [Delivery(sink, self._intake.wake, self._fail) for sink in sinks]
+        self._deliveries = [Delivery(sink, self._intake.wake, self._fail, self._batch) for sink in sinks]
         worker = threading.Thread(target=self._guarded, args=(self._classify,), name="classify", daemon=True)
         with self._signals():
             worker.start()
@@ -194,16 +202,23 @@ class Pipeline:
 
     def _classify(self) -> None:
         while (item := self._intake.take(self._promise, self._stop)) is not None:
-            source, frame = item
-            channel = self._channels[source]
-            try:
-                result, due = channel.result(frame, self._intake.dropped[source])
-            except ImageError as error:
-                channel.reader.unreadable += 1
-                _LOGGER.error("error: %s", redact(str(error)))
-                continue
-            for delivery in self._deliveries:
-                delivery.offer(result, due)
+            source, frames = item
+            for frame, prediction in self._predictions(self._channels[source], frames):
+                result, due = self._channels[source].result(frame, prediction, self._intake.dropped[source])
+                for delivery in self._deliveries:
+                    delivery.offer(result, due)
+
+    def _predictions(self, channel: Channel, frames: Sequence[Frame]) -> Iterator[tuple[Frame, Prediction]]:
+        """Those of all frames that can be read: where one of a batch cannot, they are taken one by one."""
+        try:
+            yield from zip(frames, channel.classify(frames), strict=True)
+        except ImageError as error:
+            if len(frames) > 1:
+                for frame in frames:
+                    yield from self._predictions(channel, [frame])
+                return
+            channel.reader.unreadable += 1
+            _LOGGER.error("error: %s", redact(str(error)))
 
     def _promise(self) -> bool:
         return all(delivery.has_room() for delivery in self._deliveries if delivery.sink.lossless)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import EllipsisType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -24,13 +25,17 @@ class FakeClassifier:
         self.threshold, self.seconds = None, seconds
         self.cache = SimpleNamespace(hits=0)
         self.seen: list[int] = []  # red of the first pixel, of every picture
+        self.batches: list[int] = []  # sizes of lists
 
     def set_labels(self, labels: list[str], *_: object) -> None:
         if "unusable" in labels:
             raise LabelsError("unusable")
         self.labels = tuple(labels)
 
-    def __call__(self, picture: np.ndarray, steady: object = None) -> Prediction:
+    def __call__(self, picture: np.ndarray | list[np.ndarray], steady: object = None) -> Any:
+        if isinstance(picture, list):
+            self.batches.append(len(picture))
+            return [self(each, steady) for each in picture]
         time.sleep(self.seconds)
         red = int(np.asarray(picture).reshape(-1)[0])
         self.seen.append(red)

@@ -53,7 +53,8 @@ class Bench:
         labels = LiveLabels(self.classifier, options.pop("file", None))
         rule = options.pop("rule", Rule())
         schedule, patience = options.pop("schedule", Schedule()), options.pop("patience", QUICK)
-        self.pipeline = Pipeline([*scripts], [labels] * len(scripts), [rule] * len(scripts), schedule, patience)
+        rest = (schedule, patience, options.pop("batch", 1))
+        self.pipeline = Pipeline([*scripts], [labels] * len(scripts), [rule] * len(scripts), *rest)
         return self.pipeline
 
     def signal(self, number: int, when: Callable[[], object]) -> Callable[[], None]:
@@ -93,6 +94,41 @@ def test_files_give_every_frame_in_order_to_every_lossless_sink(bench: Bench) ->
     assert lossy.results[-1].frame == 39
     assert slow.closed
     assert lossy.closed
+
+
+def test_frames_of_files_go_in_batches_and_nothing_else_changes(bench: Bench) -> None:
+    sink, slow = FakeSink(), FakeSink(seconds=0.005)
+    bench.classifier.seconds = 0.002
+    assert bench.make({video(): [picture(i) for i in range(50)]}, batch=4).run([sink, slow])
+    assert bench.classifier.seen == list(range(50))
+    assert [result.frame for result in sink.results] == [result.frame for result in slow.results] == list(range(50))
+    assert max(bench.classifier.batches) == 4
+    assert bench.pipeline.health()[0].frames == 50
+
+
+def test_frames_of_cameras_go_one_by_one(bench: Bench) -> None:
+    sink = FakeSink()
+    bench.classifier.seconds = 0.01
+    bench.make({camera(): [*at_rate(200, 0.3), LOST]}, batch=4).run([sink])
+    assert len(sink.results) > 5
+    assert bench.classifier.batches == []
+
+
+def test_a_picture_that_cannot_be_read_costs_its_batch_nothing(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classify = FakeClassifier.__call__
+
+    def refuse(self: FakeClassifier, frame: object, *rest: object) -> object:
+        if not isinstance(frame, list) and frame[0, 0, 0] == 6:
+            raise ImageError("number 6 cannot be read")
+        return classify(self, frame, *rest)
+
+    monkeypatch.setattr(FakeClassifier, "__call__", refuse)
+    sink = FakeSink()
+    assert not bench.make({video(): [picture(i) for i in range(10)]}, batch=4).run([sink])
+    assert [result.frame for result in sink.results] == [0, 1, 2, 3, 4, 5, 7, 8, 9]
+    assert [m for m in caplog.messages if "number 6" in m] == ["error: number 6 cannot be read"]
 
 
 def test_a_sink_with_room_is_not_kept_waiting(bench: Bench) -> None:

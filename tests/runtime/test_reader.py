@@ -41,7 +41,7 @@ class Run:
 
     def _take(self) -> None:
         while (item := self.intake.take(lambda: True, self.stop)) is not None:
-            self.frames.append(item[1])
+            self.frames += item[1]
 
 
 @pytest.fixture

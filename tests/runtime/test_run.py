@@ -96,6 +96,21 @@ def test_json_lines_hold_what_the_documentation_says(
         }
 
 
+def test_a_folder_in_batches_says_the_same(
+    attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, path in enumerate(picture_files[:5]):
+        shutil.copy(path, folder / f"{number}.png")
+    single, batched = (attri_run(folder, "--json", "--batch", size) for size in (1, 4))
+    assert (single.code, batched.code) == (0, 0)
+    assert len(batched.objects) == 5
+    for one, other in zip(single.objects, batched.objects, strict=True):
+        assert (one["source"], one["frame"], one["label"]) == (other["source"], other["frame"], other["label"])
+        assert abs(one["score"] - other["score"]) < 1e-4  # another order of the sums
+
+
 @pytest.mark.parametrize("topk", [1, 2, 99])
 def test_a_line_for_a_person(
     attri_run: Callable[..., Result], bundle: Path, picture_files: list[Path], topk: int
