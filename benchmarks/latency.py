@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from attri.export.graphs import to_trace
-from attri.export.onnx import describe, save, strip, trace_text, trace_vision
-from attri.export.writer import copy_merges, save_embedding, save_manifest
+from attri.export.onnx import save, strip, trace_text, trace_vision
+from attri.export.writer import copy_merges, describe, save_embedding, save_manifest
 from attri.runtime import Classifier
 from attri.runtime.bundle import EMBEDDING, MERGES, TEXT, VISION
 from attri.runtime.ort import OrtEngine
@@ -116,7 +116,7 @@ class Setting:
         save(trace_text(model, "fp32", 18), folder / TEXT)
         save_embedding(model.backbone.token_embedding, folder / EMBEDDING, "fp32")
         copy_merges(folder / MERGES)
-        save_manifest(describe(model, ["bird"], TEMPLATE, "fp32", 18, folder), folder)
+        save_manifest(describe(model, ["bird"], TEMPLATE, "fp32", 18), folder)
         export(Plain(model), {"pixels": torch.from_numpy(self.pixels)}, folder / PLAIN)
 
     def literal(self, classes: int) -> OrtEngine:
@@ -222,7 +222,7 @@ def gflop(run: Callable[[], object]) -> float:
 
 
 def peak_gflops(size: int = 1536) -> float:
-    """What ONNX Runtime's rival for the same job, PyTorch's matrix product, makes of this machine, best of a few."""
+    """What PyTorch's matrix product makes of this machine, best of a few."""
     a, b = torch.randn(size, size), torch.randn(size, size)
     return max(2 * size**3 / timed(lambda: a @ b) / 1e6 for _ in range(8))
 
