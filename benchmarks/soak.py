@@ -1,6 +1,6 @@
 """Leave attri-run alone with bad company, and see that it does not grow.
 
-    python benchmarks/soak.py BUNDLE [MINUTES]
+    python benchmarks/soak.py BUNDLE [--minutes 30]
 
 Four cameras on loopback: one that is well, one whose server dies and comes back every few seconds, one that freezes
 again and again, and one that changes its size; and a labels file that is edited all the while, sometimes into nonsense.
@@ -10,10 +10,12 @@ time none of them may have grown.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -140,12 +142,13 @@ def _kill_and_revive(servers: list[MjpegServer], over: threading.Event) -> None:
 
 
 def main() -> None:
-    bundle, minutes = Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 30.0
-    import tempfile
-
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = soak(bundle, Path(folder), 60 * minutes)
-    print(f"{minutes:g} minutes, {found.results} results, exit code {found.code}\n")
+        found = soak(arguments.bundle, Path(folder), 60 * arguments.minutes)
+    print(f"{arguments.minutes:g} minutes, {found.results} results, exit code {found.code}\n")
     print("| | second quarter | last quarter |\n|---|---|---|")
     for name, form in (("memory", ".1f"), ("threads", "d"), ("files", "d")):
         print(f"| {name} | {getattr(found.early, name):{form}} | {getattr(found.late, name):{form}} |")

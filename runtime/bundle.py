@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from attri.runtime.errors import BundleError
 
-SCHEMA = 1
+SCHEMA = 2  # 1 had text graphs that read padded labels
 MANIFEST, VISION, TEXT, EMBEDDING, MERGES = (
     "manifest.json",
     "vision.onnx",
@@ -84,7 +84,7 @@ class Bundle:
         """Read and verify a bundle.
 
         Raises:
-            BundleError: it is missing, incomplete, changed, of a newer schema, or names files outside itself.
+            BundleError: it is missing, incomplete, changed, of another schema, or names files outside itself.
         """
         path = Path(path)
         manifest = read_manifest(path)
@@ -125,6 +125,8 @@ def read_manifest(path: Path) -> Manifest:
         raise BundleError(f"{file} is not a manifest of attri: export the bundle again")
     if schema > SCHEMA:
         raise BundleError(f"{path} has schema {schema}, this attri reads up to {SCHEMA}: update attri on this machine")
+    if schema < SCHEMA:
+        raise BundleError(f"{path} has schema {schema}, of an older attri; this one reads {SCHEMA}: export it again")
     known = {each.name for each in fields(Manifest)}
     if odd := known ^ raw.keys():
         raise BundleError(f"{file} has missing or unknown fields ({', '.join(sorted(odd))}): export the bundle again")

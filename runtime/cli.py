@@ -10,6 +10,7 @@ import click
 
 from attri.runtime.command import Command
 from attri.runtime.engines import BACKENDS, DEVICES
+from attri.runtime.errors import UsageError
 from attri.runtime.inputs import Inputs, input_options
 from attri.runtime.outputs import Outputs, output_options
 
@@ -51,6 +52,8 @@ def main(
     from attri.runtime.labels import load_labels
     from attri.runtime.outputs import open_sinks
 
+    if shortlist is not None and shortlist < outputs.topk:
+        raise UsageError(f"--topk {outputs.topk} shows more labels than --shortlist {shortlist} prompts: raise that")
     if labels:
         load_labels(labels)  # before anything that takes long
     specs = find_inputs(words, inputs)

@@ -70,17 +70,20 @@ def main(bundle: Path, as_json: bool) -> int:
 
 
 def choose(findings: list[Finding]) -> Choice:
-    """As --backend auto and --device auto decide."""
-    state = {each.name: each for each in findings}
-    gpu, runtime = state["CUDA"].state == OK, state["ONNX Runtime"]
-    if state["TensorRT"].state == OK and gpu:
-        return Choice("tensorrt", "cuda", f"TensorRT {state['TensorRT'].value} and a GPU are here")
-    if runtime.state != OK:
-        return Choice(None, None, "there is nothing that runs graphs")
-    if "CUDA" in runtime.value and gpu:
-        return Choice("onnxruntime", "cuda", "ONNX Runtime has CUDA, and there is no TensorRT")
-    why = "this ONNX Runtime has no CUDA" if gpu else "there is no CUDA GPU"
-    return Choice("onnxruntime", "cpu", why)
+    """What --backend auto and --device auto come to."""
+    from attri.runtime.engines import Request, choose_tensorrt
+    from attri.runtime.ort import usual_device
+
+    gpu, why = choose_tensorrt(Request())
+    if gpu is not None:
+        return Choice("tensorrt", "cuda", f"{gpu.machine}")
+    state = {each.name: each.state for each in findings}
+    if state["ONNX Runtime"] != OK:
+        return Choice(None, None, f"{why}, and there is no ONNX Runtime: nothing runs graphs")
+    device = usual_device()
+    if device == "cuda" and state["CUDA"] != OK:
+        return Choice("onnxruntime", "cpu", f"{why}, and CUDA does not start")
+    return Choice("onnxruntime", device, why)
 
 
 def report(findings: list[Finding], choice: Choice) -> str:

@@ -6,11 +6,15 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attri.runtime.bundle import TEXT, VISION, Bundle
 from attri.runtime.engine import Engine
 from attri.runtime.errors import EngineError, MissingExtra, UsageError
 from attri.runtime.ort import PROVIDERS, OrtEngine
+
+if TYPE_CHECKING:
+    from attri.runtime.trt_engines import Gpu
 
 logger = logging.getLogger("attri")
 BACKENDS = ("auto", "onnxruntime", "tensorrt")
@@ -65,22 +69,33 @@ def open_engines(
         ParityError: TensorRT's engine does not agree with the model.
         UsageError: what was asked for contradicts itself.
     """
-    from attri.runtime.trt_engines import FOLDER, find_tensorrt, tensorrt_engines
+    from attri.runtime.trt_engines import FOLDER, tensorrt_engines
 
     request = request or Request()
     request.check()
-    why = ""
-    if request.backend != "onnxruntime" and request.device != "cpu":
-        try:
-            gpu = find_tensorrt()
-        except (EngineError, MissingExtra) as error:
-            if request.needs_tensorrt:
-                raise
-            why = f"no TensorRT here ({str(error).partition(':')[0]}): "
-        else:
-            folder = request.engine_dir or bundle.file(FOLDER)
-            tell = tell or (lambda line: logger.info("%s", line))
-            return tensorrt_engines(bundle, gpu, folder, tell, rebuild=request.rebuild)
+    gpu, why = choose_tensorrt(request)
+    if gpu is not None:
+        folder = request.engine_dir or bundle.file(FOLDER)
+        tell = tell or (lambda line: logger.info("%s", line))
+        return tensorrt_engines(bundle, gpu, folder, tell, rebuild=request.rebuild)
     vision, text = (OrtEngine(bundle.graph(name), request.device, request.threads) for name in (VISION, TEXT))
-    vision.description = why + vision.description
+    vision.description = f"{why}: {vision.description}" if why else vision.description
     return vision, text
+
+
+def choose_tensorrt(request: Request) -> tuple[Gpu | None, str]:
+    """The GPU for TensorRT; or None, where ONNX Runtime is to be taken, and why if TensorRT would have been welcome.
+
+    Raises:
+        EngineError, MissingExtra: TensorRT was asked for and does not work here.
+    """
+    from attri.runtime.trt_engines import find_tensorrt
+
+    if request.backend == "onnxruntime" or request.device == "cpu":
+        return None, ""
+    try:
+        return find_tensorrt(), ""
+    except (EngineError, MissingExtra) as error:
+        if request.needs_tensorrt:
+            raise
+        return None, f"no TensorRT here ({str(error).partition(':')[0]})"

@@ -48,9 +48,12 @@ class OrtEngine:
         if device != "auto" and PROVIDERS[device] not in available:
             lack = f"this ONNX Runtime has no {PROVIDERS[device]}"
             raise EngineError(f"--device {device}: {lack}: pip install 'attri[gpu]'")
-        wanted = ("cuda" if PROVIDERS["cuda"] in available else "cpu") if device == "auto" else device
+        wanted = usual_device() if device == "auto" else device
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        # Two graphs take turns. Threads of the one that is done would spin on for a while, and keep the cores from the
+        # other: that costs a fifth of a frame and more on two cores (benchmarks/session.md).
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 3
         try:
             self._session = ort.InferenceSession(str(path), options, providers=SESSIONS[wanted])
@@ -76,6 +79,13 @@ class OrtEngine:
 
     def close(self) -> None:
         """A session goes with its last reference, and has no other way."""
+
+
+def usual_device() -> str:
+    """What "auto" tries here."""
+    import onnxruntime as ort
+
+    return "cuda" if PROVIDERS["cuda"] in ort.get_available_providers() else "cpu"
 
 
 def _first_line(error: Exception) -> str:

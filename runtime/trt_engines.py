@@ -43,7 +43,7 @@ def find_tensorrt() -> Gpu:
     """
     try:
         import tensorrt as trt
-    except ImportError as error:  # also where the bindings are there, and a library that they need is not
+    except (ImportError, OSError) as error:  # also where the bindings are there, and a library that they need is not
         raise MissingExtra("tensorrt", "trt") from error
     check_version(trt)
     cuda = Cuda.open()

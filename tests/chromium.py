@@ -1,4 +1,4 @@
-"""A real Chromium without a window, by its DevTools protocol: as much of it as the tests of the preview need."""
+"""A real Chromium without a window, by its DevTools protocol: as much of it as tests of pages need."""
 
 from __future__ import annotations
 

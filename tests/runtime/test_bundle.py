@@ -101,6 +101,11 @@ def test_a_newer_schema_asks_for_an_update(copy: Path, more: dict[str, str]) -> 
     assert "update attri" in message
 
 
+def test_an_older_schema_asks_for_a_new_export(copy: Path) -> None:
+    edit(copy, lambda raw: raw.update(schema=SCHEMA - 1))
+    assert f"schema {SCHEMA - 1}, of an older attri; this one reads {SCHEMA}: export it again" in refused(copy)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -8,11 +8,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import onnxruntime
 import pytest
 
-from attri.runtime import doctor
+from attri.runtime import doctor, trt_engines
 from attri.runtime.doctor import MISSING, OK, Choice, Finding, choose, main
+from attri.runtime.errors import MissingExtra
 
 
 @pytest.fixture
@@ -53,26 +56,36 @@ def test_no_bundle_says_how_to_get_one(ask, tmp_path: Path) -> None:
     assert "run attri-export" in out
 
 
-def finding(name: str, state: str, value: str = "") -> Finding:
-    return Finding("", name, state, value)
-
-
 @pytest.mark.parametrize(
-    ("tensorrt", "cuda", "runtime", "choice"),
+    ("tensorrt", "cuda", "providers", "choice"),
     [
-        (OK, OK, "1.2, with CUDA, CPU", ("tensorrt", "cuda")),
-        (OK, MISSING, "1.2, with CPU", ("onnxruntime", "cpu")),
-        (MISSING, OK, "1.2, with CUDA, CPU", ("onnxruntime", "cuda")),
-        (MISSING, OK, "1.2, with CPU", ("onnxruntime", "cpu")),
-        (MISSING, MISSING, "1.2, with CUDA, CPU", ("onnxruntime", "cpu")),
-        (MISSING, MISSING, None, (None, None)),
-        (OK, OK, None, ("tensorrt", "cuda")),
+        (True, OK, ["CUDA", "CPU"], ("tensorrt", "cuda")),
+        (False, OK, ["CUDA", "CPU"], ("onnxruntime", "cuda")),
+        (False, OK, ["CPU"], ("onnxruntime", "cpu")),
+        (False, MISSING, ["CUDA", "CPU"], ("onnxruntime", "cpu")),
+        (False, MISSING, [], (None, None)),
+        (True, OK, [], ("tensorrt", "cuda")),
     ],
 )
-def test_what_would_be_used(tensorrt: str, cuda: str, runtime: str | None, choice: tuple) -> None:
-    found = [finding("TensorRT", tensorrt), finding("CUDA", cuda)]
-    found.append(finding("ONNX Runtime", OK if runtime else MISSING, runtime or ""))
-    assert (choose(found).backend, choose(found).device) == choice
+def test_what_would_be_used(
+    monkeypatch: pytest.MonkeyPatch, tensorrt: bool, cuda: str, providers: list[str], choice: tuple
+) -> None:
+    def find_tensorrt() -> SimpleNamespace:
+        if not tensorrt:
+            raise MissingExtra("tensorrt", "trt")
+        return SimpleNamespace(machine="TensorRT 10.3 on Orin")
+
+    monkeypatch.setattr(trt_engines, "find_tensorrt", find_tensorrt)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [f"{p}ExecutionProvider" for p in providers])
+    found = [Finding("", "CUDA", cuda, ""), Finding("", "ONNX Runtime", OK if providers else MISSING, "")]
+    chosen = choose(found)
+    assert (chosen.backend, chosen.device) == choice
+    assert chosen.why.startswith(
+        "TensorRT 10.3 on Orin" if tensorrt else "no TensorRT here (tensorrt is not installed)"
+    )
+
+
+WHY_NOTHING = "no TensorRT here (tensorrt is not installed), and there is no ONNX Runtime: nothing runs graphs"
 
 
 def test_a_machine_with_nothing() -> None:
@@ -83,7 +96,7 @@ def test_a_machine_with_nothing() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (run.returncode, run.stderr) == (1, "")
     found = json.loads(run.stdout)
-    assert found["would_use"] == {"backend": None, "device": None, "why": "there is nothing that runs graphs"}
+    assert found["would_use"] == {"backend": None, "device": None, "why": WHY_NOTHING}
     missing = {each["name"]: each["advice"] for each in found["findings"] if each["state"] == "missing"}
     assert {"ONNX Runtime", "OpenCV", "av", "paho-mqtt", "prometheus-client", "starlette", "uvicorn"} <= set(missing)
     assert all("pip install 'attri[" in missing[name] for name in ("ONNX Runtime", "av", "uvicorn", "OpenCV"))

@@ -190,6 +190,7 @@ def test_an_unreadable_picture_stops_no_other(
         ([], "name a SOURCE"),
         (["--topk", "0"], "--topk"),
         (["--threshold", "2"], "--threshold"),
+        (["--shortlist", "2", "--topk", "3"], "--topk 3 shows more labels than --shortlist 2"),
         (["--device", "gpu"], "--device"),
         (["gone.png"], "gone.png does not exist"),
         (["ftp://host/x"], "is no source that attri knows"),

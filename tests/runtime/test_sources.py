@@ -166,12 +166,16 @@ def test_a_video_played_again(shots: list[np.ndarray], tmp_path: Path) -> None:
         assert len([shot for shot, _ in zip(capture.shots, range(20), strict=False)]) == 20
 
 
-def test_a_playlist_that_is_named_a_video_opens_no_network(tmp_path: Path) -> None:
-    listed = tmp_path / "list.mp4"
+@pytest.mark.parametrize("name", ["list.mp4", "list.m3u8"])  # FFmpeg goes by the name, as far as it looks at it
+def test_a_playlist_in_the_place_of_a_video_opens_no_network(tmp_path: Path, name: str) -> None:
+    (tmp_path / "video.mp4").touch()
+    spec = replace(find_source(str(tmp_path / "video.mp4")), uri=str(tmp_path / name))
     with mjpeg_server() as server:
         uri = server.uri("/part.ts")
-        listed.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1.2,\n{uri}\n#EXT-X-ENDLIST\n")
-        assert not drain(listed)[0]
+        lines = ["#EXTM3U", "#EXT-X-TARGETDURATION:2", "#EXTINF:1.2,", uri, "#EXT-X-ENDLIST", ""]
+        (tmp_path / name).write_text("\n".join(lines))
+        with pytest.raises(SourceError):
+            list(shots_of(spec))
         assert server.requests == 0
 
 
