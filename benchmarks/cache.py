@@ -40,13 +40,13 @@ CLIPS = {  # name: file, what the camera does
     "Megamind": (f"{OPENCV}/Megamind.avi", "an animated film with cuts"),
     "bikes": (f"{SCIKIT}/bikes.mp4", "moving, and cuts"),
 }
-TEXT = 0.89  # of one pass of the vision graph: the folded text of 100 labels on ViT-B-16 (benchmarks/fold.md)
+TEXT = 1.05  # of one pass of the vision graph: the text of 100 labels on ViT-B-16 (benchmarks/RESULTS.md)
 BATCH = 64
 EXPLANATION = f"""First table, exact retrieval. Hits: frames whose entries were seen before in the clip. Near-ties: of
 the frames that differ from the one before, the share where every entry that was left is within the margin of the best.
 
 Second table, with hysteresis: hits / top-1 as with exact retrieval / time of a frame in passes of the vision graph,
-reckoned from the hits for text that takes {TEXT} of a pass (ViT-B-16, 100 labels, benchmarks/fold.md)."""
+reckoned from the hits for text that takes {TEXT} of a pass (ViT-B-16, 100 labels, benchmarks/RESULTS.md)."""
 
 
 @dataclass(frozen=True)
