@@ -175,7 +175,7 @@ class Setting:
             return engine.run({"ids": some, "eot": ends, "retrieved": entries})[0]
 
         result: Contestants = {
-            FLOOR: lambda: static @ self.plain.run({"pixels": pixels})[0][0],
+            FLOOR: lambda: np.einsum("cd,d->c", static, self.plain.run({"pixels": pixels})[0][0]),  # as attri does
             "open_clip, PyTorch": open_clip_scores,
             CACHED: lambda: attri("cached"),
             UNCACHED: lambda: attri("uncached"),

@@ -100,13 +100,13 @@ class TextEncoder:
         """
         if labels.plain is None or self.shortlist is None or len(labels.ids) <= self.shortlist:
             texts, hits = self.features(labels, retrieved)
-            return [(text @ image)[labels.prompt] for text, image in zip(texts, images, strict=True)], hits
+            return [_cosines(text, image)[labels.prompt] for text, image in zip(texts, images, strict=True)], hits
         results, hits = [], []
         for image, entries in zip(images, retrieved, strict=True):
-            cosine = labels.plain @ image  # [U]
+            cosine = _cosines(labels.plain, image)  # [U]
             chosen = np.sort(np.argpartition(-cosine, self.shortlist - 1)[: self.shortlist])
             (text,), (hit,) = self.features(labels, entries[None], chosen)
-            cosine[chosen] = text @ image
+            cosine[chosen] = _cosines(text, image)
             results.append(cosine[labels.prompt])
             hits.append(hit)
         return results, hits
@@ -182,6 +182,13 @@ class TextEncoder:
         extents = {"C": len(tokens), "R": len(tokens.own)}
         within = all(extent <= self.engine.limits.get(name, extent) for name, extent in extents.items())
         return within and max(len(tokens.own), tokens.slots.size) <= ROWS
+
+
+def _cosines(texts: Features, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Unit features [U, D] and [D] -> [U]. Not by BLAS, whose threads spin on and keep the cores from the next frame's
+    graphs: with 1,000 labels that doubles a cached frame on two cores (benchmarks/session.md)."""
+    result: NDArray[np.float32] = np.einsum("ud,d->u", texts, image)
+    return result
 
 
 def _together(known: NDArray[np.bool_], cached: Features, computed: Features) -> Features:
