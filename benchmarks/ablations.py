@@ -32,6 +32,7 @@ VARIANTS: dict[str, list[str]] = {
     "AttriPrompt as it is": [],
     **{f"without {term}": ["--without", term] for term in TERMS if term != "class"},
     "instance at 0.05, not 0.25": ["--weight", "instance", "0.05"],
+    "text at 50, not 25": ["--weight", "text", "50"],
     "text at 100, not 25": ["--weight", "text", "100"],
     "logits at 4, not 1": ["--weight", "logits", "4"],
     "a pool for every block": ["--per-block"],

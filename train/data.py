@@ -49,7 +49,7 @@ def _read(path: Path) -> Dataset:
     if path.is_file():
         return read_table(path)
     if not path.is_dir():
-        raise UsageError(f"--data {path}: no such folder or CSV file")
+        raise UsageError(f"{path}: no such folder or CSV file")
     return read_coop(path) or _read_classes(path)
 
 
