@@ -20,7 +20,7 @@ from PIL import Image
 
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 SPLITS = {"train": ("train", 64), "test": ("t10k", 100)}  # pictures of each class
-PROTOCOLS = {"base-to-novel": [], "few-shot": ["--shots", "1", "--shots", "4", "--shots", "16"]}
+PROTOCOLS = {"base-to-novel": [], "few-shot": ["--shots", "1,4,16"]}
 
 
 def read_idx(file: Path, header: int) -> np.ndarray:
