@@ -61,6 +61,11 @@ class TextCache:
             self.misses += not hit and count
         return found, features
 
+    def count_hits(self, images: int) -> None:
+        """Images that needed no text graph, because one before them in their batch has the same entries."""
+        with self._lock:
+            self.hits += images
+
     def add(self, entries: bytes, ids: Ids, features: Features) -> None:
         """Keep features [n, D] of ascending `ids` [n] beside what is known for the same entries."""
         with self._lock:

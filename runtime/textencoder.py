@@ -118,9 +118,9 @@ class TextEncoder:
         chosen: NDArray[np.intp] | None = None,
         count: bool = True,
     ) -> tuple[list[Features], list[bool]]:
-        """Unit features [U, D] of every prompt for every image, and whether they were all cached.
+        """Unit features [U, D] of every prompt for every image, and whether they were all known.
 
-        Images with equal entries are computed once, and images that lack the same labels together.
+        Images with equal entries are computed once, for the first of them; those that lack the same labels, together.
 
         Args:
             retrieved: entries [B, L, M].
@@ -132,7 +132,9 @@ class TextEncoder:
         keys = [entries.tobytes() for entries in retrieved]
         found = {key: self.cache.find(key, ids, count) for key in dict.fromkeys(keys)}
         done = {key: features for key, (known, features) in found.items() if known.all()}
-        hits = [key in done for key in keys]
+        hits = [key in done or key in keys[:place] for place, key in enumerate(keys)]
+        if count:
+            self.cache.count_hits(len(keys) - len(found))
         lacking: dict[bytes, list[bytes]] = {}
         for key, (known, _) in found.items():
             if key not in done:

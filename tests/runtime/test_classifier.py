@@ -143,7 +143,8 @@ def test_a_hit_changes_no_bit(classifier: Classifier, five: list[Path]) -> None:
 
 def test_equal_pictures_of_a_batch_are_computed_once(classifier: Classifier, five: list[Path]) -> None:
     found = classifier([five[0]] * 3)
-    assert (classifier.cache.misses, len(classifier.cache)) == (1, 1)
+    assert [each.cache for each in found] == ["miss", "hit", "hit"]  # as one after the other
+    assert (classifier.cache.misses, classifier.cache.hits, len(classifier.cache)) == (1, 2, 1)
     np.testing.assert_array_equal(probabilities(found)[1:], probabilities(found)[:-1])
 
 
