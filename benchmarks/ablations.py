@@ -5,8 +5,8 @@
 Each line is `attri-train --protocol` with one option changed, over three seeds, with its runs in DIR; done ones are not
 done again. Two tables come from it, kept in benchmarks/ablations.md. Validation uses the training pictures of the base
 classes only: one half of these classes is learned, with every third picture held back, the other half plays the novel
-ones, and then they change places. Defaults may be chosen by it; test, base-to-novel as published,
-chooses nothing.
+ones, and then they change places. Defaults may be chosen by it; test, base-to-novel as published, chooses
+nothing.
 """
 
 from __future__ import annotations
