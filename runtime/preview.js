@@ -252,7 +252,8 @@ async function saveLabels() {
     const response = await ask(`/api/labels${scopeQuery()}`, {method: "PUT", body: text});
     if (!response.ok) return tell(`Not used: ${await reason(response)}`, "bad");
     if (tokenNow) sessionStorage.setItem("token", tokenNow);
-    saved = text;
+    saved = await response.text(); // as the device writes them, so that a later look finds nothing new
+    if (find("text").value === text) find("text").value = saved; // unless somebody wrote on meanwhile
     edition += 1;
     tell("These labels are used from the next frame on.", "good");
   } catch {

@@ -6,7 +6,7 @@ the pipeline nothing. `write` keeps the newest result of each source and returns
 GET /                    the page, with /preview.js and /preview.css
 GET /api/state           sources, with ?source=NAME the details of one
 GET /api/frame?source=   the newest frame, JPEG
-GET, PUT /api/labels     the labels as a file, of all or of ?source=
+GET, PUT /api/labels     the labels as a file, of all or of ?source=; PUT answers with what is used from now on
 GET /healthz             200, or 503 where no source gives frames
 GET /metrics             Prometheus
 """
@@ -179,7 +179,7 @@ class Preview:
             await run_in_threadpool(self._control.set_labels, text, request.query_params.get("source"))
         except LabelsError as error:
             return _json({"error": str(error)}, 400)
-        return _json({"error": None})
+        return self._get_labels(request)
 
     def _get_health(self, _request: Request) -> Response:
         sources = self._control.health()

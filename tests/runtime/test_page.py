@@ -144,6 +144,8 @@ def test_the_page(browser: Browser, command: tuple[str, subprocess.Popen[bytes]]
     browser.key("Enter")
     browser.wait_for("document.querySelector('#saved').className")
     assert browser.js("document.querySelector('#saved').textContent") == "These labels are used from the next frame on."
+    used = "zebra\nfire = a fire truck; a red car\n"
+    assert browser.js("document.querySelector('#text').value") == used
     browser.wait_for("['zebra', 'fire'].includes(document.querySelector('.card .said b').textContent)")
     browser.wait_for("document.querySelectorAll('#scores li').length === 2")
 
@@ -152,7 +154,7 @@ def test_the_page(browser: Browser, command: tuple[str, subprocess.Popen[bytes]]
     browser.wait_for("document.querySelector('#saved.bad')")
     assert "holds no labels" in browser.js("document.querySelector('#saved').textContent")
     browser.js("document.querySelector('#undo').click()")
-    assert browser.js("document.querySelector('#text').value") == "zebra\nfire = a fire truck; a red car"
+    assert browser.js("document.querySelector('#text').value") == used
 
     # Nothing went wrong (the refusal alone is logged), and nothing came from elsewhere.
     assert [line for line in browser.complaints if "status of 400" not in line] == []

@@ -160,7 +160,8 @@ def test_frames(client: Client, picture_files: list) -> None:
 def test_labels_can_be_read_and_with_the_token_changed(client: Client) -> None:
     assert client("/api/labels").body.decode() == "red apple\nかりんご\nbird\n"
     new = "cat\nDücke = a duck\n".encode()
-    assert client("/api/labels?source=camera0", "PUT", new, **bearer()).status == 200
+    answer = client("/api/labels?source=camera0", "PUT", new, **bearer())
+    assert (answer.status, answer.body) == (200, new)
     assert client("/api/labels?source=camera0").body == new
     assert client("/api/labels?source=rtsp://***@host/b").body.decode().split() == ["red", "apple", *LABELS[1:]]
     client("/api/labels", "PUT", b"x", **bearer())
