@@ -68,7 +68,7 @@ def run(config, tmp_path_factory):
         patch.chdir(folder)
         backbone = load_backbone(NAME, str(folder / "weights.pt"))
         train = TrainConfig(epochs=2, views=1, shots=1)
-        return fit(read_data(pocket.IMAGES, shots=1), backbone, PROMPT, train, folder / "run")
+        return fit(read_data(pocket.IMAGES, shots=1), backbone, PROMPT, train, folder / "run", latest=False)
 
 
 @pytest.fixture(scope="module")
