@@ -33,14 +33,23 @@ pytestmark = pytest.mark.usefixtures("shared_traces")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "run"
     data = read_data(pocket.IMAGES, shots=1)
-    return fit(data, load_backbone(), PromptConfig(pool_size=4), TrainConfig(epochs=1, views=1, shots=1), folder, latest=False)
+    return fit(
+        data, load_backbone(), PromptConfig(pool_size=4), TrainConfig(epochs=1, views=1, shots=1), folder, latest=False
+    )
 
 
 @pytest.fixture(scope="module")
 def other_run(photos, tmp_path_factory):
     """Five classes, and no picture that is neither trained on nor tested."""
     folder = tmp_path_factory.mktemp("other") / "run"
-    return fit(read_data(photos), load_backbone(), PromptConfig(pool_size=3), TrainConfig(epochs=1, views=1), folder, latest=False)
+    return fit(
+        read_data(photos),
+        load_backbone(),
+        PromptConfig(pool_size=3),
+        TrainConfig(epochs=1, views=1),
+        folder,
+        latest=False,
+    )
 
 
 @pytest.fixture(autouse=True)
