@@ -30,7 +30,7 @@ def is_live(result: Result) -> bool:
 
 
 def json_object(result: Result, topk: int) -> dict[str, Any]:
-    """The fields that DESIGN.md fixes, in its order; a live source adds what only it can have."""
+    """The fields that README lists, in its order; a live source adds what only it can have."""
     prediction = result.prediction
     found = {
         "source": result.source,

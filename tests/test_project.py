@@ -15,6 +15,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_the_three_commands_as_readme_writes_them(tmp_path, picture_files):
@@ -40,9 +42,15 @@ def test_the_python_lines_of_readme(bundle, tmp_path, picture_files, monkeypatch
     assert scope["classifier"].cache.misses == 1
 
 
-def test_the_files_that_readme_names_exist():
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_files_and_headings_that_a_page_names_exist(page):
+    for target in re.findall(r"\]\(([^):]+)\)", page.read_text(encoding="utf-8")):
+        name, _, heading = target.partition("#")
+        file = page.parent / name if name else page
+        assert file.exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in [title.lower().replace(" ", "-") for title in titles], target
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="a source tree without git cannot be listed")
@@ -65,9 +73,9 @@ def test_the_wheel_holds_every_tracked_file_of_the_packages(tmp_path):
     assert wheel.stat().st_size < 14 << 20
 
 
-def test_figures_in_readme_are_the_benchmarks_last_results():
+def test_figures_in_tables_are_the_benchmarks_last_results():
     measured = {line for file in (ROOT / "benchmarks").glob("*.md") for line in file.read_text("utf-8").splitlines()}
-    rows = re.findall(r"^\|.*\| [-\d.%() ]+\|$", README, re.MULTILINE)
+    rows = re.findall(r"^\|.*\| [-\d.%() ]+\|$", README + RESULTS, re.MULTILINE)
     assert len(rows) > 20
     assert [row for row in rows if row not in measured] == []
 
