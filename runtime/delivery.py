@@ -13,14 +13,15 @@ from attri.runtime.result import Result, Sink
 
 _LOGGER = logging.getLogger("attri")
 _ROOM = 8  # results that wait, at least; each holds a whole frame
+_EVENTS = 32  # likewise of sinks that take nothing else: at 30 frames a second, a disk may be busy for one
 
 
 class Delivery:
     """Gives results to one sink, in order, as fast as it takes them.
 
-    When the queue is full, a result of a live source costs one: for a lossless sink the new one (what waits was
-    promised), else the oldest that is no event. Both are counted. A SinkError costs its result, is counted, and is told
-    when it begins and when it is over.
+    When the queue is full, a result of a live source costs one, which is counted: never an event for the sake of one
+    that is none, and never what was promised. A lossless sink goes without the new one, any other without the oldest.
+    A SinkError costs its result, is counted, and is told when it begins and when it is over.
 
     Args:
         on_room: called when a full queue has room again.
@@ -32,11 +33,11 @@ class Delivery:
         self, sink: Sink, on_room: Callable[[], None], on_end: Callable[[BaseException], None], batch: int = 1
     ) -> None:
         self.sink, self.name = sink, sink.name
-        self._batch, self._room = batch, max(_ROOM, 2 * batch)
+        self._batch, self._room = batch, max(_EVENTS if sink.takes == "events" else _ROOM, 2 * batch)
         self.dropped = 0  # results that never reached the sink
         self.failed = 0  # results that the sink could not deliver
         self._on_room, self._on_end = on_room, on_end
-        self._queue: deque[Result] = deque()
+        self._queue: deque[tuple[Result, bool]] = deque()  # and whether it was promised
         self._changed = threading.Condition()
         self._ending = self._broken = self._faulty = False
         self._thread = threading.Thread(target=self._run, name=f"sink {sink.name}", daemon=True)
@@ -46,18 +47,31 @@ class Delivery:
         """Whether a batch of results may be promised."""
         return self._broken or len(self._queue) + self._batch <= self._room
 
-    def offer(self, result: Result, due: bool) -> None:
-        """Queue a result; never waits. due: whether it is one that --every and --on-change let through."""
-        if self._broken or not (due or self.sink.every_frame):
+    def offer(self, result: Result, due: bool, live: bool) -> None:
+        """Queue a result; never waits.
+
+        Args:
+            due: whether it is one that --every and --on-change let through.
+            live: whether it comes from a live source, of which a lossless sink is promised nothing.
+        """
+        if self._broken or not {"due": due, "all": True, "events": result.changed}[self.sink.takes]:
             return
         with self._changed:
             if len(self._queue) >= self._room:
                 self.dropped += 1
-                if self.sink.lossless:
+                if not self._make_room(result.changed):
                     return
-                del self._queue[next((i for i, each in enumerate(self._queue) if not each.changed), 0)]
-            self._queue.append(result)
+            self._queue.append((result, self.sink.lossless and not live))
             self._changed.notify()
+
+    def _make_room(self, event: bool) -> bool:
+        """Whether the new result, an event or not, takes the place of one that waits."""
+        frames = (i for i, (each, promised) in enumerate(self._queue) if not (each.changed or promised))
+        victim = next(frames, None if self.sink.lossless or not event else 0)
+        if victim is None or (self.sink.lossless and not event):
+            return False
+        del self._queue[victim]
+        return True
 
     def end(self) -> None:
         """Let the sink have what is queued, and close."""
@@ -86,7 +100,7 @@ class Delivery:
                 if self._ending:
                     return None
                 self._changed.wait()
-            return self._queue.popleft()
+            return self._queue.popleft()[0]
 
     def _write(self, result: Result) -> None:
         try:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from attri.runtime.clock import utc
 from attri.runtime.errors import SinkError, UsageError
-from attri.runtime.result import Result
+from attri.runtime.result import Result, Takes
 from attri.runtime.sinks import is_live, is_picture, json_line
 
 COLUMNS = ("source", "frame", "time", "label", "score", "changed", "age_ms", "dropped")
@@ -42,7 +42,7 @@ class CsvSink:
 
     name = "csv"
     lossless = True
-    every_frame = False
+    takes: Takes = "due"
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -99,7 +99,7 @@ class Snapshots:
 
     name = "snapshots"
     lossless = True
-    every_frame = True
+    takes: Takes = "events"
 
     def __init__(self, folder: Path, keep: int, topk: int) -> None:
         self._folder, self._keep, self._topk = folder, keep, topk
@@ -112,8 +112,6 @@ class Snapshots:
             raise UsageError(f"--snapshots {folder}: {error.strerror or error}") from error
 
     def write(self, result: Result) -> None:
-        if not result.changed:
-            return
         clock = result.time if is_live(result) or is_picture(result) else time.time()
         moment = re.sub("[-:]", "", utc(clock))
         name = f"{moment}_{file_name(result.source)}_{file_name(result.label or '')}_{result.frame}.jpg"

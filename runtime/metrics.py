@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attri.runtime.errors import MissingExtra, UsageError
 from attri.runtime.redact import redact
-from attri.runtime.result import Control, Result
+from attri.runtime.result import Control, Result, Takes
 from attri.runtime.sinks import NONE, is_picture
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Metrics:
 
     name = "metrics"
     lossless = True
-    every_frame = True
+    takes: Takes = "all"
 
     def __init__(self, control: Control) -> None:
         try:

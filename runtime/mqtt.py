@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from attri.runtime.errors import MissingExtra, UsageError
 from attri.runtime.files import file_name
-from attri.runtime.result import Control, Result
+from attri.runtime.result import Control, Result, Takes
 from attri.runtime.spool import Spool
 from attri.runtime.webhook import event_body
 
@@ -101,7 +101,7 @@ class MqttSink:
 
     name = "mqtt"
     lossless = True
-    every_frame = True
+    takes: Takes = "events"
 
     def __init__(
         self,
@@ -132,9 +132,8 @@ class MqttSink:
         self._thread.start()
 
     def write(self, result: Result) -> None:
-        if result.changed:
-            self._spool.add(self._topic(result.source), event_body(result, self._topk))
-            self._wake.set()
+        self._spool.add(self._topic(result.source), event_body(result, self._topk))
+        self._wake.set()
 
     def close(self) -> None:
         """Waits a moment for what is on its way; the rest stays on the disk for the next run."""

@@ -206,7 +206,7 @@ class Pipeline:
             for frame, prediction in self._predictions(self._channels[source], frames):
                 result, due = self._channels[source].result(frame, prediction, self._intake.dropped[source])
                 for delivery in self._deliveries:
-                    delivery.offer(result, due)
+                    delivery.offer(result, due, self._channels[source].reader.spec.live)
 
     def _predictions(self, channel: Channel, frames: Sequence[Frame]) -> Iterator[tuple[Frame, Prediction]]:
         """Those of all frames that can be read: where one of a batch cannot, they are taken one by one."""

@@ -27,7 +27,7 @@ from attri.runtime.addresses import is_loopback, listen
 from attri.runtime.errors import LabelsError, MissingExtra, UsageError
 from attri.runtime.guard import Guard
 from attri.runtime.preview_view import Latest, detail, encoded, summary
-from attri.runtime.result import Control, Result
+from attri.runtime.result import Control, Result, Takes
 from attri.runtime.sinks import is_picture
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Preview:
 
     name = "preview"
     lossless = False
-    every_frame = True
+    takes: Takes = "all"
 
     def __init__(
         self,

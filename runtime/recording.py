@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from attri.runtime.annotate import annotate
 from attri.runtime.errors import MissingExtra, SinkError, UsageError
 from attri.runtime.files import file_name
-from attri.runtime.result import Result
+from attri.runtime.result import Result, Takes
 
 SOURCE = "{source}"
 SUFFIXES = (".mp4", ".m4v", ".mov")
@@ -44,7 +44,7 @@ class VideoSink:
 
     name = "video"
     lossless = True
-    every_frame = True
+    takes: Takes = "all"
 
     def __init__(self, path: Path) -> None:
         try:

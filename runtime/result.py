@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attri.runtime.classifier import Prediction
+
+Takes = Literal["due", "all", "events"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Sink(Protocol):
 
     name: str
     lossless: bool  # True: every frame of files is promised (back-pressure for files); False: newest wins
-    every_frame: bool  # True: also those that --every and --on-change hold back (a video, a preview, metrics)
+    takes: Takes  # what --every and --on-change let through; every frame (a video, metrics); or changes alone
 
     def write(self, result: Result) -> None:
         """Take one result; may block. Raises SinkError, which is counted and told once, and stops no other sink."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from attri.runtime.errors import UsageError
 from attri.runtime.redact import redact
-from attri.runtime.result import Control, Result
+from attri.runtime.result import Control, Result, Takes
 
 SECRETS = "/etc/attri/secrets.env"
 _STATUS_PERIOD = 10.0  # seconds between lines for `systemctl status`, where no watchdog asks for more
@@ -43,7 +43,7 @@ class Watchdog:
 
     name = "watchdog"
     lossless = False
-    every_frame = False
+    takes: Takes = "events"
 
     def __init__(self, control: Control) -> None:
         self._control = control

@@ -12,7 +12,7 @@ from typing import Any
 from attri.runtime.clock import utc
 from attri.runtime.errors import SinkError
 from attri.runtime.images import IMAGE_SUFFIXES
-from attri.runtime.result import Result
+from attri.runtime.result import Result, Takes
 
 NONE = "(none of the labels)"
 _UNIX = 1e8  # seconds: no video file is three years long, and no clock of a camera stands in 1973
@@ -99,7 +99,7 @@ class Console:
 
     name = "console"
     lossless = True
-    every_frame = False
+    takes: Takes = "due"
 
     def __init__(self, style: str, topk: int, stream: Any = None) -> None:
         self._stream = stream or sys.stdout

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from attri.runtime.errors import UsageError
-from attri.runtime.result import Result
+from attri.runtime.result import Result, Takes
 from attri.runtime.sinks import json_object
 from attri.runtime.spool import Message, Spool
 
@@ -53,7 +53,7 @@ class Webhook:
 
     name = "webhook"
     lossless = True
-    every_frame = True
+    takes: Takes = "events"
 
     def __init__(self, url: str, secret: str | None, spool: Callable[[], Spool], topk: int) -> None:
         try:
@@ -76,9 +76,8 @@ class Webhook:
         self._thread.start()
 
     def write(self, result: Result) -> None:
-        if result.changed:
-            self._spool.add("", event_body(result, self._topk))
-            self._wake.set()
+        self._spool.add("", event_body(result, self._topk))
+        self._wake.set()
 
     def close(self) -> None:
         """Waits a second for what is on its way; the rest stays on the disk for the next run."""

@@ -49,8 +49,8 @@ class FakeClassifier:
 class FakeSink:
     """Keeps what it is given; slow, full or lossy as told."""
 
-    def __init__(self, *, lossless: bool = True, every_frame: bool = False, seconds: float = 0.0) -> None:
-        self.name, self.lossless, self.every_frame, self.seconds = "fake", lossless, every_frame, seconds
+    def __init__(self, *, lossless: bool = True, takes: str = "due", seconds: float = 0.0) -> None:
+        self.name, self.lossless, self.takes, self.seconds = "fake", lossless, takes, seconds
         self.results: list[Result] = []
         self.full = self.closed = False
         self.thread: threading.Thread | None = None

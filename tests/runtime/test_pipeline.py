@@ -327,7 +327,7 @@ def test_which_results_are_due(
     """Frames of a video, 0.1 s apart; the label changes at 0, 2 and 5. Sinks of every frame get every frame."""
     clock = iter([i / 10 + 1e-9 for i in range(8)])
     monkeypatch.setattr("fakes.time", type("Clock", (), {"time": lambda: next(clock), "sleep": time.sleep}))
-    due, every = FakeSink(), FakeSink(every_frame=True)
+    due, every = FakeSink(), FakeSink(takes="all")
     frames = [picture(i) for i in (0, 0, 1, 1, 1, 0, 0, 0)]
     assert bench.make({video(): frames}, schedule=schedule).run([due, every])
     assert [result.frame for result in due.results] == wanted

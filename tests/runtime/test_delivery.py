@@ -1,0 +1,88 @@
+"""The queue in front of a sink that is slow: what it is offered, and what gives way when it is full."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from fakes import FakeSink, wait_for
+from results import make_result
+
+from attri.runtime.delivery import _ROOM, Delivery
+
+
+class Stuck(FakeSink):
+    """Takes the first result and then nothing, until it is free."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(**options)
+        self.busy, self.free = threading.Event(), threading.Event()
+
+    def write(self, result: object) -> None:
+        self.busy.set()
+        self.free.wait(10)
+        super().write(result)
+
+
+class Bench:
+    def __init__(self, **options: object) -> None:
+        self.sink = Stuck(**options)
+        self.delivery = Delivery(self.sink, lambda: None, lambda error: None)
+
+    def fill(self, *events: int, count: int, live: bool = True) -> None:
+        """So many results, numbered; the first one is on its way when the others come."""
+        for frame in range(count):
+            self.delivery.offer(make_result(frame=frame, changed=frame in events), True, live)
+            if frame == 0:
+                self.sink.busy.wait(0.2)
+
+    def end(self) -> list[int]:
+        self.sink.free.set()
+        self.delivery.end()
+        wait_for(lambda: self.delivery.join(0.05))
+        return [result.frame for result in self.sink.results]
+
+
+@pytest.fixture
+def stuck() -> Iterator[type[Bench]]:
+    made: list[Bench] = []
+    yield lambda **options: made.append(Bench(**options)) or made[-1]
+    for each in made:
+        each.end()
+
+
+def test_a_sink_of_events_is_offered_nothing_else(stuck) -> None:
+    """A disk that is busy for a second of 30 frames costs none of the changes."""
+    bench = stuck(takes="events")
+    bench.fill(0, 20, 29, count=30)
+    assert bench.end() == [0, 20, 29]
+    assert bench.delivery.dropped == 0
+
+
+def test_every_frame_may_be_a_change(stuck) -> None:
+    bench = stuck(takes="events")
+    bench.fill(*range(30), count=30)
+    assert bench.end() == list(range(30))
+
+
+def test_no_event_gives_way_to_a_frame(stuck) -> None:
+    lossless, lossy = stuck(takes="all"), stuck(takes="all", lossless=False)
+    for bench in (lossless, lossy):
+        bench.fill(0, 2, 12, count=15)
+    assert lossless.end() == [0, *range(2, _ROOM + 1), 12]  # beside events, what came first
+    assert lossy.end() == [0, 2, *range(8, 15)]  # beside events, what came last
+
+
+def test_when_all_that_wait_are_events(stuck) -> None:
+    lossy = stuck(takes="all", lossless=False)
+    lossy.fill(*range(10), count=12)
+    assert lossy.end() == [0, *range(2, 10)]  # the oldest goes for a new event, nothing for a frame
+
+
+def test_what_a_file_was_promised_gives_way_to_nothing(stuck) -> None:
+    bench = stuck(takes="all")
+    bench.fill(count=_ROOM + 1, live=False)
+    bench.delivery.offer(make_result(frame=99, changed=True), True, live=True)
+    assert bench.end() == list(range(_ROOM + 1))
+    assert bench.delivery.dropped == 1
