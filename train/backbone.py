@@ -85,6 +85,7 @@ def load_backbone(name: str = "pocket", pretrained: str | None = None) -> Backbo
 
     Args:
         pretrained: an open_clip tag, a local weights file, or None for random weights (the pocket's own when "pocket").
+            A tag brings its activation; a file is read into the activation of `name`: OpenAI's want NAME-quickgelu.
 
     Raises:
         UsageError: an unknown model or tag, or a model that cannot be folded, with the reason.
@@ -104,8 +105,12 @@ def load_backbone(name: str = "pocket", pretrained: str | None = None) -> Backbo
     if pretrained and not Path(pretrained).exists() and pretrained not in tags:
         raise UsageError(f"{pretrained!r} is neither a file nor weights of {name}: it has {', '.join(tags) or 'none'}")
     refuse_config(name, open_clip.get_model_config(name) or {})
+    # Weights that were trained with QuickGELU are only warned about by open_clip; a file does not say how it was.
+    quick = bool(pretrained and open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu"))
     try:
-        clip = open_clip.create_model(name, pretrained=pretrained, precision="fp32", weights_only=True)
+        clip = open_clip.create_model(
+            name, pretrained=pretrained, precision="fp32", weights_only=True, force_quick_gelu=quick
+        )
     except Exception as error:  # what a wrong file makes of torch and open_clip has no common kind
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FailedError(f"the weights {pretrained!r} do not load into {name}: {reason}") from error

@@ -30,7 +30,11 @@ DATA = "Class folders, train/val/test of those, a CSV of path,label, or a CoOp d
 @click.command(cls=Command)
 @click.option("--data", type=PICTURES, help=DATA)
 @click.option("--model", default="pocket", show_default=True, help="open_clip model name, or the embedded pocket.")
-@click.option("--pretrained", metavar="TAG|FILE", help="open_clip tag or weights file of --model.")
+@click.option(
+    "--pretrained",
+    metavar="TAG|FILE",
+    help="open_clip tag or weights file of --model. A file of OpenAI's weights needs a model that ends in -quickgelu.",
+)
 @click.option(
     "--shots",
     callback=numbers,

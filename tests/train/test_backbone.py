@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import open_clip
 import pytest
 import torch
@@ -69,6 +71,30 @@ def test_a_local_weights_file_is_loaded_and_a_wrong_one_refused(tmp_path):
     (tmp_path / "junk.pt").write_bytes(b"not weights")
     with pytest.raises(FailedError, match="do not load"):
         load_backbone("ViT-S-32-alt", str(tmp_path / "junk.pt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained", "activation"),
+    [
+        ("ViT-B-32", "openai", "QuickGELU"),
+        ("ViT-B-32-quickgelu", "openai", "QuickGELU"),
+        ("ViT-B-32", "laion2b_s34b_b79k", "GELU"),
+        ("ViT-B-32-quickgelu", "file", "QuickGELU"),
+    ],
+)
+def test_weights_get_the_activation_that_they_were_trained_with(name, pretrained, activation, tmp_path, monkeypatch):
+    small = small_backbone(name)
+    config = open_clip.get_model_config(name)
+    config["vision_cfg"] |= {"layers": 2, "image_size": 128}
+    config["text_cfg"] |= {"layers": 2}
+    file = tmp_path / "weights.pt"
+    torch.save(small.clip.state_dict(), file)
+    monkeypatch.setattr(open_clip.factory, "get_model_config", lambda name: copy.deepcopy(config))
+    monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda cfg, cache_dir=None: str(file))
+    backbone = load_backbone(name, str(file) if pretrained == "file" else pretrained)
+    blocks = (*backbone.visual.transformer.resblocks, *backbone.text.transformer.resblocks)
+    assert {type(block.mlp.gelu).__name__ for block in blocks} == {activation}
+    assert backbone.sha256 == small.sha256
 
 
 def test_the_pocket_model_is_trained_and_frozen():
