@@ -12,7 +12,7 @@ from typing import Any
 
 from attri.runtime.errors import UsageError
 from attri.runtime.images import list_images
-from attri.runtime.redact import redact
+from attri.runtime.redact import redact, redact_uri
 
 _SUFFIXES = "mp4 m4v mov mkv webm avi mpg mpeg ts wmv flv ogv"
 VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
@@ -108,7 +108,7 @@ def find_sources(
 
 def find_source(word: str, watch: bool = False) -> SourceSpec:
     """What is behind one word. Raises UsageError."""
-    name = redact(word)
+    name = redact_uri(word) if "://" in word and not word.startswith("gst:") else redact(word)
     if not word:  # an unset variable of a shell; as a path it would mean this folder
         raise UsageError("a SOURCE is empty")
     try:

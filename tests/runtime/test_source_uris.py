@@ -79,6 +79,11 @@ def test_kinds(folder: Path, word: str, kind: str, uri: str) -> None:
     assert spec.live == (kind in ("v4l2", "csi", "gst", "stream"))
 
 
+@pytest.mark.parametrize("password", ["it's", 'a"b', "a<b>", "pa ss", "1/2@3"])
+def test_an_odd_password_is_in_no_name(folder: Path, password: str) -> None:
+    assert find_source(f"rtsp://user:{password}@host/1").name == "rtsp://***@host/1"
+
+
 def test_a_password_is_in_no_name(folder: Path) -> None:
     spec = find_source("rtsp://user:secret@host/1")
     assert spec.name == "rtsp://***@host/1"
