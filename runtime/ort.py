@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,23 +51,13 @@ class OrtEngine:
             lack = f"this ONNX Runtime has no {PROVIDERS[device]}"
             raise EngineError(f"--device {device}: {lack}: pip install 'attri[gpu]'")
         wanted = usual_device() if device == "auto" else device
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
-        # Two graphs take turns. Threads of the one that is done would spin on for a while, and keep the cores from the
-        # other: that costs a fifth of a frame and more on two cores (benchmarks/session.md).
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        options.log_severity_level = 3
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=SESSIONS[wanted])
-        except Exception as error:  # onnxruntime raises a dozen kinds, all of them its own
-            raise EngineError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
-        # Without its libraries a provider logs an error and leaves the session to the CPU.
-        runs = self._session.get_providers()[0] == PROVIDERS[wanted]
-        if not runs and device != "auto":
-            lack = f"{PROVIDERS[device]} does not start here (driver or libraries missing)"
-            raise EngineError(f"--device {device}: {lack}: use --device cpu")
-        self.description = f"ONNX Runtime {ort.__version__} on {wanted}"
-        if not runs:
+            self._session = _session(path, wanted, threads)
+            self.description = f"ONNX Runtime {ort.__version__} on {wanted}"
+        except EngineError:
+            if device != "auto" or wanted == "cpu":
+                raise
+            self._session = _session(path, "cpu", threads)
             self.description = f"CUDA does not start here: ONNX Runtime {ort.__version__} on cpu"
 
     limits: Mapping[str, int] = {}  # nothing is bounded, and nobody writes to it
@@ -86,6 +78,31 @@ def usual_device() -> str:
     import onnxruntime as ort
 
     return "cuda" if PROVIDERS["cuda"] in ort.get_available_providers() else "cpu"
+
+
+def _session(path: Path, device: str, threads: int | None) -> Any:
+    """A session on `device` and nothing else. Raises EngineError."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    # Two graphs take turns. Threads of the one that is done would spin on for a while, and keep the cores from the
+    # other: that costs a fifth of a frame and more on two cores (benchmarks/session.md).
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.log_severity_level = 3
+    try:
+        # Left to itself a session whose provider fails prints that, on stdout, and goes on with the CPU. Releases up
+        # to 1.20 know no keyword for it: what they print while they start must not stand among the results.
+        with contextlib.redirect_stdout(sys.stderr):
+            session = ort.InferenceSession(str(path), options, providers=SESSIONS[device], enable_fallback=0)
+        session.disable_fallback()
+    except Exception as error:  # onnxruntime raises a dozen kinds, all of them its own
+        raise EngineError(f"ONNX Runtime cannot load {path} on {device}: {_first_line(error)}") from error
+    # Without its libraries a provider logs an error and leaves the session to the CPU.
+    if session.get_providers()[0] != PROVIDERS[device]:
+        lack = f"{PROVIDERS[device]} does not start here (driver or libraries missing)"
+        raise EngineError(f"--device {device}: {lack}: use --device cpu")
+    return session
 
 
 def _first_line(error: Exception) -> str:

@@ -260,11 +260,14 @@ class FakeSession:
 
     starts = True
 
-    def __init__(self, path, options, providers):
+    def __init__(self, path, options, providers, **_):
         self.providers = providers if self.starts else ["CPUExecutionProvider"]
 
     def get_providers(self):
         return [*self.providers, "CPUExecutionProvider"]
+
+    def disable_fallback(self):
+        pass
 
 
 @pytest.mark.parametrize(
