@@ -41,17 +41,17 @@ class Spool:
 
     def __init__(self, path: Path, limit: int = LIMIT) -> None:
         self.path, self.dropped = path, 0
-        self._done, self._closed = 0, False
+        self._done, self._count = 0, 0
+        self._closed = self._unreadable = False
         self._limit, self._lock = limit, threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._base = self._open()
         except OSError as error:
             raise UsageError(f"{path.parent}: {error.strerror}: name a folder with --spool") from error
-        (self._count,) = self._base.execute("SELECT count(*) FROM messages").fetchone()
 
     def __len__(self) -> int:
-        return int(self._count)
+        return self._count
 
     def add(self, topic: str, body: bytes) -> None:
         """Raises SinkError: the disk does not take it; what waited already is safe."""
@@ -70,12 +70,21 @@ class Spool:
             _LOGGER.warning("%s is full (%d messages): the oldest are dropped", self.path, self._limit)
 
     def after(self, last: int, count: int) -> list[Message]:
-        """The next messages behind the one with this id, oldest first; none once it is closed."""
+        """The next messages behind the one with this id, oldest first; none once it is closed, or while the disk does
+        not give them: that is said once, and who asks again later may get them."""
         with self._lock:
             if self._closed:
                 return []
             query = "SELECT * FROM messages WHERE id > ? ORDER BY id LIMIT ?"
-            return [Message(*row) for row in self._base.execute(query, (max(last, self._done), count))]
+            try:
+                found = [Message(*row) for row in self._base.execute(query, (max(last, self._done), count))]
+            except sqlite3.Error as error:
+                if not self._unreadable:
+                    _LOGGER.error("error: %s cannot be read: %s; its events wait", self.path, error)
+                self._unreadable = True
+                return []
+            self._unreadable = False
+            return found
 
     def done(self, message: int) -> None:
         """This one and all before it were delivered, or are given up."""
@@ -103,7 +112,9 @@ class Spool:
             raise UsageError(f"{self.path}: {error}: name another folder with --spool") from error
         except sqlite3.DatabaseError:
             broken = self.path.with_suffix(".broken")
-            self.path.replace(broken)
+            for part in ("", "-wal", "-shm"):  # a journal left behind would be played into the new one
+                with contextlib.suppress(FileNotFoundError):
+                    Path(f"{self.path}{part}").replace(f"{broken}{part}")
             _LOGGER.warning("%s was damaged: it is now %s, and a new one begins", self.path, broken)
             return self._connect()
 
@@ -116,6 +127,10 @@ class Spool:
             with base:
                 base.execute(_TABLE)
                 base.execute("DELETE FROM messages WHERE id < 0")  # takes the lock, which is kept
+            (found,) = base.execute("PRAGMA quick_check(1)").fetchone()  # a torn page shows when it is read, not before
+            if found != "ok":
+                raise sqlite3.DatabaseError(found)
+            (self._count,) = base.execute("SELECT count(*) FROM messages").fetchone()
         except sqlite3.Error:
             base.close()
             raise

@@ -93,7 +93,7 @@ class Webhook:
             if not waiting:
                 if self._stop.is_set():
                     return
-                self._wake.wait()
+                self._wake.wait(_PAUSES[1])  # and then look: the disk may not have given what waits
                 self._wake.clear()
                 continue
             trouble = self._send(waiting[0])

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -293,6 +294,54 @@ def test_a_damaged_spool_is_put_aside(tmp_path: Path, text: bytes, caplog) -> No
     spool.close()
     assert (tmp_path / "s.broken").read_bytes() == text
     assert "was damaged" in caplog.text
+
+
+def test_a_spool_with_a_torn_page_is_put_aside(tmp_path: Path, caplog) -> None:
+    path, page = tmp_path / "s.sqlite", 4096
+    spool = Spool(path)
+    for _ in range(2000):
+        spool.add("t", bytes(200))
+    spool.close()
+    torn = bytearray(path.read_bytes())
+    middle = len(torn) // page // 2 * page
+    torn[middle : middle + page] = b"\xff" * page
+    path.write_bytes(torn)
+    spool = Spool(path)
+    assert len(spool) == 0
+    spool.add("t", b"x")
+    assert [message.body for message in spool.after(0, 9)] == [b"x"]
+    spool.close()
+    assert (tmp_path / "s.broken").read_bytes() == torn
+    assert "was damaged" in caplog.text
+
+
+class Unreadable:
+    """A connection to a disk that gives no messages."""
+
+    def __init__(self, base: sqlite3.Connection) -> None:
+        self.base = base
+
+    def execute(self, query: str, *rest: object) -> object:
+        if query.startswith("SELECT *"):
+            raise sqlite3.OperationalError("disk I/O error")
+        return self.base.execute(query, *rest)
+
+    def __enter__(self) -> None:
+        self.base.__enter__()
+
+    def __exit__(self, *how: object) -> None:
+        self.base.__exit__(*how)
+
+
+def test_a_spool_that_cannot_be_read_for_a_while(tmp_path: Path, caplog) -> None:
+    spool = Spool(tmp_path / "s.sqlite")
+    base, spool._base = spool._base, Unreadable(spool._base)
+    spool.add("t", b"x")
+    assert spool.after(0, 9) == spool.after(0, 9) == []
+    assert caplog.text.count("disk I/O error") == 1
+    spool._base = base
+    assert [message.body for message in spool.after(0, 9)] == [b"x"]
+    spool.close()
 
 
 def test_a_spool_on_a_full_disk(tmp_path: Path) -> None:

@@ -92,6 +92,21 @@ def test_nobody_there_and_then_another_run(server: HookServer, hook) -> None:
     again.close()
 
 
+def test_a_disk_that_gives_nothing_for_a_while(server: HookServer, hook, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = hook(server.url)
+    read, looks = sink._spool.after, []
+
+    def fail(*_: int) -> list[object]:
+        looks.append(1)
+        return []
+
+    monkeypatch.setattr(sink._spool, "after", fail)
+    sink.write(make_result(changed=True))
+    wait_for(lambda: len(looks) > 1)  # it looks again by itself
+    monkeypatch.setattr(sink._spool, "after", read)
+    wait_for(lambda: sink.delivered == 1)
+
+
 def test_what_is_too_old_is_given_up(server: HookServer, hook, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webhook, "OLDEST", 0.0)
     server.answers += [503] * 2
