@@ -46,6 +46,7 @@ class Module(types.ModuleType):
     gpu = ("Orin", "8.7")
     broken = ""  # name of a method that fails
     capturable = True
+    fused = False  # the inspector shows one layer, as 8.6 does of a transformer
     skew = 0.0  # added to every float32 output: an engine that computes something else
     builds = 0
     live: dict[str, int]
@@ -404,6 +405,9 @@ class EngineInspector:
         if not about["detailed"]:
             return json.dumps({"Layers": ["a layer", "another"]})  # names only
         outputs = [{"Format/Datatype": DESCRIPTIONS.get(kind, "Int32")} for kind in about["types"]]
+        if self._trt.fused:
+            name = "{ForeignNode[product...to_int32]}"
+            return json.dumps({"Layers": [{"Name": name, "LayerType": "Myelin", "Outputs": outputs[-1:]}]})
         return json.dumps({"Layers": [{"Outputs": [output]} for output in outputs]})
 
 

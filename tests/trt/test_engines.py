@@ -103,6 +103,20 @@ def test_attri_run_builds_says_so_and_prints_what_runs(copy, jetson, picture_fil
     assert len(list((copy / "engines").glob("*.plan"))) == 2
 
 
+def test_what_is_fused_is_not_judged_by_its_types(copy, jetson):
+    manifest = json.loads((copy / MANIFEST).read_text())
+    (copy / MANIFEST).write_text(json.dumps(manifest | {"precision": "fp16"}))
+    with pytest.raises(EngineError, match="0% of the tensors of vision.onnx are half"):  # the graphs are float32
+        open_engines(Bundle.open(copy))
+    jetson.fused, told = True, []
+    for engine in open_engines(Bundle.open(copy), tell=told.append):
+        engine.close()
+    note = "TensorRT does not show how much of {} is fp16: its answers alone are checked"
+    assert [line for line in told if "show" in line] == [note.format(name) for name in ("vision.onnx", "text.onnx")]
+    (file,) = (copy / "engines").glob("vision.*.json")
+    assert json.loads(file.read_text())["figures"]["types"] is None
+
+
 @pytest.mark.parametrize("name", ["vision", "text"])
 def test_an_engine_that_computes_something_else_is_not_kept(copy, jetson, monkeypatch, name):
     load = jetson.Runtime.deserialize_cuda_engine

@@ -114,6 +114,10 @@ def test_types_as_inspectors_write_them():
     ]
     layers = [{"Outputs": [{"Format/Datatype": text}]} for text in texts] + [{"Name": "no outputs"}]
     assert type_shares(json.dumps({"Layers": layers})) == {"half": 0.4, "int8": 0.2, "float32": 0.4}
+    fused = {"Name": "{ForeignNode[a...b]}", "Outputs": [{"Format/Datatype": "Float"}]}
+    myelin = {"Name": "tower", "LayerType": "Myelin", "Outputs": [{"Format/Datatype": "Float"}]}
+    for layer in (fused, myelin):
+        assert type_shares(json.dumps({"Layers": [*layers, layer]})) is None
     for nothing in ("", "null", "[]", '{"Layers": ["names", "only"]}', '{"Layers": []}'):
         assert type_shares(nothing) is None
 
