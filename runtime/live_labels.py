@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from attri.runtime.classifier import Classifier
@@ -42,6 +43,12 @@ class LiveLabels:
         self._use(parse_labels(text, "the labels"), "the labels")
         _LOGGER.info("%d labels from outside", len(self.labels))
 
+    def twin(self) -> LiveLabels:
+        """The same labels from the same file, which can be changed without changing these."""
+        twin = copy.copy(self)
+        twin.classifier = copy.copy(self.classifier)  # the same graphs and cache
+        return twin
+
     def look(self) -> None:
         """Take over what the file says now, if it changed and keeps still."""
         state = _state(self.file)
@@ -64,10 +71,10 @@ class LiveLabels:
         self.labels = list(labels)
 
 
-def watch(sets: Sequence[LiveLabels], stop: threading.Event) -> None:
-    """Look at the files of all sets until `stop`."""
+def watch(sets: Callable[[], Sequence[LiveLabels]], stop: threading.Event) -> None:
+    """Look at the files of all sets that there are, until `stop`."""
     while not stop.wait(_POLL):
-        for each in sets:
+        for each in sets():
             each.look()
 
 

@@ -23,7 +23,6 @@ from attri.runtime.classifier import Prediction
 from attri.runtime.decide import Decider, Rule
 from attri.runtime.delivery import Delivery
 from attri.runtime.errors import ImageError, LabelsError
-from attri.runtime.geometry import as_rgb
 from attri.runtime.intake import Frame, Intake
 from attri.runtime.live_labels import LiveLabels, watch
 from attri.runtime.reader import Patience, Reader
@@ -81,7 +80,7 @@ class Channel:
             source=frame.source,
             frame=frame.number,
             time=frame.time,
-            image=as_rgb(frame.image),
+            picture=frame.image,
             prediction=prediction,
             label=decision.label,
             score=decision.score,
@@ -118,7 +117,7 @@ class Pipeline:
 
     Args:
         specs: the sources.
-        labels: of each source; sources may share one.
+        labels: of each source; sources may share one, and do until those of one alone are changed.
         rules: of each source.
         batch: frames of a file that are classified at once, at most; those of live sources go one by one.
     """
@@ -139,6 +138,7 @@ class Pipeline:
         readers = [Reader(i, spec, self._intake, patience, self._fail) for i, spec in enumerate(specs)]
         self._channels = [Channel(*each, schedule) for each in zip(readers, labels, rules, strict=True)]
         self._deliveries: list[Delivery] = []
+        self._changing = threading.Lock()  # labels, by one at a time
         self._stopped = 0.0  # when that was noticed; monotonic
 
     def run(self, sinks: Sequence[Sink]) -> bool:
@@ -167,11 +167,18 @@ class Pipeline:
         return not (broken or self._files_failed() or self._sources_lost())
 
     def labels(self, source: str | None = None) -> list[str]:
-        return [str(label) for label in self._sets(source)[0].labels]
+        lines = (str(label) for labels in _sets(self._named(source)) for label in labels.labels)
+        return list(dict.fromkeys(lines))
 
     def set_labels(self, text: str, source: str | None = None) -> None:
-        for each in self._sets(source):
-            each.set(text)
+        with self._changing:
+            chosen = self._named(source)
+            others = [channel.labels for channel in self._channels if channel not in chosen]
+            for channel in chosen:
+                if channel.labels in others:
+                    channel.labels = channel.labels.twin()
+            for labels in _sets(chosen):
+                labels.set(text)
 
     def health(self) -> list[SourceHealth]:
         result = []
@@ -182,19 +189,18 @@ class Pipeline:
             result.append(SourceHealth(reader.spec.name, state, reader.detail, *counts))
         return result
 
-    def _sets(self, source: str | None) -> list[LiveLabels]:
-        """The labels of the sources of this name; of all, where it is None."""
-        found = {id(c.labels): c.labels for c in self._channels if source in (None, c.reader.spec.name)}
+    def _named(self, source: str | None) -> list[Channel]:
+        """The source of this name; all, where it is None."""
+        found = [channel for channel in self._channels if source in (None, channel.reader.spec.name)]
         if not found:
             raise LabelsError(f"there is no source {source}")
-        return list(found.values())
+        return found
 
     def _start_readers(self) -> None:
         """Files one after the other, so that they come in the order of the command; all others at once."""
         readers = [channel.reader for channel in self._channels]
         files = [reader for reader in readers if _in_turn(reader.spec)]
-        sets = [each for each in {id(c.labels): c.labels for c in self._channels}.values() if each.file]
-        for job in (lambda: _run_all(files), lambda: watch(sets, self._stop)):
+        for job in (lambda: _run_all(files), lambda: watch(lambda: _sets(self._channels), self._stop)):
             threading.Thread(target=self._guarded, args=(job,), daemon=True).start()
         for reader in readers:
             if reader not in files:
@@ -294,6 +300,11 @@ class Pipeline:
             counts.append((delivery.failed, f"results lost by {delivery.name}"))
         parts = [f"{done} frames", f"{hits / max(1, done):.0%} from the text cache"]
         return ", ".join(parts + [f"{count} {words}" for count, words in counts if count])
+
+
+def _sets(channels: Sequence[Channel]) -> list[LiveLabels]:
+    """Their labels, each once where they share them."""
+    return list({id(channel.labels): channel.labels for channel in channels}.values())
 
 
 def _run_all(readers: Sequence[Reader]) -> None:

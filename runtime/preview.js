@@ -233,8 +233,10 @@ const dirty = () => find("text").value !== saved;
 
 async function loadLabels() {
   const before = edition, response = await ask(`/api/labels${scopeQuery()}`);
-  if (!response.ok) return;
-  const text = await response.text();
+  const differ = response.status === 409; // labels of all sources are shown where they are the same
+  find("text").placeholder = differ ? "The sources have different labels: choose one. What is written here goes to all." : "";
+  if (!response.ok && !differ) return;
+  const text = differ ? "" : await response.text();
   if (edition !== before || dirty()) return; // asked before a change; or a person is writing
   if (text !== saved) find("text").value = saved = text;
 }
@@ -345,6 +347,7 @@ find("undo").addEventListener("click", () => {
 find("scope").addEventListener("change", () => {
   edition += 1;
   find("text").value = saved;
+  tell("");
   loadLabels();
 });
 find("unlock").addEventListener("submit", (event) => {

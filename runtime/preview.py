@@ -6,7 +6,8 @@ the pipeline nothing. `write` keeps the newest result of each source and returns
 GET /                    the page, with /preview.js and /preview.css
 GET /api/state           sources, with ?source=NAME the details of one
 GET /api/frame?source=   the newest frame, JPEG
-GET, PUT /api/labels     the labels as a file, of all or of ?source=; PUT answers with what is used from now on
+GET, PUT /api/labels     the labels as a file, of ?source= or of all (409 where they differ); PUT answers with what is
+                         used from now on
 GET /healthz             200, or 503 where no source gives frames
 GET /metrics             Prometheus
 """
@@ -157,8 +158,11 @@ class Preview:
     def _get_labels(self, request: Request) -> Response:
         from starlette.responses import PlainTextResponse
 
+        source = request.query_params.get("source")
+        if source is None and self._labels_differ():
+            return _json({"error": "the sources have different labels: name one"}, 409)
         try:
-            lines = self._control.labels(request.query_params.get("source"))
+            lines = self._control.labels(source)
         except LabelsError as error:
             return _json({"error": str(error)}, 404)
         return PlainTextResponse("".join(f"{line}\n" for line in lines).encode(errors="replace"))
@@ -180,6 +184,9 @@ class Preview:
         except LabelsError as error:
             return _json({"error": str(error)}, 400)
         return self._get_labels(request)
+
+    def _labels_differ(self) -> bool:
+        return len({tuple(self._control.labels(each.source)) for each in self._control.health()}) > 1
 
     def _get_health(self, _request: Request) -> Response:
         sources = self._control.health()

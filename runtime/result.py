@@ -20,7 +20,7 @@ class Result:
     source: str  # as shown: credentials redacted
     frame: int  # 0-based number within this source
     time: float  # seconds: position in a file, Unix time for live sources and pictures
-    image: NDArray[np.uint8] = field(repr=False)  # RGB [H, W, 3], the whole frame
+    picture: Image.Image | NDArray[np.uint8] = field(repr=False)  # the whole frame, as its source gave it
     prediction: Prediction  # of this frame alone
     label: str | None  # decided: after smoothing, threshold, minimum duration
     score: float  # that belongs to it
@@ -28,6 +28,11 @@ class Result:
     age_ms: float  # from capture to this result
     fps: float  # results per second of this source, smoothed
     dropped: int  # frames of this source skipped so far
+
+    @cached_property
+    def image(self) -> NDArray[np.uint8]:
+        """The whole frame, RGB [H, W, 3]; made when somebody looks, since for a large picture it takes a while."""
+        return as_rgb(self.picture)
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,14 @@ class Control(Protocol):
     """What a sink may ask of the running command."""
 
     def labels(self, source: str | None = None) -> list[str]:
-        """As lines of a labels file, prompts behind their label; of a source that has labels of its own, or of all."""
+        """As lines of a labels file, prompts behind their label; of a source, or of all, each line once.
+
+        Raises LabelsError: there is no such source.
+        """
         ...
 
     def set_labels(self, text: str, source: str | None = None) -> None:
-        """`text` as a labels file. Raises LabelsError and changes nothing."""
+        """`text` as a labels file, for a source alone, or for all. Raises LabelsError and changes nothing."""
         ...
 
     def health(self) -> list[SourceHealth]: ...

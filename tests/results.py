@@ -54,14 +54,19 @@ class FakeControl:
         self.states = dict.fromkeys(self.lines, state)
 
     def labels(self, source: str | None = None) -> list[str]:
-        return self.lines[source or next(iter(self.lines))]
+        return list(dict.fromkeys(line for name in self._named(source) for line in self.lines[name]))
 
     def set_labels(self, text: str, source: str | None = None) -> None:
         words = text.split("\n")
         if not any(words):
             raise LabelsError("no labels: write one label a line")
-        for name in self.lines if source is None else [source]:
+        for name in self._named(source):
             self.lines[name] = [word for word in words if word]
+
+    def _named(self, source: str | None) -> list[str]:
+        if source is not None and source not in self.lines:
+            raise LabelsError(f"there is no source {source}")
+        return list(self.lines) if source is None else [source]
 
     def health(self) -> list[SourceHealth]:
         return [

@@ -210,6 +210,23 @@ def test_a_draft_is_not_written_over(browser: Browser) -> None:
     preview.close()
 
 
+def test_labels_of_one_source_and_of_all(browser: Browser) -> None:
+    preview = Preview(control := FakeControl("camera0", "b"), Metrics(control), ("127.0.0.1", 0), TOKEN)
+    browser.open(preview.url)
+    browser.wait_for("document.querySelector('#text')?.value.startsWith('red apple')")
+    browser.wait_for("!document.querySelector('#scope-row').hidden")
+    control.set_labels("zebra", "b")
+    browser.wait_for("document.querySelector('#text').placeholder.includes('different labels')")
+    assert browser.js("document.querySelector('#text').value") == ""
+    choose = "scope = document.querySelector('#scope'); scope.value = '{}'; scope.dispatchEvent(new Event('change'))"
+    browser.js(choose.format("b"))
+    browser.wait_for("document.querySelector('#text').value === 'zebra\\n'")
+    assert browser.js("document.querySelector('#text').placeholder") == ""
+    browser.js(choose.format(""))
+    browser.wait_for("document.querySelector('#text').value === ''")
+    preview.close()
+
+
 def test_paused_it_asks_for_nothing(browser: Browser) -> None:
     preview = Preview(control := FakeControl(), Metrics(control), ("127.0.0.1", 0), TOKEN)
     preview.write(make_result())

@@ -402,6 +402,40 @@ def test_labels_as_whoever_edits_them_gets_them(bench: Bench) -> None:
     assert pipeline.labels() == ["a = b; c", "d"]
 
 
+def test_labels_of_one_source_are_its_own_from_then_on(bench: Bench, tmp_path: Path) -> None:
+    """Sources share what was encoded until then; an edit of the file is for all of them again."""
+    file = tmp_path / "labels.txt"
+    file.write_text("cat\ndog\n")
+    pipeline = bench.make({camera(): [], camera("camera1"): [], camera("camera2"): []}, file=file)
+    assert len({id(channel.labels) for channel in pipeline._channels}) == 1
+    pipeline.set_labels("rose\ncat", "camera0")
+    assert pipeline.labels("camera0") == ["rose", "cat"]
+    assert pipeline.labels("camera1") == pipeline.labels("camera2") == ["cat", "dog"]
+    assert pipeline.labels() == ["rose", "cat", "dog"]
+    file.write_text("oak\n")
+    for _ in range(2):
+        for channel in pipeline._channels:
+            channel.labels.look()
+    assert pipeline.labels() == ["oak"]
+    pipeline.set_labels("fir")
+    assert pipeline.labels("camera0") == pipeline.labels("camera1") == ["fir"]
+
+
+def test_labels_of_one_source_change_what_it_alone_says(bench: Bench) -> None:
+    sink = FakeSink()
+
+    def change() -> None:
+        wait_for(lambda: len(sink.results) == 1)
+        bench.pipeline.set_labels("rose\ntulip", "b.mp4")
+
+    assert bench.make({video("a.mp4"): [picture(0), change, picture(0)], video("b.mp4"): [picture(0)]}).run([sink])
+    assert [(result.source, result.label) for result in sink.results] == [
+        ("a.mp4", "cat"),
+        ("a.mp4", "cat"),
+        ("b.mp4", "rose"),
+    ]
+
+
 def test_health_while_it_runs(bench: Bench) -> None:
     seen: list[object] = []
     sink = FakeSink()

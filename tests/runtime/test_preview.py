@@ -164,7 +164,11 @@ def test_labels_can_be_read_and_with_the_token_changed(client: Client) -> None:
     assert (answer.status, answer.body) == (200, new)
     assert client("/api/labels?source=camera0").body == new
     assert client("/api/labels?source=rtsp://***@host/b").body.decode().split() == ["red", "apple", *LABELS[1:]]
+    assert client("/api/labels").status == 409  # they differ
+    assert client("/api/labels?source=nobody").status == 404
+    assert client("/api/labels?source=nobody", "PUT", b"x", **bearer()).status == 400
     client("/api/labels", "PUT", b"x", **bearer())
+    assert client("/api/labels").body == b"x\n"
     assert client.control.lines == {"camera0": ["x"], "rtsp://***@host/b": ["x"]}
 
 
