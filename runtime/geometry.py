@@ -35,6 +35,8 @@ def as_rgb(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
     """uint8 [H, W, 3], whatever mode a picture has."""
     if isinstance(image, np.ndarray):
         return image
+    if image.mode == "RGB":  # converting would copy it
+        return np.asarray(image)
     if "transparency" in image.info:
         image = image.copy()
         del image.info["transparency"]  # RGB has no use for it, and Pillow would warn of it

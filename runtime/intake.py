@@ -7,11 +7,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from numpy import uint8
+import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 _ROOM = 4  # frames of a file that wait at least: enough to decode the next while one is classified
+_BYTES = 1 << 27  # of a file's frames that wait; one that is larger waits alone
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,15 @@ class Frame:
     source: str
     number: int
     time: float
-    image: Image.Image | NDArray[uint8]
-    part: Image.Image | NDArray[uint8]
+    image: Image.Image | NDArray[np.uint8]
+    part: Image.Image | NDArray[np.uint8]
     captured: float
+
+    @property
+    def nbytes(self) -> int:
+        if isinstance(self.image, np.ndarray):
+            return self.image.nbytes
+        return 4 * self.image.width * self.image.height  # Pillow gives each pixel of a colour picture four
 
 
 class Intake:
@@ -58,7 +65,7 @@ class Intake:
             if self._live[source]:
                 self.dropped[source] += len(queue)
                 queue.clear()
-            while len(queue) >= self._room and not left.is_set():
+            while self._is_full(queue) and not left.is_set():
                 self._changed.wait(0.2)
             if not left.is_set():
                 queue.append(frame)
@@ -100,6 +107,9 @@ class Intake:
                     return None
                 self._changed.wait(0.2)
         return None
+
+    def _is_full(self, queue: deque[Frame]) -> bool:
+        return len(queue) >= self._room or sum(frame.nbytes for frame in queue) >= _BYTES
 
     def _ready(self, files: bool) -> int | None:
         count = len(self._queues)

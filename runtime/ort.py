@@ -91,8 +91,8 @@ def _session(path: Path, device: str, threads: int | None) -> Any:
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
     try:
-        # Left to itself a session whose provider fails prints that, on stdout, and goes on with the CPU. Releases up
-        # to 1.20 know no keyword for it: what they print while they start must not stand among the results.
+        # Left to itself a session whose provider fails prints that, on stdout, and goes on with the CPU. Old
+        # releases (1.20) know no keyword for it: what they print while they start must not stand among the results.
         with contextlib.redirect_stdout(sys.stderr):
             session = ort.InferenceSession(str(path), options, providers=SESSIONS[device], enable_fallback=0)
         session.disable_fallback()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from attri.runtime.classifier import Prediction
+from attri.runtime.geometry import as_rgb
 
 Takes = Literal["due", "all", "events"]
 
