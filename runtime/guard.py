@@ -22,12 +22,14 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "cache-control": "no-store",
 }
-OPEN = ("/", "/preview.js", "/preview.css", "/preview.svg", "/healthz")  # they tell nothing that has to be kept
+OPEN = ("/", "/preview.js", "/preview.css", "/preview.svg", "/healthz")  # they tell nothing that has to be kept, and /healthz more to the trusted
 _READS = ("GET", "HEAD")
 
 
 class Guard:
     """ASGI around the application: Host, Origin, token, and the headers of every answer.
+
+    `scope["trusted"]` tells the application whether who asks may read everything.
 
     Args:
         token: as "Authorization: Bearer TOKEN"; None lets nobody change anything.
@@ -52,13 +54,15 @@ class Guard:
             await send(message)
 
         app: Any = self._app
-        if (refused := self._refusal(Request(scope))) is not None:
+        request = Request(scope)
+        scope["trusted"] = self._private or self._knows(request)
+        if (refused := self._refusal(request, scope["trusted"])) is not None:
             status, reason = refused
             challenge = {"WWW-Authenticate": "Bearer"} if status == 401 else None
             app = JSONResponse({"error": reason}, status, challenge)
         await app(scope, receive, send_with_headers)
 
-    def _refusal(self, request: Request) -> tuple[int, str] | None:
+    def _refusal(self, request: Request, trusted: bool) -> tuple[int, str] | None:
         host = request.headers.get("host", "")
         if not (is_own_name(host) or self._is_named(f"//{host}")):
             return 421, "this is not a name of this machine: use its address, or --serve-name"
@@ -68,9 +72,8 @@ class Guard:
             return 403, "another page may not change anything here"
         if not reads and self._token is None:
             return 403, "nothing can be changed: attri-run was started without a token"
-        if (reads and self._private) or request.url.path in OPEN:
-            return None
-        return None if self._knows(request) else (401, "the token is missing or wrong")
+        allowed = trusted if reads else self._knows(request)
+        return None if allowed or request.url.path in OPEN else (401, "the token is missing or wrong")
 
     def _is_named(self, address: str) -> bool:
         """Whether it leads to one of the names, at any port: a proxy has its own."""

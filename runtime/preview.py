@@ -8,7 +8,7 @@ GET /api/state           sources, with ?source=NAME the details of one
 GET /api/frame?source=   the newest frame, JPEG
 GET, PUT /api/labels     the labels as a file, of ?source= or of all (409 where they differ); PUT answers with what is
                          used from now on
-GET /healthz             200, or 503 where no source gives frames
+GET /healthz             200, or 503 where no source gives frames; the sources for who may read the rest
 GET /metrics             Prometheus
 """
 
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from attri.runtime.addresses import is_loopback, listen
 from attri.runtime.errors import LabelsError, MissingExtra, UsageError
 from attri.runtime.guard import Guard
-from attri.runtime.preview_view import Latest, detail, encoded, summary
+from attri.runtime.preview_view import Latest, detail, encoded, plain_text, summary
 from attri.runtime.result import Control, Result, Takes
 from attri.runtime.sinks import is_picture
 
@@ -188,12 +188,14 @@ class Preview:
     def _labels_differ(self) -> bool:
         return len({tuple(self._control.labels(each.source)) for each in self._control.health()}) > 1
 
-    def _get_health(self, _request: Request) -> Response:
+    def _get_health(self, request: Request) -> Response:
         sources = self._control.health()
         working = sum(each.state in _WORKS for each in sources)
         status = "ok" if working == len(sources) else "degraded" if working else "failing"
-        states = {each.source: each.state for each in sources}
-        return _json({"status": status, "sources": states}, 503 if status == "failing" else 200)
+        body: dict[str, Any] = {"status": status}
+        if request.scope["trusted"]:  # names are addresses of cameras
+            body["sources"] = {plain_text(each.source): each.state for each in sources}
+        return _json(body, 503 if status == "failing" else 200)
 
     def _get_metrics(self, _request: Request) -> Response:
         from starlette.responses import Response

@@ -62,13 +62,13 @@ def summary(name: str, found: tuple[Latest, Result, int] | None, health: SourceH
             "age_ms": round(result.age_ms, 1),
             "fps": round(result.fps, 1),
         }
-    return {key: _text(value) if isinstance(value, str) else value for key, value in state.items()}
+    return {key: plain_text(value) if isinstance(value, str) else value for key, value in state.items()}
 
 
 def detail(result: Result, history: list[tuple[float, float, float]]) -> dict[str, Any]:
     prediction = result.prediction
     return {
-        "top": [[_text(label), round(score, 4)] for label, score in prediction.top(_TOP)],
+        "top": [[plain_text(label), round(score, 4)] for label, score in prediction.top(_TOP)],
         "labels": len(prediction.labels),
         "retrieved": prediction.retrieved.tolist(),
         "cache": prediction.cache,
@@ -76,6 +76,6 @@ def detail(result: Result, history: list[tuple[float, float, float]]) -> dict[st
     }
 
 
-def _text(value: str) -> str:
+def plain_text(value: str) -> str:
     """Names of files need not be text; JSON has to be. What a source says of itself may quote its URI."""
     return redact(value.encode(errors="replace").decode())

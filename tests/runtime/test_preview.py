@@ -257,6 +257,8 @@ def test_open_to_others_everything_needs_the_token(open_preview) -> None:
     for path in ("/", "/preview.js", "/preview.css", "/healthz"):
         assert client(path).status == 200, path
     assert "camera0" not in client("/").body.decode()
+    assert client("/healthz").json == client("/healthz", **bearer("wrong")).json == {"status": "ok"}
+    assert client("/healthz", **bearer()).json == {"status": "ok", "sources": {"camera0": "live"}}
 
 
 @pytest.mark.parametrize(
@@ -274,6 +276,12 @@ def test_healthz(client: Client, states: list[str], status: int, word: str) -> N
     answer = client("/healthz")
     assert (answer.status, answer.json["status"]) == (status, word)
     assert list(answer.json["sources"].values()) == states
+
+
+def test_healthz_of_a_name_that_is_no_text(open_preview) -> None:
+    client = open_preview(FakeControl("/data/\udcff.mp4"))
+    assert client("/healthz").json["sources"] == {"/data/?.mp4": "live"}
+    assert client("/api/state").json["sources"][0]["source"] == "/data/?.mp4"
 
 
 def test_metrics_are_here_too(client: Client) -> None:
