@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from attri.runtime.bundle import MANIFEST, Bundle
+from attri.runtime.bundle import ENGINES, MANIFEST, Bundle
 from attri.runtime.errors import EngineError, MissingExtra, UsageError
 from attri.runtime.trt_build import CHECK_LABELS, BuildOptions
 
@@ -83,7 +83,7 @@ def build_engines(path: Path, options: BuildOptions, folder: Path | None, rebuil
     Raises:
         FailedError: TensorRT or a GPU is not here; the bundle stays as it is.
     """
-    from attri.runtime.trt_engines import FOLDER, find_tensorrt, list_plans, tensorrt_engines
+    from attri.runtime.trt_engines import find_tensorrt, list_plans, tensorrt_engines
 
     bundle = Bundle.open(path)
     try:
@@ -93,7 +93,7 @@ def build_engines(path: Path, options: BuildOptions, folder: Path | None, rebuil
             f"no engines can be built here: {error}; the bundle {path} is finished and stays:"
             f" copy it to the device and run there: attri-export {path.name} --trt"
         ) from error
-    folder = folder or path / FOLDER
+    folder = folder or path / ENGINES
     engines = tensorrt_engines(bundle, gpu, folder, click_tell, options=options, rebuild=rebuild)
     for engine in engines:
         engine.close()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attri.runtime.bundle import TEXT, VISION, Bundle
+from attri.runtime.bundle import ENGINES, TEXT, VISION, Bundle
 from attri.runtime.engine import Engine
 from attri.runtime.errors import EngineError, MissingExtra, UsageError
 from attri.runtime.ort import PROVIDERS, OrtEngine
@@ -69,16 +69,17 @@ def open_engines(
         ParityError: TensorRT's engine does not agree with the model.
         UsageError: what was asked for contradicts itself.
     """
-    from attri.runtime.trt_engines import FOLDER, tensorrt_engines
+    from attri.runtime.trt_engines import tensorrt_engines
 
     request = request or Request()
     request.check()
     gpu, why = choose_tensorrt(request)
     if gpu is not None:
-        folder = request.engine_dir or bundle.file(FOLDER)
+        folder = request.engine_dir or bundle.file(ENGINES)
         tell = tell or (lambda line: logger.info("%s", line))
         return tensorrt_engines(bundle, gpu, folder, tell, rebuild=request.rebuild)
-    vision, text = (OrtEngine(bundle.graph(name), request.device, request.threads) for name in (VISION, TEXT))
+    graphs = [bundle.graph(name, request.device) for name in (VISION, TEXT)]  # TensorRT's, also as a provider's
+    vision, text = (OrtEngine(graph, request.device, request.threads) for graph in graphs)
     vision.description = f"{why}: {vision.description}" if why else vision.description
     return vision, text
 

@@ -214,14 +214,15 @@ class Store:
     def _check(self, plan: Plan, file: Path) -> None:
         """The plan is the one of the record, and the record is ours or the manifest lists both. Raises EngineError."""
         what = f"{plan.path}, built for {plan.key.machine},"
-        record = json.loads(file.read_text(encoding="utf-8"))
         try:
-            sha256 = hashlib.sha256(plan.path.read_bytes()).hexdigest()
+            text, sha256 = file.read_bytes(), hashlib.sha256(plan.path.read_bytes()).hexdigest()
         except OSError as error:
             raise EngineError(f"{what} cannot be read ({error.strerror})") from error
+        record = json.loads(text)
         if sha256 != record["plan"]["sha256"]:
             raise EngineError(f"{what} is damaged")
-        listed = self.listed.get(plan.path.name) == sha256 and file.name in self.listed
+        both = {plan.path.name: sha256, file.name: hashlib.sha256(text).hexdigest()}
+        listed = both.items() <= self.listed.items()
         if not listed and not hmac.compare_digest(str(record.get("seal")), seal(record)):
             raise EngineError(f"{what} was not built on this machine by this user, and plans are code")
 

@@ -243,7 +243,7 @@ def type_shares(information: str) -> dict[str, float] | None:
     """Shares of half, int8 and float32 among an engine's typed tensors, by its inspector; None where it cannot tell.
 
     Types read "Half" or "Row major linear FP16 format", by the kind of layer. 8.6 fuses a whole transformer into one
-    layer of Myelin, `{ForeignNode[...]}`, and tells the types of nothing inside: what is left would be judged by chance.
+    layer of Myelin, `{ForeignNode[...]}`, and tells the types of nothing inside: the rest would be judged by chance.
     """
     try:
         layers = [layer for layer in json.loads(information)["Layers"] if isinstance(layer, dict)]

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from attri.runtime.bundle import TEXT, VISION, Bundle, file_entry, save_manifest
+from attri.runtime.bundle import ENGINES, TEXT, VISION, Bundle, file_entry, save_manifest
 from attri.runtime.check import compare
 from attri.runtime.cuda import Cuda, Device
 from attri.runtime.errors import EngineError, MissingExtra
@@ -18,7 +18,6 @@ from attri.runtime.trt import TrtEngine, check_version
 from attri.runtime.trt_build import BuildOptions, build, check_shares, type_shares
 
 Tell = Callable[[str], None]
-FOLDER = "engines"  # in the bundle
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,9 @@ def tensorrt_engines(
         ParityError: what was built does not agree with the model, and is not kept.
     """
     listed = {
-        name.partition("/")[2]: entry["sha256"]
+        name.partition("/")[2]: str(entry.get("sha256"))
         for name, entry in bundle.manifest.files.items()
-        if name.startswith(f"{FOLDER}/") and folder.resolve() == bundle.file(FOLDER).resolve()
+        if name.startswith(f"{ENGINES}/") and folder.resolve() == bundle.file(ENGINES).resolve()
     }
     store = Store(folder, listed)
     vision = _engine(bundle, VISION, gpu, store, tell, options, rebuild)
@@ -165,14 +164,24 @@ def _build(
 
 
 def list_plans(bundle: Bundle) -> None:
-    """Enter the bundle's portable engines in its manifest, so that other machines take them too. Raises EngineError."""
-    names = Store(bundle.file(FOLDER)).portable()
-    entries = {f"{FOLDER}/{name}": file_entry(bundle.file(FOLDER) / name) for name in names}
-    kept = {name: entry for name, entry in bundle.manifest.files.items() if not name.startswith(f"{FOLDER}/")}
+    """Enter the bundle's portable engines in its manifest, so that other machines take them too. Raises EngineError.
+
+    What stands there already, of other machines, stays for as long as the files are the same.
+    """
+    files = bundle.manifest.files
+    built = [f"{ENGINES}/{name}" for name in Store(bundle.file(ENGINES)).portable()]
     try:
+        entries = {name: file_entry(bundle.file(name)) for name in built}
+        gone = [name for name in files if name.startswith(f"{ENGINES}/") and not _is_there(bundle, name)]
+        kept = {name: entry for name, entry in files.items() if name not in gone}
         save_manifest(dataclasses.replace(bundle.manifest, files=kept | entries), bundle.path)
     except OSError as error:
         raise EngineError(f"cannot list the engines in {bundle.path}'s manifest: {error.strerror}") from error
+
+
+def _is_there(bundle: Bundle, name: str) -> bool:
+    file = bundle.file(name)
+    return file.is_file() and file_entry(file) == bundle.manifest.files[name]
 
 
 def free_memory(cuda: Cuda) -> int:

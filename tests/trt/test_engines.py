@@ -106,7 +106,7 @@ def test_attri_run_builds_says_so_and_prints_what_runs(copy, jetson, picture_fil
 def test_what_is_fused_is_not_judged_by_its_types(copy, jetson):
     manifest = json.loads((copy / MANIFEST).read_text())
     (copy / MANIFEST).write_text(json.dumps(manifest | {"precision": "fp16"}))
-    with pytest.raises(EngineError, match="0% of the tensors of vision.onnx are half"):  # the graphs are float32
+    with pytest.raises(EngineError, match=r"0% of the tensors of vision.onnx are half"):  # the graphs are float32
         open_engines(Bundle.open(copy))
     jetson.fused, told = True, []
     for engine in open_engines(Bundle.open(copy), tell=told.append):
@@ -206,8 +206,35 @@ def test_portable_engines_are_listed_and_taken_by_other_machines(copy, cudart, j
     assert jetson.builds == 2
     (plan,) = (copy / "engines").glob("vision.*.plan")
     plan.write_bytes(plan.read_bytes() + b"evil")
-    with pytest.raises(BundleError, match="is not the file that was exported"):
+    with pytest.raises(EngineError, match=r"is damaged; .*--rebuild"):
         Classifier.load(copy)
+    Classifier.load(copy, backend="onnxruntime", device="cpu", threads=1).close()  # which has no use for it
+
+
+def test_the_record_of_a_listed_engine_is_held_to_its_hash_too(copy, cudart, jetson, monkeypatch, tmp_path):
+    assert run(attri_export, copy, "--trt", "--hardware-compatible").exit_code == 0
+    move(jetson, cudart, monkeypatch, tmp_path, ("Some RTX", "8.9"))
+    (record,) = (copy / "engines").glob("vision.*.json")
+    record.write_text(record.read_text().replace('"version_compatible": false', '"version_compatible": true'))
+    with pytest.raises(EngineError, match="plans are code"):
+        Classifier.load(copy)
+
+
+def test_listed_engines_may_be_rebuilt_and_those_of_others_stay_listed(copy, cudart, jetson, monkeypatch, tmp_path):
+    assert run(attri_export, copy, "--trt", "--hardware-compatible").exit_code == 0
+    first = {name for name in Bundle.open(copy).manifest.files if name.startswith("engines/")}
+    move(jetson, cudart, monkeypatch, tmp_path)
+    jetson.__version__ = "10.4.0"
+    assert run(attri_export, copy, "--trt", "--hardware-compatible").exit_code == 0
+    both = {name for name in Bundle.open(copy).manifest.files if name.startswith("engines/")}
+    assert first < both
+    assert len(both) == 8
+    for engine in open_engines(Bundle.open(copy), Request(rebuild=True)):
+        engine.close()
+    assert not all((copy / name).exists() for name in both)
+    Bundle.open(copy)
+    assert run(attri_export, copy, "--trt", "--hardware-compatible").exit_code == 0
+    assert {name for name in Bundle.open(copy).manifest.files if name.startswith("engines/")} == both
 
 
 # What is chosen, and why.
@@ -261,6 +288,26 @@ def test_requests_that_contradict_themselves(copy, jetson, request_):
     with pytest.raises(UsageError):
         open_engines(Bundle.open(copy), request_)
     assert jetson.builds == 0
+
+
+def test_the_tensorrt_provider_gets_the_graphs_of_tensorrt(copy, monkeypatch):
+    manifest = json.loads((copy / MANIFEST).read_text())
+    for name in ("vision", "text"):
+        shutil.copy(copy / f"{name}.onnx", copy / f"{name}.s8.onnx")
+        manifest["files"][f"{name}.s8.onnx"] = manifest["files"][f"{name}.onnx"]
+    (copy / MANIFEST).write_text(json.dumps(manifest | {"precision": "int8"}))
+    opened = []
+
+    class Engine:
+        description = ""
+
+        def __init__(self, path, device, threads):
+            opened.append(path.name)
+
+    monkeypatch.setattr("attri.runtime.engines.OrtEngine", Engine)
+    for device in ("tensorrt", "cuda"):
+        open_engines(Bundle.open(copy), Request("onnxruntime", device))
+    assert opened == ["vision.s8.onnx", "text.s8.onnx", "vision.onnx", "text.onnx"]
 
 
 @pytest.mark.parametrize("request_", [Request("onnxruntime", "cpu", 1), Request(device="cpu", threads=1)], ids=str)
