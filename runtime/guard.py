@@ -22,7 +22,8 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "cache-control": "no-store",
 }
-OPEN = ("/", "/preview.js", "/preview.css", "/preview.svg", "/healthz")  # they tell nothing that has to be kept, and /healthz more to the trusted
+# They tell nothing that has to be kept; /healthz tells more to the trusted.
+OPEN = ("/", "/preview.js", "/preview.css", "/preview.svg", "/healthz")
 _READS = ("GET", "HEAD")
 
 

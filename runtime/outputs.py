@@ -145,7 +145,7 @@ def _print_unit() -> int:
 
     click.echo(unit_file(sys.argv[1:]), nl=False)
     click.echo("Save it as /etc/systemd/system/attri.service, then: systemctl enable --now attri", err=True)
-    click.echo(f"Tokens and passwords (ATTRI_...=...) go into {SECRETS}, chmod 600.", err=True)
+    click.echo(f"Tokens, passwords and ATTRI_WEBHOOK (ATTRI_...=...) go into {SECRETS}, chmod 600.", err=True)
     return 0
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attri.runtime.errors import UsageError
-from attri.runtime.redact import redact
+from attri.runtime.redact import has_password
 from attri.runtime.result import Control, Result, Takes
 
 SECRETS = "/etc/attri/secrets.env"
@@ -85,10 +85,12 @@ def unit_file(arguments: Sequence[str]) -> str:
     """A unit that runs attri-run with these arguments, from this folder, as this user.
 
     Raises:
-        UsageError: there is a password in the arguments; unit files can be read by everybody.
+        UsageError: there is a secret in the arguments; unit files can be read by everybody.
     """
-    if any(redact(argument) != argument for argument in arguments):
+    if any(has_password(argument) for argument in arguments):
         raise UsageError("--install-service: there is a password in a source: name it in a --sources file instead")
+    if any(argument.partition("=")[0] == "--webhook" for argument in arguments):
+        raise UsageError(f"--install-service: paths of webhooks are secrets: write ATTRI_WEBHOOK=URL into {SECRETS}")
     words = [argument for argument in arguments if argument != "--install-service"]
     if not {"--json", "--quiet"} & set(words):
         words.append("--quiet")  # a line per frame is nothing for the journal

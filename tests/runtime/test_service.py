@@ -158,6 +158,18 @@ def test_no_password_goes_into_a_unit(as_command: Path, source: str) -> None:
     assert "s3cret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("words", [["--webhook", "https://h/T0KEN"], ["--webhook=https://h/T0KEN"]])
+def test_no_webhook_goes_into_a_unit(as_command: Path, words: list[str]) -> None:
+    with pytest.raises(UsageError, match=r"ATTRI_WEBHOOK=URL into /etc/attri/secrets\.env") as caught:
+        unit_file(["camera0", *words])
+    assert "T0KEN" not in str(caught.value)
+
+
+def test_a_user_of_a_broker_may_stand_in_a_unit(as_command: Path) -> None:
+    words = ["camera0", "--mqtt", "mqtt://ann@broker", "--webhook-secret-file", "secret"]
+    assert " ".join(words) in unit_file(words)
+
+
 @pytest.mark.parametrize("option", ["--json", "--quiet"])
 def test_the_journal_gets_no_line_for_a_frame(as_command: Path, option: str) -> None:
     assert re.search("^ExecStart=.* camera0( --quiet)?( --json)?$", unit_file(["camera0", option]), re.MULTILINE)
