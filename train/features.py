@@ -22,7 +22,7 @@ from attri.runtime.errors import ImageError, UsageError
 from attri.runtime.images import load_image
 from attri.runtime.preprocess import Preprocess
 from attri.train import parallel
-from attri.train.data import Dataset, Picture
+from attri.train.data import Picture
 from attri.train.model import AttriPrompt
 from attri.train.progress import Progress
 
@@ -54,7 +54,7 @@ class Store:
         self.progress = progress
         self.sets: dict[str, tuple[object, Features]] = {}
 
-    def get(self, name: str, model: AttriPrompt, dataset: Dataset, pictures: list[Picture], **how: int) -> Features:
+    def get(self, name: str, model: AttriPrompt, pictures: list[Picture], **how: int) -> Features:
         """See `compute`; `name` is what the bar says. `views` and `seed` may be given."""
         of_retrieval = model.depth, model.config.clusters, model.config.lloyd_steps, model.config.start
         key = (model.backbone.sha256, of_retrieval, [picture.path for picture in pictures], how)
@@ -62,7 +62,7 @@ class Store:
         if known is None:
             self.sets.pop(name, None)
             with self.progress.bar(name, len(pictures)) as bar:
-                known = compute(model, pictures, dataset.classes, progress=bar, **how)
+                known = compute(model, pictures, progress=bar, **how)
             self.sets[name] = key, known
         return replace(known, targets=torch.tensor([pictures[row].target for row in known.rows]))
 
@@ -70,17 +70,13 @@ class Store:
 def compute(
     model: AttriPrompt,
     pictures: list[Picture],
-    classes: list[str],
     views: int = 1,
     seed: int = 0,
     progress: Callable[[int], object] = lambda count: None,
 ) -> Features:
     """Encode every picture once (views = 1: as it is) or in `views` augmented views, seeded by picture and view.
 
-    Pictures that cannot be read are logged, listed in `skipped` and left out.
-
-    Raises:
-        UsageError: a class has no picture that can be read.
+    Pictures that cannot be read are logged, listed in `skipped` and left out: all of them, it may be.
     """
     rows = torch.arange(len(pictures)).tensor_split(parallel.size())[parallel.rank()].tolist()
     shares: list[Any] = parallel.gather(_encode(model, [pictures[row] for row in rows], rows, views, seed, progress))
@@ -91,14 +87,15 @@ def compute(
     if parallel.rank() == 0:
         for reason in skipped:
             logger.warning("skipped: %s", reason)
-    targets = [pictures[row].target for row in kept]
-    lost = {picture.target for picture in pictures} - set(targets)
+    return Features(features, centres, torch.tensor([pictures[row].target for row in kept]), kept, skipped)
+
+
+def require_classes(data: Features, classes: list[str]) -> None:
+    """Raises UsageError where there is nothing to learn a class from: no picture of it could be read."""
+    lost = set(range(len(classes))) - set(data.targets.tolist())
     if lost:
         names = ", ".join(classes[target] for target in sorted(lost))
-        raise UsageError(f"no picture of {names} can be read: a class needs at least one")
-    if not pictures:
-        raise UsageError("there are no pictures to encode")
-    return Features(features, centres, torch.tensor(targets), kept, skipped)
+        raise UsageError(f"no training picture of {names} can be read: a class needs at least one")
 
 
 def _encode(

@@ -21,7 +21,7 @@ from attri.train.checkpoint import Run
 from attri.train.clusters import draw_clusters, usage_by_class
 from attri.train.config import PromptConfig, TrainConfig
 from attri.train.data import Dataset, Picture
-from attri.train.features import Features, Store
+from attri.train.features import Features, Store, require_classes
 from attri.train.folder import RunFolder, claim
 from attri.train.interrupt import deferred
 from attri.train.loop import Trainer
@@ -64,10 +64,15 @@ def frozen_text(model: AttriPrompt, labels: list[str], templates: tuple[str, ...
 def new_trainer(
     backbone: Backbone, dataset: Dataset, prompt: PromptConfig, config: TrainConfig, store: Store
 ) -> Trainer:
-    """A model with fresh prompts, its keys placed among the training pictures, which are encoded here."""
+    """A model with fresh prompts, its keys placed among the training pictures, which are encoded here.
+
+    Raises:
+        UsageError: a class has no training picture that can be read.
+    """
     torch.manual_seed(config.seed)
     model = AttriPrompt(backbone, prompt).to(backbone.token_embedding.device)
-    data = store.get("encode", model, dataset, dataset.train, views=config.views, seed=config.seed)
+    data = store.get("encode", model, dataset.train, views=config.views, seed=config.seed)
+    require_classes(data, dataset.classes)
     generator = torch.Generator().manual_seed(config.seed)
     fit_keys(model.pool, data.centres.flatten(0, 1), generator)
     labels = label_tokens(model, dataset.classes, config.template)
@@ -96,7 +101,7 @@ def fit(
         The run folder.
 
     Raises:
-        UsageError, FailedError: see `claim`, `features.compute` and `Trainer.run`.
+        UsageError, FailedError: see `claim`, `new_trainer` and `Trainer.run`.
         KeyboardInterrupt: Ctrl-C; all steps so far are saved.
     """
     if not dataset.train:
@@ -155,12 +160,11 @@ def train(trainer: Trainer, run: RunFolder, progress: Progress, scalars: bool) -
 
 
 def evaluate(trainer: Trainer, dataset: Dataset, store: Store) -> dict[str, Any]:
-    """Accuracy with and without prompts on val and test pictures, and how much of the pool is alive."""
+    """Accuracy with and without prompts on the val and test pictures that can be read, and the use of the pool."""
     model = trainer.model
     results: dict[str, Any] = {}
     for part, pictures in (("val", dataset.val), ("test", dataset.test)):
-        if pictures:
-            data = store.get(part, model, dataset, pictures)
+        if pictures and len(data := store.get(part, model, pictures)):
             results[part] = score(model, trainer.labels, data) | {"skipped": data.skipped}
     results["train"] = {"pictures": len(trainer.data), "skipped": trainer.data.skipped}
     retrieved = model.pool.retrieve(trainer.data.centres.flatten(0, 1).to(trainer.frozen.device)).cpu()

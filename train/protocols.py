@@ -28,7 +28,7 @@ from attri.train import checkpoint, parallel, tables
 from attri.train.backbone import Backbone
 from attri.train.config import METHODS, PromptConfig, TrainConfig
 from attri.train.data import Dataset
-from attri.train.features import Store
+from attri.train.features import Features, Store
 from attri.train.fit import fit, label_tokens, load_model, versions
 from attri.train.folder import RESULTS, claim
 from attri.train.model import AttriPrompt
@@ -69,8 +69,14 @@ class Plan:
         return ((seed, shots) for shots in self.shots for seed in self.seeds)
 
     def parts(self, dataset: Dataset) -> tuple[Dataset, list[tuple[str, Dataset]]]:
-        """What one training learns on, and what it is scored on, by column of the table."""
+        """What one training learns on, and what it is scored on, by column of the table.
+
+        Raises:
+            UsageError: the datasets do not fit the protocol.
+        """
         if self.protocol == "base-to-novel":
+            if len(dataset.classes) < 4:
+                raise UsageError(f"base-to-novel needs 4 or more classes, {dataset.root} has {len(dataset.classes)}")
             base, novel = dataset.halves()
             return base, [("base", base), ("novel", novel)]
         if self.protocol == "few-shot":
@@ -82,7 +88,24 @@ class Plan:
                     raise UsageError(
                         f"{target.root} has classes that {dataset.name} lacks ({unknown[0]}): these are not domains"
                     )
-        return dataset, [(dataset.name, dataset), *((target.name, target) for target in self.targets)]
+        return dataset, columns([dataset, *self.targets])
+
+
+def columns(datasets: list[Dataset]) -> list[tuple[str, Dataset]]:
+    """Each dataset with a name of its own, after the folder that it lies in where two are called the same.
+
+    Raises:
+        UsageError: that does not tell them apart either.
+    """
+    called = [dataset.name for dataset in datasets]
+    names = [
+        f"{dataset.root.parent.name}/{dataset.name}" if called.count(dataset.name) > 1 else dataset.name
+        for dataset in datasets
+    ]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"two datasets are called {name}: name each once, or rename a folder")
+    return list(zip(names, datasets, strict=True))
 
 
 def run(
@@ -128,16 +151,15 @@ def train_and_score(
     """One seed and number of shots: a record for every method and column."""
     assert config.shots is not None
     learned, scored = plan.parts(plan.read(config.seed, config.shots))
+    frozen = AttriPrompt(backbone, prompt).to(backbone.token_embedding.device)
+    pictures = {column: encode(column, frozen, dataset, store) for column, dataset in scored}
     for method in plan.methods:
         name = f"{method}-{config.shots}shots-seed{config.seed}"
         prompted = {"zero-shot": prompt, "static": static(prompt), "attriprompt": prompt}[method]
-        if method == "zero-shot":
-            model = AttriPrompt(backbone, prompt).to(backbone.token_embedding.device)
-        else:
-            model = trained(folder / name, learned, backbone, prompted, config, store)
+        model = frozen if method == "zero-shot" else trained(folder / name, learned, backbone, prompted, config, store)
         for column, dataset in scored:
             template = dataset.template if plan.protocol == "cross-dataset" else config.template
-            data = store.get(column, model, dataset, dataset.test)
+            data = pictures[column]
             labels = label_tokens(model, dataset.classes, template)
             logits = (predict_plain if method == "zero-shot" else predict)(model, labels, data)
             yield {
@@ -149,6 +171,14 @@ def train_and_score(
                 "pictures": len(data),
                 "classes": len(dataset.classes),
             }
+
+
+def encode(column: str, model: AttriPrompt, dataset: Dataset, store: Store) -> Features:
+    """The test pictures, before anything is trained. Raises UsageError where none of them can be read."""
+    data = store.get(column, model, dataset.test)
+    if not len(data):
+        raise UsageError(f"no test picture of {dataset.root} can be read: there is nothing to score {column} on")
+    return data
 
 
 def trained(

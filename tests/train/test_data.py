@@ -11,7 +11,7 @@ import torch
 
 from attri.runtime.errors import UsageError
 from attri.train.data import Picture, read_data
-from attri.train.features import augment, compute
+from attri.train.features import augment, compute, require_classes
 
 
 @pytest.fixture
@@ -150,14 +150,14 @@ def test_features_of_a_batch_remainder_and_views(pocket_model, picture_files):
     pictures = [
         Picture(path, i % 2) for i, path in enumerate(picture_files[:67])
     ]  # one more than a batch of 64, and two
-    data = compute(pocket_model, pictures, CLASSES, views=1, seed=1)
+    data = compute(pocket_model, pictures, views=1, seed=1)
     assert data.features.shape == (67, 1, 192)
     assert data.centres.shape == (67, 1, 6, 2, 192)
     assert data.targets.tolist() == [p.target for p in pictures]
-    alone = compute(pocket_model, pictures[66:], CLASSES, views=1, seed=1)
+    alone = compute(pocket_model, pictures[66:], views=1, seed=1)
     assert torch.allclose(alone.features[0], data.features[66], atol=1e-6)  # float32, another batch size
-    views = compute(pocket_model, pictures[:3], CLASSES, views=4, seed=1)
-    assert torch.equal(views.features, compute(pocket_model, pictures[:3], CLASSES, views=4, seed=1).features)
+    views = compute(pocket_model, pictures[:3], views=4, seed=1)
+    assert torch.equal(views.features, compute(pocket_model, pictures[:3], views=4, seed=1).features)
     assert not torch.allclose(views.features[:, 0], views.features[:, 1])
 
 
@@ -166,13 +166,17 @@ def test_unreadable_pictures_are_listed_and_skipped(pocket_model, picture_files,
     broken.write_bytes(picture_files[0].read_bytes()[:200])
     pictures = [Picture(picture_files[0], 0), Picture(broken, 0), Picture(picture_files[1], 1)]
     with caplog.at_level(logging.WARNING, "attri"):
-        data = compute(pocket_model, pictures, CLASSES, views=1, seed=1)
+        data = compute(pocket_model, pictures, views=1, seed=1)
     assert data.targets.tolist() == [0, 1]
     assert len(data.skipped) == 1
     assert str(broken) in data.skipped[0]
     assert str(broken) in caplog.text
-    with pytest.raises(UsageError, match="no picture of red apple can be read"):
-        compute(pocket_model, [Picture(picture_files[1], 1), Picture(broken, 0)], CLASSES, views=1, seed=1)
+    require_classes(data, CLASSES)
+    rest = compute(pocket_model, pictures[1:], views=1, seed=1)  # of which the first class has none
+    assert rest.targets.tolist() == [1]
+    with pytest.raises(UsageError, match="no training picture of red apple can be read"):
+        require_classes(rest, CLASSES)
+    assert len(compute(pocket_model, [Picture(broken, 0)])) == 0
 
 
 def test_augmented_views_stay_inside_and_repeat(picture_files):

@@ -228,6 +228,26 @@ def test_a_loss_that_is_not_finite_stops_and_is_named(backbone, dataset):
         fit(dataset, backbone, PROMPT, dataclasses.replace(QUICK, optimizer="sgd", lr=1e30))
 
 
+@pytest.mark.parametrize("unreadable", [1, 5])
+def test_test_pictures_that_cannot_be_read_are_left_out(backbone, dataset, tmp_path, unreadable):
+    """Even the only one of a class, and even all."""
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    test = [dataclasses.replace(p, path=broken) if i < unreadable else p for i, p in enumerate(dataset.test)]
+    folder = fit(dataclasses.replace(dataset, test=test), backbone, PROMPT, QUICK)
+    results = json.loads((folder / "results.json").read_text())
+    left = results["test"]["pictures"] if "test" in results else 0
+    assert left == len(test) - unreadable
+
+
+def test_a_class_needs_a_training_picture_that_can_be_read(backbone, dataset, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    train = [dataclasses.replace(p, path=broken) if p.target == 1 else p for p in dataset.train]
+    with pytest.raises(UsageError, match=f"no training picture of {dataset.classes[1]} can be read"):
+        fit(dataclasses.replace(dataset, train=train), backbone, PROMPT, QUICK)
+
+
 def test_changed_backbone_weights_are_noticed(backbone, dataset):
     run = load_run(fit(dataset, backbone, PROMPT, QUICK))
     changed = dataclasses.replace(run, backbone=run.backbone | {"sha256": "0" * 64})

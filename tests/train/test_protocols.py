@@ -121,6 +121,40 @@ def test_other_datasets_are_scored_whole(backbone, read, photos, tmp_path):
     assert lines[2] == "| method | photos (source) | drawings | average of targets |"
 
 
+def test_datasets_of_one_name_have_columns_of_their_own(backbone, read, photos, tmp_path):
+    for year in ("2024", "2025"):
+        shutil.copytree(photos, tmp_path / year / "photos")
+    targets = tuple(read_target(tmp_path / year / "photos") for year in ("2024", "2025"))
+    plan = Plan("cross-dataset", read, targets, ("zero-shot",), (1,), (2,))
+    lines = (run(plan, backbone, PROMPT, QUICK) / "results.md").read_text().splitlines()
+    source = f"{photos.parent.name}/photos"
+    assert lines[2] == f"| method | {source} (source) | 2024/photos | 2025/photos | average of targets |"
+
+
+def test_a_dataset_that_is_named_twice_is_refused_before_training(backbone, read, photos, tmp_path):
+    plan = Plan("cross-dataset", read, (read_target(photos),), seeds=(1,), shots=(2,))
+    with pytest.raises(UsageError, match=r"two datasets are called .*/photos: name each once, or rename a folder"):
+        run(plan, backbone, PROMPT, QUICK)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_half_of_one_class_is_refused_before_training(backbone, read, tmp_path):
+    three = Plan("base-to-novel", lambda seed, shots: read(seed, shots).only([0, 1, 2]), seeds=(1,), shots=(2,))
+    with pytest.raises(UsageError, match=r"base-to-novel needs 4 or more classes, .*photos has 3"):
+        run(three, backbone, PROMPT, QUICK)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_target_without_readable_pictures_is_refused_before_training(backbone, read, tmp_path):
+    for name in ("arrow", "bird"):
+        (tmp_path / "junk" / name).mkdir(parents=True)
+        (tmp_path / "junk" / name / "0.png").write_bytes(b"no picture")
+    plan = Plan("cross-dataset", read, (read_target(tmp_path / "junk"),), ("static",), (1,), (2,))
+    with pytest.raises(UsageError, match=r"no test picture of .*junk can be read"):
+        run(plan, backbone, PROMPT, QUICK)
+    assert not list(Path("runs").glob("*/static-*"))
+
+
 def test_static_prompts_have_as_many_tokens():
     prompt = PromptConfig(clusters=2, topk=2, prompt_length=3, static_tokens=1)
     assert (static(prompt).static_tokens, static(prompt).pool_size, static(prompt).retrieved) == (13, 0, 0)
