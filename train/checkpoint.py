@@ -42,6 +42,8 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any
         plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         save_file(plain, temporary, {"attri": json.dumps(metadata)})
         temporary.chmod(0o644)  # safetensors leaves it to the owner alone, but runs are there to be handed on
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # or a power cut may leave the new name on an empty file
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise FailedError(f"cannot write {path} ({error}): what was there before is kept") from error

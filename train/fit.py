@@ -150,6 +150,8 @@ def train(trainer: Trainer, run: RunFolder, progress: Progress, scalars: bool) -
         if asked():
             raise KeyboardInterrupt
 
+    if scalars:
+        save()  # so that the folder is known for this run's before event files lie in it
     total, done = (epochs * trainer.steps_per_epoch for epochs in (trainer.config.epochs, trainer.epoch))
     with (
         deferred() as asked,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,6 +22,7 @@ from attri.train.checkpoint import load_tensors, save_tensors
 RUNS = Path("runs")
 STATE, PROMPT, RESULTS = "state.safetensors", "prompt.safetensors", "results.json"
 PLACE = "place"  # what the metadata of STATE holds beyond that of PROMPT
+logger = logging.getLogger("attri")
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,13 @@ def write_file(path: Path, data: bytes) -> None:
 
 @contextmanager
 def claim(output: Path | None, name: str, meta: dict[str, Any]) -> Iterator[RunFolder]:
-    """Claim `output`, or the first folder runs/NAME-1, -2, ... that is free or holds this very run unfinished.
+    """Claim `output`, or the first folder runs/NAME-1, -2, ... that is empty or holds this very run unfinished.
 
     Of several processes the first one claims, for all.
 
     Raises:
         UsageError: `output` holds something else.
-        FailedError: `output` is in use by another process, or cannot be written.
+        FailedError: `output` is in use by another process, is damaged, or cannot be written.
     """
     with ExitStack() as held:
         yield parallel.from_first(lambda: held.enter_context(_claim(output, name, meta)))
@@ -112,10 +114,25 @@ def _numbered(name: str, meta: dict[str, Any]) -> tuple[Path, IO[str]]:
             continue
         lock = _lock(folder)
         if lock is not None:
-            if not (folder / STATE).exists() or _same(folder, meta):
+            if _free(folder, meta):
                 return folder, lock
             lock.close()
     raise AssertionError("count() does not end")
+
+
+def _free(folder: Path, meta: dict[str, Any]) -> bool:
+    """Is it empty, or this very run unfinished? What is damaged or somebody's own is left alone."""
+    if not (folder / STATE).exists():
+        return not _contents(folder)
+    try:
+        return _same(folder, meta)
+    except FailedError as error:
+        logger.warning("%s, in another folder", error)
+        return False
+
+
+def _contents(folder: Path) -> list[str]:
+    return [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")]
 
 
 def _lock(folder: Path) -> IO[str] | None:
@@ -140,11 +157,14 @@ def _open(folder: Path, meta: dict[str, Any]) -> RunFolder:
     if (folder / RESULTS).exists():
         raise UsageError(f"{folder} holds a finished run: choose another --output, or remove it")
     if not (folder / STATE).exists():
-        others = [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")]
-        if others:
+        if others := _contents(folder):
             raise UsageError(f"{folder} is not empty and not a run (it has {others[0]}): choose another --output")
         return RunFolder(folder, meta)
-    if not _same(folder, meta):
+    try:
+        same = _same(folder, meta)
+    except FailedError as error:
+        raise FailedError(f"{folder / STATE} is damaged: remove {folder}, or choose another --output") from error
+    if not same:
         raise UsageError(f"{folder} holds an unfinished run with other settings: choose another --output, or remove it")
     tensors, stored = load_tensors(folder / STATE)
     return RunFolder(folder, meta, tensors, stored[PLACE])

@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 
 from attri.runtime.errors import FailedError, UsageError
 from attri.train.backbone import load_backbone
-from attri.train.checkpoint import load_run
+from attri.train.checkpoint import load_run, save_tensors
 from attri.train.config import TERMS, PromptConfig, TrainConfig
 from attri.train.data import read_data
 from attri.train.fit import fit, load_model
+from attri.train.folder import claim
 from attri.train.loop import Trainer
 
 QUICK = TrainConfig(epochs=3, views=2, shots=2, batch=16)
@@ -215,12 +216,49 @@ def test_output_folders_are_never_overwritten(backbone, dataset, tmp_path):
 
 
 def test_two_at_once_do_not_share_a_folder(backbone, dataset, tmp_path):
-    from attri.train.folder import claim
-
     with claim(None, "pocket-photos", {}) as first, claim(None, "pocket-photos", {}) as second:
         assert first.path != second.path
     with claim(tmp_path / "mine", "x", {}), pytest.raises(FailedError, match="another attri-train is at work"):
         fit(dataset, backbone, PROMPT, QUICK, tmp_path / "mine")
+
+
+def test_a_stop_before_the_first_checkpoint_leaves_a_folder_that_goes_on(backbone, dataset, monkeypatch):
+    def stop(self, rows, views):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit(dataset, backbone, PROMPT, QUICK, scalars=True)
+    assert fit(dataset, backbone, PROMPT, QUICK, scalars=True).name == "pocket-photos-1"
+
+
+def test_a_numbered_folder_of_somebody_s_own_is_passed_over(tmp_path):
+    own = Path("runs/pocket-photos-1/tensorboard")
+    own.mkdir(parents=True)
+    with claim(None, "pocket-photos", {}) as run:
+        assert run.path.name == "pocket-photos-2"
+
+
+@pytest.mark.parametrize("content", [b"", b"junk" * 100], ids=["empty", "damaged"])
+def test_a_damaged_state_is_passed_over_and_an_output_with_one_is_named(content, caplog):
+    state = Path("runs/pocket-photos-1/state.safetensors")
+    state.parent.mkdir(parents=True)
+    state.write_bytes(content)
+    with claim(None, "pocket-photos", {}) as run:
+        assert run.path.name == "pocket-photos-2"
+    assert f"{state} is not a readable attri file" in caplog.text
+    with pytest.raises(FailedError, match=f"{state} is damaged: remove {state.parent}, or choose another --output"):
+        claim(state.parent, "x", {}).__enter__()
+
+
+def test_tensors_are_on_the_disk_before_they_get_their_name(monkeypatch, tmp_path):
+    calls = []
+    fsync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda number: calls.append("fsync") or fsync(number))
+    monkeypatch.setattr(Path, "replace", lambda self, target: calls.append("replace") or replace(self, target))
+    save_tensors(tmp_path / "state.safetensors", {"x": torch.zeros(1)}, {})
+    assert calls == ["fsync", "replace"]
 
 
 def test_a_loss_that_is_not_finite_stops_and_is_named(backbone, dataset):
