@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from attri.runtime.bundle import ENGINES, MANIFEST, Bundle
+from attri.runtime.cuda import is_tegra
 from attri.runtime.errors import EngineError, MissingExtra, UsageError
 from attri.runtime.trt_build import CHECK_LABELS, BuildOptions
 
@@ -25,7 +26,9 @@ OPTIONS = [
     click.option("--workspace", type=click.IntRange(1), help="MB for TensorRT beside weights. [half of what is free]"),
     click.option("--engine-dir", type=click.Path(path_type=Path), help="Where engines are kept. [in the bundle]"),
     click.option("--rebuild", is_flag=True, help="Build engines that are there already once more."),
-    click.option("--hardware-compatible", is_flag=True, help="Engines for all GPUs from Ampere on; slower."),
+    click.option(
+        "--hardware-compatible", is_flag=True, help="Engines for all GPUs from Ampere on; slower, and not on a Jetson."
+    ),
     click.option("--version-compatible", is_flag=True, help="Engines for later TensorRT of the same major; slower."),
     click.option("--dla", is_flag=True, help="Refused, with the reason."),
 ]
@@ -43,7 +46,7 @@ def engine_options(trt: bool, given: dict[str, Any]) -> tuple[BuildOptions, Path
     """What the options say: how to build, where, and whether again.
 
     Raises:
-        UsageError: an option without --trt, two that exclude each other, or --dla.
+        UsageError: an option without --trt, two that exclude each other, --dla, or on a Jetson --hardware-compatible.
     """
     if given.pop("dla"):
         raise UsageError(
@@ -52,6 +55,11 @@ def engine_options(trt: bool, given: dict[str, Any]) -> tuple[BuildOptions, Path
         )
     if not trt and (unused := [f"--{name.replace('_', '-')}" for name, value in given.items() if value]):
         raise UsageError(f"{' and '.join(unused)} without --trt: nothing would use it")
+    if given["hardware_compatible"] and is_tegra():
+        raise UsageError(
+            "--hardware-compatible: TensorRT has no such engines on JetPack, nor do a workstation's run here: leave it"
+            " out"
+        )
     if given["engine_dir"] and (given["hardware_compatible"] or given["version_compatible"]):
         raise UsageError("portable engines are copied with their bundle: leave out --engine-dir")
     folder, rebuild, workspace = given.pop("engine_dir"), given.pop("rebuild"), given.pop("workspace")

@@ -6,6 +6,7 @@ Prototypes and enum values are those of the CUDA Runtime API, alike in CUDA 11.4
 from __future__ import annotations
 
 import ctypes
+import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
@@ -47,6 +48,16 @@ MAJOR, MINOR = 75, 76  # cudaDevAttrComputeCapabilityMajor and Minor
 NON_BLOCKING = 1  # cudaStreamNonBlocking: no waiting for the legacy default stream
 THREAD_LOCAL = 1  # cudaStreamCaptureModeThreadLocal: what other threads do cannot spoil a capture
 PROPERTIES = 1 << 14  # bytes; cudaDeviceProp was 1032 in CUDA 12, and its name stands first in all versions
+
+
+def is_tegra() -> bool:
+    """Whether this is a Jetson, by its release file or by its kernel, which is all that a container may see of it."""
+    return Path("/etc/nv_tegra_release").exists() or "tegra" in platform.release()
+
+
+def system() -> str:
+    """What TensorRT's libraries are made for: "x86_64", "aarch64", or on a Jetson "aarch64 Tegra"."""
+    return f"{platform.machine()} Tegra" if is_tegra() else platform.machine()
 
 
 @dataclass(frozen=True)

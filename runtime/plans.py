@@ -34,9 +34,11 @@ class Machine:
     tensorrt: str
     gpu: str
     capability: str  # "8.7"
+    system: str  # as `attri.runtime.cuda.system` tells
 
     def __str__(self) -> str:
-        return f"TensorRT {self.tensorrt} on {self.gpu} (compute capability {self.capability})"
+        what = f"compute capability {self.capability}, {self.system or 'unknown system'}"
+        return f"TensorRT {self.tensorrt} on {self.gpu} ({what})"
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ class Store:
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
             key = dict(record["key"])
-            key["machine"] = Machine(**key["machine"])
+            key["machine"] = Machine(**{"system": ""} | key["machine"])  # early records lack it, and fit nowhere
             key["ranges"] = {dim: tuple(each) for dim, each in key["ranges"].items()}
             if record["schema"] != SCHEMA:
                 raise ValueError(f"schema {record['schema']}")
@@ -232,7 +234,8 @@ def fits(key: Key, machine: Machine) -> bool:
     theirs, ours = _numbers(key.machine.tensorrt), _numbers(machine.tensorrt)
     version = theirs == ours or (key.version_compatible and theirs[0] == ours[0] and theirs <= ours)
     same = (key.machine.gpu, key.machine.capability) == (machine.gpu, machine.capability)
-    return version and (same or (key.hardware_compatible and _numbers(machine.capability) >= AMPERE))
+    gpu = same or (key.hardware_compatible and _numbers(machine.capability) >= AMPERE)
+    return version and gpu and key.machine.system == machine.system
 
 
 def seal(record: Mapping[str, Any]) -> str:

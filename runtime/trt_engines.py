@@ -10,7 +10,7 @@ from typing import Any
 
 from attri.runtime.bundle import ENGINES, TEXT, VISION, Bundle, file_entry, save_manifest
 from attri.runtime.check import compare
-from attri.runtime.cuda import Cuda, Device
+from attri.runtime.cuda import Cuda, Device, system
 from attri.runtime.errors import EngineError, MissingExtra
 from attri.runtime.onnxfile import read_border
 from attri.runtime.plans import Key, Machine, Plan, Store
@@ -30,7 +30,7 @@ class Gpu:
 
     @property
     def machine(self) -> Machine:
-        return Machine(self.trt.__version__, self.device.name, self.device.capability)
+        return Machine(self.trt.__version__, self.device.name, self.device.capability, system())
 
 
 def find_tensorrt() -> Gpu:

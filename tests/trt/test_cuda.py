@@ -26,6 +26,21 @@ def stream(cuda):
     stream.close()
 
 
+@pytest.mark.parametrize(
+    ("kernel", "file", "found"),
+    [
+        ("6.8.0-45-generic", False, "aarch64"),
+        ("5.15.136-tegra", False, "aarch64 Tegra"),
+        ("6.8.0-45-generic", True, "aarch64 Tegra"),
+    ],
+)
+def test_a_jetson_is_known_by_its_kernel_or_its_release_file(monkeypatch, kernel, file, found):
+    monkeypatch.setattr(layer.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(layer.platform, "release", lambda: kernel)
+    monkeypatch.setattr(layer.Path, "exists", lambda self: file)
+    assert layer.system() == found
+
+
 def test_what_the_gpu_is(cuda, cudart):
     assert cuda.device() == Device("Orin", "8.7", 4 << 30, 8 << 30)
     cudart.fake_device(b"NVIDIA Thor", 1, 11, 0)

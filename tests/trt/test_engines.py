@@ -17,7 +17,7 @@ from attri.export.cli import main as attri_export
 from attri.runtime import Classifier
 from attri.runtime.bundle import CHECK, MANIFEST, Bundle
 from attri.runtime.cli import main as attri_run
-from attri.runtime.cuda import Cuda
+from attri.runtime.cuda import Cuda, system
 from attri.runtime.engines import Request, open_engines
 from attri.runtime.errors import BundleError, EngineError, MissingExtra, ParityError, UsageError
 from attri.runtime.ort import OrtEngine
@@ -158,8 +158,8 @@ def test_engines_of_another_machine_are_named_and_new_ones_built(copy, cudart, j
     for engine in open_engines(Bundle.open(copy), tell=told.append):
         engine.close()
     assert told[0] == (
-        f"{copy}/engines has an engine of vision for TensorRT 10.3.0 on Orin (compute capability 8.7),"
-        " which does not run on TensorRT 10.3.0 on NVIDIA Thor (compute capability 11.0)"
+        f"{copy}/engines has an engine of vision for TensorRT 10.3.0 on Orin (compute capability 8.7, {system()}),"
+        f" which does not run on TensorRT 10.3.0 on NVIDIA Thor (compute capability 11.0, {system()})"
     )
     assert jetson.builds == 4
 
@@ -173,8 +173,9 @@ def test_a_copied_engine_of_an_equal_machine_is_refused_until_it_is_rebuilt(
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"error: {copy}/engines/vision.")
-    assert "built for TensorRT 10.3.0 on Orin (compute capability 8.7), was not built on this machine" in line
-    assert line.endswith("this is TensorRT 10.3.0 on Orin (compute capability 8.7): --rebuild makes a new one")
+    machine = f"TensorRT 10.3.0 on Orin (compute capability 8.7, {system()})"
+    assert f"built for {machine}, was not built on this machine" in line
+    assert line.endswith(f"this is {machine}: --rebuild makes a new one")
     assert run(attri_run, picture_files[0], "--bundle", copy, "--rebuild").exit_code == 0
     assert run(attri_run, picture_files[0], "--bundle", copy).exit_code == 0
     assert jetson.builds == 4
@@ -209,6 +210,22 @@ def test_portable_engines_are_listed_and_taken_by_other_machines(copy, cudart, j
     with pytest.raises(EngineError, match=r"is damaged; .*--rebuild"):
         Classifier.load(copy)
     Classifier.load(copy, backend="onnxruntime", device="cpu", threads=1).close()  # which has no use for it
+
+
+def test_a_portable_engine_of_a_workstation_is_none_for_a_jetson(copy, cudart, jetson, monkeypatch, tmp_path):
+    assert run(attri_export, copy, "--trt", "--hardware-compatible").exit_code == 0
+    move(jetson, cudart, monkeypatch, tmp_path, ("Orin", "8.7"))
+    monkeypatch.setattr("attri.runtime.trt_engines.system", lambda: "aarch64 Tegra")
+    Classifier.load(copy).close()
+    assert jetson.builds == 4
+
+
+def test_a_jetson_builds_no_portable_engines(copy, jetson, monkeypatch):
+    monkeypatch.setattr("attri.export.engines.is_tegra", lambda: True)
+    result = run(attri_export, copy, "--trt", "--hardware-compatible")
+    assert result.exit_code == 2
+    assert "--hardware-compatible: TensorRT has no such engines on JetPack" in result.stderr
+    assert jetson.builds == 0
 
 
 def test_the_record_of_a_listed_engine_is_held_to_its_hash_too(copy, cudart, jetson, monkeypatch, tmp_path):
@@ -366,7 +383,7 @@ def test_providers_of_onnx_runtime(monkeypatch, tmp_path, device, starts, descri
 def test_export_builds_once_and_prints_where(copy, jetson):
     first, second = run(attri_export, copy, "--trt"), run(attri_export, copy, "--trt")
     assert (first.exit_code, second.exit_code) == (0, 0), first.output
-    assert first.stdout == f"engines {copy}/engines  TensorRT 10.3.0 on Orin (compute capability 8.7)\n"
+    assert first.stdout == f"engines {copy}/engines  TensorRT 10.3.0 on Orin (compute capability 8.7, {system()})\n"
     assert second.stdout == first.stdout
     assert second.stderr == ""
     assert jetson.builds == 2

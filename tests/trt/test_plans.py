@@ -16,8 +16,8 @@ import pytest
 from attri.runtime.errors import EngineError
 from attri.runtime.plans import Key, Machine, Store, fits
 
-ORIN = Machine("10.3.0", "Orin", "8.7")
-THOR = Machine("10.16.1.11", "NVIDIA Thor", "11.0")
+ORIN = Machine("10.3.0", "Orin", "8.7", "aarch64 Tegra")
+THOR = Machine("10.16.1.11", "NVIDIA Thor", "11.0", "aarch64 Tegra")
 KEY = Key("vision", "a" * 64, ORIN, "fp16", {"B": (1, 1, 4)})
 PLAN = bytes(range(256)) * 10
 
@@ -43,7 +43,7 @@ def test_what_was_kept_is_found_with_all_that_it_is(store):
     assert record["key"] == {
         "name": "vision",
         "graph": "a" * 64,
-        "machine": {"tensorrt": "10.3.0", "gpu": "Orin", "capability": "8.7"},
+        "machine": {"tensorrt": "10.3.0", "gpu": "Orin", "capability": "8.7", "system": "aarch64 Tegra"},
         "precision": "fp16",
         "ranges": {"B": [1, 1, 4]},
         "hardware_compatible": False,
@@ -59,6 +59,7 @@ def test_what_was_kept_is_found_with_all_that_it_is(store):
         {"machine": dataclasses.replace(ORIN, tensorrt="10.3.1")},
         {"machine": dataclasses.replace(ORIN, gpu="Xavier")},
         {"machine": dataclasses.replace(ORIN, capability="7.2")},
+        {"machine": dataclasses.replace(ORIN, system="aarch64")},
     ],
     ids=str,
 )
@@ -169,12 +170,28 @@ def test_which_machines_a_portable_plan_fits():
     xavier = dataclasses.replace(ORIN, gpu="Xavier", capability="7.2")
     assert [fits(hardware, machine) for machine in (ORIN, same_version, THOR, xavier)] == [True, True, False, False]
     assert not fits(KEY, same_version)
+    workstation = Machine("10.3.0", "NVIDIA RTX A6000", "8.6", "x86_64")
+    portable = dataclasses.replace(hardware, version_compatible=True, machine=workstation)
+    elsewhere = dataclasses.replace(workstation, gpu="NVIDIA L4", capability="8.9")
+    assert [fits(portable, machine) for machine in (elsewhere, ORIN)] == [True, False]
+
+
+def test_a_record_of_before_machines_had_a_system_fits_nowhere(store):
+    file = store.save(KEY, PLAN, {}).path.with_suffix(".json")
+    record = json.loads(file.read_text())
+    del record["key"]["machine"]["system"]
+    file.write_text(json.dumps(record))
+    assert find(store) is None
+    (machine,) = store.foreign("vision", ORIN)
+    assert machine == "TensorRT 10.3.0 on Orin (compute capability 8.7, unknown system)"
 
 
 def test_machines_that_have_engines_here(store):
     store.save(KEY, PLAN, {})
     store.save(dataclasses.replace(KEY, machine=THOR), PLAN, {})
-    assert store.foreign("vision", ORIN) == ["TensorRT 10.16.1.11 on NVIDIA Thor (compute capability 11.0)"]
+    assert store.foreign("vision", ORIN) == [
+        "TensorRT 10.16.1.11 on NVIDIA Thor (compute capability 11.0, aarch64 Tegra)"
+    ]
 
 
 @pytest.mark.parametrize("name", [".plan", ".json"])
