@@ -72,7 +72,7 @@ class Channel:
 
     def result(self, frame: Frame, prediction: Prediction, dropped: int) -> tuple[Result, bool]:
         """What is said of a frame, and whether it is due."""
-        clock = frame.captured if self.reader.spec.live else frame.time  # Unix time jumps when it is set
+        clock = frame.time if self.reader.spec.kind == "video" else frame.captured  # Unix time jumps when it is set
         decision = self._decide(prediction, clock)
         now = time.monotonic()
         self._count(now)
@@ -88,6 +88,7 @@ class Channel:
             age_ms=1000 * (now - frame.captured),
             fps=self.fps,
             dropped=dropped,
+            clock=clock,
         )
         return result, self._due(decision.changed, clock)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import time
 from collections.abc import Iterator
 from fractions import Fraction
@@ -18,10 +19,11 @@ from attri.runtime.annotate import annotate
 from attri.runtime.errors import MissingExtra, SinkError, UsageError
 from attri.runtime.files import file_name
 from attri.runtime.result import Result, Takes
+from attri.runtime.sinks import is_picture
 
 SOURCE = "{source}"
 SUFFIXES = (".mp4", ".m4v", ".mov")
-SLIDE = 0.5  # seconds that a picture stays where sources share a file
+SLIDE = 0.5  # seconds that a picture stays
 _RETRY = 10.0  # seconds until a new file is tried after one that failed
 _OPEN_FILES = 64
 _TICKS = 1000  # per second
@@ -31,7 +33,7 @@ _CONTAINER = {"movflags": "empty_moov+default_base_moof", "frag_duration": "1000
 
 
 class VideoSink:
-    """Annotated frames, with the times that they had.
+    """Annotated frames, as far apart as they came; a file that is played again goes on, and so does the next one.
 
     Args:
         path: out.mp4, or 'out-{source}.mp4' for a file of each source. A file that is there is never written over:
@@ -99,19 +101,31 @@ class _Recording:
         self._stream.pix_fmt = "yuv420p"
         self._stream.time_base = self._stream.codec_context.time_base = Fraction(1, _TICKS)
         self._stream.codec_context.gop_size = 60
-        self._source, self._start, self._last = first.source, first.time, -1
+        self._last = -1  # tick of the last frame
+        self._end = 0.0  # seconds: where what is new begins
+        self._starts: dict[str, tuple[float, float]] = {}  # of each source: its clock where this file begins, and now
         self._whole = 0  # bytes up to the end of the last fragment that was written whole
 
     def write(self, result: Result) -> None:
         import av
 
-        if result.source != self._source:  # another clock: go on behind the last frame
-            self._source, self._start = result.source, result.time - (self._last / _TICKS + SLIDE)
-        self._last = max(self._last + 1, round((result.time - self._start) * _TICKS))
+        self._last = max(self._last + 1, round(self._position(result) * _TICKS))
         frame = av.VideoFrame.from_ndarray(self._fit(annotate(result)), "rgb24")
         frame.pts, frame.time_base = self._last, Fraction(1, _TICKS)
         self._container.mux(self._stream.encode(frame))
         self._whole = self._file.tell()
+
+    def _position(self, result: Result) -> float:
+        """Seconds from the beginning of this file."""
+        position, lasts = self._end, SLIDE
+        if not is_picture(result):
+            start, before = self._starts.get(result.source, (0.0, math.inf))
+            again = result.clock < before  # or for the first time
+            start = result.clock - self._end if again else start
+            position, lasts = result.clock - start, 0.0 if again else min(result.clock - before, SLIDE)
+            self._starts[result.source] = start, result.clock
+        self._end = position + lasts
+        return position
 
     def close(self) -> None:
         """Ends the file. Raises OSError."""

@@ -31,6 +31,7 @@ class Result:
     age_ms: float  # from capture to this result
     fps: float  # results per second of this source, smoothed
     dropped: int  # frames of this source skipped so far
+    clock: float  # seconds, to tell how far frames of this source are apart: `time` of a video, else monotonic
 
     @cached_property
     def image(self) -> NDArray[np.uint8]:

@@ -41,8 +41,8 @@ def make_result(
         image = np.full((48, 64, 3), 40 + 5 * (frame % 40), np.uint8)
     elif isinstance(image, Path):
         image = np.asarray(Image.open(image).convert("RGB"))
-    values = {"age_ms": 41.0, "fps": 29.7, "dropped": 0} | others
     moment = NOW + frame / 10 if time is None else time
+    values = {"age_ms": 41.0, "fps": 29.7, "dropped": 0, "clock": moment} | others
     return Result(source, frame, moment, image, prediction, label, score, changed, **values)
 
 

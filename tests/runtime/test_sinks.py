@@ -294,6 +294,26 @@ def test_sources_in_files_of_their_own_or_one_after_another(tmp_path: Path) -> N
     assert fitted[10, 2].max() < 40 < 150 < fitted[10, 32].min()  # a border beside the narrower picture
 
 
+@pytest.mark.parametrize(
+    ("shots", "wanted"),
+    [
+        ([("camera0", 7.0), ("camera1", 7.1), ("camera0", 7.2), ("camera1", 7.3)], [0, 0, 0.2, 0.2]),
+        ([("v.mp4", 0.0), ("v.mp4", 0.1), ("v.mp4", 0.0), ("v.mp4", 0.1)], [0, 0.1, 0.2, 0.3]),
+        ([("a.mp4", 0.0), ("a.mp4", 0.1), ("b.mp4", 0.0), ("b.mp4", 0.2)], [0, 0.1, 0.2, 0.4]),
+        ([("a.png", 7.0), ("b.png", 7.1), ("a.png", 7.2), ("camera0", 9.0)], [0, 0.5, 1.0, 1.5]),
+        ([("camera0", 7.0), ("camera0", 3600.0)], [0, 3593]),  # it was away for an hour
+    ],
+    ids=["two cameras", "a loop", "two videos", "pictures", "a gap"],
+)
+def test_times_of_a_recording(tmp_path: Path, shots: list[tuple[str, float]], wanted: list[float]) -> None:
+    """By the clock that nobody sets, whatever wall time says."""
+    sink = VideoSink(tmp_path / "out.mp4")
+    for frame, (source, clock) in enumerate(shots):
+        sink.write(make_result(source, frame, clock=clock, time=NOW - 3600 * frame))
+    sink.close()
+    assert [moment for moment, _ in frames(tmp_path / "out.mp4")] == pytest.approx(wanted, abs=4e-3)
+
+
 def test_a_recording_on_a_full_disk_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("attri.runtime.recording._RETRY", 0.0)
     path, random = tmp_path / "out.mp4", np.random.default_rng(0)
