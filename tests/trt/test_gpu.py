@@ -1,6 +1,7 @@
-"""TensorRT itself, on a device: pytest -m gpu. The bundle is $ATTRI_BUNDLE, or ./bundle, and else the tests' own.
+"""TensorRT itself, on a device: pytest -m gpu tests/trt/test_gpu.py
 
-Nothing here needs torch, onnx or ONNX Runtime where there is a bundle.
+The bundle is $ATTRI_BUNDLE, or ./bundle, and else the tests' own. Where there is one, nothing here needs torch, onnx or
+ONNX Runtime; other files of tests do, so the device's pytest is given this one.
 """
 
 from __future__ import annotations
@@ -194,7 +195,7 @@ def test_the_command_takes_tensorrt_by_itself(path, folder, tmp_path):
 
 
 def test_how_long_it_takes(engines, feeds, gpu):
-    """Prints, and asserts nothing: pytest -m gpu -s -k how_long"""
+    """Prints, and asserts nothing: pytest -m gpu -s tests/trt/test_gpu.py -k how_long"""
     print(gpu.machine)
     for name, engine in engines.items():
         for _ in range(10):
