@@ -97,7 +97,8 @@ def find_sources(
 
     Raises: UsageError: nothing there, a kind of source that is not known, or an option that none of them takes.
     """
-    specs = _together([named.get(word) or find_source(word, watch) for word in words])
+    found = [[named[word]] if word in named else _behind(word, watch) for word in words]
+    specs = _together([spec for specs in found for spec in specs])
     taken = set().union(*(spec.options for spec in specs))
     if idle := sorted(options.asked() - taken):
         raise UsageError(f"{', '.join(map(option_name, idle))}: none of the sources takes it")
@@ -107,18 +108,28 @@ def find_sources(
 
 
 def find_source(word: str, watch: bool = False) -> SourceSpec:
-    """What is behind one word. Raises UsageError."""
-    name = redact_uri(word) if "://" in word and not word.startswith("gst:") else redact(word)
-    if not word:  # an unset variable of a shell; as a path it would mean this folder
-        raise UsageError("a SOURCE is empty")
-    try:
-        return _by_path(word, watch) or _by_pattern(word, name)
-    except (OSError, ValueError) as error:  # a name too long, a folder that may not be read, a NUL
-        raise UsageError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    """What is behind one word. Raises UsageError: nothing, or several sources."""
+    specs = _behind(word, watch)
+    if len(specs) > 1:
+        raise UsageError(f"{redact(word)} matches {len(specs)} sources, where one is meant")
+    return specs[0]
 
 
 def option_name(field_name: str) -> str:
     return f"--{field_name}" if field_name in ("stride", "roi", "steady") else f"--input-{field_name}"
+
+
+def _behind(word: str, watch: bool) -> list[SourceSpec]:
+    """A pattern may match videos, and each is a source. Raises UsageError."""
+    name = redact_uri(word) if "://" in word and not word.startswith("gst:") else redact(word)
+    if not word:  # an unset variable of a shell; as a path it would mean this folder
+        raise UsageError("a SOURCE is empty")
+    try:
+        if spec := _by_path(word, watch) or _by_form(word, name):
+            return [spec]
+        return _glob(word, name)
+    except (OSError, ValueError) as error:  # a name too long, a folder that may not be read, a NUL
+        raise UsageError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _merged(spec: SourceSpec, options: InputOptions) -> InputOptions:
@@ -150,8 +161,7 @@ def _by_path(word: str, watch: bool) -> SourceSpec | None:
     if path.is_dir():
         return _folder(word, path, watch)
     if path.exists():
-        kind = "video" if path.suffix.lower() in VIDEO_SUFFIXES else "pictures"
-        return SourceSpec(word, kind, str(path), (path,))
+        return SourceSpec(word, "video" if _is_video(path) else "pictures", str(path), (path,))
     return None
 
 
@@ -164,7 +174,7 @@ def _folder(word: str, path: Path, watch: bool) -> SourceSpec:
     return SourceSpec(word, "pictures", str(path), tuple(files))
 
 
-def _by_pattern(word: str, name: str) -> SourceSpec:
+def _by_form(word: str, name: str) -> SourceSpec | None:
     scheme, colon, rest = word.partition("://")
     if word == "-":
         return SourceSpec("-", "stdin", "-")
@@ -180,17 +190,24 @@ def _by_pattern(word: str, name: str) -> SourceSpec:
         return SourceSpec(word, "csi", camera[1])
     if colon and scheme != "file":
         raise UsageError(f"{name} is no source that attri knows: give {KNOWN}")
-    if glob.has_magic(word):
-        return _glob(word)
-    raise UsageError(f"{name} does not exist")
+    return None
 
 
-def _glob(word: str) -> SourceSpec:
+def _glob(word: str, name: str) -> list[SourceSpec]:
+    """The pictures that match as one source, and each of the videos."""
+    if not glob.has_magic(word):
+        raise UsageError(f"{name} does not exist")
     matches = glob.glob(word, recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
     files = sorted(path for path in map(Path, matches) if path.is_file())
     if not files:
         raise UsageError(f"nothing matches {word}")
-    return SourceSpec(word, "pictures", word, tuple(files))
+    pictures = tuple(path for path in files if not _is_video(path))
+    videos = [SourceSpec(str(path), "video", str(path), (path,)) for path in files if _is_video(path)]
+    return [SourceSpec(word, "pictures", word, pictures), *videos] if pictures else videos
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def read_sources(path: Path) -> dict[str, SourceSpec]:
@@ -229,6 +246,8 @@ def _entry(path: Path, name: str, table: Any) -> SourceSpec:
     if "uri" not in table:
         raise UsageError(f"{path}: {name} has no uri")
     spec = find_source(_beside(path, table["uri"]), table.get("watch", False))
+    if table.get("watch") and spec.kind != "watch":
+        raise UsageError(f"{path}: {name}.watch is for a folder")
     given: dict[str, Any] = {
         key: tuple(value) if key == "roi" else value for key, value in table.items() if key in _INPUT
     }

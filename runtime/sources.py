@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +71,21 @@ def open_source(spec: SourceSpec, patience: float, left: threading.Event) -> Abs
 
 @contextmanager
 def _pictures(spec: SourceSpec) -> Iterator[Capture]:
-    yield Capture(f"{len(spec.files)} pictures", map(_picture, spec.files))
+    yield Capture(f"{len(spec.files)} pictures", _rounds(spec.files, spec.input.loop or 0))
+
+
+def _rounds(files: Sequence[Path], again: int) -> Iterator[Shot]:
+    """All pictures, and as often again (-1 for ever) those that could be read."""
+    while files:
+        good = []
+        for path in files:
+            shot = _picture(path)
+            good += [] if isinstance(shot.image, ImageError) else [path]
+            yield shot
+        if not again:
+            return
+        again -= again > 0
+        files = good
 
 
 def _picture(path: Path) -> Shot:

@@ -121,6 +121,18 @@ def test_pictures_named_in_a_row_are_one_source(folder: Path) -> None:
     assert [spec.name for spec in specs] == ["pictures", "clip.MP4", "b.png", "camera0"]
 
 
+def test_a_pattern_finds_videos_too(folder: Path) -> None:
+    (folder / "later.mp4").write_bytes(b"")
+    specs = find_sources(("*.*[g4]",), {})
+    assert [(spec.name, spec.kind) for spec in specs] == [
+        ("*.*[g4]", "pictures"),
+        ("clip.MP4", "video"),
+        ("later.mp4", "video"),
+    ]
+    assert [path.name for path in specs[0].files] == ["a.jpg", "b.png"]
+    assert find_source("*.MP4").kind == "video"
+
+
 def test_options_go_to_the_sources_that_take_them(folder: Path) -> None:
     options = InputOptions(width=640, stride=2)
     camera, pictures = find_sources(("camera0", "b.png"), {}, options)
@@ -222,6 +234,8 @@ def test_paths_are_meant_from_the_sources_file(folder: Path, monkeypatch: pytest
         ('[door]\nuri = "camera0"\ntemplate = "a photo"', "door.template"),
         ('[door]\nuri = "camera0"\nthreshold = 2', "door.threshold"),
         ('[door]\nuri = "camera0"\nlatency = 5', "door takes no latency"),
+        ('[door]\nuri = "camera0"\nwatch = true', "door.watch is for a folder"),
+        ('[door]\nuri = "[bc]*.*[g4]"', r"\[bc\]\*\.\*\[g4\] matches 2 sources, where one is meant"),
         ('[door]\nuri = "b.png"\nwidth = 5', "door takes no width"),
         ('[door]\nuri = "http://host/cam"\nlatency = 5', "door takes no latency"),
         ('[door]\nuri = ["rtsp://user:secret@host"]', r"door.uri cannot be \['rtsp://\*\*\*@host'\]"),

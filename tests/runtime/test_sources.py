@@ -179,6 +179,18 @@ def test_a_playlist_in_the_place_of_a_video_opens_no_network(tmp_path: Path, nam
         assert server.requests == 0
 
 
+def test_pictures_shown_again(picture_files: list[Path], tmp_path: Path) -> None:
+    """Of one that cannot be read it is said once."""
+    bad = tmp_path / "bad.png"
+    bad.write_text("no picture")
+    spec = SourceSpec("x", "pictures", "x", (*picture_files[:2], bad), InputOptions(loop=2))
+    names = [Path(shot.source).name for shot in shots_of(spec)]
+    assert names == [path.name for path in (*picture_files[:2], bad, *picture_files[:2] * 2)]
+    endless = shots_of(replace(spec, input=InputOptions(loop=-1)))
+    assert len([shot for shot, _ in zip(endless, range(20), strict=False)]) == 20
+    assert len(list(shots_of(replace(spec, files=(bad,), input=InputOptions(loop=-1))))) == 1
+
+
 class Slowly(io.BytesIO):
     """Gives a few bytes at a time, as a pipe may."""
 
