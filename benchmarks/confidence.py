@@ -1,7 +1,7 @@
 """Can scores be trusted: calibration error, AUROC and thresholds, on pictures that neither fitted nor chose them.
 
     attri-train --protocol base-to-novel --shots 8 --output runs/base-to-novel
-    python benchmarks/confidence.py runs/base-to-novel
+    python -m benchmarks.confidence runs/base-to-novel
 
 Every AttriPrompt run of the protocol, which learned the base classes, is exported with its temperature, fitted on
 pictures of the base classes that training left out (8 shots leave enough), and with a threshold that lets 5% of such
@@ -27,6 +27,7 @@ from attri.runtime import Classifier
 from attri.train.checkpoint import load_run
 from attri.train.data import read_data
 from attri.train.fit import load_model
+from benchmarks.common import keep
 
 
 def main() -> None:
@@ -34,9 +35,7 @@ def main() -> None:
     parser.add_argument("protocol", type=Path)
     runs = sorted(parser.parse_args().protocol.glob("attriprompt-*"))
     assert runs, "no AttriPrompt run of base-to-novel there"
-    text = table([measure(run) for run in runs])
-    print(text)
-    Path(__file__).with_suffix(".md").write_text("# " + __doc__.splitlines()[0] + "\n\n" + text + "\n")
+    keep(Path(__file__), __doc__, table([measure(run) for run in runs]))
 
 
 def measure(folder: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A second kind of pictures, far from the backbone's: Fashion-MNIST, photographs of clothes, with the pocket model.
 
     apt-get download dataset-fashion-mnist && dpkg -x dataset-fashion-mnist*.deb debian
-    python benchmarks/fashion.py DIR --data debian/usr/share/datasets/fashion-mnist
+    python -m benchmarks.fashion DIR --data debian/usr/share/datasets/fashion-mnist
 
 Zero-shot, static and AttriPrompt, base-to-novel and few-shot over three seeds, runs in DIR; done ones are not done
 again. Pictures are inverted, because the backbone's stand on white. The tables are kept in benchmarks/fashion.md.
@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from benchmarks.common import keep
 
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 SPLITS = {"train": ("train", 64), "test": ("t10k", 100)}  # pictures of each class
@@ -54,9 +56,7 @@ def main() -> None:
         if not (output / "results.json").is_file():
             subprocess.run([*command, "--output", str(output)], check=True, stdout=subprocess.DEVNULL)
         tables.append((output / "results.md").read_text())
-    text = "\n".join(["# " + __doc__.splitlines()[0], "", *tables])
-    print(text)
-    Path(__file__).with_suffix(".md").write_text(text)
+    keep(Path(__file__), __doc__, "\n".join(tables))
 
 
 if __name__ == "__main__":

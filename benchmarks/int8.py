@@ -1,21 +1,20 @@
 """What int8 is worth: speed of ViT-B-32 on a CPU against float32, and accuracy of a trained pocket prompt.
 
-    python benchmarks/int8.py RUN [--labels 100] [--threads 2] [--rounds 30]
+    python -m benchmarks.int8 RUN [--labels 100] [--threads 2] [--rounds 30]
 
 RUN is a prompt that attri-train has made of the embedded pictures. ViT-B-32 has random weights here, for time does not
 depend on them; its features and retrieved entries must agree within the gates of int8, or the script fails. (Its top-1
-is not asked for: random classes are all alike.) The contestants take turns in one process; printed are medians and
-ratios of each round. The pocket prompt may lose one point at most on test pictures of its own style; those of another
-style are shown beside. The tables are kept in benchmarks/int8.md.
+is not asked for: random classes are all alike.) The contestants take turns in one process; printed are medians, and
+medians of the ratios within a round. The pocket prompt may lose one point at most on test pictures of its own style;
+those of another style are shown beside. The tables are kept in benchmarks/int8.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +38,8 @@ from attri.train.config import PromptConfig
 from attri.train.fit import load_model
 from attri.train.model import AttriPrompt
 from attri.train.pocket import IMAGES, OTHER_STYLE
+from benchmarks.common import in_turn, keep, names, timed
 
-ADJECTIVES = ["red", "green", "small", "old", "wooden", "striped", "shiny", "broken", "wet", "ripe"]
-NOUNS = ["apple", "bottle", "car", "dog", "chair", "bird", "flower", "shoe", "bridge", "teapot"]
 LEAST_SPEED = 2.0
 
 
@@ -54,9 +52,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         sections = [speed(Path(folder), arguments), accuracy(Path(folder), arguments.run)]
-    text = "\n\n".join(sections)
-    print(text)
-    Path(__file__).with_suffix(".md").write_text("# " + __doc__.splitlines()[0] + "\n\n" + text + "\n")
+    keep(Path(__file__), __doc__, "\n\n".join(sections))
 
 
 def export_both(model: AttriPrompt, folder: Path, labels: list[str], pictures: list[Path], gates: Gates | None) -> None:
@@ -75,7 +71,7 @@ def speed(folder: Path, arguments: argparse.Namespace) -> str:
     model = AttriPrompt(load_backbone("ViT-B-32"), PromptConfig()).eval()
     with torch.no_grad():
         model.pool.tokens.normal_()
-    labels = [f"{a} {n}" for n in NOUNS for a in ADJECTIVES][: arguments.labels]
+    labels = names(arguments.labels)
     pictures = list_images(IMAGES / "test")[::11]
     gates = Gates.of("int8")
     export_both(model, folder / "speed", labels, pictures, Gates(gates.cosine, gates.retrieved, 0.0))
@@ -93,13 +89,11 @@ def speed(folder: Path, arguments: argparse.Namespace) -> str:
         VISION: {"pixels": pixels},
         TEXT: {"retrieved": retrieved, **label_tokens(opened).feed(opened.token_embedding())},
     }
-    for (_, name), engine in engines.items():
-        engine.run(feeds[name])
-    rounds = [{key: timed(engine, feeds[key[1]]) for key, engine in engines.items()} for _ in range(arguments.rounds)]
-    times = {key: np.array([each[key] for each in rounds]) for key in engines}
+    turns = {key: partial(timed, partial(engine.run, feeds[key[1]]), before=1) for key, engine in engines.items()}
+    times = {key: np.array(found) for key, found in in_turn(turns, arguments.rounds).items()}
     lines = [
-        f"ViT-B-32, {len(labels)} labels, ONNX Runtime {ort.__version__}, CPU ({platform.machine()}),"
-        f" {arguments.threads} threads, batch 1, {arguments.rounds} rounds in turn.",
+        f"ViT-B-32, {len(labels)} labels (ImageNet's names), ONNX Runtime {ort.__version__}, {arguments.threads}"
+        f" threads, batch 1, {arguments.rounds} rounds in turn. Weights are random: time does not depend on them.",
         "",
         "| | float32 ms | int8 ms | times faster |",
         "|---|---|---|---|",
@@ -113,13 +107,6 @@ def speed(folder: Path, arguments: argparse.Namespace) -> str:
     return "\n".join([*lines, f"| graphs, MB (int8: both flavours) | {sizes['fp32']:.0f} | {sizes['int8']:.0f} | |"])
 
 
-def timed(engine: OrtEngine, feed: dict) -> float:
-    time.sleep(0.05)  # the threads of the session before spin for a while, and would take this one's cores
-    start = time.perf_counter()
-    engine.run(feed)
-    return 1000 * (time.perf_counter() - start)
-
-
 def accuracy(folder: Path, run: Path) -> str:
     trained = load_run(run)
     model = load_model(trained)
@@ -129,7 +116,7 @@ def accuracy(folder: Path, run: Path) -> str:
     for flavour in (U8S8, S8S8):
         vision, text = (OrtEngine(bundle.file(FILES[flavour][name]), "cpu") for name in (VISION, TEXT))
         sides[f"int8 {flavour.name}"] = Classifier(bundle, vision, text, trained.classes, TextCache(64 << 20))
-    lines = [f"| pocket, held-out pictures | {' | '.join(sides)} |", "|---" * (1 + len(sides)) + "|"]
+    lines = [f"| pocket, trained, held-out pictures | {' | '.join(sides)} |", "|---" * (1 + len(sides)) + "|"]
     for what, root in (("own style", IMAGES / "test"), ("other style", OTHER_STYLE)):
         files = [file for file in list_images(root) if class_words(file.parent.name) in trained.classes]
         said = {name: np.array([side(file).label for file in files]) for name, side in sides.items()}

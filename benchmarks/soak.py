@@ -1,16 +1,20 @@
-"""Leave attri-run alone with bad company, and see that it does not grow.
+"""Leave attri-run alone with new labels and bad company, and see that it does not grow.
 
-    python benchmarks/soak.py BUNDLE [--minutes 30]
+    python -m benchmarks.soak BUNDLE [--frames 5000] [--minutes 30]
 
-Four cameras on loopback: one that is well, one whose server dies and comes back every few seconds, one that freezes
-again and again, and one that changes its size; and a labels file that is edited all the while, sometimes into nonsense.
-Each second the memory, threads and open files of the process are read. Between the second and the last quarter of the
-time none of them may have grown.
+First, pictures go into its standard input as fast as it takes them, and after every 100 results the labels file is
+another one. After frame 500 its resident memory may grow by less than 20 MB.
+
+Then, four cameras on loopback: one that is well, one whose server dies and comes back every few seconds, one that
+freezes again and again, and one that changes its size; and a labels file that is edited all the while, sometimes into
+nonsense. Each second the memory, threads and open files of the process are read. Between the second and the last
+quarter of the time none of them may have grown. The result is kept in benchmarks/soak.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import os
 import subprocess
@@ -21,17 +25,27 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import IO
+
+from PIL import Image
+
+from attri.runtime.images import list_images
+from attri.train.pocket import IMAGES
+from benchmarks.common import keep, process_status
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from streams import MjpegServer
 
+COMMAND = [sys.executable, "-m", "attri.runtime.cli"]
+SETTLED, EVERY, MOST = 500, 100, 20.0  # frames, frames, MB that memory may grow by
+THINGS = ["apple", "bird", "car", "dog", "house", "shoe", "tree", "boat", "fish", "star"]
 MEMORY = 4.0  # MB that may come and go: arenas of allocators, and frames on their way
-_EDITS = (b"cat\ndog\n", b"red apple = a red apple; an apple\nbird\nhouse\n", b"\xff\xff", b"", b"bird\n")
+EDITS = (b"cat\ndog\n", b"red apple = a red apple; an apple\nbird\nhouse\n", b"\xff\xff", b"", b"bird\n")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Of one moment."""
+    """Of one moment, or medians over some."""
 
     memory: float  # resident, MB
     threads: int
@@ -60,15 +74,49 @@ class Outcome:
         return ", ".join(grown)
 
 
-def soak(bundle: Path, folder: Path, seconds: float) -> Outcome:
-    """Run for so long; `folder` is where the labels file may be."""
+def resident(pid: int) -> float:
+    """MB"""
+    return process_status("VmRSS", pid) / 1024
+
+
+def new_labels(bundle: Path, folder: Path, frames: int) -> dict[int, float]:
+    """Resident memory in MB by the number of frames that are done, one after every change of labels."""
     labels = folder / "labels.txt"
-    labels.write_bytes(_EDITS[0])
+    labels.write_text("bird\n")
+    command = [*COMMAND, "-", "--bundle", str(bundle), "--labels", str(labels), "--json"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    memory, number = {}, 0
+    with subprocess.Popen(command, **pipes) as process:
+        threading.Thread(target=_feed, args=(process.stdin, frames), daemon=True).start()
+        for number, _ in enumerate(process.stdout, start=1):
+            if number % EVERY == 0:
+                memory[number] = resident(process.pid)
+                labels.write_text("".join(f"{thing} number {number}\n" for thing in THINGS))
+    assert process.returncode == 0, f"attri-run ended with {process.returncode}"
+    assert number == frames, f"{number} results of {frames} frames"
+    return memory
+
+
+def _feed(target: IO[bytes], frames: int) -> None:
+    pictures = []
+    for path in list_images(IMAGES / "train"):
+        stream = io.BytesIO()
+        Image.open(path).convert("RGB").save(stream, "JPEG")
+        pictures.append(stream.getvalue())
+    with target:
+        for number in range(frames):
+            target.write(pictures[number % len(pictures)])
+
+
+def soak(bundle: Path, folder: Path, seconds: float) -> Outcome:
+    """Run with the four cameras for so long; `folder` is where the labels file may be."""
+    labels = folder / "labels.txt"
+    labels.write_bytes(EDITS[0])
     over = threading.Event()
     servers = [MjpegServer(15), MjpegServer(15)]
     well, mortal = servers
     uris = [well.uri("/cam"), well.uri("/frozen"), well.uri("/sizes"), mortal.uri("/cam")]
-    command = [sys.executable, "-m", "attri.runtime.cli", *uris, "--bundle", str(bundle), "--labels", str(labels)]
+    command = [*COMMAND, *uris, "--bundle", str(bundle), "--labels", str(labels)]
     command += ["--frozen-after", "1", "--max-retries", "1000000", "--cache-mb", "1", "--threads", "1", "--json"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, text=True, **pipes) as process:
@@ -105,9 +153,8 @@ def _watch(process: subprocess.Popen[str], seconds: float) -> list[Sample]:
 
 
 def _sample(pid: int) -> Sample:
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
     files = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208
-    return Sample(int(status["VmRSS"].split()[0]) / 1024, int(status["Threads"]), files)
+    return Sample(resident(pid), process_status("Threads", pid), files)
 
 
 def _median(samples: list[Sample]) -> Sample:
@@ -126,7 +173,7 @@ def _keep(lines: object, found: list[str]) -> None:
 
 
 def _edit(labels: Path, over: threading.Event) -> None:
-    for text in itertools.cycle(_EDITS):
+    for text in itertools.cycle(EDITS):
         if over.wait(1.5):
             return
         labels.write_bytes(text)
@@ -144,16 +191,31 @@ def _kill_and_revive(servers: list[MjpegServer], over: threading.Event) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
+    parser.add_argument("--frames", type=int, default=5000)
     parser.add_argument("--minutes", type=float, default=30.0)
     arguments = parser.parse_args()
+    if arguments.frames <= SETTLED:
+        parser.error(f"memory has settled after {SETTLED} frames: --frames must be more")
     with tempfile.TemporaryDirectory() as folder:
+        memory = new_labels(arguments.bundle, Path(folder), arguments.frames)
+        grown = max(each for frame, each in memory.items() if frame > SETTLED) - memory[SETTLED]
+        assert grown < MOST, f"{grown:.1f} MB more than after frame {SETTLED}"
         found = soak(arguments.bundle, Path(folder), 60 * arguments.minutes)
-    print(f"{arguments.minutes:g} minutes, {found.results} results, exit code {found.code}\n")
-    print("| | second quarter | last quarter |\n|---|---|---|")
-    for name, form in (("memory", ".1f"), ("threads", "d"), ("files", "d")):
-        print(f"| {name} | {getattr(found.early, name):{form}} | {getattr(found.late, name):{form}} |")
     if found.code or found.growth():
-        sys.exit("\n".join([*found.log.splitlines()[-20:], found.growth()]))
+        sys.exit("\n".join([*found.log.splitlines()[-20:], f"exit code {found.code}", found.growth()]))
+    lines = [
+        f"{arguments.frames} frames through standard input, other labels after every {EVERY}: {memory[SETTLED]:.1f} MB"
+        f" resident after frame {SETTLED}, at most {grown:.1f} MB more later ({MOST:.0f} are allowed).",
+        "",
+        "Four cameras on loopback (well, dying and coming back, freezing, changing size), labels edited every 1.5 s:"
+        f" {arguments.minutes:g} minutes, {found.results} results, exit code {found.code}.",
+        "",
+        "| medians | second quarter | last quarter |",
+        "|---|---|---|",
+    ]
+    for title, name, form in (("memory, MB", "memory", ".1f"), ("threads", "threads", "d"), ("files", "files", "d")):
+        lines.append(f"| {title} | {getattr(found.early, name):{form}} | {getattr(found.late, name):{form}} |")
+    keep(Path(__file__), __doc__, "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -1,40 +1,38 @@
 """What the fold is worth in training: one step of the literal model and one of attri, time and peak memory.
 
-    python benchmarks/training.py [--model ViT-B-16] [--classes 50] [--batch 4] [--threads 2] [--rounds 5]
+    python -m benchmarks.training [--model ViT-B-16] [--classes 50] [--batch 4] [--threads 2] [--rounds 5]
 
 The literal model runs the image tower, concatenates the prompts to 77 tokens per class and image in open_clip's own
 blocks, and backpropagates. attri reads cached features and runs the folded encoder. Both see the same pictures, take
 the same loss, and must give the same gradients, or the script fails. Times are of steps in turn in one process; peak
-memory is that of a process of its own for each. Weights are random: neither depends on them. The table is kept in
-benchmarks/training.md.
+memory is that of a process of its own for each. The table is kept in benchmarks/training.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import resource
-import subprocess
-import sys
-import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from attri.runtime.images import list_images
 from attri.runtime.prompts import encode_labels
 from attri.runtime.tokenizer import Tokenizer
-from attri.train import losses, pocket
+from attri.train import losses
 from attri.train.backbone import load_backbone
 from attri.train.config import TEMPLATE, PromptConfig
 from attri.train.model import AttriPrompt
+from attri.train.pocket import IMAGES
+from benchmarks.common import in_turn, keep, names, peak_memory, timed
+from benchmarks.literal import Literal, padded
 
-ADJECTIVES = ["red", "green", "small", "old", "wooden", "striped", "shiny", "broken", "wet", "ripe", "blue", "large"]
-NOUNS = ["apple", "bottle", "car", "dog", "chair", "bird", "flower", "shoe", "bridge", "teapot", "tree", "fishing boat"]
-PLACES = ["", " at night", " in the snow", " on a table", " by the sea", " in a museum", " under water"]
-STAGES = ("literal", "folded", "many")
+MANY, FEW = 1000, 8  # classes, and pictures in a batch, that have to fit in a common machine
+FIT = 16  # GiB
 
 
 class Setting:
@@ -43,13 +41,12 @@ class Setting:
     def __init__(self, model: str, classes: int, batch: int) -> None:
         torch.manual_seed(0)
         self.model = AttriPrompt(load_backbone(model), PromptConfig())
-        names = [f"{a} {n}{p}" for p in PLACES for n in NOUNS for a in ADJECTIVES][:classes]
-        assert len(names) == classes, f"there are {len(names)} names"
-        self.words = encode_labels(Tokenizer(), names, TEMPLATE)
+        self.words = encode_labels(Tokenizer(), names(classes), TEMPLATE)
+        self.ids, self.encode = torch.from_numpy(padded(self.words)), Literal(self.model)
         self.targets = torch.arange(batch) * classes // batch
-        files = sorted((pocket.IMAGES / "test").glob("*/*.png"))[:: 160 // batch][:batch]
+        files = list_images(IMAGES / "test")
         preprocess = self.model.backbone.preprocess()
-        self.pixels = torch.from_numpy(np.stack([preprocess(file) for file in files]))
+        self.pixels = torch.from_numpy(np.stack([preprocess(file) for file in files[:: len(files) // batch][:batch]]))
         with torch.no_grad():
             self.features, self.centres = self.model.encode_image(self.pixels)
         self.optimizer = torch.optim.SGD(self.model.pool.parameters(), lr=0.0)  # the same gradients in every round
@@ -68,48 +65,22 @@ class Setting:
     def literal(self) -> Tensor:
         with torch.no_grad():
             features, centres = self.model.encode_image(self.pixels)
-        return self.finish(features, self.literal_text(self.model.pool.retrieve(centres)))
-
-    def literal_text(self, retrieved: Tensor) -> Tensor:
-        """[B, L, M] -> [B, C, D], every image with every class as a sequence of its own."""
-        clip, tokens = self.model.backbone.clip, self.model.pool.tokens_of_blocks()
-        ids = torch.zeros(len(self.words), 77, dtype=torch.long)
-        for row, whole in zip(ids, self.words.whole(), strict=True):
-            row[: len(whole)] = torch.tensor(whole)
-        B, C = len(retrieved), len(ids)
-        x = (clip.token_embedding(ids) + clip.positional_embedding).repeat(B, 1, 1)  # [B C, 77, W]
-        for index, block in enumerate(clip.transformer.resblocks):
-            prompts = tokens[index][retrieved[:, index]].flatten(1, 2).repeat_interleave(C, 0)  # [B C, M p, W]
-            x = torch.cat([x[:, :1], prompts, x[:, 1:]], 1)
-            x = block(x, attn_mask=torch.full((x.shape[1],) * 2, -torch.inf).triu(1))
-            x = torch.cat([x[:, :1], x[:, 1 + prompts.shape[1] :]], 1)
-        x = clip.ln_final(x)[torch.arange(B * C), ids.argmax(1).repeat(B)] @ clip.text_projection
-        return nn.functional.normalize(x, dim=-1).reshape(B, C, -1)
+        return self.finish(features, self.encode(self.ids, self.model.pool.retrieve(centres)))
 
 
-def peak(stage: str, arguments: argparse.Namespace) -> dict[str, float]:
-    """Peak memory of one side in a process of its own, and what of it steps add to the loaded model, in GiB."""
-    options = ["--stage", stage, "--model", arguments.model, "--threads", str(arguments.threads)]
-    options += ["--classes", str(arguments.classes), "--batch", str(arguments.batch)]
-    done = subprocess.run([sys.executable, __file__, *options], check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout)
+def use(side: str, model: str, classes: int, batch: int, threads: int) -> tuple[float, float, float]:
+    """GiB at the peak of loading and at the peak of two steps, and the seconds of the second step."""
+    torch.set_num_threads(threads)
+    setting = Setting(model, classes, batch)
+    loaded = peak_memory()
+    seconds = timed(getattr(setting, side), before=1) / 1000
+    return loaded / 2**10, peak_memory() / 2**10, seconds
 
 
-def measure(stage: str, arguments: argparse.Namespace) -> None:
-    many = stage == "many"
-    setting = Setting(arguments.model, 1000 if many else arguments.classes, 8 if many else arguments.batch)
-    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    step = setting.literal if stage == "literal" else setting.folded
-    step()
-    seconds = timed(step) / 1000
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({"memory": memory, "step": memory - loaded, "seconds": seconds}))
-
-
-def timed(run) -> float:
-    start = time.perf_counter()
-    run()
-    return 1000 * (time.perf_counter() - start)
+def alone(*arguments: object) -> tuple[float, float, float]:
+    """`use` in a process of its own, started afresh, whose peak is nobody else's."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(use, *arguments).result()
 
 
 def main() -> None:
@@ -119,40 +90,42 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    if arguments.stage:
-        measure(arguments.stage, arguments)
-        return
+    model, classes, batch, threads = arguments.model, arguments.classes, arguments.batch, arguments.threads
+    torch.set_num_threads(threads)
 
-    peaks = {stage: peak(stage, arguments) for stage in STAGES}
-    assert peaks["many"]["memory"] < 16, "1000 classes at batch 8 do not fit in 16 GB"
-    setting = Setting(arguments.model, arguments.classes, arguments.batch)
+    slow, slow_peak, _ = alone("literal", model, classes, batch, threads)
+    fast, fast_peak, _ = alone("folded", model, classes, batch, threads)
+    _, many_peak, many_seconds = alone("folded", model, MANY, FEW, threads)
+    assert many_peak < FIT, f"{MANY} classes at batch {FEW} do not fit in {FIT} GiB"
+
+    setting = Setting(model, classes, batch)
     ours, theirs = setting.folded().clone(), setting.literal().clone()
     difference = float((ours - theirs).abs().max() / theirs.abs().max())
+    # Gradients are sums over all classes, pictures and blocks, in float32, and each side adds in another order.
     assert difference < 1e-4, f"the gradients differ by {difference}"
-    times = np.array([[timed(setting.literal), timed(setting.folded)] for _ in range(arguments.rounds)])
-    literal, folded = np.median(times, 0)
-    ratio = np.median(times[:, 0] / times[:, 1])
+    turns = {side: partial(timed, getattr(setting, side)) for side in ("literal", "folded")}
+    times = {side: np.array(found) for side, found in in_turn(turns, arguments.rounds).items()}
+    literal, folded = (np.median(found) for found in times.values())
+    ratio = np.median(times["literal"] / times["folded"])
 
-    slow, fast, many = (peaks[stage] for stage in STAGES)
     lines = [
-        f"{arguments.model}, {arguments.classes} classes, batch {arguments.batch}, PyTorch {torch.__version__}, CPU"
-        f" ({platform.machine()}), {arguments.threads} threads, float32, {arguments.rounds} rounds in turn.",
+        f"{model}, {classes} classes (ImageNet's names), batch {batch}, PyTorch {torch.__version__}, {threads} threads,"
+        f" float32, {arguments.rounds} rounds in turn. Weights are random: time and memory do not depend on them.",
         f"Largest difference of the prompts' gradients, over their largest value: {difference:.1e}.",
         "",
         "| | ms a step | memory that steps add, GiB | peak of the process, GiB |",
         "|---|---|---|---|",
-        f"| literal: image tower, 77 tokens | {literal:.0f} | {slow['step']:.2f} | {slow['memory']:.2f} |",
-        f"| attri: cached features, folded | {folded:.0f} | {fast['step']:.2f} | {fast['memory']:.2f} |",
-        f"| ratio | {ratio:.1f} | {slow['step'] / fast['step']:.1f} | {slow['memory'] / fast['memory']:.1f} |",
+        f"| literal: image tower, 77 tokens | {literal:.0f} | {slow_peak - slow:.2f} | {slow_peak:.2f} |",
+        f"| attri: cached features, folded | {folded:.0f} | {fast_peak - fast:.2f} | {fast_peak:.2f} |",
+        f"| ratio | {ratio:.1f} | {(slow_peak - slow) / (fast_peak - fast):.1f} | {slow_peak / fast_peak:.1f} |",
         "",
-        f"1,000 classes at batch 8: peak {many['memory']:.2f} GiB, {many['seconds']:.0f} s a step. PyTorch and the"
-        f" frozen model alone take {fast['memory'] - fast['step']:.2f} GiB.",
+        "Times are medians, and their ratio is the median of the ratios within a round. What steps add is the peak of"
+        f" two steps less that of loading, {fast:.2f} GiB for PyTorch and the frozen model.",
+        "",
+        f"{MANY:,} classes at batch {FEW}, attri: peak {many_peak:.2f} GiB, {many_seconds:.0f} s a step.",
     ]
-    print("\n".join(lines))
-    Path(__file__).with_suffix(".md").write_text("# " + __doc__.splitlines()[0] + "\n\n" + "\n".join(lines) + "\n")
+    keep(Path(__file__), __doc__, "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="memory and files are read from /proc")
-def test_nothing_grows(bundle: Path, tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("soak", Path(__file__).parents[2] / "benchmarks" / "soak.py")
-    soak = sys.modules["soak"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(soak)
+def test_nothing_grows(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+    soak = importlib.import_module("benchmarks.soak")
     found = soak.soak(bundle, tmp_path, float(os.environ.get("ATTRI_SOAK_SECONDS", "15")))
     assert found.code == 0, found.log
     assert found.growth() == "", found.log
