@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +102,7 @@ def build(
     Raises:
         EngineError: a node that TensorRT cannot take, by name, operator and reason; or the build failed.
         UsageError: an option that this TensorRT does not have.
+        KeyboardInterrupt: Ctrl-C, at the next step of the build; on 8.6, which asks nobody, when it is done.
     """
     started = time.perf_counter()
     log, border = make_log(trt), read_border(graph)
@@ -115,11 +119,12 @@ def build(
     if config.add_optimization_profile(_profile(builder, border, ranges)) < 0:
         raise EngineError(f"TensorRT {trt.__version__} takes no such ranges: {log.last or dict(ranges)}")
     cached = _set_timing_cache(config, timing_cache)
-    progress = _progress(trt, config, f"building {graph.name} for TensorRT {trt.__version__}", tell)
-    adjust(config)
-    plan = builder.build_serialized_network(network, config)
-    if progress is not None and progress.interrupted:
-        raise KeyboardInterrupt
+    with _held_back_interrupt() as interrupted:
+        failures = _watch(trt, config, f"building {graph.name} for TensorRT {trt.__version__}", tell, interrupted)
+        adjust(config)
+        plan = builder.build_serialized_network(network, config)
+    if failures:
+        raise failures[0]
     if plan is None:
         raise EngineError(f"TensorRT {trt.__version__} cannot build {graph.name}: {log.last or 'it gives no reason'}")
     kept = bytes(memoryview(config.get_timing_cache().serialize())) if cached else b""
@@ -205,18 +210,37 @@ def _set_timing_cache(config: Any, data: bytes | None) -> bool:
     return False
 
 
-def _progress(trt: Any, config: Any, title: str, tell: Tell) -> Any:
-    """Lines of progress, and Ctrl-C; None where TensorRT (8.6) reports none."""
-    tell(title)
-    if not hasattr(config, "progress_monitor"):
-        return None
+@contextmanager
+def _held_back_interrupt() -> Iterator[threading.Event]:
+    """Ctrl-C sets the event, and is raised at the end: inside TensorRT's callbacks it would be swallowed.
+
+    Signals reach the main thread alone; in others, and where Ctrl-C is ignored, nothing changes.
+    """
+    interrupted, before = threading.Event(), signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield interrupted
+        return
+    signal.signal(signal.SIGINT, lambda number, frame: interrupted.set())
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupted.is_set():
+        raise KeyboardInterrupt
+
+
+def _watch(trt: Any, config: Any, title: str, tell: Tell, interrupted: threading.Event) -> list[BaseException]:
+    """Tell of a build's progress, and end it once `interrupted` is set; what it failed with comes to be in the list."""
+    failures: list[BaseException] = []
+    if not hasattr(config, "progress_monitor"):  # 8.6
+        tell(f"{title}; it tells no progress, and Ctrl-C waits for its end")
+        return failures
 
     class Progress(trt.IProgressMonitor):  # type: ignore[misc]  # the module is known at run time only
-        """An exception must not cross TensorRT: it would end the process."""
+        """An exception must not cross TensorRT: it would be lost, or end the process."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self.interrupted = False
             self.steps: dict[str, int] = {}
             self.told = time.monotonic()
 
@@ -228,15 +252,16 @@ def _progress(trt: Any, config: Any, title: str, tell: Tell) -> Any:
                 if time.monotonic() - self.told > TICK:
                     self.told = time.monotonic()
                     tell(f"{title}: {phase}, {step + 1} of {self.steps.get(phase, 0)}")
-            except KeyboardInterrupt:
-                self.interrupted = True
-            return not self.interrupted
+            except BaseException as error:
+                failures.append(error)
+            return not failures and not interrupted.is_set()
 
         def phase_finish(self, phase: str) -> None:
             pass
 
-    config.progress_monitor = monitor = Progress()
-    return monitor
+    tell(title)
+    config.progress_monitor = Progress()
+    return failures
 
 
 def type_shares(information: str) -> dict[str, float] | None:

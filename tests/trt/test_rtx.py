@@ -8,6 +8,8 @@ pytest -m slow tests/trt/test_rtx.py
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 
 import onnx
 import open_clip
@@ -95,3 +97,50 @@ def test_a_node_that_tensorrt_does_not_know_is_named(pocket_model, tmp_path):
     path.write_bytes(proto.SerializeToString())
     with pytest.raises(EngineError, match=rf"does not take text.onnx: node {node.name} \(QuickGelu\): "):
         make(path, "fp32", BuildOptions(), BuildOptions().ranges(77))
+
+
+# Ctrl-C comes while TensorRT calls back, to tell of a step or to log; what such a call raises, TensorRT swallows.
+PRESSED = """
+import logging, os, signal, sys
+from pathlib import Path
+import tensorrt_rtx as rtx
+from attri.runtime import trt_build
+from attri.runtime.trt_build import BuildOptions, build
+
+trt_build.TICK, callback, told = -1.0, sys.argv[2], []
+
+def press(where):
+    if where == callback and told:
+        os.kill(os.getpid(), signal.SIGINT)
+    return True
+
+def tell(line):
+    told.append(line)
+    press("step")
+
+def for_a_gpu(config):
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(rtx.ComputeCapability.SM86, 0)
+
+log = logging.getLogger("attri.tensorrt")
+log.setLevel(logging.DEBUG)
+log.addFilter(lambda record: press("log"))
+options = BuildOptions()
+try:
+    build(rtx, Path(sys.argv[1]), "fp32", options, options.ranges(77), workspace=1 << 30, timing_cache=None,
+          adjust=for_a_gpu, tell=tell)
+except KeyboardInterrupt:
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    print("interrupted", *told, sep="\\n")
+"""
+
+
+@pytest.mark.parametrize("callback", ["step", "log"])
+def test_ctrl_c_ends_a_build(pocket_model, tmp_path, callback):
+    path = tmp_path / VISION
+    path.write_bytes(graph(pocket_model, VISION, "fp32", 18).SerializeToString())
+    done = subprocess.run([sys.executable, "-c", PRESSED, path, callback], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    interrupted, *told = done.stdout.splitlines()
+    assert interrupted == "interrupted"
+    assert len(told) < 10, "it went on"  # of hundreds of steps

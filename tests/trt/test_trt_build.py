@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import signal
 
 import graphs
 import pytest
@@ -144,22 +145,38 @@ def test_an_unknown_dimension_is_named(newest, tmp_path):
         make(newest, graphs.write(tmp_path / "small.onnx"), ranges={"B": (1, 1, 1)})
 
 
-def test_progress_is_told_and_ctrl_c_ends_a_build(trt, tmp_path, monkeypatch):
+def test_progress_is_told_and_who_does_not_listen_ends_a_build(trt, tmp_path, monkeypatch):
     graph, lines = graphs.write(tmp_path / "small.onnx"), []
     monkeypatch.setattr("attri.runtime.trt_build.TICK", -1.0)
     make(trt, graph, tell=lines.append)
     title = f"building small.onnx for TensorRT {trt.__version__}"
-    steps = [f"{title}: Building engine, {step} of 2" for step in (1, 2)]
-    assert lines == [title, *(steps if trt.__version__ != "8.6.1" else [])]
     if trt.__version__ == "8.6.1":
+        assert lines == [f"{title}; it tells no progress, and Ctrl-C waits for its end"]
         return
+    assert lines == [title, *(f"{title}: Building engine, {step} of 2" for step in (1, 2))]
 
-    def interrupted(line):
+    def gone(line):
         if "1 of 2" in line:
-            raise KeyboardInterrupt
+            raise BrokenPipeError("nobody reads stderr")
 
+    with pytest.raises(BrokenPipeError):
+        make(trt, graph, tell=gone)
+
+
+def test_ctrl_c_is_raised_once_tensorrt_has_returned(trt, tmp_path, monkeypatch):
+    graph, build_network, returned = graphs.write(tmp_path / "small.onnx"), trt.Builder.build_serialized_network, []
+
+    def pressed(self, network, config):
+        signal.raise_signal(signal.SIGINT)
+        returned.append(build_network(self, network, config))
+        return returned[0]
+
+    monkeypatch.setattr(trt.Builder, "build_serialized_network", pressed)
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        make(trt, graph, tell=interrupted)
+        make(trt, graph)
+    assert [plan is None for plan in returned] == [trt.__version__ != "8.6.1"]  # 8.6 cannot be told to stop
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_portable_plans(trt, tmp_path, cudart):
