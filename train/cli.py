@@ -91,7 +91,7 @@ def main(ctx: click.Context, /, **options: Any) -> None:
     from attri.train.progress import Progress
 
     device = pick_device(options.pop("device"))
-    with parallel.process_group(device):
+    with parallel.process_group(device), parallel.one_voice():
         progress = Progress(quiet=parallel.rank() > 0)
         try:
             (compare if options["protocol"] else train)(options, device, progress)

@@ -120,9 +120,10 @@ def fit(
         run.save_prompt(dict(trainer.model.pool.state_dict()))
         results = evaluate(trainer, dataset, store)
         results |= {"seconds": round(time.monotonic() - start, 1), "versions": versions(), "run": meta}
-        if parallel.rank() == 0:
-            picture = (dataset.test or dataset.train)[0]
-            write_report(run.path, results, trainer.history, draw(trainer, results, picture, run.path))
+        picture = (dataset.test or dataset.train)[0]
+        parallel.from_first(
+            lambda: write_report(run.path, results, trainer.history, draw(trainer, results, picture, run.path))
+        )
         run.finish(results)
         if latest:
             run.point_latest()
@@ -145,9 +146,11 @@ def train(trainer: Trainer, run: RunFolder, progress: Progress, scalars: bool) -
 
     def on_step(record: dict[str, float]) -> None:
         bar(record)
-        if asked() or time.monotonic() - saved > SAVE_EVERY:
+        # Signals and clocks differ between processes, which must stop and save after the same step.
+        stop, late = parallel.anywhere(asked(), time.monotonic() - saved > SAVE_EVERY)
+        if stop or late:
             save()
-        if asked():
+        if stop:
             raise KeyboardInterrupt
 
     if scalars:

@@ -30,7 +30,7 @@ class RunFolder:
     """A claimed folder, of one training or of a protocol over many.
 
     state: tensors, and place: where it stood, of an unfinished run with the same settings; a new one has no place.
-    Only the first of several processes writes.
+    Only the first of several processes writes; all must call, and all get its error.
     """
 
     path: Path
@@ -39,12 +39,10 @@ class RunFolder:
     place: dict[str, Any] = field(default_factory=dict)
 
     def save_state(self, tensors: dict[str, Tensor], place: dict[str, Any]) -> None:
-        if parallel.rank() == 0:
-            save_tensors(self.path / STATE, tensors, {**self.meta, PLACE: place})
+        parallel.from_first(lambda: save_tensors(self.path / STATE, tensors, {**self.meta, PLACE: place}))
 
     def save_prompt(self, tensors: dict[str, Tensor]) -> None:
-        if parallel.rank() == 0:
-            save_tensors(self.path / PROMPT, tensors, self.meta)
+        parallel.from_first(lambda: save_tensors(self.path / PROMPT, tensors, self.meta))
 
     def finish(self, results: dict[str, Any]) -> None:
         """Results come last: a folder with results is complete."""
@@ -53,8 +51,7 @@ class RunFolder:
             (self.path / STATE).unlink(missing_ok=True)
 
     def write(self, name: str, text: str) -> None:
-        if parallel.rank() == 0:
-            write_file(self.path / name, text.encode())
+        parallel.from_first(lambda: write_file(self.path / name, text.encode()))
 
     def point_latest(self) -> None:
         """runs/latest -> this run, replaced in one step; a run elsewhere (--output) is pointed to as well."""

@@ -7,13 +7,15 @@ NCCL what lies on GPUs.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from attri.runtime.errors import AttriError
 
 T = TypeVar("T")
 
@@ -44,13 +46,45 @@ def process_group(device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def from_first(make: Any) -> Any:
-    """What `make()` returns in the first process, in all of them; only that one calls it."""
+def from_first(make: Callable[[], T]) -> T:
+    """What `make()` returns in the first process, in all of them; only that one calls it.
+
+    Raises:
+        AttriError: the one that `make()` raised there, in all of them, so that none waits for one that has gone.
+    """
     if size() == 1:
         return make()
-    box = [make() if rank() == 0 else None]
+    box: list[Any] = [None, None]  # value, error
+    if rank() == 0:
+        try:
+            box[0] = make()
+        except AttriError as error:
+            box[1] = error
     dist.broadcast_object_list(box, device=torch.device("cpu"))
-    return box[0]
+    value, error = box
+    if error is not None:
+        raise error
+    return cast(T, value)
+
+
+def anywhere(*flags: bool) -> list[bool]:
+    """Each flag: is it set in any process?"""
+    if size() == 1:
+        return list(flags)
+    x = torch.tensor(flags, dtype=torch.int32)
+    dist.all_reduce(x, dist.ReduceOp.MAX)
+    return [bool(flag) for flag in x]
+
+
+@contextmanager
+def one_voice() -> Iterator[None]:
+    """What stops all processes is said by the first; the others leave with the same exit code and no word."""
+    try:
+        yield
+    except (AttriError, KeyboardInterrupt) as error:
+        if rank() == 0:
+            raise
+        raise SystemExit(error.exit_code if isinstance(error, AttriError) else 130) from error
 
 
 def gather(value: T) -> list[T]:

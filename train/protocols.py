@@ -187,7 +187,7 @@ def trained(
     """The model of the run in `folder`, which is trained if it is not there yet."""
     if not parallel.from_first((folder / RESULTS).exists):
         fit(dataset, backbone, prompt, config, folder, store, latest=False)
-    return load_model(checkpoint.load_run(folder), backbone)
+    return load_model(parallel.from_first(lambda: checkpoint.load_run(folder)), backbone)
 
 
 def static(prompt: PromptConfig) -> PromptConfig:

@@ -1,4 +1,4 @@
-"""torchrun: two processes learn what one learns."""
+"""torchrun: two processes learn what one learns, and stop together."""
 
 from __future__ import annotations
 
@@ -10,18 +10,56 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+TOGETHER = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from attri.runtime.errors import UsageError
+from attri.train import parallel
+from attri.train.backbone import load_backbone
+from attri.train.config import PromptConfig, TrainConfig
+from attri.train.data import read_data
+from attri.train.fit import fit
+from attri.train.loop import Trainer
+
+def refuse():
+    raise UsageError("the first says no")
+
+def step(self, rows, views, usual=Trainer.step):
+    steps.append(self.epoch)
+    if parallel.rank() == 1 and len(steps) == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return usual(self, rows, views)
+
+steps, said = [], []
+with parallel.process_group(torch.device("cpu")):
+    said.append(parallel.anywhere(parallel.rank() == 1, False))
+    try:
+        parallel.from_first(refuse)
+    except UsageError as error:
+        said.append(str(error))
+    Trainer.step = step
+    try:
+        fit(read_data(Path(sys.argv[1])), load_backbone(), PromptConfig(pool_size=4), TrainConfig(views=1))
+    except KeyboardInterrupt:
+        said.append(len(steps))
+    Path(f"rank{parallel.rank()}").write_text(repr(said))
+"""
 BIN = Path(sys.executable).parent
 TRAIN = ["--epochs", "2", "--views", "1", "--pool-size", "4", "--device", "cpu"]
 
 
+def run(folder, processes, *command):
+    torchrun = [str(BIN / "torchrun"), "--standalone", f"--nproc_per_node={processes}", "--no-python"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [*(torchrun if processes > 1 else []), *map(str, command)]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
 def train(folder, data, options, processes):
     """The run folder and what was printed."""
-    torchrun = [str(BIN / "torchrun"), "--standalone", f"--nproc_per_node={processes}", "--no-python"]
     folder.mkdir()
-    own = [str(BIN / "attri-train"), "--data", str(data), *TRAIN, *options]
-    command = [*(torchrun if processes > 1 else []), *own]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    done = run(folder, processes, BIN / "attri-train", "--data", data, *TRAIN, *options)
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "pocket-photos-1", done
 
@@ -46,3 +84,18 @@ def test_two_processes_give_the_prompts_of_one(tmp_path, photos, options):
         assert value.numel() == 0 or (ours[name] - value).abs().max() < 1e-5, name
     assert together.stdout == alone.stdout
     assert sorted(p.name for p in two.iterdir()) == sorted(p.name for p in one.iterdir())
+
+
+def test_errors_of_the_first_and_signals_to_any_reach_all(tmp_path, photos):
+    done = run(tmp_path, 2, sys.executable, "-c", TOGETHER, photos)
+    assert done.returncode == 0, done.stderr
+    first, second = ((tmp_path / f"rank{rank}").read_text() for rank in (0, 1))
+    assert first == second == repr([[True, False], "the first says no", 3])
+
+
+def test_an_error_is_said_once(tmp_path, photos):
+    (tmp_path / "thesis.txt").write_text("precious")
+    done = run(tmp_path, 2, BIN / "attri-train", "--data", photos, *TRAIN, "--output", tmp_path)
+    assert done.stderr.count("is not empty and not a run (it has thesis.txt)") == 1
+    assert done.stderr.count("Traceback") == 1  # torchrun's own, which says that the command failed
+    assert "exitcode  : 2 " in done.stderr
