@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import math
+import os
 import time
 from collections.abc import Iterator
 from fractions import Fraction
@@ -104,7 +106,7 @@ class _Recording:
         self._last = -1  # tick of the last frame
         self._end = 0.0  # seconds: where what is new begins
         self._starts: dict[str, tuple[float, float]] = {}  # of each source: its clock where this file begins, and now
-        self._whole = 0  # bytes up to the end of the last fragment that was written whole
+        self._header = self._whole = 0  # bytes up to the first fragment, and up to the last one that was written whole
 
     def write(self, result: Result) -> None:
         import av
@@ -114,6 +116,7 @@ class _Recording:
         frame.pts, frame.time_base = self._last, Fraction(1, _TICKS)
         self._container.mux(self._stream.encode(frame))
         self._whole = self._file.tell()
+        self._header = self._header or self._whole  # the first frame waits for the rest of its fragment
 
     def _position(self, result: Result) -> float:
         """Seconds from the beginning of this file."""
@@ -134,11 +137,14 @@ class _Recording:
         self._file.close()
 
     def give_up(self) -> None:
-        """Close it after a write that failed, and cut off the torn fragment, which players stumble over."""
+        """Close it after a write that failed, and cut off the torn fragment, which players stumble over; a file with
+        no other goes."""
         with contextlib.suppress(OSError), self._file:
             with contextlib.suppress(OSError):
                 self._container.close()
             self._file.truncate(self._whole)
+            if self._whole == self._header:
+                Path(self._file.name).unlink()
 
     def _fit(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """uint8 [H, W, 3] -> the file's own size: an odd row is cut off, another shape gets black borders."""
@@ -148,11 +154,20 @@ class _Recording:
         return np.asarray(ImageOps.pad(Image.fromarray(image), self._size, Image.Resampling.BILINEAR))
 
 
+class _File(io.FileIO):
+    """Takes all or says that it does not: nobody who writes here looks at how much was taken."""
+
+    def write(self, data: Any) -> int:
+        if (taken := super().write(data)) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return taken
+
+
 def _create(path: Path) -> io.FileIO:
     """The first name that is free: out.mp4, out-2.mp4, out-3.mp4, ..."""
     for candidate in _names(path):
         try:
-            return io.FileIO(candidate, "x+")
+            return _File(candidate, "x+")
         except FileExistsError:
             continue
     raise FileExistsError(f"{path} has too many parts")

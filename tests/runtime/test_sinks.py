@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -325,6 +326,19 @@ def test_a_recording_on_a_full_disk_keeps_what_it_has(tmp_path: Path, monkeypatc
     sink.write(make_result(frame=200))  # there is room again
     sink.close()
     assert len(frames(tmp_path / "out-2.mp4")) == 1
+
+
+@pytest.mark.parametrize("size", [0, 400, 2000])
+def test_a_full_disk_fills_with_no_empty_recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr("attri.runtime.recording._RETRY", 0.0)
+    sink = VideoSink(tmp_path / "out.mp4")
+    noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+    with file_size_limit(size):
+        for frame in range(30):
+            with contextlib.suppress(SinkError):
+                sink.write(make_result(frame=frame, image=noise))
+        sink.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["out.avi", "out", "gone/out.mp4"])
