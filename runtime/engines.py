@@ -99,4 +99,6 @@ def choose_tensorrt(request: Request) -> tuple[Gpu | None, str]:
     except (EngineError, MissingExtra) as error:
         if request.needs_tensorrt:
             raise
-        return None, f"no TensorRT here ({str(error).partition(':')[0]})"
+        # To go without what is optional is no fault: how to install it is nothing that was asked for.
+        why = str(error).partition(":")[0] if isinstance(error, MissingExtra) else str(error)
+        return None, f"no TensorRT here ({why})"

@@ -10,7 +10,7 @@ from typing import Any
 
 from attri.runtime.bundle import ENGINES, TEXT, VISION, Bundle, file_entry, save_manifest
 from attri.runtime.check import compare
-from attri.runtime.cuda import Cuda, Device, system
+from attri.runtime.cuda import Cuda, Device, is_tegra, system
 from attri.runtime.errors import EngineError, MissingExtra
 from attri.runtime.onnxfile import read_border
 from attri.runtime.plans import Key, Machine, Plan, Store
@@ -38,15 +38,27 @@ def find_tensorrt() -> Gpu:
 
     Raises:
         MissingExtra: there is no TensorRT.
-        EngineError: it is too old, or there is no GPU that CUDA sees.
+        EngineError: on a Jetson there is none, it does not load, it is too old, or there is no GPU that CUDA sees.
     """
-    try:
-        import tensorrt as trt
-    except (ImportError, OSError) as error:  # also where the bindings are there, and a library that they need is not
-        raise MissingExtra("tensorrt", "trt") from error
+    trt = _import_tensorrt()
     check_version(trt)
     cuda = Cuda.open()
     return Gpu(trt, cuda, cuda.device())
+
+
+def _import_tensorrt() -> Any:
+    try:
+        import tensorrt
+    except Exception as error:  # bindings whose libraries do not load raise whatever they like
+        if not (isinstance(error, ModuleNotFoundError) and error.name == "tensorrt"):
+            raise EngineError(f"TensorRT is here but does not load: {error or type(error).__name__}") from error
+        if is_tegra():
+            raise EngineError(
+                "TensorRT's Python bindings are not here: sudo apt install python3-libnvinfer, and make the environment"
+                " with python3 -m venv --system-site-packages"
+            ) from error
+        raise MissingExtra("tensorrt", "trt") from error
+    return tensorrt
 
 
 def tensorrt_engines(

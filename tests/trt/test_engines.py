@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -268,7 +269,44 @@ def test_without_tensorrt_auto_says_why_it_takes_onnx_runtime(copy, bare):
 def test_without_a_gpu_auto_says_why_it_takes_onnx_runtime(copy, jetson, cudart):
     cudart.fake_device(b"", 0, 0, 0)
     vision, _ = open_engines(Bundle.open(copy), Request(threads=1))
-    assert vision.description.startswith("no TensorRT here (CUDA failed in cudaGetDeviceCount): ONNX Runtime")
+    reason = r"CUDA failed in cudaGetDeviceCount: no CUDA-capable device is detected \(cudaErrorNoDevice\)"
+    assert re.match(rf"no TensorRT here \({reason}\): ONNX Runtime", vision.description)
+
+
+class Broken:
+    """A finder of modules: the bindings are here, and a library that they load is not."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "tensorrt":
+            raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("libnvdla_compiler.so: cannot open shared object file: No such file or directory"),
+        ModuleNotFoundError("No module named 'tensorrt_bindings'", name="tensorrt_bindings"),
+        OSError("libcudart.so.12: cannot open shared object file"),
+        AttributeError("module 'numpy' has no attribute 'bool'"),
+    ],
+    ids=repr,
+)
+def test_a_tensorrt_that_is_broken_is_not_called_missing(copy, monkeypatch, error):
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(error), *sys.meta_path])
+    told = f"TensorRT is here but does not load: {error}"
+    with pytest.raises(EngineError, match=re.escape(told)):
+        open_engines(Bundle.open(copy), Request("tensorrt"))
+    assert open_engines(Bundle.open(copy), Request(threads=1))[0].description.startswith(f"no TensorRT here ({told}): ")
+
+
+def test_a_jetson_without_the_bindings_is_told_how_it_gets_the_systems(copy, bare, monkeypatch):
+    monkeypatch.setattr("attri.runtime.trt_engines.is_tegra", lambda: True)
+    with pytest.raises(EngineError, match=r"apt install python3-libnvinfer, .* --system-site-packages$"):
+        open_engines(Bundle.open(copy), Request("tensorrt"))
 
 
 def test_jetpack_5_is_named(copy, jetson):
