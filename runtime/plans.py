@@ -24,6 +24,7 @@ from attri.runtime.errors import EngineError
 
 SCHEMA = 1
 AMPERE = (8, 0)
+KEY_BYTES = 32
 Tell = Callable[[str], None]
 
 
@@ -128,7 +129,7 @@ class Store:
         return names
 
     def save(self, key: Key, plan: bytes, figures: Mapping[str, Any]) -> Plan:
-        """Write a plan and then, since it makes the plan count, its JSON. Raises EngineError where it cannot."""
+        """Write a plan and, last, since it makes the plan count, its JSON. Raises EngineError where it cannot."""
         path = self.folder / f"{key.name}.{key.digest}.plan"
         built = datetime.now(timezone.utc).isoformat()
         record = {
@@ -139,8 +140,8 @@ class Store:
             "figures": dict(figures),
         }
         record["seal"] = seal(record)
-        self.write(path.name, plan)
-        self.write(path.with_suffix(".json").name, json.dumps(record, indent=2, sort_keys=True).encode() + b"\n")
+        text = json.dumps(record, indent=2, sort_keys=True).encode() + b"\n"
+        self.write({path.name: plan, path.with_suffix(".json").name: text})
         return Plan(path, key, built, dict(figures))
 
     def timing_cache(self, machine: Machine) -> bytes:
@@ -154,27 +155,29 @@ class Store:
 
     def save_timing_cache(self, machine: Machine, data: bytes) -> None:
         path = self.folder / _timing(machine)
-        self.write(path.name, data)
-        self.write(path.with_suffix(".seal").name, _mac(data).encode())
+        self.write({path.name: data, path.with_suffix(".seal").name: _mac(data).encode()})
 
-    def write(self, name: str, data: bytes) -> None:
-        """A file of the folder, whole or not at all."""
-        temporary = self.folder / f".{name}.{os.getpid()}"
+    def write(self, files: Mapping[str, bytes]) -> None:
+        """Files of the folder by name: all of them whole, or where one cannot be written those of before."""
+        temporaries = {self.folder / f".{name}.{os.getpid()}": self.folder / name for name in files}
         try:
-            temporary.write_bytes(data)
-            temporary.replace(self.folder / name)
+            for temporary, data in zip(temporaries, files.values(), strict=True):
+                _write(temporary, data)
+            for temporary, file in temporaries.items():
+                temporary.replace(file)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            for temporary in temporaries:
+                temporary.unlink(missing_ok=True)
             raise EngineError(f"cannot write to {self.folder}: {error.strerror}") from error
 
-    def remove(self, name: str, graph: str, machine: Machine) -> None:
-        """Drop what `find` would find or refuse, so that nothing of it is left after a rebuild."""
-        for file in self.folder.glob(f"{name}.*.json"):
+    def keep_only(self, key: Key) -> None:
+        """Drop what else `find` would find or refuse in the place of this plan."""
+        for file in self.folder.glob(f"{key.name}.*.json"):
             try:
-                key = self._read(file).key
+                other = self._read(file).key
             except EngineError:
-                key = None
-            if key is None or (key.graph == graph and fits(key, machine)):
+                other = None
+            if other is None or (other != key and other.graph == key.graph and fits(other, key.machine)):
                 file.unlink()
                 file.with_suffix(".plan").unlink(missing_ok=True)
 
@@ -261,17 +264,28 @@ def _secret() -> bytes:
             temporary = path.with_name(f".{path.name}.{os.getpid()}")
             try:
                 temporary.touch(mode=0o600)
-                temporary.write_bytes(secrets.token_bytes(32))
+                _write(temporary, secrets.token_bytes(KEY_BYTES))
                 with suppress(FileExistsError):
                     os.link(temporary, path)  # unlike a rename it takes nobody's place
             finally:
                 temporary.unlink(missing_ok=True)
-        return path.read_bytes()
+        key = path.read_bytes()
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
         raise EngineError(
             f"the key that marks this machine's engines cannot be kept at {path} ({error}):"
             " point XDG_STATE_HOME to a folder that can be written"
         ) from error
+    if len(key) != KEY_BYTES:  # anyone can seal with a key of nothing
+        raise EngineError(f"{path} is damaged, it has {len(key)} of {KEY_BYTES} bytes: delete it")
+    return key
+
+
+def _write(file: Path, data: bytes) -> None:
+    """A file that is on the disk, so that a rename is never there without what it names."""
+    with file.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _canonical(value: Any) -> bytes:

@@ -107,9 +107,10 @@ def _engine(
             return _load(plan, graph, gpu)
         for machine in store.foreign(key.name, gpu.machine):
             tell(f"{store.folder} has an engine of {key.name} for {machine}, which does not run on {gpu.machine}")
+        engine = _build(bundle, name, graph, key, gpu, store, tell, options or BuildOptions())
         if rebuild:
-            store.remove(key.name, key.graph, gpu.machine)
-        return _build(bundle, name, graph, key, gpu, store, tell, options or BuildOptions())
+            store.keep_only(key)  # not sooner: should the build fail, what worked still does
+        return engine
 
 
 def make_key(bundle: Bundle, graph: Path, gpu: Gpu, options: BuildOptions) -> Key:

@@ -255,6 +255,18 @@ def test_listed_engines_may_be_rebuilt_and_those_of_others_stay_listed(copy, cud
     assert {name for name in Bundle.open(copy).manifest.files if name.startswith("engines/")} == both
 
 
+def test_a_rebuild_that_fails_leaves_the_engine_that_worked(copy, jetson):
+    Classifier.load(copy).close()
+    before = {file: file.read_bytes() for file in (copy / "engines").iterdir()}
+    jetson.skew = float("nan")
+    with pytest.raises(ParityError):
+        open_engines(Bundle.open(copy), Request(rebuild=True))
+    jetson.broken = "build"
+    with pytest.raises(EngineError):
+        open_engines(Bundle.open(copy), Request(rebuild=True))
+    assert {file: file.read_bytes() for file in (copy / "engines").iterdir()} == before
+
+
 # What is chosen, and why.
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from attri.runtime import plans
 from attri.runtime.errors import EngineError
 from attri.runtime.plans import Key, Machine, Store, fits
 
@@ -107,10 +108,11 @@ def test_a_damaged_engine_is_an_error_until_it_is_rebuilt(store, damage, message
     with pytest.raises(EngineError, match=message) as error:
         find(store)
     assert "--rebuild makes a new one" in str(error.value)
-    store.remove(KEY.name, KEY.graph, ORIN)
-    assert list(store.folder.iterdir()) == [] or find(store) is None
-    store.save(KEY, PLAN, {})
-    assert find(store).read() == PLAN
+    rebuilt = dataclasses.replace(KEY, ranges={"B": (1, 1, 8)})
+    store.save(rebuilt, PLAN, {})
+    store.keep_only(rebuilt)
+    assert find(store).key == rebuilt
+    assert len([*store.folder.glob("*.json")]) == 1
 
 
 def test_an_engine_of_another_machine_of_the_same_kind_is_refused(store, tmp_path, monkeypatch):
@@ -150,6 +152,16 @@ def test_the_key_is_of_the_user_alone(store, tmp_path):
     (key,) = (tmp_path / "state" / "attri").iterdir()
     assert key.stat().st_mode & 0o777 == 0o600
     assert len(key.read_bytes()) == 32
+
+
+def test_a_key_that_is_cut_short_seals_nothing(store, tmp_path):
+    store.save(KEY, PLAN, {})
+    (key,) = (tmp_path / "state" / "attri").iterdir()
+    key.write_bytes(b"")
+    with pytest.raises(EngineError, match=r"plans.key is damaged, it has 0 of 32 bytes: delete it"):
+        find(store)
+    with pytest.raises(EngineError, match="delete it"):
+        store.save(KEY, PLAN, {})
 
 
 def test_no_place_for_the_key_is_one_line(store, tmp_path, monkeypatch):
@@ -194,21 +206,42 @@ def test_machines_that_have_engines_here(store):
     ]
 
 
-@pytest.mark.parametrize("name", [".plan", ".json"])
-def test_a_full_disk_leaves_nothing_half_written(store, monkeypatch, name):
-    write = Path.write_bytes
+def test_others_stay_beside_the_one_that_is_kept(store):
+    for change in ({}, {"machine": THOR}, {"graph": "b" * 64}, {"ranges": {"B": (1, 1, 8)}}):
+        store.save(dataclasses.replace(KEY, **change), PLAN, {})
+    store.keep_only(KEY)
+    left = {file.name.split(".")[1] for file in store.folder.iterdir()}
+    others = [dataclasses.replace(KEY, machine=THOR), dataclasses.replace(KEY, graph="b" * 64)]
+    assert left == {KEY.digest, *(key.digest for key in others)}
 
-    def full(self, data):
-        if f"{name}." in self.name:
-            write(self, data[: len(data) // 2])
-            raise OSError(28, "No space left on device")
-        return write(self, data)
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(EngineError, match=r"cannot write to .*: No space left on device"):
+@pytest.mark.parametrize("written", [0, 1], ids=["plan", "json"])
+@pytest.mark.parametrize("before", [False, True])
+def test_a_full_disk_leaves_what_was_there(store, monkeypatch, written, before):
+    if before:
         store.save(KEY, PLAN, {})
-    assert find(store) is None
+    sync, done = os.fsync, []
+
+    def full(number):
+        if len(done) == written:
+            raise OSError(28, "No space left on device")
+        done.append(sync(number))
+
+    plans._mac(b"")  # the key is made
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(EngineError, match=r"cannot write to .*: No space left on device"):
+        store.save(KEY, PLAN + b"more", {})
+    assert find(store).read() == PLAN if before else find(store) is None
     assert not [file for file in store.folder.iterdir() if file.name.startswith(".")]
+
+
+def test_files_are_on_the_disk_before_they_take_their_names(store, monkeypatch):
+    told, sync, replace, link = [], os.fsync, Path.replace, os.link
+    monkeypatch.setattr(os, "fsync", lambda number: told.append("sync") or sync(number))
+    monkeypatch.setattr(Path, "replace", lambda self, to: told.append("name") or replace(self, to))
+    monkeypatch.setattr(os, "link", lambda source, to: told.append("name") or link(source, to))
+    store.save(KEY, PLAN, {})
+    assert told == ["sync", "name", *("sync", "sync"), *("name", "name")]  # the key, and the plan with its record
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
