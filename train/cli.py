@@ -48,7 +48,11 @@ DATA = "Class folders, train/val/test of those, a CSV of path,label, or a CoOp d
 @click.option("--views", type=int, default=8, show_default=True, help="Cached augmented views per picture.")
 @click.option("--template", help="Prompt; the label goes into {}. [the dataset's own, or 'a photo of a {}.']")
 @click.option("--frozen-template", multiple=True, help="Averaged for the frozen features; may be repeated.")
-@click.option("--ensemble", is_flag=True, help="Frozen features over the seven templates that CLIP's authors chose.")
+@click.option(
+    "--ensemble",
+    is_flag=True,
+    help="Frozen features over the seven templates that CLIP's authors chose, and the template where it is special.",
+)
 @click.option("--clusters", type=int, default=2, show_default=True, help="Cluster centres per picture and block.")
 @click.option("--lloyd-steps", type=int, default=1, show_default=True, help="k-means steps.")
 @click.option(
@@ -122,7 +126,7 @@ def check(ctx: click.Context, options: dict[str, Any]) -> None:
 def configs(options: dict[str, Any], template: str) -> tuple[Any, Any]:
     """The PromptConfig and TrainConfig that the options say; `template` is the dataset's."""
     from attri.train.config import PromptConfig, TrainConfig
-    from attri.train.templates import ENSEMBLE
+    from attri.train.templates import DEFAULT, ENSEMBLE
 
     prompt = {name: value for name, value in options.items() if hasattr(PromptConfig, name)}
     names = ("epochs", "batch", "optimizer", "lr", "views", "average", "precision", "seed")
@@ -130,7 +134,9 @@ def configs(options: dict[str, Any], template: str) -> tuple[Any, Any]:
     chosen |= {f"weight_{name}": value for name, value in options["weight"]}
     chosen |= {f"weight_{name}": 0.0 for name in options["without"]}
     chosen["template"] = options["template"] or template
-    usual = ENSEMBLE if options["ensemble"] else (chosen["template"], "a picture of a {}.", "a {}.")
+    usual = (chosen["template"], "a picture of a {}.", "a {}.")
+    if options["ensemble"]:
+        usual = ENSEMBLE if chosen["template"] == DEFAULT else (*ENSEMBLE, chosen["template"])
     chosen["frozen_templates"] = options["frozen_template"] or usual
     chosen["shots"] = options["shots"][0] if options["shots"] else None
     return PromptConfig(**prompt), TrainConfig(**chosen)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from layouts import lay_out
 
 from attri.runtime.errors import UsageError
 from attri.train import protocols, tables
@@ -211,3 +212,13 @@ def test_the_ensemble_is_what_the_run_was_trained_with(photos):
     done = CliRunner().invoke(main, ["--data", str(photos), "--epochs", "1", "--views", "1", "--ensemble"])
     assert done.exit_code == 0, done.output
     assert load_run(Path("runs/latest")).train.frozen_templates == ENSEMBLE
+
+
+def test_the_ensemble_has_the_dataset_s_own_template_too(tmp_path, picture_files):
+    root = lay_out("EuroSAT", tmp_path / "data", picture_files).root
+    done = CliRunner().invoke(
+        main, ["--data", str(root), "--epochs", "1", "--shots", "1", "--views", "1", "--ensemble"]
+    )
+    assert done.exit_code == 0, done.output
+    own = "a centered satellite photo of {}."
+    assert load_run(Path("runs/latest")).train.frozen_templates == (*ENSEMBLE, own)
