@@ -42,7 +42,7 @@ def read_target(path: Path) -> Dataset:
     """
     dataset = _read(path.expanduser().resolve())
     check(dataset)
-    return replace(dataset, train=[], val=[], test=dataset.test or dataset.train)
+    return replace(dataset, train=[], val=[], test=dataset.test or [*dataset.train, *dataset.val])
 
 
 def _read(path: Path) -> Dataset:

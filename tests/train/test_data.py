@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from attri.runtime.errors import UsageError
-from attri.train.data import Picture, read_data
+from attri.train.data import Picture, read_data, read_target
 from attri.train.features import augment, compute, require_classes
 
 
@@ -74,6 +74,11 @@ def test_validation_is_drawn_after_training_and_four_at_most(tree):
             drawn += random.sample(own, count) if len(own) >= count else own
         assert getattr(data, part) == drawn
     assert data.test == every.test
+
+
+def test_a_target_without_test_pictures_is_scored_on_all_others(tree):
+    target = read_target(tree({"train/a": 2, "train/b": 3, "val/a": 1, "val/b": 1}))
+    assert (len(target.train), len(target.val), len(target.test)) == (0, 0, 7)
 
 
 def test_folders_without_training_pictures_are_for_testing(tree):
