@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -54,14 +54,22 @@ class RunFolder:
         parallel.from_first(lambda: write_file(self.path / name, text.encode()))
 
     def point_latest(self) -> None:
-        """runs/latest -> this run, replaced in one step; a run elsewhere (--output) is pointed to as well."""
+        """runs/latest -> this run, replaced in one step; a run elsewhere (--output) is pointed to as well.
+
+        Where that cannot be, the run is finished all the same: a warning says so.
+        """
         if parallel.rank() > 0:
             return
-        RUNS.mkdir(exist_ok=True)
         link = RUNS / f".latest.{os.getpid()}"
-        link.unlink(missing_ok=True)
-        link.symlink_to(os.path.relpath(self.path, RUNS))
-        link.replace(RUNS / "latest")
+        try:
+            RUNS.mkdir(exist_ok=True)
+            link.symlink_to(os.path.relpath(self.path, RUNS))
+            link.replace(RUNS / "latest")
+        except OSError as error:
+            with suppress(OSError):
+                link.unlink()
+            reason = error.strerror or error
+            logger.warning("%s cannot point to the run (%s): name it, %s", RUNS / "latest", reason, self.path)
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -34,8 +34,8 @@ class Progress:
         text = rich.TextColumn("{task.description} loss {task.fields[loss]:.3f} accuracy {task.fields[accuracy]:.1%}")
         columns = (text, rich.BarColumn(), rich.MofNCompleteColumn(), rich.TimeRemainingColumn())
         with rich.Progress(*columns, console=self.console, disable=not self.live) as bar:
-            task = bar.add_task("train   ", total=total, completed=done, loss=float("nan"), accuracy=0.0)
-            position, smooth = done, {"loss": float("nan"), "accuracy": 0.0}
+            task = bar.add_task("train   ", total=total, completed=done, loss=float("nan"), accuracy=float("nan"))
+            position, smooth = done, dict.fromkeys(("loss", "accuracy"), float("nan"))
 
             def step(record: dict[str, float]) -> None:
                 nonlocal position

@@ -21,9 +21,10 @@ from attri.train.backbone import load_backbone
 from attri.train.checkpoint import load_run, save_tensors
 from attri.train.config import TERMS, PromptConfig, TrainConfig
 from attri.train.data import read_data
-from attri.train.fit import fit, load_model
-from attri.train.folder import claim
+from attri.train.fit import fit, load_model, pick_device
+from attri.train.folder import RunFolder, claim
 from attri.train.loop import Trainer
+from attri.train.progress import Progress
 
 QUICK = TrainConfig(epochs=3, views=2, shots=2, batch=16)
 PROMPT = PromptConfig(pool_size=8)
@@ -77,6 +78,27 @@ def test_the_same_seed_gives_the_same_prompt_and_another_another(backbone, datas
     a, b, c = (load_file(folder / "prompt.safetensors") for folder in (first, second, other))
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not torch.equal(a["tokens"], c["tokens"])
+
+
+def test_cuda_is_made_to_repeat_itself_before_it_starts(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    started = []
+    monkeypatch.setattr(
+        torch.cuda,
+        "set_device",
+        lambda device: started.append(
+            (os.environ.get("CUBLAS_WORKSPACE_CONFIG"), torch.are_deterministic_algorithms_enabled())
+        ),
+    )
+    try:
+        pick_device("cpu")
+        assert not torch.are_deterministic_algorithms_enabled()
+        pick_device("cuda")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert started == [(":4096:8", True)]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -140,6 +162,13 @@ def test_long_epochs_are_saved_on_the_way(backbone, dataset, monkeypatch):
     )
     fit(dataset, backbone, PROMPT, dataclasses.replace(QUICK, epochs=1, batch=5))
     assert places == [1, 2, 0]
+
+
+def test_the_moving_accuracy_starts_at_the_first_step_s(capsys):
+    with Progress().training(20, 0) as step:
+        for _ in range(2):
+            step({"loss": 2.0, "accuracy": 0.8})
+    assert capsys.readouterr().err == "train: step 2/20  loss 2.000  accuracy 80.0%\n"
 
 
 def test_tensorboard_scalars(backbone, dataset):
@@ -241,6 +270,24 @@ def test_a_numbered_folder_of_somebody_s_own_is_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"junk" * 100], ids=["empty", "damaged"])
+def no_links(*arguments):
+    raise PermissionError(1, "Operation not permitted")
+
+
+@pytest.mark.parametrize("why", ["a folder", "a file in the place of runs", "no symlinks"])
+def test_a_finished_run_that_latest_cannot_point_to_is_named_once(tmp_path, caplog, monkeypatch, why):
+    if why == "a folder":
+        Path("runs/latest/mine").mkdir(parents=True)
+    elif why == "no symlinks":
+        monkeypatch.setattr(Path, "symlink_to", no_links)
+    else:
+        Path("runs").write_text("")
+    RunFolder(tmp_path / "mine", {}).point_latest()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert caplog.text.endswith(f": name it, {tmp_path / 'mine'}\n")
+    assert not list(Path().glob("runs/.latest*"))
+
+
 def test_a_damaged_state_is_passed_over_and_an_output_with_one_is_named(content, caplog):
     state = Path("runs/pocket-photos-1/state.safetensors")
     state.parent.mkdir(parents=True)
