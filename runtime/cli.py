@@ -48,15 +48,13 @@ def main(
     """Classify SOURCEs: pictures, folders, quoted globs, videos, camera0, /dev/video0, csi://0, rtsp://, http://,
     gst:PIPELINE, - for JPEGs on standard input, or names from the --sources file."""
     from attri.runtime.classifier import Classifier
-    from attri.runtime.inputs import find_inputs, open_pipeline
-    from attri.runtime.labels import load_labels
+    from attri.runtime.inputs import find_inputs, open_pipeline, read_labels_files
     from attri.runtime.outputs import open_sinks
 
     if shortlist is not None and shortlist < outputs.topk:
         raise UsageError(f"--topk {outputs.topk} shows more labels than --shortlist {shortlist} prompts: raise that")
-    if labels:
-        load_labels(labels)  # before anything that takes long
     specs = find_inputs(words, inputs)
+    files = read_labels_files(specs, labels)  # before anything that takes long
     classifier = Classifier.load(
         bundle,
         backend=backend,
@@ -66,11 +64,12 @@ def main(
         rebuild=rebuild,
         cache_bytes=cache_mb << 20,
         shortlist=shortlist,
+        batch=inputs.batch,
     )
     with closing(classifier):
         if threshold is not None:
             classifier.threshold = threshold
-        pipeline = open_pipeline(specs, classifier, labels, inputs)
+        pipeline = open_pipeline(specs, classifier, files, labels, inputs)
         logging.getLogger("attri").info("%s: %s, %d labels", bundle, classifier.description, len(pipeline.labels()))
         return 0 if pipeline.run(open_sinks(outputs, pipeline)) else 1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from attri.runtime.source_uris import CODECS, FLIPS, InputOptions, SourceSpec, f
 
 if TYPE_CHECKING:
     from attri.runtime.classifier import Classifier
+    from attri.runtime.live_labels import LabelsFile
     from attri.runtime.pipeline import Pipeline
 
 
@@ -156,8 +157,25 @@ def find_inputs(words: tuple[str, ...], inputs: Inputs) -> list[SourceSpec]:
     return specs
 
 
-def open_pipeline(specs: list[SourceSpec], classifier: Classifier, labels: Path | None, inputs: Inputs) -> Pipeline:
-    """Labels, rules and patience for each source. Raises LabelsError, UsageError."""
+def read_labels_files(specs: Sequence[SourceSpec], labels: Path | None) -> dict[Path, LabelsFile]:
+    """The files of all sources, each read once: a pipe says what it has to say only once. Raises LabelsError."""
+    from attri.runtime.live_labels import LabelsFile
+
+    paths = dict.fromkeys([labels, *(spec.labels for spec in specs)])
+    return {path: LabelsFile.read(path) for path in paths if path is not None}
+
+
+def open_pipeline(
+    specs: Sequence[SourceSpec],
+    classifier: Classifier,
+    files: Mapping[Path, LabelsFile],
+    labels: Path | None,
+    inputs: Inputs,
+) -> Pipeline:
+    """Labels, rules and patience for each source; `labels` is the file of those that have none of their own.
+
+    Raises LabelsError, UsageError.
+    """
     from attri.runtime.decide import Rule
     from attri.runtime.live_labels import LiveLabels
     from attri.runtime.pipeline import Pipeline, Schedule
@@ -166,9 +184,10 @@ def open_pipeline(specs: list[SourceSpec], classifier: Classifier, labels: Path 
     sets: dict[tuple[Path | None, str | None], LiveLabels] = {}
     chosen, rules = [], []
     for spec in specs:
-        key = (spec.labels or labels, spec.template or inputs.template)
+        path, template = key = (spec.labels or labels, inputs.template if spec.template is None else spec.template)
         if key not in sets:
-            sets[key] = LiveLabels(copy.copy(classifier), *key)  # the same graphs and cache, other labels
+            # The same graphs and cache, other labels.
+            sets[key] = LiveLabels(copy.copy(classifier), None if path is None else files[path], template)
         chosen.append(sets[key])
         threshold = classifier.threshold if spec.threshold is None else spec.threshold
         rules.append(Rule(inputs.smooth, inputs.majority, inputs.min_duration, threshold))

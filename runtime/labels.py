@@ -42,7 +42,12 @@ def read_labels(path: Path | str) -> list[str]:
 def load_labels(path: Path | str) -> list[Label]:
     """The labels of a file in UTF-8, with or without BOM, or UTF-16 with BOM. Format, errors: see `parse_labels`."""
     path = Path(path)
-    return parse_labels(_decode(_read(path), path), str(path))
+    return decode_labels(read_bytes(path), path)
+
+
+def decode_labels(data: bytes, path: Path) -> list[Label]:
+    """The same for what was read of it."""
+    return parse_labels(_decode(data, path), str(path))
 
 
 def parse_labels(text: str, name: str) -> list[Label]:
@@ -102,7 +107,8 @@ def class_words(name: str) -> str:
     return " ".join(name.replace("_", " ").split())
 
 
-def _read(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """What a labels file holds. Raises LabelsError."""
     if path.is_dir():
         raise LabelsError(f"{path} is a folder: name a text file with one label a line")
     try:

@@ -5,16 +5,36 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+import stat
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from attri.runtime.classifier import Classifier
 from attri.runtime.errors import LabelsError, UsageError
-from attri.runtime.labels import Label, load_labels, parse_labels
+from attri.runtime.labels import Label, decode_labels, load_labels, parse_labels, read_bytes
 
 _LOGGER = logging.getLogger("attri")
 _POLL = 0.3  # seconds: with the second look below, an edit counts within 0.6
+
+
+@dataclass(frozen=True)
+class LabelsFile:
+    """A labels file as it was read, once.
+
+    state  tells a change; None where none can come, since a pipe (`--labels <(...)`, /dev/stdin) has no more to say
+    """
+
+    path: Path
+    labels: list[Label]
+    state: object
+
+    @classmethod
+    def read(cls, path: Path) -> LabelsFile:
+        """Raises LabelsError."""
+        data = read_bytes(path)
+        return cls(path, decode_labels(data, path), _state(path, data))
 
 
 class LiveLabels:
@@ -25,18 +45,18 @@ class LiveLabels:
 
     Args:
         classifier: is given the labels.
-        file: None keeps the labels that the classifier has.
+        source: None keeps the labels that the classifier has.
         template: the sentence around each prompt; None is the bundle's.
 
-    Raises: LabelsError: the file cannot be used to begin with.
+    Raises: LabelsError: the labels cannot be used to begin with.
     """
 
-    def __init__(self, classifier: Classifier, file: Path | None, template: str | None = None) -> None:
-        self.classifier, self.file, self._template = classifier, file, template
-        self.labels = [Label(text, (text,), number) for number, text in enumerate(classifier.labels, start=1)]
-        self._taken = self._seen = _state(file)
-        if file is not None or template is not None:
-            self._use(load_labels(file) if file else self.labels, str(file or "the labels"))
+    def __init__(self, classifier: Classifier, source: LabelsFile | None, template: str | None = None) -> None:
+        self.classifier, self._template, self._lock = classifier, template, threading.Lock()
+        self._taken = self._seen = None if source is None else source.state
+        self.file = None if source is None or source.state is None else source.path  # that may change
+        own = [Label(text, (text,), number) for number, text in enumerate(classifier.labels, start=1)]
+        self._use(own if source is None else source.labels, "the labels" if source is None else str(source.path))
 
     def set(self, text: str) -> None:
         """Take `text` as a labels file, until the file itself changes. Raises LabelsError and changes nothing."""
@@ -51,8 +71,10 @@ class LiveLabels:
 
     def look(self) -> None:
         """Take over what the file says now, if it changed and keeps still."""
+        if self.file is None:
+            return
         state = _state(self.file)
-        if self.file is None or state == self._taken or state != self._seen:
+        if state in (None, self._taken) or state != self._seen:
             self._seen = state
             return
         self._taken = state
@@ -64,11 +86,13 @@ class LiveLabels:
 
     def _use(self, labels: Sequence[Label], name: str) -> None:
         words, prompts = [label.text for label in labels], [label.prompts for label in labels]
-        try:
-            self.classifier.set_labels(words, [f"{name} line {each.line}" for each in labels], prompts, self._template)
-        except UnicodeError as error:
-            raise LabelsError(f"{name} holds characters that are no text") from error
-        self.labels = list(labels)
+        places = [f"{name} line {each.line}" for each in labels]
+        with self._lock:  # or of two changes at once the classifier could keep one, and whoever asks be told the other
+            try:
+                self.classifier.set_labels(words, places, prompts, self._template)
+            except UnicodeError as error:
+                raise LabelsError(f"{name} holds characters that are no text") from error
+            self.labels = list(labels)
 
 
 def watch(sets: Callable[[], Sequence[LiveLabels]], stop: threading.Event) -> None:
@@ -78,12 +102,16 @@ def watch(sets: Callable[[], Sequence[LiveLabels]], stop: threading.Event) -> No
             each.look()
 
 
-def _state(file: Path | None) -> object:
-    """Time, size and content: editors on some file systems leave the first two as they were."""
-    if file is None:
-        return None
+def _state(file: Path, data: bytes | None = None) -> object:
+    """Time, size and content (editors on some file systems leave the first two as they were); of a pipe, None.
+
+    data: what was read of it; None reads it.
+    """
     try:
         status = file.stat()
-        return status.st_mtime_ns, status.st_size, hashlib.sha256(file.read_bytes()).digest()
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        data = file.read_bytes() if data is None else data
+        return status.st_mtime_ns, status.st_size, hashlib.sha256(data).digest()
     except OSError as error:
         return error.errno

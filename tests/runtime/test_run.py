@@ -12,16 +12,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from fakes import wait_for
 from PIL import Image
 from streams import cpu_seconds
 
 from attri.runtime import Classifier
 from attri.runtime.bundle import TEXT
 from attri.runtime.cli import main
+from attri.runtime.intake import Intake
+from attri.runtime.ort import OrtEngine
 
 LABELS = ["red apple", "かりんご", "bird"]
 
@@ -110,6 +113,31 @@ def test_a_folder_in_batches_says_the_same(
         for name in ("source", "frame", "label", "cache"):
             assert one[name] == other[name]
         assert abs(one["score"] - other["score"]) < 1e-4  # another order of the sums
+
+
+def test_a_batch_goes_through_the_vision_graph_at_once(
+    attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(41):
+        shutil.copy(picture_files[0], tmp_path / f"{number:02}.png")
+    read: list[int] = []
+    sizes: list[int] = []
+    put, run = Intake.put, OrtEngine.run
+
+    def putting(self: Intake, *args: Any) -> None:
+        put(self, *args)
+        read.append(1)
+
+    def running(self: OrtEngine, inputs: dict[str, Any]) -> Any:
+        if "pixels" in inputs:
+            sizes.append(len(inputs["pixels"]))
+            wait_for(lambda: len(read) == 41)  # then what comes next is a whole batch
+        return run(self, inputs)
+
+    monkeypatch.setattr(Intake, "put", putting)
+    monkeypatch.setattr(OrtEngine, "run", running)
+    assert attri_run(tmp_path, "--batch", 20).code == 0
+    assert (sum(sizes), max(sizes)) == (41, 20)
 
 
 @pytest.mark.parametrize("topk", [1, 2, 99])
@@ -204,6 +232,7 @@ def test_an_unreadable_picture_stops_no_other(
         (["camera0", "--watch"], "--watch: name a folder"),
         (["camera0", "--smooth", "1", "--majority", "3"], "give one of them"),
         (["camera0", "--template", "a photo"], "write exactly one"),
+        (["camera0", "--template", ""], "write exactly one"),
         (["camera0", "--sources", "gone.toml"], "gone.toml cannot be read"),
     ],
     ids=str,
@@ -259,6 +288,18 @@ def test_labels_as_windows_saves_them(
     labels.write_bytes("\r\n".join(LABELS).encode("utf-8-sig"))
     (found,) = attri_run(picture_files[0], "--json", "--topk", 9).objects
     assert sorted(each["label"] for each in found["top"]) == sorted(LABELS)
+
+
+def test_labels_from_a_pipe_are_read_once(attri_run: Callable[..., Result], picture_files: list[Path]) -> None:
+    """As a shell gives them: --labels <(...)"""
+    reading, writing = os.pipe()
+    os.write(writing, b"red apple\nbird\nbird\n")
+    os.close(writing)
+    result = attri_run(picture_files[0], "--json", "--topk", 9, labels=Path(f"/dev/fd/{reading}"))
+    os.close(reading)
+    assert result.code == 0, result.err
+    assert {each["label"] for each in result.objects[0]["top"]} == {"red apple", "bird"}
+    assert result.err.count("repeated labels") == 1
 
 
 def test_cuda_is_not_replaced_in_silence(attri_run: Callable[..., Result], picture_files: list[Path]) -> None:
