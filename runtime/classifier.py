@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,12 +17,13 @@ from PIL import Image
 from attri.runtime.bundle import Bundle
 from attri.runtime.engine import Engine
 from attri.runtime.engines import Request, open_engines
+from attri.runtime.errors import UsageError
 from attri.runtime.preprocess import Preprocess
 from attri.runtime.steady import Steady
 from attri.runtime.textcache import TextCache
 from attri.runtime.textencoder import LabelSet, TextEncoder
 
-Picture = str | Path | Image.Image | NDArray[np.uint8]
+Picture = str | Path | bytes | Image.Image | NDArray[np.uint8]
 READERS = 2  # threads that decode and resize; Pillow leaves the others alone meanwhile
 
 
@@ -59,7 +61,7 @@ class Classifier:
         bundle: Bundle,
         vision: Engine,
         text: Engine,
-        labels: Sequence[str],
+        labels: Sequence[str] | None,
         cache: TextCache,
         shortlist: int | None = None,
         batch: int = 16,
@@ -72,7 +74,10 @@ class Classifier:
             manifest.image["size"], tuple(manifest.image["mean"]), tuple(manifest.image["std"])
         )
         self._scale = np.float32(manifest.logit_scale / manifest.temperature)
-        self.set_labels(labels)
+        self._given: LabelSet | None = None
+        self._changing = threading.Lock()
+        if labels is not None:
+            self.set_labels(labels)
 
     @classmethod
     def load(
@@ -92,19 +97,23 @@ class Classifier:
         """Open and verify a bundle and start its graphs.
 
         Args:
-            labels: what to tell apart, in plain words; None takes the classes that the prompt was trained on.
+            labels: what to tell apart, in plain words; None takes the classes that the prompt was trained on, and
+                encodes them when they are needed.
             backend, device, threads, engine_dir, rebuild: what runs, as `attri.runtime.engines.Request` tells.
-            cache_bytes: bound on cached text features.
+            cache_bytes: bound on cached text features; 0 keeps none.
             shortlist: with more labels than this, prompt only so many, those that plain CLIP finds nearest.
             batch: pictures of a list that go through the graphs together.
 
         Raises:
             BundleError, EngineError, LabelsError, MissingExtra, ParityError, UsageError
         """
+        _at_least("batch", batch, 1)
+        _at_least("shortlist", shortlist, 1)
+        _at_least("threads", threads, 1)
+        _at_least("cache_bytes", cache_bytes, 0)
         bundle = Bundle.open(path)
-        words = bundle.manifest.labels if labels is None else labels
         vision, text = open_engines(bundle, Request(backend, device, threads, engine_dir, rebuild))
-        return cls(bundle, vision, text, words, TextCache(cache_bytes), shortlist, batch)
+        return cls(bundle, vision, text, labels, TextCache(cache_bytes), shortlist, batch)
 
     def close(self) -> None:
         """Give back the engines' device memory; nothing is classified after it."""
@@ -114,7 +123,8 @@ class Classifier:
     @property
     def labels(self) -> tuple[str, ...]:
         """What is told apart. Assign a new sequence at any time; what is cached for other labels stays valid."""
-        return self._set.labels
+        given = self._given
+        return tuple(self.bundle.manifest.labels) if given is None else given.labels
 
     @labels.setter
     def labels(self, labels: Sequence[str]) -> None:
@@ -141,7 +151,18 @@ class Classifier:
         """
         if isinstance(labels, str):
             raise TypeError("labels is one string: give a list of strings")
-        self._set = self._text.label_set(labels, places, prompts, template)
+        given = self._text.label_set(labels, places, prompts, template)
+        with self._changing:
+            self._given = given
+
+    @property
+    def _set(self) -> LabelSet:
+        """What was given, or the bundle's own labels, encoded once somebody asks for them."""
+        if self._given is None:
+            with self._changing:  # or labels that come meanwhile would be replaced by these
+                if self._given is None:
+                    self._given = self._text.label_set(self.bundle.manifest.labels)
+        return self._given
 
     @overload
     def __call__(self, pictures: Picture, steady: Steady | None = None) -> Prediction: ...  # type: ignore[overload-overlap]  # str is a Sequence[str]
@@ -150,7 +171,8 @@ class Classifier:
     def __call__(
         self, pictures: Picture | Sequence[Picture], steady: Steady | None = None
     ) -> Prediction | list[Prediction]:
-        """Classify a picture (path, PIL image or uint8 [H, W, 3] RGB), or a list of them, `batch` at a time.
+        """Classify a picture, or a list of them, `batch` at a time: each a path, the bytes of a file, a PIL image or
+        uint8 [H, W, 3] RGB.
 
         While a batch is classified, threads read the next.
 
@@ -160,7 +182,7 @@ class Classifier:
         Raises:
             ImageError: a picture cannot be read.
         """
-        if isinstance(pictures, (str, Path, Image.Image, np.ndarray)):
+        if isinstance(pictures, (str, Path, bytes, Image.Image, np.ndarray)):
             return self._classify([self._read(pictures)], steady)[0]
         with ThreadPoolExecutor(READERS) as pool:
 
@@ -232,6 +254,11 @@ class Classifier:
         rejected = self.threshold is not None and score < self.threshold
         label = None if rejected else labels.labels[best]
         return Prediction(label, score, probabilities, labels.labels, retrieved, "hit" if hit else "miss", latency)
+
+
+def _at_least(name: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise UsageError(f"{name} is {value}: give {least} or more")
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

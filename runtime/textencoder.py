@@ -28,7 +28,7 @@ class LabelSet:
     ids     uint64 [U], ascending, of the prompts' token ids
     prompt  intp [P], the distinct prompt of each prompt: one of each label, or several
     starts  intp [C], where the prompts of each label begin
-    plain   features [U, D] that no image prompts, where a shortlist wants them
+    plain   features [U, D] that no image prompts, where there are more labels than a shortlist takes
     """
 
     labels: tuple[str, ...]
@@ -46,7 +46,7 @@ class TextEncoder:
         bundle: tokenizer, embedding and shape of the pool.
         engine: its text graph.
         cache: shared with whoever counts its hits.
-        shortlist: how many labels each image prompts; None is all. See `cosines`.
+        shortlist: how many labels each image prompts, at most; None is all. See `cosines`.
     """
 
     def __init__(self, bundle: Bundle, engine: Engine, cache: TextCache, shortlist: int | None = None) -> None:
@@ -74,14 +74,15 @@ class TextEncoder:
             raise ValueError("every label needs its own prompts, one or more")
         words = [prompt for group in groups for prompt in group]
         named = places and [place for place, size in zip(places, sizes, strict=True) for _ in range(size)]
-        tokens = encode_labels(self._tokenizer, words, template or self.template, self._context, named)
+        template = self.template if template is None else template
+        tokens = encode_labels(self._tokenizer, words, template, self._context, named)
         digests = [hashlib.blake2b(np.array(ids, np.int32).tobytes(), digest_size=8) for ids in tokens.whole()]
         every = np.frombuffer(b"".join(digest.digest() for digest in digests), np.uint64)
         # 64 bits: two of 10,000 prompts share an id once in 10^11 sets.
         ids, first, prompt = np.unique(every, return_index=True, return_inverse=True)
         starts = np.cumsum([0, *sizes[:-1]])
         result = LabelSet(tuple(labels), tokens.take(first), ids, prompt, starts)
-        if self.shortlist is None:
+        if self.shortlist is None or len(labels) <= self.shortlist:
             return result
         (plain,), _ = self.features(result, self._nothing, count=False)
         return replace(result, plain=plain)
@@ -91,20 +92,20 @@ class TextEncoder:
     ) -> tuple[list[NDArray[np.float32]], list[bool]]:
         """Cosine [P] of every prompt with every image, and whether all text features were cached.
 
-        With a shortlist only the labels whose plain features are nearest to an image are prompted for it; the others
-        keep the plain cosine (our choice).
+        With a shortlist only the labels whose plain features are nearest to an image are prompted for it, each by its
+        best prompt and with all of its prompts; the others keep the plain cosine (our choice).
 
         Args:
             images: unit features [B, D].
             retrieved: their entries [B, L, M].
         """
-        if labels.plain is None or self.shortlist is None or len(labels.ids) <= self.shortlist:
+        if labels.plain is None or self.shortlist is None:
             texts, hits = self.features(labels, retrieved)
             return [_cosines(text, image)[labels.prompt] for text, image in zip(texts, images, strict=True)], hits
         results, hits = [], []
         for image, entries in zip(images, retrieved, strict=True):
             cosine = _cosines(labels.plain, image)  # [U]
-            chosen = np.sort(np.argpartition(-cosine, self.shortlist - 1)[: self.shortlist])
+            chosen = _nearest(labels, cosine, self.shortlist)
             (text,), (hit,) = self.features(labels, entries[None], chosen)
             cosine[chosen] = _cosines(text, image)
             results.append(cosine[labels.prompt])
@@ -184,6 +185,16 @@ class TextEncoder:
         extents = {"C": len(tokens), "R": len(tokens.own)}
         within = all(extent <= self.engine.limits.get(name, extent) for name, extent in extents.items())
         return within and max(len(tokens.own), tokens.slots.size) <= ROWS
+
+
+def _nearest(labels: LabelSet, plain: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+    """The prompts of so many labels, those whose best prompt is nearest, ascending. plain: cosines [U]"""
+    best = np.maximum.reduceat(plain[labels.prompt], labels.starts)  # [C]
+    taken = np.zeros(len(best), bool)
+    taken[np.argpartition(-best, count - 1)[:count]] = True
+    sizes = np.diff(labels.starts, append=len(labels.prompt))  # [C]
+    chosen: NDArray[np.intp] = np.unique(labels.prompt[np.repeat(taken, sizes)])
+    return chosen
 
 
 def _cosines(texts: Features, image: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -66,7 +66,7 @@ def test_path_image_and_array_are_alike(classifier: Classifier, five: list[Path]
     image.save(tmp_path / "rgb.png")
     path = tmp_path / "rgb.png"
     wanted = classifier(path).probabilities
-    for source in (str(path), Image.open(path), image, np.asarray(image)):
+    for source in (str(path), path.read_bytes(), Image.open(path), image, np.asarray(image)):
         np.testing.assert_array_equal(classifier(source).probabilities, wanted)
 
 
@@ -119,6 +119,35 @@ def test_the_order_of_labels_does_not_matter(classifier: Classifier, five: list[
 
 def test_labels_default_to_those_of_the_bundle(bundle: Path) -> None:
     assert Classifier.load(bundle, threads=1).labels == ("red apple", "bird", "a small house")
+
+
+def test_labels_of_the_bundle_are_encoded_only_if_they_are_needed(
+    bundle: Path, five: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[tuple[str, ...]] = []
+    encode = module.TextEncoder.label_set
+
+    def watched(self: module.TextEncoder, labels: Any, *rest: Any) -> module.LabelSet:
+        encoded.append(tuple(labels))
+        return encode(self, labels, *rest)
+
+    monkeypatch.setattr(module.TextEncoder, "label_set", watched)
+    classifier = Classifier.load(bundle, threads=1, shortlist=1)
+    classifier.labels = ["cat", "dog"]
+    assert classifier(five[0]).labels == ("cat", "dog")
+    assert encoded == [("cat", "dog")]
+    classifier = Classifier.load(bundle, threads=1)
+    assert classifier(five[0]).labels == classifier(five[0]).labels == classifier.labels
+    assert encoded[1:] == [classifier.labels]
+
+
+@pytest.mark.parametrize(
+    ("option", "least"), [({"batch": 0}, 1), ({"shortlist": 0}, 1), ({"threads": -1}, 1), ({"cache_bytes": -1}, 0)]
+)
+def test_numbers_that_are_too_small(bundle: Path, option: dict[str, int], least: int) -> None:
+    ((name, value),) = option.items()
+    with pytest.raises(UsageError, match=f"^{name} is {value}: give {least} or more$"):
+        Classifier.load(bundle, **option)
 
 
 def test_new_labels_equal_a_fresh_start_and_old_ones_are_still_cached(bundle: Path, five: list[Path]) -> None:
@@ -250,7 +279,29 @@ def test_no_more_labels_than_the_shortlist_is_exact(bundle: Path, many: list[str
     exact = Classifier.load(bundle, many, threads=1)
     for size in (len(many), len(many) + 5):
         listed = Classifier.load(bundle, many, threads=1, shortlist=size)
+        assert listed._set.plain is None  # nothing is computed for a choice that nobody makes
         close(probabilities(listed(five)), probabilities(exact(five)), SUMS)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_shortlist_counts_labels_and_takes_all_their_prompts(bundle: Path, five: list[Path], count: int) -> None:
+    """Those with the best plain prompt: so many labels can be shown, and each was prompted in whole."""
+    prompts = [["red apple", "old apple", "green apple"], ["bird", "a bird", "red bird"], ["car"], ["house", "a shoe"]]
+    words = [group[0] for group in prompts]
+    exact, listed = (Classifier.load(bundle, words, threads=1, shortlist=size) for size in (None, count))
+    for each in (exact, listed):
+        each.set_labels(words, prompts=prompts)
+    plain = listed._set.plain
+    assert plain is not None
+    for path in five:
+        image, retrieved = listed.encode_image(listed._preprocess(path)[None])
+        (found,), _ = listed._text.cosines(listed._set, image, retrieved)
+        (whole,), _ = exact._text.cosines(exact._set, image, retrieved)
+        bare = (plain @ image[0])[listed._set.prompt]
+        best = np.maximum.reduceat(bare, listed._set.starts)
+        prompted = np.repeat(best >= np.sort(best)[-count], [len(group) for group in prompts])
+        assert np.abs(whole - bare).min() > 10 * SUMS
+        close(found, np.where(prompted, whole, bare), SUMS)
 
 
 def test_equal_labels_share_a_place_in_the_shortlist(bundle: Path, five: list[Path]) -> None:
