@@ -20,6 +20,7 @@ from attri.runtime.onnxfile import Border, Tensor
 
 logger = logging.getLogger("attri.tensorrt")
 OLDEST = (8, 6)
+FEW = 3  # errors in a message, beside the last
 # By the name of the member of trt.DataType: trt.nptype raises for types that NumPy lacks.
 DTYPES = {
     "FLOAT": "float32",
@@ -43,18 +44,26 @@ def check_version(trt: Any) -> None:
 
 
 def make_log(trt: Any) -> Any:
-    """A logger of that module, which hands messages to `logging` and keeps the last error in `last`."""
+    """A logger of that module, which hands messages to `logging` and keeps the errors of one call for `reason`."""
 
     class Log(trt.ILogger):  # type: ignore[misc]  # the module is known at run time only
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.last = ""
+            self.errors: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
             text = " ".join(message.split())
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self.last = text
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR) and text not in self.errors:
+                self.errors.append(text)
             logger.debug("%s", text)
+
+        def start(self) -> None:
+            """Another call: what went wrong before is not its reason."""
+            self.errors = []
+
+        def reason(self) -> str:
+            """The first errors and the last: 8.6 tells the reason before a line that suits every failure."""
+            return "; ".join(self.errors[:FEW] + self.errors[FEW:][-1:]) or "it gives no reason"
 
     return Log()
 
@@ -88,18 +97,20 @@ class TrtEngine:
         try:
             self._runtime = trt.Runtime(self._log)
         except (RuntimeError, TypeError) as error:  # what the bindings make of a null pointer
-            raise EngineError(f"TensorRT {trt.__version__} does not start: {self._reason()}") from error
+            raise EngineError(f"TensorRT {trt.__version__} does not start: {self._log.reason()}") from error
         if host_code:
             self._runtime.engine_host_code_allowed = True
+        self._log.start()
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise EngineError(f"TensorRT {trt.__version__} does not take the engine: {self._reason()}")
+            raise EngineError(f"TensorRT {trt.__version__} does not take the engine: {self._log.reason()}")
         self._check_border()
         self._ranges = self._profile()
         self.limits: Mapping[str, int] = {dim: high for dim, (_, high) in self._ranges.items()}
+        self._log.start()
         self._context = self._engine.create_execution_context()
         if self._context is None:
-            raise EngineError(f"TensorRT {trt.__version__} cannot start the engine: {self._reason()}")
+            raise EngineError(f"TensorRT {trt.__version__} cannot start the engine: {self._log.reason()}")
         self._stream = Stream(cuda)
         self.description = f"TensorRT {trt.__version__} on {cuda.device().name}"
 
@@ -113,6 +124,7 @@ class TrtEngine:
             if self._stream is None:
                 raise EngineError("the engine is closed")
             arrays = self._check_inputs(inputs)
+            self._log.start()
             try:
                 return self._run(arrays)
             except BaseException:
@@ -182,7 +194,7 @@ class TrtEngine:
         for tensor in self._border.inputs:
             self._buffers[tensor.name].upload(_nbytes(tensor, self._shapes), stream)
         if not self._context.execute_async_v3(stream.handle):
-            raise EngineError(f"TensorRT {self._trt.__version__} failed: {self._reason()}")
+            raise EngineError(f"TensorRT {self._trt.__version__} failed: {self._log.reason()}")
         for tensor in self._border.outputs:
             self._buffers[tensor.name].download(_nbytes(tensor, self._shapes), stream)
 
@@ -192,11 +204,11 @@ class TrtEngine:
         self._shapes, self._runs = {}, 0
         for name, shape in shapes.items():
             if not self._context.set_input_shape(name, shape):
-                raise EngineError(f"TensorRT takes no {list(shape)} as {name}: {self._reason()}")
+                raise EngineError(f"TensorRT takes no {list(shape)} as {name}: {self._log.reason()}")
         try:
             missing = self._context.infer_shapes()
         except RuntimeError as error:
-            raise EngineError(f"TensorRT {self._trt.__version__} failed: {self._reason()}") from error
+            raise EngineError(f"TensorRT {self._trt.__version__} failed: {self._log.reason()}") from error
         if missing:
             raise EngineError(f"TensorRT misses the shape of {', '.join(missing)}")
         extents = _extents(self._border.inputs, shapes)
@@ -219,7 +231,7 @@ class TrtEngine:
                 old.close()
             self._buffers[name] = Buffer(self._cuda, nbytes)
         if not self._context.set_tensor_address(name, self._buffers[name].device):
-            raise EngineError(f"TensorRT does not take the address of {name}: {self._reason()}")
+            raise EngineError(f"TensorRT does not take the address of {name}: {self._log.reason()}")
 
     def _check_inputs(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         wanted = [tensor.name for tensor in self._border.inputs]
@@ -245,7 +257,10 @@ class TrtEngine:
         return dict(inputs)
 
     def _check_border(self) -> None:
-        """The engine has the graph's inputs and outputs, with their types and fixed dimensions."""
+        """The engine has the graph's inputs and outputs, with their types and fixed dimensions.
+
+        A dimension that the graph leaves open may be fixed here, where the profile leaves one extent only.
+        """
         engine = self._engine
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         found = {
@@ -258,8 +273,9 @@ class TrtEngine:
         }
         for tensors, is_input in ((self._border.inputs, True), (self._border.outputs, False)):
             for tensor in tensors:
-                dims = tuple(-1 if isinstance(dim, str) else dim for dim in tensor.dims)
-                if found.pop(tensor.name, None) != (is_input, tensor.dtype, dims):
+                mode, dtype, dims = found.pop(tensor.name, (None, None, ()))
+                same = (mode, dtype, len(dims)) == (is_input, tensor.dtype, len(tensor.dims))
+                if not same or any(not isinstance(a, str) and a != b for a, b in zip(tensor.dims, dims, strict=True)):
                     raise EngineError(f"the engine is of another graph, {tensor.name} differs: build it again")
         if found:
             raise EngineError(f"the engine is of another graph, it has {', '.join(found)}: build it again")
@@ -270,7 +286,9 @@ class TrtEngine:
         for tensor in self._border.inputs:
             if not any(isinstance(dim, str) for dim in tensor.dims):
                 continue
-            least, _, most = self._engine.get_tensor_profile_shape(tensor.name, 0)
+            shape = self._engine.get_tensor_shape(tensor.name)
+            fixed = -1 not in tuple(shape)
+            least, _, most = (shape,) * 3 if fixed else self._engine.get_tensor_profile_shape(tensor.name, 0)
             for dim, low, high in zip(tensor.dims, tuple(least), tuple(most), strict=True):
                 if isinstance(dim, str):
                     before = ranges.get(dim, (low, high))
@@ -281,9 +299,6 @@ class TrtEngine:
         graph, self._graph = self._graph, None
         if graph is not None:
             graph.close()
-
-    def _reason(self) -> str:
-        return self._log.last or "it gives no reason"
 
 
 def _extents(inputs: tuple[Tensor, ...], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

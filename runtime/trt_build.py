@@ -109,24 +109,26 @@ def build(
     try:
         builder = trt.Builder(log)
     except (RuntimeError, TypeError) as error:  # what the bindings make of a null pointer
-        raise EngineError(f"TensorRT {trt.__version__} does not start: {log.last or 'it gives no reason'}") from error
+        raise EngineError(f"TensorRT {trt.__version__} does not start: {log.reason()}") from error
     network = _parse(trt, builder, graph, border, log)
     config = builder.create_builder_config()
     _set_precision(trt, network, config, precision)
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the inspector tells types
     _set_compatibility(trt, config, options)
+    log.start()
     if config.add_optimization_profile(_profile(builder, border, ranges)) < 0:
-        raise EngineError(f"TensorRT {trt.__version__} takes no such ranges: {log.last or dict(ranges)}")
+        raise EngineError(f"TensorRT {trt.__version__} takes no such ranges: {log.reason()} ({dict(ranges)})")
     cached = _set_timing_cache(config, timing_cache)
     with _held_back_interrupt() as interrupted:
         failures = _watch(trt, config, f"building {graph.name} for TensorRT {trt.__version__}", tell, interrupted)
         adjust(config)
+        log.start()
         plan = builder.build_serialized_network(network, config)
     if failures:
         raise failures[0]
     if plan is None:
-        raise EngineError(f"TensorRT {trt.__version__} cannot build {graph.name}: {log.last or 'it gives no reason'}")
+        raise EngineError(f"TensorRT {trt.__version__} cannot build {graph.name}: {log.reason()}")
     kept = bytes(memoryview(config.get_timing_cache().serialize())) if cached else b""
     return Built(bytes(memoryview(plan)), kept, time.perf_counter() - started)
 
@@ -136,9 +138,10 @@ def _parse(trt: Any, builder: Any, graph: Path, border: Border, log: Any) -> Any
     typed = getattr(kinds, "STRONGLY_TYPED", None)
     network = builder.create_network(1 << int(kinds.EXPLICIT_BATCH if typed is None else typed))
     parser = trt.OnnxParser(network, log)
+    log.start()
     if not parser.parse(graph.read_bytes()):
         errors = [_parser_error(parser.get_error(i), border) for i in range(parser.num_errors)]
-        text = "; ".join(errors[:3]) or log.last or "it gives no reason"
+        text = "; ".join(errors[:3]) or log.reason()
         raise EngineError(f"TensorRT {trt.__version__} does not take {graph.name}: {text}")
     return network
 

@@ -46,6 +46,7 @@ class Module(types.ModuleType):
     gpu = ("Orin", "8.7")
     broken = ""  # name of a method that fails
     capturable = True
+    fixing = False  # an engine shows dimensions of which the profile has one extent as fixed
     fused = False  # the inspector shows one layer, as 8.6 does of a transformer
     skew = 0.0  # added to every float32 output: an engine that computes something else
     builds = 0
@@ -152,6 +153,8 @@ class Builder:
                 return None
         if trt.broken == "build":
             self._logger.log(self._logger.ERROR, "Error Code 10: Internal Error (Could not find any implementation)")
+            if trt.__version__ == "8.6.1":
+                self._logger.log(self._logger.ERROR, "Error Code 2: Internal Error (engine != nullptr failed)")
             return None
         (profile,) = config._profiles
         for tensor in network._inputs.values():
@@ -382,7 +385,16 @@ class ICudaEngine:
         return self._trt.DataType[TYPES[self._kinds[name]]]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return self._inputs[name] if name in self._inputs else self._outputs[name]
+        dims = self._inputs[name] if name in self._inputs else self._outputs[name]
+        if not self._trt.fixing:
+            return dims
+        only = {
+            name: least
+            for tensor, (shape, _, most) in self._about["profile"].items()
+            for name, least, greatest in zip(self._names[tensor], shape, most, strict=True)
+            if least == greatest
+        }
+        return tuple(only.get(name, dim) for name, dim in zip(self._names[name], dims, strict=True))
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
         return [tuple(each) for each in self._about["profile"][name]]

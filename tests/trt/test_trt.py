@@ -12,7 +12,7 @@ from standin import bindings
 from attri.runtime.cuda import Cuda
 from attri.runtime.errors import EngineError
 from attri.runtime.onnxfile import read_border
-from attri.runtime.trt import TrtEngine, check_version
+from attri.runtime.trt import TrtEngine, check_version, make_log
 from attri.runtime.trt_build import BuildOptions, build
 
 
@@ -158,6 +158,38 @@ def test_a_run_that_fails_says_why_and_the_next_one_works(engine, trt, broken, m
     trt.broken = ""
     for number in range(3):
         assert_right(engine, graphs.inputs(number))
+
+
+def test_the_reason_is_of_the_call_that_failed(engine, trt):
+    for broken, message in (("set_input_shape", "Error Code 3"), ("infer_shapes", "failed: it gives no reason$")):
+        trt.broken = broken
+        with pytest.raises(EngineError, match=message):
+            engine.run(graphs.inputs(0))
+
+
+def test_a_reason_is_told_once_and_is_not_a_book(newest):
+    log = make_log(newest)
+    for text in ("first", "first", *"abcdef", "last"):
+        log.log(newest.ILogger.ERROR, text)
+        log.log(newest.ILogger.WARNING, "a warning")
+    assert log.reason() == "first; a; b; last"
+    log.start()
+    assert log.reason() == "it gives no reason"
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_dimensions_of_one_extent_may_be_fixed(trt, graph, cudart, batch):
+    trt.fixing = True
+    ranges = {"B": (batch,) * 3, "C": (3, 3, 3)}
+    for each in (ranges, graphs.RANGES, graphs.RANGES | {"B": ranges["B"]}):
+        plan = build(trt, graph, "fp32", BuildOptions(), each, workspace=1 << 20).plan
+        engine = TrtEngine(trt, Cuda(cudart), plan, read_border(graph))
+        assert engine.limits == {dim: most for dim, (_, _, most) in each.items()}
+        assert_right(engine, graphs.inputs(0, batch, 3))
+        if each is ranges:
+            with pytest.raises(EngineError, match=f"its B must be {batch} to {batch}"):
+                engine.run(graphs.inputs(0, batch + 1, 3))
+        engine.close()
 
 
 @pytest.mark.parametrize(
