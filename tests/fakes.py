@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from types import EllipsisType, SimpleNamespace
 from typing import Any
@@ -73,15 +73,15 @@ def picture(number: int, size: tuple[int, int] = (6, 8)) -> np.ndarray:
     return np.full((*size, 3), number, np.uint8)
 
 
-Step = np.ndarray | None | Exception | float | Callable[[], None] | EllipsisType
+Step = np.ndarray | None | Exception | float | Callable[[], object] | EllipsisType
 
 
 def scripted(*rounds: list[Step]) -> Callable[..., object]:
     """An `open_source`: each opening plays one round, the last one again and again.
 
     A round's steps: a picture; None for a heartbeat; seconds to wait; an error to raise (the first one: when opening);
-    a function to call (an ImageError that it returns is what a file holds); ... to be silent until nobody waits any
-    more. A round that is over has ended as a file does.
+    a function to call (an ImageError that it returns is what a file holds; a generator has more steps); ... to be
+    silent until nobody waits any more. A round that is over has ended as a file does.
     """
     waiting = [*rounds]
 
@@ -95,7 +95,7 @@ def scripted(*rounds: list[Step]) -> Callable[..., object]:
     return opened
 
 
-def _play(steps: list[Step], left: threading.Event) -> Iterator[Shot | None]:
+def _play(steps: Iterable[Step], left: threading.Event) -> Iterator[Shot | None]:
     for step in steps:
         if isinstance(step, Exception):
             raise step
@@ -104,10 +104,27 @@ def _play(steps: list[Step], left: threading.Event) -> Iterator[Shot | None]:
         elif step is ...:
             left.wait(20)
         elif callable(step):
-            if isinstance(error := step(), ImageError):
-                yield Shot(error, time.time())
+            found = step()
+            if isinstance(found, ImageError):
+                yield Shot(found, time.time())
+            elif isinstance(found, Generator):
+                yield from _play(found, left)
         else:
             yield None if step is None else Shot(step, time.time())
+
+
+def pictures_until(what: Callable[[], object], rate: float = 30, seconds: float = 20.0) -> Callable[[], object]:
+    """A step: pictures, each another than the one before, until something is so."""
+
+    def steps() -> Generator[Step, None, None]:
+        end, number = time.monotonic() + seconds, 0
+        while not what():
+            assert time.monotonic() < end, "waited in vain"
+            yield picture(number % 256)
+            yield 1 / rate
+            number += 1
+
+    return steps
 
 
 def wait_for(what: Callable[[], object], seconds: float = 5.0) -> None:

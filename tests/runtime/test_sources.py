@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 import sys
@@ -249,49 +250,32 @@ def test_standard_input(jpegs: list[bytes], shots: list[np.ndarray], monkeypatch
     assert isinstance(broken.image, ImageError)
 
 
+class Looks:
+    """In the place of the event that ends a watch: before each look the next thing happens, and then it ends."""
+
+    def __init__(self, *acts: Callable[[], object]) -> None:
+        self.acts = [*acts]
+
+    def wait(self, seconds: float) -> bool:
+        if self.acts:
+            self.acts.pop(0)()
+            return False
+        return True
+
+
 def test_pictures_that_arrive_in_a_watched_folder(picture_files: list[Path], tmp_path: Path) -> None:
-    """One that is there, one that is written in two parts, one written anew, and one that is no picture."""
+    """One that is there, one that is written in two parts, one written anew, and what is no picture."""
     data = picture_files[0].read_bytes()
-    (tmp_path / "old.png").write_bytes(data)
-    found: list[Path] = []
-    left = threading.Event()
-    spec = find_source(str(tmp_path), watch=True)
-
-    def look() -> None:
-        with open_source(spec, 5, left) as capture:
-            assert capture.description == "watched, 1 pictures already there are left out"
-            ready.set()
-            for shot in capture.shots:
-                if shot is not None:
-                    found.append((Path(shot.source).name, isinstance(shot.image, ImageError)))
-
-    ready = threading.Event()
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        ready.wait(5)
-        with (tmp_path / "new.png").open("wb") as file:
-            file.write(data[:100])
-            file.flush()
-            time.sleep(0.45)  # more than one look, less than two that agree on the whole
-            file.write(data[100:])
-        (tmp_path / "words.png").write_text("no picture")
-        (tmp_path / "notes.txt").write_text("no picture")
-        wait_for(lambda: len(found) == 2)
-        (tmp_path / "old.png").write_bytes(data + b" ")
-        wait_for(lambda: len(found) == 3)
-    finally:
-        left.set()
-        thread.join(5)
-    assert found[:2] in ([("new.png", False), ("words.png", True)], [("words.png", True), ("new.png", False)])
-    assert found[2:] == [("old.png", False)]
-
-
-def wait_for(what: Callable[[], bool], seconds: float = 5) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    old, new, words = (tmp_path / name for name in ("old.png", "new.png", "words.png"))
+    old.write_bytes(data)
+    (tmp_path / "notes.txt").write_text("no picture")
+    writes = [(new, data[:100]), (new, data), (words, b"no picture"), (old, data + b" ")]
+    acts = [functools.partial(path.write_bytes, content) for path, content in writes]
+    with open_source(find_source(str(tmp_path), watch=True), 5, Looks(*acts, time.time, time.time)) as capture:
+        assert capture.description == "watched, 1 pictures already there are left out"
+        shots = [shot for shot in capture.shots if shot is not None]
+    found = [(Path(shot.source).name, isinstance(shot.image, ImageError)) for shot in shots]
+    assert found == [("new.png", False), ("words.png", True), ("old.png", False)]
 
 
 def test_a_watched_folder_that_goes(tmp_path: Path) -> None:

@@ -165,13 +165,15 @@ def test_damaged_frames_are_left_out(run: Callable[..., Run], mjpeg: MjpegServer
     assert len({result.image.tobytes() for result in found.sink.results}) == len(found.sink.results)
 
 
-def test_a_frozen_one_is_opened_again(run: Callable[..., Run], mjpeg: MjpegServer) -> None:
+def test_a_frozen_one_is_opened_again(
+    run: Callable[..., Run], mjpeg: MjpegServer, caplog: pytest.LogCaptureFixture
+) -> None:
     """It starts with its first pictures each time, which are new, and then stands still."""
     found = run(mjpeg.uri("/frozen"))
-    wait_for(lambda: found.states() == ["frozen"])
-    wait_for(lambda: mjpeg.requests == 3)
-    assert 5 <= len(found.sink.results) <= 15
-    assert "frozen: nothing new for 1 s" in str(found.pipeline.health()) or found.states() == ["live"]
+    wait_for(lambda: found.states() == ["frozen"], 15)
+    wait_for(lambda: mjpeg.requests == 3, 15)
+    assert 2 <= len(found.sink.results) <= 15  # 5 each time, of which a busy machine may miss some
+    assert caplog.text.count("frozen: nothing new for 1 s") == 2
 
 
 def test_a_silent_one_is_given_up_by_the_library(
