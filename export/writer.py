@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -23,9 +24,30 @@ EMBEDDING_DTYPES = {"fp32": np.float32, "fp16": np.float16, "int8": np.float16}
 
 
 def check_target(path: Path) -> None:
-    """Only a bundle may be replaced. Raises UsageError."""
-    if path.exists() and not (path / MANIFEST).is_file() and (not path.is_dir() or any(path.iterdir())):
+    """Only a bundle may be replaced, of any schema, and only one that holds nothing else: it is deleted whole.
+
+    Raises:
+        UsageError: something else is there, or a file that the bundle's manifest does not list.
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    listed = listed_files(path)
+    if listed is None:
         raise UsageError(f"{path} exists and is not a bundle: choose another --output, or remove it")
+    files = (file.relative_to(path) for file in path.rglob("*") if file.is_symlink() or not file.is_dir())
+    others = (file for file in files if file.parts[0] != bundle.ENGINES and file.as_posix() not in listed)
+    if other := next(others, None):
+        raise UsageError(f"{path} holds {other}, which is not of the bundle: move it away, or choose another --output")
+
+
+def listed_files(path: Path) -> set[str] | None:
+    """What a bundle may hold beside its engines: its manifest, and what that lists; None where it is no bundle."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        ours = isinstance(manifest["schema"], int) and isinstance(manifest["attri"], str)
+        return {MANIFEST, *manifest["files"]} if ours and isinstance(manifest["files"], dict) else None
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        return None
 
 
 @contextmanager

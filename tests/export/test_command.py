@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from attri.export.cli import main, sample
+from attri.export.writer import check_target
 from attri.runtime import Classifier
 from attri.runtime.bundle import Bundle
 from attri.runtime.cli import main as attri_run
@@ -105,11 +106,13 @@ def test_int8_says_on_stderr_what_it_does_and_on_stdout_what_came_out(run):
 
 def test_an_existing_bundle_is_replaced_whole(run, tmp_path):
     assert export(run).exit_code == 0
-    (tmp_path / "bundle" / "stray.txt").write_text("of the old bundle")
+    (tmp_path / "bundle" / "engines").mkdir()
+    (tmp_path / "bundle" / "engines" / "stray.plan").write_text("of the old bundle")
     (tmp_path / "labels.txt").write_text("cat\ndog\n")
     assert export(run, "--labels", "labels.txt").exit_code == 0
-    assert Bundle.open("bundle").manifest.labels == ["cat", "dog"]
-    assert not (tmp_path / "bundle" / "stray.txt").exists()
+    bundle = Bundle.open("bundle")
+    assert bundle.manifest.labels == ["cat", "dog"]
+    assert {file.name for file in bundle.path.iterdir()} == {"manifest.json", *bundle.manifest.files}
 
 
 def test_trt_without_tensorrt_keeps_the_finished_bundle(run, monkeypatch):
@@ -122,13 +125,37 @@ def test_trt_without_tensorrt_keeps_the_finished_bundle(run, monkeypatch):
     Bundle.open("bundle")
 
 
-def test_other_folders_are_not_overwritten(run, tmp_path):
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "mine.txt").write_text("precious")
+OURS = '{"schema": 1, "attri": "0.1", "files": {"vision.onnx": {}}}'
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"mine.txt": "precious"}, "exists and is not a bundle"),
+        ({"mine.txt": "precious", "manifest.json": '{"name": "an extension of a browser"}'}, "is not a bundle"),
+        ({"mine.txt": "precious", "manifest.json": '{"schema": 1}'}, "is not a bundle"),
+        ({"mine.txt": "precious", "manifest.json": "[1]"}, "is not a bundle"),
+        ({"mine.txt": "precious", "manifest.json": OURS, "vision.onnx": ""}, "holds mine.txt, which is not of the"),
+        ({"notes/mine.txt": "precious", "manifest.json": OURS}, "holds notes/mine.txt, which is not of the bundle"),
+    ],
+)
+def test_other_folders_are_not_overwritten(run, tmp_path, files, said):
+    for name, text in files.items():
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).write_text(text)
     result = export(run, "--output", "photos")
     assert result.exit_code == 2
-    assert result.stderr == "error: photos exists and is not a bundle: choose another --output, or remove it\n"
-    assert (tmp_path / "photos" / "mine.txt").read_text() == "precious"
+    assert result.stderr.splitlines()[-1].startswith("error: photos ")
+    assert said in result.stderr
+    assert "choose another --output" in result.stderr
+    assert next((tmp_path / "photos").rglob("mine.txt")).read_text() == "precious"
+
+
+def test_a_bundle_of_another_schema_may_be_replaced(tmp_path):
+    (tmp_path / "engines").mkdir()
+    for name in ("engines/a.plan", "vision.onnx", "manifest.json"):
+        (tmp_path / name).write_text(OURS)
+    check_target(tmp_path)
 
 
 @pytest.mark.parametrize(
