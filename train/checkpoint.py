@@ -19,6 +19,7 @@ from torch import Tensor
 
 from attri.runtime.errors import FailedError, UsageError
 from attri.train.config import PromptConfig, TrainConfig
+from attri.train.dataset import Dataset
 
 FORMAT = 1
 
@@ -61,17 +62,16 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise FailedError(f"{path} is not a readable attri file ({error}): train again") from error
 
 
-def describe(
-    prompt: PromptConfig, train: TrainConfig, backbone: dict[str, str], classes: list[str], data: Path
-) -> dict[str, Any]:
+def describe(prompt: PromptConfig, train: TrainConfig, backbone: dict[str, str], dataset: Dataset) -> dict[str, Any]:
     """The metadata of both files. Two runs with equal metadata learn the same."""
     return {
         "format": FORMAT,
         "prompt": asdict(prompt),
         "train": asdict(train),
         "backbone": backbone,
-        "classes": classes,
-        "data": str(data),
+        "classes": dataset.classes,
+        "data": str(dataset.root),
+        "pictures": dataset.fingerprint(),
     }
 
 

@@ -51,7 +51,7 @@ DATA = "Class folders, train/val/test of those, a CSV of path,label, or a CoOp d
 @click.option(
     "--ensemble",
     is_flag=True,
-    help="Frozen features over the seven templates that CLIP's authors chose, and the template where it is special.",
+    help="Frozen features over the seven templates that CLIP's authors chose, and --template where it is another.",
 )
 @click.option("--clusters", type=int, default=2, show_default=True, help="Cluster centres per picture and block.")
 @click.option("--lloyd-steps", type=int, default=1, show_default=True, help="k-means steps.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,6 +48,16 @@ class Dataset:
 
         names = [self.classes[old] for old in chosen]
         return replace(self, classes=names, train=keep(self.train), val=keep(self.val), test=keep(self.test))
+
+    def fingerprint(self) -> str:
+        """sha256 of which pictures, below `root`, have which targets, in their order; the pictures are not opened."""
+        digest = hashlib.sha256()
+        for part in SPLITS:
+            digest.update(f"{part}\n".encode())
+            for picture in getattr(self, part):
+                name = str(picture.path).removeprefix(f"{self.root}{os.sep}")
+                digest.update(os.fsencode(f"{name}\0{picture.target}\n"))
+        return digest.hexdigest()
 
     def halves(self) -> tuple[Dataset, Dataset]:
         """Base and novel classes: the first half of the numbers, rounded up, and the rest (CoCoOp)."""

@@ -121,7 +121,7 @@ def fit(
         raise UsageError(f"{dataset.root} has no training pictures, only others to test on")
     store = store or Store(Progress(quiet=True))
     identity = {"model": backbone.name, "pretrained": backbone.tag, "sha256": backbone.sha256}
-    meta = checkpoint.describe(prompt, config, identity, dataset.classes, dataset.root)
+    meta = checkpoint.describe(prompt, config, identity, dataset)
     start = time.monotonic()
     with claim(output, f"{backbone.name}-{dataset.name}", meta) as run:
         trainer = new_trainer(backbone, dataset, prompt, config, store)

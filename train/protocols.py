@@ -201,8 +201,8 @@ def describe(
 ) -> dict[str, Any]:
     """What makes two protocols the same, as JSON."""
     identity = {"model": backbone.name, "pretrained": backbone.tag, "sha256": backbone.sha256}
-    meta = checkpoint.describe(prompt, config, identity, dataset.classes, dataset.root)
+    meta = checkpoint.describe(prompt, config, identity, dataset)
     choices = {"protocol": plan.protocol, "methods": plan.methods, "seeds": plan.seeds, "shots": plan.shots}
-    targets = {"targets": [str(target.root) for target in plan.targets]}
+    targets = {"targets": [[str(target.root), target.fingerprint()] for target in plan.targets]}
     whole: dict[str, Any] = json.loads(json.dumps(meta | choices | targets))
     return whole

@@ -148,6 +148,15 @@ def test_classes_can_be_chosen_and_renumbered(tree):
     assert {(p.path.parent.name, p.target) for p in data.train} == {("c", 0), ("a", 1)}
 
 
+def test_the_fingerprint_is_of_names_below_the_root_and_their_targets(tree):
+    data = read_data(tree({"a": 4, "b": 4}))
+    assert data.fingerprint() == read_data(data.root).fingerprint() != read_data(data.root, seed=2).fingerprint()
+    moved = read_data(data.root.rename(data.root.with_name("elsewhere")))
+    assert moved.fingerprint() == data.fingerprint()
+    (moved.root / "a" / "0.png").rename(moved.root / "a" / "00.png")
+    assert read_data(moved.root).fingerprint() != data.fingerprint()
+
+
 CLASSES = ["red apple", "bird"]
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from attri.runtime.errors import FailedError, UsageError
+from attri.train import fit as module
 from attri.train.backbone import load_backbone
 from attri.train.checkpoint import load_run, save_tensors
 from attri.train.config import TERMS, PromptConfig, TrainConfig
@@ -152,8 +153,6 @@ def test_a_signal_in_the_middle_of_an_epoch_loses_no_step(backbone, dataset, mon
 
 
 def test_long_epochs_are_saved_on_the_way(backbone, dataset, monkeypatch):
-    from attri.train import fit as module
-
     places = []
     monkeypatch.setattr(module, "SAVE_EVERY", 0.0)
     save = module.RunFolder.save_state
@@ -251,10 +250,12 @@ def test_two_at_once_do_not_share_a_folder(backbone, dataset, tmp_path):
         fit(dataset, backbone, PROMPT, QUICK, tmp_path / "mine")
 
 
-def test_a_stop_before_the_first_checkpoint_leaves_a_folder_that_goes_on(backbone, dataset, monkeypatch):
-    def stop(self, rows, views):
-        raise KeyboardInterrupt
+def stop(self, rows, views):
+    """In the place of Trainer.step."""
+    raise KeyboardInterrupt
 
+
+def test_a_stop_before_the_first_checkpoint_leaves_a_folder_that_goes_on(backbone, dataset, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", stop)
         with pytest.raises(KeyboardInterrupt):
@@ -306,6 +307,18 @@ def test_tensors_are_on_the_disk_before_they_get_their_name(monkeypatch, tmp_pat
     monkeypatch.setattr(Path, "replace", lambda self, target: calls.append("replace") or replace(self, target))
     save_tensors(tmp_path / "state.safetensors", {"x": torch.zeros(1)}, {})
     assert calls == ["fsync", "replace"]
+
+
+def test_an_unfinished_run_does_not_go_on_with_other_pictures(backbone, dataset, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit(dataset, backbone, PROMPT, QUICK, tmp_path / "mine", scalars=True)
+    first, *rest = dataset.train
+    for train in (rest, [*rest, first], [dataclasses.replace(first, target=1), *rest]):
+        with pytest.raises(UsageError, match="holds an unfinished run with other settings or pictures"):
+            fit(dataclasses.replace(dataset, train=train), backbone, PROMPT, QUICK, tmp_path / "mine")
+    assert load_run(fit(dataset, backbone, PROMPT, QUICK, tmp_path / "mine")).train == QUICK
 
 
 def test_a_loss_that_is_not_finite_stops_and_is_named(backbone, dataset):
