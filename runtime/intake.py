@@ -77,6 +77,9 @@ class Intake:
             while self._queues[source] and not left.is_set():
                 self._changed.wait(0.2)
 
+    def waiting(self, source: int) -> int:
+        return len(self._queues[source])
+
     def end(self, source: int) -> None:
         """No more frames come from this source."""
         with self._changed:

@@ -27,7 +27,7 @@ class Metrics:
     attri_frame_age_seconds                   from capture to result, by source
     attri_stage_seconds                       preprocess, vision, text
     attri_text_cache_total                    hit, miss
-    attri_source_*                            state, frames, dropped, restarts, fps, last frame
+    attri_source_*                            state, frames, dropped, waiting, restarts, fps, last frame
 
     Raises MissingExtra: prometheus-client is not installed.
     """
@@ -85,6 +85,7 @@ class Metrics:
         state = Gauge("attri_source_state", "1 for the state that it is in.", labels=("source", "state"))
         frames = Counter("attri_source_frames", "Frames that came.", labels=("source",))
         dropped = Counter("attri_source_dropped_frames", "Frames skipped for newer ones.", labels=("source",))
+        waiting = Gauge("attri_source_waiting_frames", "Frames that wait for the model.", labels=("source",))
         restarts = Counter("attri_source_restarts", "Times it was opened again.", labels=("source",))
         fps = Gauge("attri_source_fps", "Results per second.", labels=("source",))
         last = Gauge("attri_source_last_frame_timestamp_seconds", "Unix time of the last frame.", labels=("source",))
@@ -94,11 +95,12 @@ class Metrics:
                 state.add_metric([*source, each], health.state == each)
             frames.add_metric(source, health.frames)
             dropped.add_metric(source, health.dropped)
+            waiting.add_metric(source, health.waiting)
             restarts.add_metric(source, health.restarts)
             fps.add_metric(source, health.fps)
             if health.last_frame is not None:
                 last.add_metric(source, health.last_frame)
-        return [state, frames, dropped, restarts, fps, last]
+        return [state, frames, dropped, waiting, restarts, fps, last]
 
     def _pair(self, source: str, label: str) -> tuple[str, str]:
         if (source, label) not in self._series:

@@ -51,6 +51,7 @@ class Channel:
     def __init__(self, reader: Reader, labels: LiveLabels, rule: Rule, schedule: Schedule) -> None:
         self.reader, self.labels = reader, labels
         self.frames = 0
+        self.busy = 0  # frames that are being classified
         self._decide, self._schedule = Decider(rule), schedule
         self._steady = _steady(reader.spec.input.steady, labels)
         self._interval = 0.0  # seconds between results, smoothed
@@ -182,11 +183,12 @@ class Pipeline:
                 labels.set(text)
 
     def health(self) -> list[SourceHealth]:
-        result = []
-        for channel, dropped in zip(self._channels, self._intake.dropped, strict=True):
+        result, held = [], not self._promise()
+        for number, (channel, dropped) in enumerate(zip(self._channels, self._intake.dropped, strict=True)):
             reader = channel.reader
+            waiting = channel.busy + (0 if held and not reader.spec.live else self._intake.waiting(number))
             state = "frozen" if reader.is_frozen() else reader.state
-            counts = (channel.frames, dropped, reader.restarts, round(channel.fps, 2), reader.last_frame)
+            counts = (channel.frames, dropped, reader.restarts, round(channel.fps, 2), reader.last_frame, waiting)
             result.append(SourceHealth(reader.spec.name, state, reader.detail, *counts))
         return result
 
@@ -210,10 +212,13 @@ class Pipeline:
     def _classify(self) -> None:
         while (item := self._intake.take(self._promise, self._stop)) is not None:
             source, frames = item
-            for frame, prediction in self._predictions(self._channels[source], frames):
-                result, due = self._channels[source].result(frame, prediction, self._intake.dropped[source])
+            channel = self._channels[source]
+            channel.busy = len(frames)
+            for frame, prediction in self._predictions(channel, frames):
+                result, due = channel.result(frame, prediction, self._intake.dropped[source])
                 for delivery in self._deliveries:
-                    delivery.offer(result, due, self._channels[source].reader.spec.live)
+                    delivery.offer(result, due, channel.reader.spec.live)
+            channel.busy = 0
 
     def _predictions(self, channel: Channel, frames: Sequence[Frame]) -> Iterator[tuple[Frame, Prediction]]:
         """Those of all frames that can be read: where one of a batch cannot, they are taken one by one."""

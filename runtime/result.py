@@ -51,6 +51,7 @@ class SourceHealth:
     restarts: int
     fps: float
     last_frame: float | None  # Unix time
+    waiting: int  # frames that wait for the model, or are in it; not those that a slow sink holds back
 
 
 class Sink(Protocol):

@@ -36,9 +36,9 @@ def notify(*lines: str) -> None:
 class Watchdog:
     """Says that the command is ready, then that it is alive, and at the end that it stops.
 
-    Alive means that frames that come are classified: where sources give frames, and none was classified for the time
-    that the service manager grants (WATCHDOG_USEC), it is told nothing, and restarts the command. A source that is
-    lost is no reason: that is the sources' own business.
+    Alive means that frames that come are classified: where frames wait, and none was classified for the time that the
+    service manager grants (WATCHDOG_USEC), it is told nothing, and restarts the command. A source that is lost is no
+    reason, nor is a sink that holds back files: that is their own business.
     """
 
     name = "watchdog"
@@ -48,7 +48,7 @@ class Watchdog:
     def __init__(self, control: Control) -> None:
         self._control = control
         self._limit = _watchdog_seconds()
-        self._done, self._skipped, self._moved = 0, 0, time.monotonic()
+        self._done, self._moved = 0, time.monotonic()
         self._stop = threading.Event()
         notify("READY=1", self._status())
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
@@ -70,9 +70,9 @@ class Watchdog:
     def _moves(self) -> bool:
         """Whether frames are classified, or none are there to classify."""
         sources = self._control.health()
-        done, skipped = sum(each.frames for each in sources), sum(each.dropped for each in sources)
-        if done != self._done or skipped == self._skipped:
-            self._done, self._skipped, self._moved = done, skipped, time.monotonic()
+        done = sum(each.frames for each in sources)
+        if done != self._done or not any(each.waiting for each in sources):
+            self._done, self._moved = done, time.monotonic()
         return time.monotonic() - self._moved < (self._limit or 0)
 
     def _status(self) -> str:

@@ -70,7 +70,7 @@ class FakeControl:
 
     def health(self) -> list[SourceHealth]:
         return [
-            SourceHealth(source, state, "", frames=120, dropped=3, restarts=1, fps=29.7, last_frame=NOW)
+            SourceHealth(source, state, "", frames=120, dropped=3, restarts=1, fps=29.7, last_frame=NOW, waiting=0)
             for source, state in self.states.items()
         ]
 

@@ -44,6 +44,7 @@ def test_what_a_scrape_says() -> None:
     assert found["attri_source_state", "camera0", "dead"] == 0
     assert found["attri_source_frames_total", 'odd "name"\\\n'] == 120
     assert found["attri_source_dropped_frames_total", "camera0"] == 3
+    assert found["attri_source_waiting_frames", "camera0"] == 0
     assert found["attri_source_restarts_total", "camera0"] == 1
     assert found["attri_source_last_frame_timestamp_seconds", "camera0"] == NOW
     assert found["process_open_fds",] > 0

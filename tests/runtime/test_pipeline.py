@@ -261,6 +261,31 @@ def test_a_model_that_hangs_does_not_keep_sinks_from_closing(bench: Bench) -> No
     free.set()
 
 
+def test_frames_that_wait_for_a_model_that_hangs(bench: Bench) -> None:
+    """The last one too, behind which nothing comes; those that a sink holds back wait for something else."""
+    free, sink, seen = threading.Event(), FakeSink(), []
+    sink.write = lambda result: free.wait(20)
+    classify = FakeClassifier.__call__
+
+    def hang(self: FakeClassifier, *picture: object) -> object:
+        wait_for(lambda: bench.pipeline.health()[1].state == "ended")
+        seen.append([health.waiting for health in bench.pipeline.health()])
+        return classify(self, *picture)
+
+    def look() -> None:
+        wait_for(lambda: bench.pipeline.health()[0].frames == 9)  # one in the sink, 8 before it
+        wait_for(lambda: bench.pipeline._intake.waiting(0) == 3)
+        seen.append([health.waiting for health in bench.pipeline.health()])
+        free.set()
+
+    bench.classifier.__class__ = type("Hanging", (FakeClassifier,), {"__call__": hang})
+    stdin = SourceSpec("-", "stdin", "-")
+    assert bench.make({stdin: [*[picture(i) for i in range(12)], look], camera(): []}).run([sink])
+    assert all(waiting > 0 for waiting, _ in seen[:9])
+    assert seen[9] == [0, 0]
+    assert [health.waiting for health in bench.pipeline.health()] == [0, 0]
+
+
 def test_a_full_disk_is_told_once_and_counted(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     full, good = FakeSink(), FakeSink()
     full.full = True

@@ -119,6 +119,7 @@ def test_state_before_and_after_frames(client: Client) -> None:
         "restarts": 1,
         "fps": 29.7,
         "last_frame": NOW,
+        "waiting": 0,
         "label": "かりんご",
         "score": 0.75,
         "age_ms": 41.0,

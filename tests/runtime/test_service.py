@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -9,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,17 +33,11 @@ class Manager:
     def hear(self) -> list[str]:
         return self.socket.recv(4096).decode().split("\n")
 
-    def hear_for(self, seconds: float) -> list[str]:
-        """All lines within so long."""
-        lines, end = [], time.monotonic() + seconds
-        self.socket.settimeout(0.02)
-        while time.monotonic() < end:
-            try:
-                lines += self.hear()
-            except TimeoutError:
-                continue
-        self.socket.settimeout(5)
-        return lines
+    def hear_until(self, what: Callable[[list[str]], bool]) -> None:
+        for _ in range(200):
+            if what(self.hear()):
+                return
+        pytest.fail("never heard")
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -57,54 +52,60 @@ def manager(request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 class Counting(FakeControl):
-    """Sources with counters that a test moves."""
+    """A source of which so many frames are classified between two looks, and so many wait."""
 
-    frames = dropped = 0
+    frames = step = waiting = 0
 
     def health(self) -> list[SourceHealth]:
-        return [replace(each, frames=self.frames, dropped=self.dropped) for each in super().health()]
+        self.frames += self.step
+        return [replace(each, frames=self.frames, waiting=self.waiting) for each in super().health()]
+
+
+def beats(lines: list[str]) -> bool:
+    return "WATCHDOG=1" in lines
 
 
 def test_a_life(manager: Manager) -> None:
     watchdog = Watchdog(FakeControl("camera0", "camera1"))
     status = "STATUS=2 of 2 sources live, 59.4 frames/s"
     assert manager.hear() == ["READY=1", status]
-    assert manager.hear() == ["WATCHDOG=1", status]
-    start = time.monotonic()
-    assert manager.hear() == ["WATCHDOG=1", status]
-    assert 0.02 < time.monotonic() - start < 0.19  # twice as often as it has to be
+    moments = []
+    for _ in range(6):
+        assert manager.hear() == ["WATCHDOG=1", status]
+        moments.append(time.monotonic())
+    apart = sorted(after - before for before, after in itertools.pairwise(moments))
+    assert 0.02 < apart[2] < 0.19  # twice as often as it has to be
     watchdog.close()
-    assert "STOPPING=1" in manager.hear_for(0.1)
+    manager.hear_until(lambda lines: "STOPPING=1" in lines)
 
 
-def test_frames_that_come_and_are_not_classified_are_a_reason(manager: Manager) -> None:
+def test_frames_that_wait_and_are_not_classified_are_a_reason(manager: Manager) -> None:
     control = Counting()
+    control.step, control.waiting = 1, 5  # slow, but it works
     watchdog = Watchdog(control)
-    for _ in range(6):  # slow, but it works
-        control.dropped += 5
-        control.frames += 1
-        assert "WATCHDOG=1" in manager.hear_for(0.11) or control.frames == 1
-    end = time.monotonic() + 0.5
-    while time.monotonic() < end:  # stuck: frames come, none is done
-        control.dropped += 1
-        manager.hear_for(0.02)
-    control.dropped += 1
-    assert "WATCHDOG=1" not in manager.hear_for(0.15)
+    manager.hear()
+    assert all(beats(manager.hear()) for _ in range(6))
+    control.step = 0  # stuck, and silent once the time that is granted is over
+    manager.hear_until(lambda lines: not beats(lines))
+    assert not any(beats(manager.hear()) for _ in range(3))
+    control.step = 1
+    manager.hear_until(beats)
     watchdog.close()
 
 
-@pytest.mark.parametrize("state", ["retrying", "frozen"])
-def test_a_lost_source_is_no_reason(manager: Manager, state: str) -> None:
+@pytest.mark.parametrize("state", ["retrying", "frozen", "live"])
+def test_a_source_that_gives_nothing_is_no_reason(manager: Manager, state: str) -> None:
     watchdog = Watchdog(Counting(state=state))
-    manager.hear_for(0.3)
-    assert "WATCHDOG=1" in manager.hear_for(0.3)
+    manager.hear()
+    assert all(beats(manager.hear()) for _ in range(6))
     watchdog.close()
 
 
 def test_a_watchdog_of_somebody_else_is_not_ours(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WATCHDOG_PID", "1")
+    monkeypatch.setattr("attri.runtime.service._STATUS_PERIOD", 0.05)
     watchdog = Watchdog(FakeControl())
-    assert not [line for line in manager.hear_for(0.4) if line == "WATCHDOG=1"]
+    assert not any(beats(manager.hear()) for _ in range(6))
     watchdog.close()
 
 
