@@ -87,8 +87,14 @@ class TrainConfig:
                 raise UsageError(f"weight_{term} is {self.weight(term)}: it must be 0 (off) or more")
         if all(self.weight(term) == 0 for term in TERMS):
             raise UsageError("every loss has weight 0: nothing would be learned")
-        if not self.average_std > 0:
-            raise UsageError(f"average_std is {self.average_std}: it must be more than 0")
+        for name in ("lr", "average_std"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"{name} is {getattr(self, name)}: it must be more than 0, and finite")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UsageError(f"weight_decay is {self.weight_decay}: it must be 0 (off) or more")
+        for name in ("warmup", "average_mean"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} is {getattr(self, name)}: it is a share, from 0 to 1")
         for name in ("epochs", "batch", "views"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}: it must be 1 or more")
@@ -98,3 +104,17 @@ class TrainConfig:
     def weight(self, term: str) -> float:
         """The factor of one of the TERMS; 0 leaves it out."""
         return float(getattr(self, f"weight_{term}"))
+
+
+def learned(prompt: PromptConfig, train: TrainConfig) -> tuple[bool, bool]:
+    """Does a loss reach the keys, and does one reach the prompt tokens?
+
+    Raises:
+        UsageError: neither, so that nothing would be learned.
+    """
+    pulled, pushed = prompt.pool_size > 0 and train.weight_retrieval, prompt.pool_size > 1 and train.weight_diversity
+    keys = bool(pulled or pushed)
+    tokens = any(train.weight(term) for term in ("class", "instance", "text", "logits"))
+    if not keys and not tokens:
+        raise UsageError("no loss of a weight above 0 reaches this prompt: nothing would be learned")
+    return keys, tokens

@@ -20,7 +20,7 @@ from attri.train import checkpoint, parallel
 from attri.train.backbone import Backbone, load_backbone
 from attri.train.checkpoint import Run
 from attri.train.clusters import draw_clusters, usage_by_class
-from attri.train.config import PromptConfig, TrainConfig
+from attri.train.config import PromptConfig, TrainConfig, learned
 from attri.train.data import Dataset, Picture
 from attri.train.features import Features, Store, require_classes
 from attri.train.folder import RunFolder, claim
@@ -119,6 +119,7 @@ def fit(
     """
     if not dataset.train:
         raise UsageError(f"{dataset.root} has no training pictures, only others to test on")
+    learned(prompt, config)
     store = store or Store(Progress(quiet=True))
     identity = {"model": backbone.name, "pretrained": backbone.tag, "sha256": backbone.sha256}
     meta = checkpoint.describe(prompt, config, identity, dataset)

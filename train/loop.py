@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from attri.runtime.errors import FailedError
 from attri.runtime.prompts import LabelTokens
 from attri.train import average, checkpoint, losses, parallel
-from attri.train.config import TrainConfig
+from attri.train.config import TrainConfig, learned
 from attri.train.features import Features
 from attri.train.model import AttriPrompt
 from attri.train.objective import Objective
@@ -47,9 +47,10 @@ class Trainer:
     def __post_init__(self) -> None:
         pool, config = self.model.pool, self.config
         # What no term reaches gets no gradient, and DistributedDataParallel wants to know that beforehand.
-        if not any(config.weight(term) for term in ("retrieval", "diversity")):
+        keys, tokens = learned(self.model.config, config)
+        if not keys:
             pool.keys.requires_grad_(False)
-        if not any(config.weight(term) for term in ("class", "instance", "text", "logits")):
+        if not tokens:
             for parameter in (pool.tokens, pool.static):
                 parameter.requires_grad_(False)
         self.objective: nn.Module = Objective(self.model, self.labels, self.frozen, config)
@@ -145,9 +146,17 @@ class Trainer:
         return dict(zip(terms, parallel.mean(values), strict=True))
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors that a checkpoint needs."""
+        """All tensors that a checkpoint needs.
+
+        Raises:
+            FailedError: one is NaN or infinite, which the next loss need not show; it is named.
+        """
         averages = self.average.tensors() if self.average else {}
-        return {**self.model.pool.state_dict(), **averages, **checkpoint.optimizer_tensors(self.optimizer)}
+        tensors = {**self.model.pool.state_dict(), **averages, **checkpoint.optimizer_tensors(self.optimizer)}
+        broken = next((name for name, value in tensors.items() if not torch.isfinite(value).all()), None)
+        if broken:
+            raise FailedError(f"{broken} is not finite after epoch {self.epoch}, step {self.steps}: lower --lr")
+        return tensors
 
     def place(self) -> dict[str, Any]:
         """Where it stands, as JSON."""

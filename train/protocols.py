@@ -26,7 +26,7 @@ from typing import Any
 from attri.runtime.errors import UsageError
 from attri.train import checkpoint, parallel, tables
 from attri.train.backbone import Backbone
-from attri.train.config import METHODS, PromptConfig, TrainConfig
+from attri.train.config import METHODS, PromptConfig, TrainConfig, learned
 from attri.train.data import Dataset
 from attri.train.features import Features, Store
 from attri.train.fit import fit, label_tokens, load_model, versions
@@ -129,6 +129,8 @@ def run(
     for column, dataset in plan.parts(first)[1]:
         if not dataset.test:
             raise UsageError(f"{dataset.root} has no test pictures to score {column} on")
+    for method in set(plan.methods) - {"zero-shot"}:
+        learned(prompts(prompt)[method], config)
     meta = describe(plan, backbone, prompt, config, first)
     with claim(output, f"{plan.protocol}-{backbone.name}-{first.name}", meta) as folder:
         folder.save_state({}, {"begun": True})
@@ -150,13 +152,15 @@ def train_and_score(
 ) -> Iterator[dict[str, Any]]:
     """One seed and number of shots: a record for every method and column."""
     assert config.shots is not None
-    learned, scored = plan.parts(plan.read(config.seed, config.shots))
+    source, scored = plan.parts(plan.read(config.seed, config.shots))
     frozen = AttriPrompt(backbone, prompt).to(backbone.token_embedding.device)
     pictures = {column: encode(column, frozen, dataset, store) for column, dataset in scored}
     for method in plan.methods:
         name = f"{method}-{config.shots}shots-seed{config.seed}"
-        prompted = {"zero-shot": prompt, "static": static(prompt), "attriprompt": prompt}[method]
-        model = frozen if method == "zero-shot" else trained(folder / name, learned, backbone, prompted, config, store)
+        if method == "zero-shot":
+            model = frozen
+        else:
+            model = trained(folder / name, source, backbone, prompts(prompt)[method], config, store)
         for column, dataset in scored:
             template = dataset.template if plan.protocol == "cross-dataset" else config.template
             data = pictures[column]
@@ -188,6 +192,11 @@ def trained(
     if not parallel.from_first((folder / RESULTS).exists):
         fit(dataset, backbone, prompt, config, folder, store, latest=False)
     return load_model(parallel.from_first(lambda: checkpoint.load_run(folder)), backbone)
+
+
+def prompts(prompt: PromptConfig) -> dict[str, PromptConfig]:
+    """What each method that learns is trained with."""
+    return {"static": static(prompt), "attriprompt": prompt}
 
 
 def static(prompt: PromptConfig) -> PromptConfig:

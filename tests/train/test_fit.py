@@ -375,6 +375,45 @@ def test_configs_that_make_no_sense(options, message):
         PromptConfig(**options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": float("nan")}, "lr is nan: it must be more than 0, and finite"),
+        ({"lr": float("inf")}, "lr is inf"),
+        ({"lr": -0.1}, "lr is -0.1"),
+        ({"lr": 0.0}, "lr is 0.0"),
+        ({"warmup": 1.5}, "warmup is 1.5: it is a share, from 0 to 1"),
+        ({"warmup": float("nan")}, "warmup is nan"),
+        ({"weight_decay": -1.0}, "weight_decay is -1.0"),
+        ({f"weight_{term}": 0.0 for term in TERMS}, "every loss has weight 0: nothing would be learned"),
+    ],
+)
+def test_trainings_that_make_no_sense(options, message):
+    with pytest.raises(UsageError, match=message):
+        TrainConfig(**options)
+
+
+@pytest.mark.parametrize(
+    "prompt", [PromptConfig(pool_size=0, static_tokens=4), PromptConfig(pool_size=1)], ids=["no keys", "a single key"]
+)
+def test_a_prompt_that_no_loss_reaches_is_refused(backbone, dataset, prompt, tmp_path):
+    weights = {f"weight_{term}": 0.0 for term in TERMS} | {"weight_diversity": 1.0}
+    with pytest.raises(UsageError, match="no loss of a weight above 0 reaches this prompt: nothing would be learned"):
+        fit(dataset, backbone, prompt, dataclasses.replace(QUICK, **weights))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_prompt_that_is_not_finite_is_not_saved(backbone, dataset, monkeypatch):
+    def spoil(self):
+        with torch.no_grad():
+            self.model.pool.tokens[0, 0, 0, 0] = torch.inf
+
+    monkeypatch.setattr(Trainer, "end_epoch", spoil)
+    with pytest.raises(FailedError, match="tokens is not finite after epoch 0, step 1: lower --lr"):
+        fit(dataset, backbone, PROMPT, QUICK)
+    assert not list(Path("runs").glob("*/*.safetensors"))
+
+
 def test_a_template_without_a_place_for_the_label():
     with pytest.raises(UsageError, match="has 0 of"):
         TrainConfig(template="a photo")

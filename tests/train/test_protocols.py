@@ -18,7 +18,7 @@ from attri.train import protocols, tables
 from attri.train.backbone import load_backbone
 from attri.train.checkpoint import load_run
 from attri.train.cli import main
-from attri.train.config import PromptConfig, TrainConfig
+from attri.train.config import TERMS, PromptConfig, TrainConfig
 from attri.train.data import read_data, read_target
 from attri.train.fit import label_tokens, load_model
 from attri.train.model import AttriPrompt
@@ -189,6 +189,11 @@ def test_the_harmonic_mean_is_that_of_the_averages():
         (["--protocol", "base-to-novel", "--target", "."], "takes no --target"),
         (["--model", "ViT-B-16"], "needs --pretrained"),
         (["--weight", "class", "-1"], "weight_class is -1.0: it must be 0 (off) or more"),
+        (["--lr", "nan"], "lr is nan: it must be more than 0"),
+        (
+            ["--protocol", "few-shot", *(part for t in TERMS if t != "retrieval" for part in ("--without", t))],
+            "no loss of a weight above 0 reaches this prompt",  # the static one
+        ),
         (["--ensemble", "--frozen-template", "a {}."], "choose one"),
         (["--without", "typo"], "'typo' is not one of"),
     ],
