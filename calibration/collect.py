@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from attri.runtime.bundle import Bundle
+from attri.runtime.bundle import Bundle, file_entry
 from attri.runtime.engine import Engine
 from attri.runtime.errors import FailedError, ImageError, UsageError
 from attri.runtime.images import list_images
@@ -85,6 +85,13 @@ def evenly(items: Any, count: int | None) -> Any:
     """Up to `count` of a list or array, evenly over it."""
     total = len(items)
     return [items[i * total // count] for i in range(count)] if count is not None and total > count else items
+
+
+def unlike(files: Sequence[Path], others: Iterable[Path]) -> list[Path]:
+    """Those of the files whose bytes none of the others has, wherever both lie: a copied picture is the same one."""
+    sizes = {file.stat().st_size for file in files}
+    seen = {file_entry(other)["sha256"] for other in others if other.stat().st_size in sizes}  # few need be read
+    return [file for file in files if file_entry(file)["sha256"] not in seen] if seen else list(files)
 
 
 def find_pictures(folder: Path) -> list[Path]:

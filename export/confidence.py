@@ -9,6 +9,7 @@ base, does for the others.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attri.calibration.collect import evenly
+from attri.calibration.collect import evenly, unlike
 from attri.calibration.confidence import (
     auroc,
     fit_temperature,
@@ -33,6 +34,7 @@ from attri.train.checkpoint import Run
 from attri.train.data import Dataset, Picture, read_data, read_target
 from attri.train.dataset import few_shot
 
+logger = logging.getLogger("attri")
 MOST = 256  # pictures of a kind that are looked at, evenly over them; one number is fitted (our choice)
 # Below it a temperature is chance: from 26 pictures of the pocket set it was 0.55 where that of the test pictures is
 # 0.78, and made their likelihood worse; from 52 it was 0.83 for 0.84 (our choice).
@@ -42,11 +44,16 @@ FALSE_ACCEPTS = 0.05  # where negatives are given and nothing else is said (our 
 
 @dataclass(frozen=True)
 class Validation:
-    """Labelled pictures: of the classes that were trained, and perhaps of others of the same data."""
+    """Labelled pictures: of the classes that were trained, and perhaps of others of the same data.
 
-    what: str  # for a person
+    what     for a person
+    checked  whether they were held against those that the run was trained and tested on
+    """
+
+    what: str
     base: Dataset
     novel: Dataset | None = None
+    checked: bool = True
 
     @classmethod
     def of_run(cls, run: Run) -> Validation:
@@ -60,19 +67,25 @@ class Validation:
 
     @classmethod
     def of_folder(cls, folder: Path, run: Run) -> Validation:
-        """Its pictures but those that the run was trained or tested on.
+        """Its pictures but those that the run was trained or tested on, copies of them, and test pictures of its own.
+
+        Where the run's data cannot be read, nothing is known of the former: that is said, and not `checked`.
 
         Raises:
             UsageError: it holds no dataset with the run's classes, or too few other pictures.
         """
-        data = read_target(folder)
+        data, pictures = not_for_testing(folder)
         try:
             whole, learned = data_of(run)
-        except UsageError:  # the run's own pictures are gone, so they are not these
-            whole, learned = None, []
-        used = {picture.path for picture in (*learned, *(whole.test if whole else ()))}
-        others = [picture for picture in data.test if picture.path not in used]
-        return cls.of(f"pictures of {data.name}", dataclasses.replace(data, test=others), run.classes)
+        except UsageError as error:
+            logger.warning("whether the run was trained or tested on pictures of %s is not known: %s", folder, error)
+            used = None
+        else:
+            used = [picture.path for picture in (*learned, *whole.test)]
+        fresh = set(unlike([picture.path for picture in pictures], used or []))
+        others = dataclasses.replace(data, test=[picture for picture in pictures if picture.path in fresh])
+        found = cls.of(f"pictures of {data.name}", others, run.classes)
+        return dataclasses.replace(found, checked=used is not None)
 
     @classmethod
     def of(cls, what: str, data: Dataset, classes: list[str]) -> Validation:
@@ -119,6 +132,13 @@ def data_of(run: Run) -> tuple[Dataset, list[Picture]]:
     return whole, few_shot(whole, train.shots, train.seed).train if train.shots else whole.train
 
 
+def not_for_testing(folder: Path) -> tuple[Dataset, list[Picture]]:
+    """A dataset, and those of its pictures that are for validation or training; all where it has no parts."""
+    whole, target = read_data(folder), read_target(folder)
+    has_test = whole.test == target.test  # else `read_data` holds out some for testing, of all that `target` has
+    return whole, whole.val + (whole.train if has_test else target.test)
+
+
 def find_negatives(folder: Path) -> list[Path]:
     """Raises UsageError where there are none."""
     pictures = list_images(folder) if folder.is_dir() else []
@@ -146,6 +166,7 @@ def measure(wish: Confidence, classifier: Classifier) -> dict[str, Any]:
         base, targets = look(classifier, wish.validation.base)
         temperature = fit_temperature(base, targets)
         result |= {"temperature": temperature or 1.0, "validation": wish.validation.what, "why": ""}
+        result["checked"] = wish.validation.checked
         if temperature is None:
             result["why"] = "these pictures have no best temperature, it stays 1"
         result["base"] = summary(base, targets, result["temperature"])

@@ -104,11 +104,31 @@ def test_other_classes_of_the_data_are_novel(data):
     assert {picture.target for picture in found.base.test} == {0, 1}
 
 
-def test_a_named_folder_is_taken_whole(data, tmp_path):
+def test_a_named_folder_is_taken_whole_and_it_is_said_where_it_could_not_be_compared(data, tmp_path, caplog):
     run = run_on(tmp_path / "gone")
     found = Validation.of_folder(data(pictures=13) / "pictures", run)
     assert found.what == "pictures of pictures"
     assert len(found.base.test) == 52
+    assert not found.checked
+    assert "was trained or tested on pictures of" in caplog.text
+    assert "gone: no such folder" in caplog.text
+
+
+def test_but_for_its_test_pictures(data, tmp_path):
+    found = Validation.of_folder(data(train=8, val=9, test=10), run_on(tmp_path / "gone"))
+    assert names(found.base) == sorted(f"{part}/{name}" for part in ("train", "val") for name in CLASSES)
+    assert len(found.base.test) == 4 * (8 + 9)
+
+
+def test_and_for_copies_of_what_the_run_was_trained_and_tested_on(data, tmp_path):
+    root = data(train=20, val=13, test=5)
+    shutil.copytree(root, tmp_path / "copy")
+    found = Validation.of_folder(tmp_path / "copy", run_on(root, shots=2))
+    again = {picture.path.read_bytes() for picture in read_data(root, shots=2).train}
+    again |= {picture.path.read_bytes() for picture in read_data(root).test}
+    assert found.checked
+    assert len(found.base.test) >= 50
+    assert not again & {picture.path.read_bytes() for picture in found.base.test}
 
 
 def test_but_for_what_the_run_was_trained_and_tested_on(data):
