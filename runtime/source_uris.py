@@ -104,7 +104,8 @@ def find_sources(
         raise UsageError(f"{', '.join(map(option_name, idle))}: none of the sources takes it")
     if watch and not any(spec.kind == "watch" for spec in specs):
         raise UsageError("--watch: name a folder")
-    return [replace(spec, input=_merged(spec, options)) for spec in specs]
+    named_apart = zip(specs, _names(specs), strict=True)
+    return [replace(spec, name=name, input=_merged(spec, options)) for spec, name in named_apart]
 
 
 def find_source(word: str, watch: bool = False) -> SourceSpec:
@@ -152,6 +153,18 @@ def _together(specs: list[SourceSpec]) -> list[SourceSpec]:
         else:
             result.append(spec)
     return result
+
+
+def _names(specs: Sequence[SourceSpec]) -> list[str]:
+    """Each once, since results, labels and figures go by them: two streams may differ in what is hidden alone."""
+    names: list[str] = []
+    for spec in specs:
+        name, number = spec.name, 1
+        while name in names:
+            number += 1
+            name = f"{spec.name} ({number})"
+        names.append(name)
+    return names
 
 
 def _by_path(word: str, watch: bool) -> SourceSpec | None:

@@ -57,8 +57,10 @@ def test_labels_that_are_edited_for_months_do_not_fill_the_memory(monkeypatch: p
         metrics.write(make_result(label=f"label {number}"))
     metrics.write(make_result("\udcff", label="label 1"))
     found = samples(metrics.render()[0].decode())
-    assert len([key for key in found if key[0] == "attri_results_total"]) == 4
-    assert found["attri_results_total", "(other)", "(other)"] == 7
+    assert len([key for key in found if key[0] == "attri_results_total"]) == 5
+    assert found["attri_results_total", "camera0", "(other)"] == 6
+    assert found["attri_results_total", "?", "(other)"] == 1
+    assert found["attri_score", "?"] == 0.75  # another camera is seen all the same
 
 
 def test_an_address_that_is_taken() -> None:

@@ -121,6 +121,14 @@ def test_pictures_named_in_a_row_are_one_source(folder: Path) -> None:
     assert [spec.name for spec in specs] == ["pictures", "clip.MP4", "b.png", "camera0"]
 
 
+def test_no_two_sources_have_one_name(folder: Path) -> None:
+    words = ("http://nvr/s?token=A", "http://nvr/s?token=B", "clip.MP4", "http://nvr/s?token=C")
+    specs = find_sources(words, {})
+    shown = "http://nvr/s?token=***"
+    assert [spec.name for spec in specs] == [shown, f"{shown} (2)", "clip.MP4", f"{shown} (3)"]
+    assert [spec.uri for spec in specs] == list(words)
+
+
 def test_a_pattern_finds_videos_too(folder: Path) -> None:
     (folder / "later.mp4").write_bytes(b"")
     specs = find_sources(("*.*[g4]",), {})
