@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from attri.runtime.command import Command
-from attri.runtime.errors import UsageError
+from attri.runtime.errors import FailedError, UsageError
 from attri.train.config import METHODS, PROTOCOLS, TERMS
 
 
@@ -90,18 +90,23 @@ def main(ctx: click.Context, /, **options: Any) -> None:
     Several GPUs or processes: torchrun --nproc_per_node=N --no-python attri-train ...
     """
     check(ctx, options)
+    from torch.cuda import OutOfMemoryError
+
     from attri.train import parallel
     from attri.train.fit import pick_device
     from attri.train.progress import Progress
 
     device = pick_device(options.pop("device"))
-    with parallel.process_group(device), parallel.one_voice():
+    with parallel.process_group(device):
         progress = Progress(quiet=parallel.rank() > 0)
         try:
-            (compare if options["protocol"] else train)(options, device, progress)
+            with parallel.one_voice():
+                (compare if options["protocol"] else train)(options, device, progress)
         except KeyboardInterrupt:
             progress.say("stopped: the same command goes on from here")
             raise
+        except OutOfMemoryError as error:
+            raise FailedError(f"{device} is out of memory: lower --batch (it is {options['batch']})") from error
 
 
 def check(ctx: click.Context, options: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ from attri.train.loop import Trainer
 from attri.train.model import AttriPrompt
 from attri.train.plots import draw_confusion, draw_curves, draw_usage
 from attri.train.pool import fit_keys
-from attri.train.predict import accuracy, predict, predict_plain
+from attri.train.predict import accuracy, predict, predict_plain, retrieve
 from attri.train.progress import Progress
 from attri.train.report import write_report
 from attri.train.scalars import Scalars
@@ -186,7 +186,7 @@ def evaluate(trainer: Trainer, dataset: Dataset, store: Store) -> dict[str, Any]
         if pictures and len(data := store.get(part, model, pictures)):
             results[part] = score(model, trainer.labels, data) | {"skipped": data.skipped}
     results["train"] = {"pictures": len(trainer.data), "skipped": trainer.data.skipped}
-    retrieved = model.pool.retrieve(trainer.data.centres.flatten(0, 1).to(trainer.frozen.device)).cpu()
+    retrieved = retrieve(model, trainer.data.centres.flatten(0, 1))
     usage = model.pool.usage(retrieved)  # [L, N]
     results["pool_usage"] = [[round(share, 4) for share in block] for block in usage.tolist()]
     results["pool_alive"] = [round(float(share), 4) for share in (usage > 0).double().mean(1)]
@@ -203,7 +203,7 @@ def draw(trainer: Trainer, results: dict[str, Any], picture: Picture, folder: Pa
         draw_confusion(np.array(results["test"]["confusion"]), classes, images[-1])
     if pool.keys.shape[1]:
         centres, targets = trainer.data.centres, trainer.data.targets
-        retrieved = pool.retrieve(centres.flatten(0, 1).to(trainer.frozen.device)).cpu()
+        retrieved = retrieve(trainer.model, centres.flatten(0, 1))
         views = targets.repeat_interleave(centres.shape[1])
         by_class = usage_by_class(retrieved, views, len(classes), pool.keys.shape[1])
         images += [folder / "usage.png", folder / "clusters.png"]

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from attri.train.config import PromptConfig
 from attri.train.transformer import unit
 
+POINTS = 1_000_000  # that k-means looks at, drawn where there are more; torch.multinomial takes 2^24 (our choice)
+
 
 class PromptPool(nn.Module):
     """All that is learned. L is the prompt depth, N the pool size; a shared pool has L = 1 in `keys` and `tokens`.
@@ -85,6 +87,8 @@ def fit_keys(pool: PromptPool, centres: Tensor, generator: torch.Generator, step
         return
     for block in range(pools):
         points = (centres if pools == 1 else centres[:, block]).reshape(-1, joint)
+        if len(points) > POINTS:
+            points = points[torch.randint(len(points), (POINTS,), generator=generator)]
         pool.keys[block].copy_(_spherical_kmeans(points, size, generator, steps))
 
 

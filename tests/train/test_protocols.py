@@ -21,6 +21,7 @@ from attri.train.cli import main
 from attri.train.config import TERMS, PromptConfig, TrainConfig
 from attri.train.data import read_data, read_target
 from attri.train.fit import label_tokens, load_model
+from attri.train.loop import Trainer
 from attri.train.model import AttriPrompt
 from attri.train.protocols import Plan, run, static
 from attri.train.templates import ENSEMBLE
@@ -203,6 +204,16 @@ def test_options_that_do_not_go_together(options, message, photos):
     done = CliRunner().invoke(main, ["--data", str(photos), *options])
     assert done.exit_code == 2, done.output
     assert message in done.output.replace("\n", " ")
+
+
+def test_a_gpu_that_is_too_small_is_one_line(photos, monkeypatch):
+    def full(*arguments):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(Trainer, "step", full)
+    done = CliRunner().invoke(main, ["--data", str(photos), "--views", "1", "--batch", "8"])
+    assert done.exit_code == 1
+    assert "is out of memory: lower --batch (it is 8)" in done.output
 
 
 def test_the_command_prints_the_table(photos):

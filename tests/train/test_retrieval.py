@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from attri.train import pool, predict
 from attri.train.config import PromptConfig
 from attri.train.pool import PromptPool, fit_keys
 from attri.train.retrieval import farthest_first, lloyd_step, region_means, source_blocks
@@ -105,3 +106,28 @@ def test_a_picture_does_not_depend_on_its_neighbours(pictures):
     _, together = model.encode_image(pixels)
     _, reversed_ = model.encode_image(pixels.flip(0))
     assert torch.allclose(together, reversed_.flip(0), atol=1e-12)
+
+
+def test_keys_start_from_a_part_of_many_points(monkeypatch):
+    centres = unit(torch.randn(50, 3, 2, 8, generator=torch.Generator().manual_seed(0)))
+    seen, kmeans = [], pool._spherical_kmeans
+    monkeypatch.setattr(pool, "_spherical_kmeans", lambda points, *rest: seen.append(points) or kmeans(points, *rest))
+    keys = []
+    for most in (100, 100, 300):
+        monkeypatch.setattr(pool, "POINTS", most)
+        fresh = PromptPool(PromptConfig(pool_size=4), depth=3, width=5, joint=8)
+        fit_keys(fresh, centres, torch.Generator().manual_seed(1))
+        keys.append(fresh.keys)
+    assert [len(points) for points in seen] == [100, 100, 300]
+    assert torch.equal(keys[0], keys[1])
+    assert torch.equal(seen[2], centres.reshape(-1, 8))
+
+
+def test_many_views_are_retrieved_part_by_part(pocket_model, monkeypatch):
+    centres = unit(torch.randn(10, 6, 2, 192, generator=torch.Generator().manual_seed(0)))
+    whole, sizes = pocket_model.pool.retrieve(centres), []
+    monkeypatch.setattr(predict, "RETRIEVED", 4)
+    retrieve = PromptPool.retrieve
+    monkeypatch.setattr(PromptPool, "retrieve", lambda self, part: sizes.append(len(part)) or retrieve(self, part))
+    assert torch.equal(predict.retrieve(pocket_model, centres), whole)
+    assert sizes == [4, 4, 2]
