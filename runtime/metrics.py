@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 STATES = ("opening", "live", "frozen", "retrying", "ended", "dead")
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
-_SERIES = 1000  # pairs of source and label; labels can be edited for months, and each that ever was stays. More are "(other)"
+_SERIES = 1000  # pairs of source and label; labels can be edited for months, and each that ever was stays
 
 
 class Metrics:

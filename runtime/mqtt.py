@@ -1,7 +1,8 @@
 """Events to an MQTT broker, by QoS 1 from a spool on the disk; Home Assistant finds the sources by itself.
 
 PREFIX/status            "online" or "offline" (last will), retained
-PREFIX/SOURCE            the last event as JSON, retained; `id` is unique, so that who gets it twice can tell
+PREFIX/SOURCE            the last event as JSON, retained; `id` is unique, so that who gets it twice can tell. Pictures of a
+                         folder share one topic; `source` in the event is the file
 PREFIX/SOURCE/state      "live", "retrying", "dead", ... as the source's health says, retained
 DISCOVERY/sensor/...     what Home Assistant has to know, retained
 """
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from attri.runtime.errors import MissingExtra, UsageError
 from attri.runtime.files import file_name
@@ -81,7 +82,8 @@ class Broker:
             raise UsageError("--mqtt: certificates are for mqtts://")
         if password and not parts.username:
             raise UsageError("--mqtt: a password needs a user: mqtt://USER@HOST")
-        return cls(parts.hostname, port or _PORTS[parts.scheme], tls, parts.username, password, **files)
+        user = parts.username and unquote(parts.username)
+        return cls(parts.hostname, port or _PORTS[parts.scheme], tls, user, password, **files)
 
 
 class MqttSink:
@@ -132,7 +134,7 @@ class MqttSink:
         self._thread.start()
 
     def write(self, result: Result) -> None:
-        self._spool.add(self._topic(result.source), event_body(result, self._topk))
+        self._spool.add(self._topic(result.origin), event_body(result, self._topk))
         self._wake.set()
 
     def close(self) -> None:

@@ -90,6 +90,7 @@ class Channel:
             fps=self.fps,
             dropped=dropped,
             clock=clock,
+            origin=self.reader.name,
         )
         return result, self._due(decision.changed, clock)
 

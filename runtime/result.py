@@ -20,7 +20,7 @@ Takes = Literal["due", "all", "events"]
 class Result:
     """What is said of one frame."""
 
-    source: str  # as shown: credentials redacted
+    source: str  # as shown: credentials redacted; of pictures the file
     frame: int  # 0-based number within this source
     time: float  # seconds: position in a file, Unix time for live sources and pictures
     picture: Image.Image | NDArray[np.uint8] = field(repr=False)  # the whole frame, as its source gave it
@@ -32,6 +32,7 @@ class Result:
     fps: float  # results per second of this source, smoothed
     dropped: int  # frames of this source skipped so far
     clock: float  # seconds, to tell how far frames of this source are apart: `time` of a video, else monotonic
+    origin: str  # the source itself, as its health names it: one for all files of a folder
 
     @cached_property
     def image(self) -> NDArray[np.uint8]:

@@ -42,7 +42,7 @@ def make_result(
     elif isinstance(image, Path):
         image = np.asarray(Image.open(image).convert("RGB"))
     moment = NOW + frame / 10 if time is None else time
-    values = {"age_ms": 41.0, "fps": 29.7, "dropped": 0, "clock": moment} | others
+    values = {"age_ms": 41.0, "fps": 29.7, "dropped": 0, "clock": moment, "origin": source} | others
     return Result(source, frame, moment, image, prediction, label, score, changed, **values)
 
 

@@ -215,6 +215,16 @@ def test_names_that_fall_together_stay_apart(connect) -> None:
     assert f"{PREFIX}/status" not in topics
 
 
+def test_pictures_of_a_folder_share_a_topic(connect) -> None:
+    """Each is retained: a watched folder would leave a million of them with the broker."""
+    sink = connect(1, "inbox")
+    for number in range(3):
+        sink.write(make_result(f"inbox/{number}.jpg", origin="inbox", changed=True))
+    waiting = sink._spool.after(0, 9)
+    assert {message.topic for message in waiting} == {f"{PREFIX}/inbox"}
+    assert [json.loads(message.body)["source"] for message in waiting] == [f"inbox/{n}.jpg" for n in range(3)]
+
+
 def test_a_broker_that_is_away_is_complained_of_once(connect, caplog) -> None:
     sink = connect(1)
     for _ in range(3):
@@ -251,6 +261,7 @@ def test_urls_that_are_none(url: str, words: str) -> None:
 def test_parts_of_a_url() -> None:
     assert Broker.parse("mqtts://ann@h", "x") == Broker("h", 8883, True, "ann", "x")
     assert "x" not in Broker.parse("mqtts://ann@h", "x").address
+    assert Broker.parse("mqtt://ann%40plant@h").user == "ann@plant"
     with pytest.raises(UsageError, match="needs a user"):
         Broker.parse("mqtt://h", "x")
     with pytest.raises(UsageError, match="certificates are for mqtts"):
