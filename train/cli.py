@@ -139,7 +139,7 @@ def configs(options: dict[str, Any], template: str) -> tuple[Any, Any]:
     chosen |= {f"weight_{name}": value for name, value in options["weight"]}
     chosen |= {f"weight_{name}": 0.0 for name in options["without"]}
     chosen["template"] = options["template"] or template
-    usual = (chosen["template"], "a picture of a {}.", "a {}.")
+    usual: tuple[str, ...] = (chosen["template"], "a picture of a {}.", "a {}.")
     if options["ensemble"]:
         usual = ENSEMBLE if chosen["template"] == DEFAULT else (*ENSEMBLE, chosen["template"])
     chosen["frozen_templates"] = options["frozen_template"] or usual

@@ -61,10 +61,9 @@ def from_first(make: Callable[[], T]) -> T:
         except AttriError as error:
             box[1] = error
     dist.broadcast_object_list(box, device=torch.device("cpu"))
-    value, error = box
-    if error is not None:
-        raise error
-    return cast(T, value)
+    if box[1] is not None:
+        raise box[1]
+    return cast(T, box[0])
 
 
 def anywhere(*flags: bool) -> list[bool]:
