@@ -94,26 +94,43 @@ def unlike(files: Sequence[Path], others: Iterable[Path]) -> list[Path]:
     return [file for file in files if file_entry(file)["sha256"] not in seen] if seen else list(files)
 
 
-def find_pictures(folder: Path) -> list[Path]:
-    """Pictures of the folder; of its `train`, where there is one, so that those which judge the bundle stay unseen.
+def find_pictures(folder: Path, judged: Sequence[Path] = ()) -> list[Path]:
+    """Pictures of the folder, of its `train` where it is split, but those that the bundle is `judged` on.
 
     Raises:
-        UsageError: there is no such folder, or no picture in it.
+        UsageError: there is no such folder, or no picture in it, or none but those.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; name one of real pictures with --calibration-data")
-    part = folder / "train" if (folder / "train").is_dir() else folder
+    part = folder / "train" if is_split(folder) else folder
     pictures = list_images(part)
     if not pictures:
         raise UsageError(f"{part} holds no pictures: int8 is calibrated on about {WANTED} real ones")
-    chosen: list[Path] = evenly(pictures, MOST)
+    fresh = unlike(pictures, judged)
+    if not fresh:
+        raise UsageError(
+            f"{part} holds no pictures but those that int8 is judged on: add some, or take fewer with --parity-pictures"
+        )
+    chosen: list[Path] = evenly(fresh, MOST)
     return chosen
 
 
+def is_split(folder: Path) -> bool:
+    """Whether there is a `train` that is a part of a dataset and not a class of pictures of trains."""
+    parts = [folder / name for name in ("train", "val", "test")]
+    classes = [entry for entry in parts[0].iterdir() if entry.is_dir()] if parts[0].is_dir() else []
+    return parts[0].is_dir() and (any(part.is_dir() for part in parts[1:]) or len(classes) > 1)
+
+
 def collect(
-    folder: Path, vision: Engine, preprocess: Preprocess, labels: LabelTokens, embedding: NDArray[Any]
+    folder: Path,
+    vision: Engine,
+    preprocess: Preprocess,
+    labels: LabelTokens,
+    embedding: NDArray[Any],
+    judged: Sequence[Path] = (),
 ) -> Samples:
-    """Read the folder's pictures once, and note what they retrieve by the float32 graph.
+    """Read the folder's pictures once, as `find_pictures` tells, and note what they retrieve by the float32 graph.
 
     A picture that cannot be read is named in a warning; so is a folder with fewer than WANTED.
 
@@ -122,7 +139,7 @@ def collect(
     """
     usable: list[Path] = []
     found: list[NDArray[np.int32]] = []
-    for batch in batches(find_pictures(folder)):
+    for batch in batches(find_pictures(folder, judged)):
         pixels = []
         for path in batch:
             try:

@@ -35,17 +35,22 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Calibration:
-    """What int8 is fitted on. target: least cosine to search for; None is the gate's."""
+    """What int8 is fitted on.
+
+    target   least cosine to search for; None is the gate's
+    judged   pictures of the parity check, which are left out: a gate says little of what int8 was fitted on
+    """
 
     data: Path
     method: str = METHODS[0]
     target: float | None = None
+    judged: tuple[Path, ...] = ()
 
     def check(self) -> None:
         """Raises UsageError where the folder has no pictures or there is no such method, before anything is traced."""
         if self.method not in METHODS:
             raise UsageError(f"the calibration method is {self.method!r}: choose {', '.join(METHODS)}")
-        find_pictures(self.data)
+        find_pictures(self.data, self.judged)
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,8 @@ def quantize_bundle(
     with scratch(bundle.path) as folder:
         vision = OrtEngine(bundle.file(VISION), "cpu")
         words, embedding = label_tokens(bundle), bundle.token_embedding()
-        samples = collect(calibration.data, vision, model.backbone.preprocess(), words, embedding)
+        preprocess = model.backbone.preprocess()
+        samples = collect(calibration.data, vision, preprocess, words, embedding, calibration.judged)
         tell(f"int8: {len(samples.pictures)} calibration pictures, {len(samples.retrieved)} sets of entries")
         sources = {name: measure(bundle.file(name), samples, calibration.method, folder, tell) for name in FEATURES}
         reports: list[Report] = []

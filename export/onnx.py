@@ -81,6 +81,7 @@ def export_bundle(
             "a prompt without a pool is a baseline of training and cannot be exported: train with --pool-size"
         )
     if calibration is not None:
+        calibration = dataclasses.replace(calibration, judged=tuple(pictures))
         calibration.check()
     confidence = confidence or Confidence()
     confidence.check(labels)

@@ -177,6 +177,27 @@ def test_training_pictures_are_taken_where_there_are_such(tmp_path, picture_file
     assert [path.name for path in find_pictures(tmp_path)] == ["train.png"]
 
 
+def test_a_class_of_trains_is_no_part(tmp_path, picture_files):
+    for number, name in enumerate(("bus", "train")):
+        (tmp_path / name).mkdir()
+        shutil.copy(picture_files[number], tmp_path / name / f"{name}.png")
+    assert [path.name for path in find_pictures(tmp_path)] == ["bus.png", "train.png"]
+    for name in ("bus", "car"):
+        (tmp_path / "train" / name).mkdir()
+        shutil.move(tmp_path / "bus" / "bus.png", tmp_path / "train" / name / "bus.png")
+        shutil.copy(picture_files[0], tmp_path / "bus" / "bus.png")
+    assert len(find_pictures(tmp_path)) == 3  # a part of class folders
+
+
+def test_pictures_that_judge_are_left_out_wherever_they_lie(tmp_path, picture_files):
+    for number, file in enumerate(picture_files[:4]):
+        shutil.copy(file, tmp_path / f"{number}.png")
+    judged = [tmp_path / "0.png", picture_files[2]]
+    assert [path.name for path in find_pictures(tmp_path, judged)] == ["1.png", "3.png"]
+    with pytest.raises(UsageError, match="but those that int8 is judged on: add some, or take fewer with --parity-p"):
+        find_pictures(tmp_path, picture_files[:4])
+
+
 def test_a_large_folder_is_sampled_evenly():
     assert evenly(list(range(1000)), 4) == [0, 250, 500, 750]
     assert evenly([1, 2], 4) == [1, 2]

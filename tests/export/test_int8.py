@@ -188,6 +188,20 @@ def test_a_target_out_of_reach_writes_nothing(pocket_model, picture_files, photo
     assert list(tmp_path.iterdir()) == []
 
 
+def test_pictures_of_the_parity_check_calibrate_nothing(pocket_model, picture_files, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporter, "trace_vision", None)
+    shutil.copytree(photos, tmp_path / "photos")
+    with pytest.raises(UsageError, match="no pictures but those that int8 is judged on"):
+        export_bundle(
+            pocket_model,
+            tmp_path / "b",
+            LABELS,
+            picture_files[:16],
+            precision="int8",
+            calibration=Calibration(tmp_path / "photos"),
+        )
+
+
 @pytest.mark.parametrize("when", ["ranges of", "sets of entries"])
 def test_stopped_half_way_it_leaves_nothing(pocket_model, picture_files, photos, tmp_path, when):
     def stop(line):
