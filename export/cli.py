@@ -197,6 +197,8 @@ def scores(bundle: Path) -> str:
         base = sure["base"]
         error = f"calibration error {base['before']['ece']:.1%} without, {base['after']['ece']:.1%} with it"
         said = f"temperature {sure['temperature']:.3f} from {base['pictures']} {sure['validation']}, {error}"
+        if not sure["checked"]:
+            said += ", perhaps pictures of the run's training or test: its data cannot be read"
     threshold = "nothing rejected" if sure["threshold"] is None else f"rejected below {sure['threshold']:.4f}"
     return f"{said}; {threshold}"
 
