@@ -58,7 +58,8 @@ class Choice:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.version_option(package_name="attri")
 def main(bundle: Path, as_json: bool) -> int:
-    """Look at this machine: exit code 0 where attri-run can work, 1 where it cannot."""
+    """Look at this machine: exit code 0 where attri-run can work, 1 where it cannot, or not with this bundle: one that
+    is not there yet is none of this machine's faults, one that is damaged is."""
     findings = [finding for look in LOOKS for finding in look(bundle)]
     choice = choose(findings)
     if as_json:
@@ -66,7 +67,8 @@ def main(bundle: Path, as_json: bool) -> int:
         click.echo(json.dumps(head | {"findings": [asdict(each) for each in findings]}, ensure_ascii=False))
     else:
         click.echo(report(findings, choice))
-    return 0 if choice.backend else 1
+    damaged = bundle.exists() and any(each.name == str(bundle) and each.state != OK for each in findings)
+    return 0 if choice.backend and not damaged else 1
 
 
 def choose(findings: list[Finding]) -> Choice:

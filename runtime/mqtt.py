@@ -1,14 +1,15 @@
 """Events to an MQTT broker, by QoS 1 from a spool on the disk; Home Assistant finds the sources by itself.
 
 PREFIX/status            "online" or "offline" (last will), retained
-PREFIX/SOURCE            the last event as JSON, retained; `id` is unique, so that who gets it twice can tell. Pictures of a
-                         folder share one topic; `source` in the event is the file
+PREFIX/SOURCE            the last event as JSON, retained; `id` is unique, so that who gets it twice can tell; pictures of
+                         a folder share it, and `source` in the event is the file
 PREFIX/SOURCE/state      "live", "retrying", "dead", ... as the source's health says, retained
 DISCOVERY/sensor/...     what Home Assistant has to know, retained
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -143,7 +144,9 @@ class MqttSink:
         self._wake.set()
         self._thread.join(_LAST_MOMENTS)
         if self._online:
-            self._client.publish(f"{self._prefix}/status", OFFLINE, 1, True).wait_for_publish(_LAST_MOMENTS / 2)
+            farewell = self._client.publish(f"{self._prefix}/status", OFFLINE, 1, True)
+            with contextlib.suppress(RuntimeError, ValueError):  # the connection broke off just now
+                farewell.wait_for_publish(_LAST_MOMENTS / 2)
         self._client.disconnect()
         # It joins paho's thread, which may be waiting for a host that does not answer.
         stop = threading.Thread(target=self._client.loop_stop, daemon=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import socket
 import sys
@@ -19,6 +20,8 @@ from attri.runtime.errors import UsageError
 if TYPE_CHECKING:
     from attri.runtime.result import Control, Sink
     from attri.runtime.spool import Spool
+
+_LOGGER = logging.getLogger("attri")
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,7 @@ def _servers(outputs: Outputs, control: Control) -> Any:
 
         token = read_secret("ATTRI_SERVE_TOKEN", outputs.serve_token_file)
         preview = Preview(control, metrics, parse_address(outputs.serve, "--serve"), token, outputs.serve_name)
-        click.echo(f"preview: {preview.url}", err=True)
+        _LOGGER.info("preview: %s", preview.url)
         yield preview
 
 

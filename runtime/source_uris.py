@@ -190,6 +190,8 @@ def _folder(word: str, path: Path, watch: bool) -> SourceSpec:
 def _by_form(word: str, name: str) -> SourceSpec | None:
     scheme, colon, rest = word.partition("://")
     if word == "-":
+        if sys.stdin is None:
+            raise UsageError("-: standard input is closed")
         return SourceSpec("-", "stdin", "-")
     if camera := re.fullmatch(r"camera(\d+)", word):
         return SourceSpec(word, "v4l2", f"/dev/video{int(camera[1])}")

@@ -58,11 +58,12 @@ class Webhook:
     def __init__(self, url: str, secret: str | None, spool: Callable[[], Spool], topk: int) -> None:
         try:
             parts = urlsplit(url)
-            known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            whole = url.isascii() and url.isprintable() and " " not in url
+            known = whole and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
         except ValueError:
             known = False
         if not known:
-            raise UsageError("--webhook takes an http:// or https:// URL")
+            raise UsageError("--webhook takes an http:// or https:// URL, blanks and umlauts in it as %20 and the like")
         if parts.username or parts.password:
             raise UsageError("--webhook takes no user and password in its URL: the signature says who sends")
         if not secret:
@@ -114,7 +115,9 @@ class Webhook:
         try:
             status = self._post(message.body)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            status, trouble = 0, str(getattr(error, "reason", error))
+            # Only the system's errors in full: others quote what they do not like, which may be the path.
+            words = str(getattr(error, "reason", error)) if isinstance(error, OSError) else type(error).__name__
+            status, trouble = 0, words
         else:
             trouble = f"status {status}"
         taken, refused = 200 <= status < 300, 300 <= status < 500 and status not in _AGAIN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -54,6 +55,15 @@ def test_no_bundle_says_how_to_get_one(ask, tmp_path: Path) -> None:
     code, out, _ = ask("--bundle", str(tmp_path / "gone"))
     assert code == 0
     assert "run attri-export" in out
+
+
+def test_a_damaged_bundle_is_a_failure(ask, bundle: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    (copy / "text.onnx").write_bytes(b"torn")
+    code, out, _ = ask("--bundle", str(copy))
+    assert code == 1
+    assert "text.onnx" in out
 
 
 @pytest.mark.parametrize(

@@ -241,6 +241,13 @@ def test_closing_waits_for_nobody(connect) -> None:
     assert time.monotonic() - start < 1.8
 
 
+def test_a_connection_that_breaks_off_at_the_end(connect, tmp_path: Path) -> None:
+    sink = connect(1)
+    sink._online = True  # as it was when close() looked
+    sink.close()
+    Spool(tmp_path / "spool.sqlite").close()  # nobody holds it any more
+
+
 @pytest.mark.parametrize(
     ("url", "words"),
     [

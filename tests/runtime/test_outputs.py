@@ -86,7 +86,8 @@ def test_every_sink_at_once(attri_run, picture_files: list[Path], tmp_path: Path
         assert "t/status" in topics
         assert any("homeassistant/sensor/" in topic for topic in topics)
         assert len(listener.of("t/pictures")) == len(events)
-        assert all(json.loads(line)["level"] for line in result.err.splitlines() if line.startswith("{"))
+        lines = [json.loads(line) for line in result.err.splitlines()]
+        assert [line["message"].split()[0] for line in lines].count("preview:") == 1
     finally:
         listener.close()
         broker.kill()

@@ -121,6 +121,13 @@ def test_pictures_named_in_a_row_are_one_source(folder: Path) -> None:
     assert [spec.name for spec in specs] == ["pictures", "clip.MP4", "b.png", "camera0"]
 
 
+def test_standard_input_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a shell says <&-, Python has none."""
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(UsageError, match="standard input is closed"):
+        find_source("-")
+
+
 def test_no_two_sources_have_one_name(folder: Path) -> None:
     words = ("http://nvr/s?token=A", "http://nvr/s?token=B", "clip.MP4", "http://nvr/s?token=C")
     specs = find_sources(words, {})

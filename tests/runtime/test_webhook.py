@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import http.client
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -107,6 +108,17 @@ def test_a_disk_that_gives_nothing_for_a_while(server: HookServer, hook, monkeyp
     wait_for(lambda: sink.delivered == 1)
 
 
+def test_no_fault_quotes_the_path(hook, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    def fail(body: bytes) -> int:
+        raise http.client.InvalidURL("URL can't contain control characters. '/T0KEN'")
+
+    sink = hook("http://127.0.0.1:1/T0KEN")
+    monkeypatch.setattr(sink, "_post", fail)
+    sink.write(make_result(changed=True))
+    wait_for(lambda: "InvalidURL" in caplog.text)
+    assert "T0KEN" not in caplog.text
+
+
 def test_what_is_too_old_is_given_up(server: HookServer, hook, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webhook, "OLDEST", 0.0)
     server.answers += [503] * 2
@@ -122,6 +134,9 @@ def test_what_is_too_old_is_given_up(server: HookServer, hook, monkeypatch: pyte
     [
         ("ftp://host/x", SECRET, "http"),
         ("nonsense", SECRET, "http"),
+        ("https://host/pa55 word", SECRET, "%20"),
+        ("https://host/pa55\n", SECRET, "%20"),
+        ("https://host/pa55ü", SECRET, "%20"),
         ("https://ann:pa55@host/x", SECRET, "no user and password"),
         ("https://host/x", None, "ATTRI_WEBHOOK_SECRET"),
     ],
