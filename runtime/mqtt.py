@@ -1,8 +1,8 @@
 """Events to an MQTT broker, by QoS 1 from a spool on the disk; Home Assistant finds the sources by itself.
 
 PREFIX/status            "online" or "offline" (last will), retained
-PREFIX/SOURCE            the last event as JSON, retained; `id` is unique, so that who gets it twice can tell; pictures of
-                         a folder share it, and `source` in the event is the file
+PREFIX/SOURCE            the last event as JSON, retained; `id` is unique, so that who gets it twice can tell; pictures
+                         of a folder share it, and `source` in the event is the file
 PREFIX/SOURCE/state      "live", "retrying", "dead", ... as the source's health says, retained
 DISCOVERY/sensor/...     what Home Assistant has to know, retained
 """
