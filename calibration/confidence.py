@@ -7,6 +7,7 @@ another class. A score below the threshold is rejected.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,10 +27,14 @@ BINS = 15  # of the expected calibration error (Guo et al.)
 BATCH = 16
 MARGIN = 1e-6  # the runtime's scores are float32: a threshold keeps this far from the score that it is made of
 Array = NDArray[Any]
+logger = logging.getLogger("attri")
 
 
 def logits_of(classifier: Classifier, pictures: Sequence[Path]) -> tuple[NDArray[np.float64], list[int]]:
-    """Uncalibrated logits [I, C] of the pictures that can be read, and which of `pictures` these are."""
+    """Uncalibrated logits [I, C] of the pictures that can be read, and which of `pictures` these are.
+
+    The others are named and counted in warnings.
+    """
     manifest = classifier.bundle.manifest
     image = manifest.image
     preprocess = Preprocess(image["size"], tuple(image["mean"]), tuple(image["std"]))
@@ -40,7 +45,8 @@ def logits_of(classifier: Classifier, pictures: Sequence[Path]) -> tuple[NDArray
         for row, path in enumerate(pictures[start : start + BATCH], start):
             try:
                 pixels.append(preprocess(path))
-            except ImageError:
+            except ImageError as error:
+                logger.warning("left out of the scores: %s", error)
                 continue
             rows.append(row)
         if pixels:
@@ -48,6 +54,8 @@ def logits_of(classifier: Classifier, pictures: Sequence[Path]) -> tuple[NDArray
             sets, inverse = np.unique(retrieved.reshape(len(retrieved), -1), axis=0, return_inverse=True)
             text = classifier.encode_text(sets.reshape(-1, *retrieved.shape[1:]))  # for each set [C, D]
             found.append(np.stack([text[i] @ f for i, f in zip(inverse.ravel(), features, strict=True)]))
+    if missing := len(pictures) - len(rows):
+        logger.warning("%d of %d pictures for the scores cannot be read", missing, len(pictures))
     return manifest.logit_scale * np.concatenate(found).astype(np.float64), rows
 
 

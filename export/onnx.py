@@ -63,7 +63,8 @@ def export_bundle(
         ParityError: the graphs do not agree with the model; nothing is written.
         UsageError: an unknown precision or opset, no pool, no calibration pictures, or `path` is something that is not
             a bundle.
-        FailedError: the tracer did not do as asked, what is called fp16 or int8 would not be, or the disk is full.
+        FailedError: the tracer did not do as asked, what is called fp16 or int8 would not be, most pictures cannot be
+            read, or the disk is full.
     """
     if precision not in DTYPES:
         raise UsageError(f"precision is {precision!r}: choose {', '.join(DTYPES)}")
@@ -103,7 +104,7 @@ def export_bundle(
             if precision == "fp16":
                 arithmetic = half_report(unfinished, model.backbone.preprocess(), seen.pixels)
             report = compare(model, unfinished, seen.pixels, gates)
-        report = dataclasses.replace(report, stages=[seen.stage, *report.stages])
+        report = dataclasses.replace(report, stages=[seen.stage, *report.stages], asked=len(pictures))
         if report.missed:
             tell(report.table())
         report.check(lambda stage: culprit(model, unfinished, stage.name, seen.pixels[[stage.worst_picture]]))

@@ -93,9 +93,12 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class Report:
+    """asked: how many pictures were named, where some of them could not be read."""
+
     stages: list[Stage]
     pictures: int
     labels: int
+    asked: int | None = None
 
     @property
     def missed(self) -> Stage | None:
@@ -113,10 +116,17 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         stages = [stage.summary() for stage in self.stages]
-        return {"pictures": self.pictures, "labels": self.labels, "stages": stages}
+        return {"pictures": self.pictures, "asked": self.asked, "labels": self.labels, "stages": stages}
+
+    @property
+    def compared(self) -> str:
+        """What it was compared on, for a person."""
+        missing = self.asked is not None and self.asked > self.pictures
+        of = f" (only {self.pictures} of {self.asked} could be read)" if missing else ""
+        return f"{self.pictures} pictures{of}, {self.labels} labels"
 
     def table(self) -> str:
-        rows = [f"{'parity':<24}{'worst':>12}{'mean':>12}{'gate':>12}  {self.pictures} pictures, {self.labels} labels"]
+        rows = [f"{'parity':<24}{'worst':>12}{'mean':>12}{'gate':>12}  {self.compared}"]
         for stage in self.stages:
             gate = "none" if stage.gate is None else f"{stage.figure} {stage.gate:g}"
             held = "" if stage.gate is None else "held" if stage.held else "MISSED"

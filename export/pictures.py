@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attri.export.parity import Stage
-from attri.runtime.errors import ImageError, UsageError
+from attri.runtime.errors import FailedError, ImageError
 from attri.runtime.images import load_image
 from attri.train.backbone import Backbone
 
 # Mean difference of normalised pixels. They are equal to the last bit, but for a few bytes of very thin strips
 # (`Preprocess`); a wrong crop, resize or mean moves all of them by a hundredth or more.
 GATE = 1e-4
+LEAST = 0.5  # share of the files that must be readable: the few of a damaged folder are no sample (our choice)
+logger = logging.getLogger("attri")
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,22 +34,26 @@ class Pictures:
 
 
 def read_pictures(backbone: Backbone, files: list[Path]) -> Pictures:
-    """Raises UsageError where none can be read."""
+    """A picture that cannot be read is named in a warning. Raises FailedError where less than half can be read."""
     preprocess, transform = backbone.preprocess(), open_clip_transform(backbone)
     read, pixels, errors = [], [], []
     for path in files:
         try:
             image = load_image(path)
             ours = preprocess(image)
-        except ImageError:
+        except ImageError as error:
+            logger.warning("left out of the parity check: %s", error)
             continue
         image.info.pop("transparency", None)  # RGB has no use for it, and Pillow would warn of it
         error = np.abs(transform(image).numpy() - ours)  # [3, S, S]
         read.append(path)
         pixels.append(ours)
         errors.append((error.max(), error.mean()))
-    if not read:
-        raise UsageError("parity needs real pictures and none could be read: name a folder with --parity-data")
+    if not read or len(read) < LEAST * len(files):
+        raise FailedError(
+            f"only {len(read)} of {len(files)} pictures for the parity check can be read, half are needed: mend them,"
+            " or name a folder with --parity-data"
+        )
     worst, mean = np.array(errors, np.float64).T
     stage = Stage("pixels", "difference", float(worst.max()), float(mean.mean()), GATE, "mean", worst)
     return Pictures(read, np.stack(pixels), stage)

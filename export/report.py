@@ -83,6 +83,7 @@ def describe(
         "labels": manifest.labels,
         "card": asdict(card),
         "pictures": [name_of(file) for file in pictures.files],
+        "compared": report.compared,
         "stages": [describe_stage(stage, pictures) for stage in report.stages],
         "confidence": confidence,
         "graphs": count_operations(bundle, pictures.pixels[:1]),
@@ -117,10 +118,10 @@ def summary(facts: dict[str, Any]) -> str:
     """What this is and whether it agrees, in a sentence or two."""
     gates = [stage["held"] for stage in facts["stages"] if stage["gate"] is not None]
     held = f"all {len(gates)} gates held" if all(gates) else f"{sum(gates)} of {len(gates)} gates held"
-    model, pictures, labels = facts["model"], facts["pictures"], facts["labels"]
+    model = facts["model"]
     return (
         f"AttriPrompt on {model['name']} ({model['pretrained']}), folded into static ONNX graphs. "
-        f"Compared with the PyTorch model on {len(pictures)} pictures and {len(labels)} labels: {held}."
+        f"Compared with the PyTorch model on {facts['compared']}: {held}."
     )
 
 

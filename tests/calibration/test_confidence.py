@@ -137,12 +137,14 @@ def test_a_threshold_rejects_no_more_known_than_wanted(known, share):
     assert threshold <= known.max()
 
 
-def test_logits_are_those_that_the_classifier_makes_its_scores_of(bundle, picture_files, tmp_path):
+def test_logits_are_those_that_the_classifier_makes_its_scores_of(bundle, picture_files, tmp_path, caplog):
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     classifier = Classifier.load(bundle, device="cpu")
     files = [*picture_files[:17], tmp_path / "broken.png", *picture_files[17:20]]  # more than a batch
     logits, rows = c.logits_of(classifier, files)
     assert rows == [i for i in range(21) if i != 17]
+    assert "broken.png is not a picture" in caplog.text
+    assert "1 of 21 pictures for the scores cannot be read" in caplog.text
     expected = np.stack([p.probabilities for p in classifier([files[row] for row in rows])])
     assert np.abs(c.probabilities(logits) - expected).max() < 1e-5  # float32 softmax against float64
     nothing, rows = c.logits_of(classifier, [tmp_path / "broken.png"])

@@ -14,7 +14,7 @@ from attri.export import pictures
 from attri.export.onnx import export_bundle
 from attri.export.parity import Gates, Report, Stage, Stages, cosine, judge, same_top1
 from attri.export.pictures import read_pictures
-from attri.runtime.errors import ParityError, UsageError
+from attri.runtime.errors import FailedError, ParityError
 
 LABELS = ["bird", "apple", "house"]
 pytestmark = pytest.mark.usefixtures("shared_traces")
@@ -149,9 +149,26 @@ def test_another_crop_than_open_clips_is_noticed(pocket_model, picture_files, mo
 
 def test_parity_without_pictures_is_refused(pocket_model, tmp_path):
     (tmp_path / "a.png").write_text("not a picture")
-    with pytest.raises(UsageError, match="name a folder with --parity-data"):
+    with pytest.raises(
+        FailedError, match=r"only 0 of 1 pictures .* can be read, half .* name a folder with --parity-d"
+    ):
         export_bundle(pocket_model, tmp_path / "bundle", LABELS, [tmp_path / "a.png"])
     assert not (tmp_path / "bundle").exists()
+
+
+def test_pictures_that_cannot_be_read_are_named_and_counted(pocket_model, picture_files, tmp_path, caplog):
+    broken = [tmp_path / f"broken {number}.png" for number in range(2)]
+    for file in broken:
+        file.write_text("not a picture")
+    report = export_bundle(pocket_model, tmp_path / "bundle", LABELS, [*broken, *picture_files[:2]])
+    assert "broken 1.png is not a picture" in caplog.text
+    said = "2 pictures (only 2 of 4 could be read), 3 labels"
+    assert report.table().splitlines()[0].endswith(said)
+    assert said in (tmp_path / "bundle" / "report.html").read_text(encoding="utf-8")
+    stored = json.loads((tmp_path / "bundle" / "manifest.json").read_text())["parity"]
+    assert (stored["pictures"], stored["asked"]) == (2, 4)
+    with pytest.raises(FailedError, match="only 1 of 3 pictures for the parity check can be read, half are needed"):
+        read_pictures(pocket_model.backbone, [*broken, picture_files[0]])
 
 
 def test_black_white_and_checkerboard_stay_finite_in_half(pocket_model, picture_files, tmp_path):
