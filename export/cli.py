@@ -183,7 +183,7 @@ def confidence_options(
             raise
         click.echo(f"scores are not calibrated: {error}; name pictures with --validation-data", err=True)
         return Confidence(None, str(error), chosen, accepts, false_rejects)
-    return Confidence(validation, "", chosen, accepts, false_rejects)
+    return Confidence(validation, "", chosen, accepts, false_rejects, calibrate is True)
 
 
 def scores(bundle: Path) -> str:
@@ -199,8 +199,15 @@ def scores(bundle: Path) -> str:
         said = f"temperature {sure['temperature']:.3f} from {base['pictures']} {sure['validation']}, {error}"
         if not sure["checked"]:
             said += ", perhaps pictures of the run's training or test: its data cannot be read"
-    threshold = "nothing rejected" if sure["threshold"] is None else f"rejected below {sure['threshold']:.4f}"
-    return f"{said}; {threshold}"
+    return f"{said}; {rejection(sure)}"
+
+
+def rejection(sure: dict[str, Any]) -> str:
+    if sure["threshold"] is None:
+        return "nothing rejected"
+    out = sure["rejection"]
+    price = f", {out['rejected']:.1%} of {out['known']} pictures of the labels are" if "known" in out else ""
+    return f"rejected below {sure['threshold']:.4f}{price}"
 
 
 def shares(graph: dict[str, Any]) -> str:

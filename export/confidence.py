@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,7 @@ class Confidence:
     """What to fit. Without `validation` the temperature stays 1; without either share nothing is rejected.
 
     why             what is said where there is no validation
+    asked           --calibrate was given: a temperature that cannot be fitted is an error
     false_accepts   share of the negatives, pictures of none of the labels, that may pass
     false_rejects   share of the validation pictures that may be rejected
     """
@@ -114,9 +116,14 @@ class Confidence:
     negatives: list[Path] = field(default_factory=list)
     false_accepts: float | None = None
     false_rejects: float | None = None
+    asked: bool = False
 
     def check(self, labels: list[str]) -> None:
-        """Raises UsageError where the wish cannot be met with these labels."""
+        """Raises UsageError where the wish cannot be met with these labels, or from so few negatives."""
+        if len(labels) < 2 and (self.false_accepts, self.false_rejects) != (None, None):
+            raise UsageError("a single label always scores 1, and no threshold rejects it: name two labels or more")
+        if self.false_accepts is not None:
+            require_negatives(len(self.negatives), self.false_accepts)
         if self.false_rejects is None:
             return
         if self.validation is None:
@@ -150,6 +157,13 @@ def find_negatives(folder: Path) -> list[Path]:
     return chosen
 
 
+def require_negatives(count: int, share: float) -> None:
+    """Raises UsageError where a share of so few pictures cannot be told from none of them."""
+    least = math.ceil(1 / (share or FALSE_ACCEPTS) - 1e-9)
+    if count < least:
+        raise UsageError(f"--false-accepts {share:g} wants {least} --negatives that can be read, not {count}: add some")
+
+
 def measure(wish: Confidence, classifier: Classifier) -> dict[str, Any]:
     """Fit what is wished for.
 
@@ -157,35 +171,49 @@ def measure(wish: Confidence, classifier: Classifier) -> dict[str, Any]:
         temperature, threshold (None: nothing is rejected), and the figures that parity.json keeps beside them.
 
     Raises:
-        UsageError: a temperature or threshold is wished for, and none of its pictures can be read.
+        UsageError: a temperature or threshold is asked for, and too few of its pictures can be read; or no threshold
+            does what is wished for.
     """
     labels = list(classifier.labels)
     result: dict[str, Any] = {"temperature": 1.0, "threshold": None, "validation": None, "why": wish.why}
     known = None
     if wish.validation is not None:
         base, targets = look(classifier, wish.validation.base)
-        temperature = fit_temperature(base, targets)
-        result |= {"temperature": temperature or 1.0, "validation": wish.validation.what, "why": ""}
-        result["checked"] = wish.validation.checked
-        if temperature is None:
-            result["why"] = "these pictures have no best temperature, it stays 1"
-        result["base"] = summary(base, targets, result["temperature"])
-        if wish.validation.novel is not None:
-            result["novel"] = summary(*look(classifier, wish.validation.novel), result["temperature"])
-        if labels == wish.validation.base.classes:
-            known = probabilities(base, result["temperature"]).max(1)
+        if len(targets) < LEAST:
+            result["why"] = f"only {len(targets)} {wish.validation.what} can be read, {LEAST} are needed"
+            if wish.asked or wish.false_rejects is not None:
+                raise UsageError(f"scores cannot be calibrated: {result['why']}")
+        else:
+            result |= fit(wish.validation, classifier, base, targets)
+            if labels == wish.validation.base.classes:
+                known = probabilities(base, result["temperature"]).max(1)
     classifier.set_labels(labels)
     return result | reject(wish, classifier, known, result["temperature"])
 
 
+def fit(
+    validation: Validation, classifier: Classifier, logits: NDArray[np.float64], targets: NDArray[np.int64]
+) -> dict[str, Any]:
+    """A temperature and its figures, from the base's logits [I, C] and targets [I]."""
+    temperature = fit_temperature(logits, targets)
+    result: dict[str, Any] = {"temperature": temperature or 1.0, "validation": validation.what, "why": ""}
+    result["checked"] = validation.checked
+    if temperature is None:
+        result["why"] = "these pictures have no best temperature, it stays 1"
+    result["base"] = summary(logits, targets, result["temperature"])
+    if validation.novel is not None:
+        novel, novel_targets = look(classifier, validation.novel)
+        if len(novel_targets):
+            result["novel"] = summary(novel, novel_targets, result["temperature"])
+    return result
+
+
 def look(classifier: Classifier, data: Dataset) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Logits [I, C] among the classes of the data, and targets [I]."""
+    """Logits [I, C] among the classes of the data, and targets [I], of the pictures that can be read."""
     pictures = evenly(data.test, MOST)
     classifier.set_labels(data.classes)
     logits, rows = logits_of(classifier, [picture.path for picture in pictures])
-    if not rows:
-        raise UsageError(f"none of the validation pictures of {data.root} can be read")
-    return logits, np.array([pictures[row].target for row in rows])
+    return logits, np.array([pictures[row].target for row in rows], np.int64)
 
 
 def reject(
@@ -195,10 +223,14 @@ def reject(
     found: dict[str, Any] = {}
     if wish.false_accepts is not None:
         logits, rows = logits_of(classifier, wish.negatives)
-        if not rows:
-            raise UsageError(f"none of the negatives in {wish.negatives[0].parent} can be read")
+        require_negatives(len(rows), wish.false_accepts)
         unknown = probabilities(logits, temperature).max(1)
         threshold = threshold_accepting(unknown, wish.false_accepts)
+        if threshold > 1:
+            raise UsageError(
+                f"too many of the negatives score 1: a threshold that lets {wish.false_accepts:.1%} of them pass would"
+                " reject every picture; raise --false-accepts, or look whether they do show a label"
+            )
         found = {"false_accepts": wish.false_accepts, "negatives": len(rows)}
         found |= {"accepted": float((unknown >= threshold).mean())}
         found |= {"auroc": None if known is None else auroc(known, unknown)}

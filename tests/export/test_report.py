@@ -15,6 +15,7 @@ from chromium import CHROMIUM, Browser
 from onnx import TensorProto, helper
 from PIL import Image
 
+from attri.export import confidence as confidence_module
 from attri.export import operations
 from attri.export.card import NOT_KNOWN, Card, licence
 from attri.export.confidence import Confidence, measure
@@ -26,6 +27,13 @@ from attri.runtime.bundle import TEXT, VISION, Bundle, read_manifest
 from attri.train.data import Dataset, Picture
 
 HOSTILE = ["<script>alert(1)</script>", "\"><img src=x onerror='alert(1)'>", "{{ 7 * 7 }}"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_are_enough():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(confidence_module, "LEAST", 20)
+        yield
 
 
 @pytest.fixture(scope="module")
