@@ -141,17 +141,21 @@ def read_manifest(path: Path) -> Manifest:
 def _checks(manifest: Manifest) -> dict[str, bool]:
     """Whether each field that the runtime relies on can be used."""
     image, text, files = manifest.image, manifest.text, manifest.files
-    return {
+    tables = {name: isinstance(getattr(manifest, name), dict) for name in ("model", "arithmetic", "parity")}
+    return tables | {
         "image": isinstance(image, dict)
-        and _is_number(image.get("size"))
-        and all(isinstance(image.get(key), list) and len(image[key]) == 3 for key in ("mean", "std")),
+        and _is_count(image.get("size"))
+        and _is_colour(image.get("mean"))
+        and _is_colour(image.get("std"))
+        and all(map(_is_number, image["std"])),
         "text": isinstance(text, dict)
         and isinstance(text.get("template"), str)
-        and _is_number(text.get("context_length")),
+        and text["template"].count("{}") == 1
+        and _is_count(text.get("context_length")),
         "precision": manifest.precision in PRECISIONS,
         "logit_scale": _is_number(manifest.logit_scale),
         "retrieval": isinstance(manifest.retrieval, dict)
-        and all(_is_number(manifest.retrieval.get(key)) for key in ("depth", "retrieved", "pool_size")),
+        and all(_is_count(manifest.retrieval.get(key)) for key in ("depth", "retrieved", "pool_size", "topk")),
         "labels": isinstance(manifest.labels, list) and all(isinstance(label, str) for label in manifest.labels),
         "temperature": _is_number(manifest.temperature),
         "threshold": manifest.threshold in (None, 0) or _is_number(manifest.threshold),
@@ -160,7 +164,18 @@ def _checks(manifest: Manifest) -> dict[str, bool]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and 0 < value < math.inf
+    """Whether it is one above 0."""
+    return type(value) in (int, float) and 0 < value < math.inf  # type: ignore[operator]
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_colour(value: object) -> bool:
+    """Whether it is a list with a number for each of R, G, B."""
+    numbers = [each for each in value if type(each) in (int, float)] if isinstance(value, list) else []
+    return len(numbers) == 3 and all(abs(each) < math.inf for each in numbers)
 
 
 def file_entry(file: Path) -> dict[str, Any]:
