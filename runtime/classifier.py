@@ -37,6 +37,7 @@ class Prediction:
     retrieved      pool entries, int32 [L, M], each row ascending
     cache          "hit" where the text features were known
     latency_ms     preprocess, vision, text, and their total; of vision and text the picture's share of its batch
+    threshold      the rejection threshold; None never rejects
     """
 
     label: str | None
@@ -46,6 +47,7 @@ class Prediction:
     retrieved: NDArray[np.int32] = field(repr=False)
     cache: str
     latency_ms: dict[str, float] = field(repr=False)
+    threshold: float | None = field(default=None, repr=False)
 
     def top(self, count: int) -> list[tuple[str, float]]:
         """The best labels with their probabilities, best first; equal ones in the order of `labels`."""
@@ -68,7 +70,8 @@ class Classifier:
     ) -> None:
         manifest = bundle.manifest
         self.bundle, self.cache, self.batch = bundle, cache, batch
-        self.threshold = manifest.threshold
+        self._threshold: float | None = None
+        self._own_threshold, self._own_labels = True, True
         self._vision, self._text = vision, TextEncoder(bundle, text, cache, shortlist)
         self._preprocess = Preprocess(
             manifest.image["size"], tuple(manifest.image["mean"]), tuple(manifest.image["std"])
@@ -131,6 +134,26 @@ class Classifier:
         self.set_labels(labels)
 
     @property
+    def threshold(self) -> float | None:
+        """Scores below it are none of the labels; None never rejects.
+
+        The bundle's own was chosen from scores of its default labels: with others it says nothing, and is not applied.
+        Assign one to reject with whatever labels, or None to reject nothing.
+        """
+        if self._own_threshold:
+            return self.bundle.manifest.threshold if self._own_labels else None
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, threshold: float | None) -> None:
+        self._threshold, self._own_threshold = threshold, False
+
+    @property
+    def leaves_threshold(self) -> bool:
+        """Whether the bundle has a threshold that is not applied, since the labels are others than its own."""
+        return self._own_threshold and not self._own_labels and self.bundle.manifest.threshold is not None
+
+    @property
     def description(self) -> str:
         return self._vision.description
 
@@ -152,8 +175,9 @@ class Classifier:
         if isinstance(labels, str):
             raise TypeError("labels is one string: give a list of strings")
         given = self._text.label_set(labels, places, prompts, template)
+        own = _same_words(labels, prompts, self.bundle.manifest.labels) and template in (None, self.template)
         with self._changing:
-            self._given = given
+            self._given, self._own_labels = given, own
 
     @property
     def _set(self) -> LabelSet:
@@ -251,9 +275,16 @@ class Classifier:
     ) -> Prediction:
         best = int(probabilities.argmax())
         score = float(probabilities[best])
-        rejected = self.threshold is not None and score < self.threshold
-        label = None if rejected else labels.labels[best]
-        return Prediction(label, score, probabilities, labels.labels, retrieved, "hit" if hit else "miss", latency)
+        threshold = self.threshold
+        label = None if threshold is not None and score < threshold else labels.labels[best]
+        cache = "hit" if hit else "miss"
+        return Prediction(label, score, probabilities, labels.labels, retrieved, cache, latency, threshold)
+
+
+def _same_words(labels: Sequence[str], prompts: Sequence[Sequence[str]] | None, own: Sequence[str]) -> bool:
+    """In any order: the best score does not depend on it."""
+    plain = prompts is None or all(list(group) == [label] for group, label in zip(prompts, labels, strict=True))
+    return plain and sorted(labels) == sorted(own)
 
 
 def _at_least(name: str, value: int | None, least: int) -> None:

@@ -29,7 +29,7 @@ class Rule:
     smooth        time constant of the exponential average, seconds; 0 is none
     majority      frames that vote; 1 is none
     min_duration  seconds that a label must hold before it is decided
-    threshold     averaged scores below it are none of the labels; None never rejects
+    threshold     averaged scores below it are none of the labels; None takes the prediction's
     """
 
     smooth: float = 0.0
@@ -57,6 +57,7 @@ class Decider:
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
         self._labels: tuple[str, ...] = ()
+        self._threshold: float | None = None
         self._time = -math.inf
         self._reset()
         self._decided: str | None = None
@@ -69,6 +70,7 @@ class Decider:
             self._reset()
             self._since = time
         self._labels = prediction.labels
+        self._threshold = prediction.threshold if self.rule.threshold is None else self.rule.threshold
         candidate, scores = self._vote(prediction) if self.rule.majority > 1 else self._average(prediction, time)
         self._time = time
         return self._hold(candidate, scores, time)
@@ -97,7 +99,7 @@ class Decider:
 
     def _best(self, probabilities: NDArray[np.float32]) -> str | None:
         best = int(probabilities.argmax())
-        rejected = self.rule.threshold is not None and probabilities[best] < self.rule.threshold
+        rejected = self._threshold is not None and probabilities[best] < self._threshold
         return None if rejected else self._labels[best]
 
     def _hold(self, candidate: str | None, scores: NDArray[np.float32], time: float) -> Decision:

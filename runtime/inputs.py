@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from attri.runtime.classifier import Classifier
     from attri.runtime.live_labels import LabelsFile
     from attri.runtime.pipeline import Pipeline
+
+
+_LOGGER = logging.getLogger("attri")
 
 
 class RoiType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.3 on
@@ -189,8 +193,10 @@ def open_pipeline(
             # The same graphs and cache, other labels.
             sets[key] = LiveLabels(copy.copy(classifier), None if path is None else files[path], template)
         chosen.append(sets[key])
-        threshold = classifier.threshold if spec.threshold is None else spec.threshold
-        rules.append(Rule(inputs.smooth, inputs.majority, inputs.min_duration, threshold))
+        rules.append(Rule(inputs.smooth, inputs.majority, inputs.min_duration, spec.threshold))
+    rejecting = [labels for labels, spec in zip(chosen, specs, strict=True) if spec.threshold is None]
+    if any(labels.classifier.leaves_threshold for labels in rejecting):
+        _LOGGER.warning("the bundle's threshold is for its own labels and not applied to others: give --threshold")
     asked = {"retries": inputs.max_retries, "frozen": inputs.frozen_after}
     patience = Patience(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
     return Pipeline(specs, chosen, rules, Schedule(inputs.every, inputs.on_change), patience, inputs.batch)

@@ -22,7 +22,7 @@ class FakeClassifier:
 
     def __init__(self, *labels: str, seconds: float = 0.0) -> None:
         self.labels = labels or ("cat", "dog")
-        self.threshold, self.seconds = None, seconds
+        self.threshold, self.leaves_threshold, self.seconds = None, False, seconds
         self.cache = SimpleNamespace(hits=0)
         self.seen: list[int] = []  # red of the first pixel, of every picture
         self.batches: list[int] = []  # sizes of lists

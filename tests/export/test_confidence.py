@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
 
 from attri.calibration.confidence import fit_temperature, logits_of
+from attri.export import cli
+from attri.export import confidence as module
 from attri.export.confidence import Confidence, Validation, data_of, find_negatives, measure
 from attri.runtime import Classifier
 from attri.runtime.errors import UsageError
@@ -144,6 +147,11 @@ def test_but_for_what_the_run_was_trained_and_tested_on(data):
         Validation.of_folder(both, run_on(both))
 
 
+@pytest.fixture
+def few_are_enough(monkeypatch):
+    monkeypatch.setattr(module, "LEAST", 20)
+
+
 @pytest.fixture(scope="module")
 def validation(bundle, picture_files):
     """30 pictures, of which the bundle gets all but six right, and the same pictures as those of other classes."""
@@ -157,6 +165,7 @@ def validation(bundle, picture_files):
     return Validation("validation pictures", base, dataclasses.replace(base, classes=["cat", "tree", "car"]))
 
 
+@pytest.mark.usefixtures("few_are_enough")
 def test_the_temperature_is_that_of_the_base(bundle, validation):
     classifier = Classifier.load(bundle, device="cpu")
     found = measure(Confidence(validation), classifier)
@@ -169,6 +178,43 @@ def test_the_temperature_is_that_of_the_base(bundle, validation):
     json.dumps(found, allow_nan=False)
 
 
+@pytest.mark.usefixtures("few_are_enough")
+@pytest.mark.parametrize("error", [0.0, 1.0])
+def test_a_temperature_that_does_harm_is_kept_only_where_it_was_asked_for(bundle, validation, monkeypatch, error):
+    monkeypatch.setattr(module, "held_out_error", lambda logits, targets: error)
+    classifier = Classifier.load(bundle, device="cpu")
+    by_itself, asked = (measure(Confidence(validation, asked=wish), classifier) for wish in (False, True))
+    assert (asked["held_out"], asked["worse"], asked["why"]) == (error, error == 1, "")
+    assert asked["temperature"] != 1
+    if error == 0:
+        assert by_itself == asked
+        return
+    assert (by_itself["temperature"], by_itself["base"]["before"]) == (1, by_itself["base"]["after"])
+    why = r"on pictures that it is not fitted on it makes the error 100.0%, from \d+\.\d%, so it stays 1"
+    assert re.fullmatch(why, by_itself["why"])
+    assert "worse, kept since --calibrate was given" in cli.temperature(asked)
+    assert cli.temperature(by_itself).startswith("not calibrated: on pictures that it is not")
+    assert re.search(r"; on other classes \d+\.\d% without, \d+\.\d% with it", cli.temperature(asked))
+
+
+def test_pictures_that_cannot_be_read_count_for_nothing(bundle, validation, tmp_path, monkeypatch):
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    broken = [Picture(tmp_path / "broken.png", 0)] * 30
+    some = dataclasses.replace(validation.base, test=[*validation.base.test, *broken])
+    classifier = Classifier.load(bundle, device="cpu")
+    found = measure(Confidence(Validation("validation pictures", some)), classifier)
+    why = "only 30 validation pictures can be read, 50 are needed"
+    assert (found["temperature"], found["validation"], found["why"]) == (1.0, None, why)
+    for wish in ({"asked": True}, {"false_rejects": 0.1}):
+        with pytest.raises(UsageError, match=f"scores cannot be calibrated: {why}"):
+            measure(Confidence(Validation("validation pictures", some), **wish), classifier)
+    monkeypatch.setattr(module, "LEAST", 30)
+    novel = dataclasses.replace(validation.base, test=broken)
+    found = measure(Confidence(Validation("validation pictures", some, novel)), classifier)
+    assert (found["base"]["pictures"], "novel" in found) == (30, False)
+
+
+@pytest.mark.usefixtures("few_are_enough")
 def test_pictures_that_are_all_right_leave_the_temperature_at_one(bundle, validation):
     classifier = Classifier.load(bundle, device="cpu")
     logits, _ = logits_of(classifier, [picture.path for picture in validation.base.test])
@@ -186,6 +232,7 @@ def changed(bundle, tmp_path, **manifest):
     return Classifier.load(path, device="cpu")
 
 
+@pytest.mark.usefixtures("few_are_enough")
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
 def test_the_runtime_accepts_as_many_negatives_as_wanted(bundle, validation, picture_files, tmp_path, share):
     negatives = picture_files[40:70]
@@ -197,6 +244,32 @@ def test_the_runtime_accepts_as_many_negatives_as_wanted(bundle, validation, pic
     assert 0 <= found["rejection"]["auroc"] <= 1
 
 
+def test_a_threshold_is_applied_to_the_labels_that_it_was_chosen_for(bundle, picture_files, tmp_path):
+    classifier = changed(bundle, tmp_path, threshold=0.9999)
+    own = list(classifier.labels)
+
+    def rejected():
+        return classifier(picture_files[0]).label is None
+
+    assert (classifier.threshold, rejected()) == (0.9999, True)
+    for labels, options in [
+        (["cat", *own], {}),
+        (own[:2], {}),
+        (own, {"prompts": [["cat"], *([label] for label in own[1:])]}),
+        (own, {"template": "{}"}),
+    ]:
+        classifier.set_labels(labels, **options)
+        assert (classifier.threshold, classifier.leaves_threshold, rejected()) == (None, True, False)
+    classifier.labels = own[::-1]
+    assert (classifier.threshold, classifier.leaves_threshold, rejected()) == (0.9999, False, True)
+    classifier.labels = ["cat", "dog"]
+    classifier.threshold = 1.0  # whatever the labels
+    assert (classifier.leaves_threshold, rejected()) == (False, True)
+    classifier.labels, classifier.threshold = own, None
+    assert not rejected()
+
+
+@pytest.mark.usefixtures("few_are_enough")
 def test_without_negatives_the_scores_of_validation_pictures_decide(bundle, validation, tmp_path):
     found = measure(Confidence(validation, "", false_rejects=0.2), Classifier.load(bundle, device="cpu"))
     classifier = changed(bundle, tmp_path, temperature=found["temperature"], threshold=found["threshold"])
@@ -220,5 +293,25 @@ def test_wishes_that_cannot_be_met(validation, tmp_path, bundle):
     with pytest.raises(UsageError, match="holds no pictures: --negatives"):
         find_negatives(tmp_path)
     (tmp_path / "a.png").write_bytes(b"not a picture")
-    with pytest.raises(UsageError, match="none of the negatives"):
-        measure(Confidence(negatives=[tmp_path / "a.png"], false_accepts=0.1), Classifier.load(bundle, device="cpu"))
+    few = Confidence(negatives=[tmp_path / "a.png"] * 10, false_accepts=0.1)
+    few.check(["a", "b"])
+    with pytest.raises(UsageError, match="wants 10 --negatives that can be read, not 0: add some"):
+        measure(few, Classifier.load(bundle, device="cpu"))
+
+
+@pytest.mark.parametrize(("share", "least"), [(0.05, 20), (0.3, 4), (1.0, 1), (0.0, 20)])
+def test_a_share_of_too_few_negatives_is_no_share(tmp_path, share, least):
+    Confidence(negatives=[tmp_path] * least, false_accepts=share).check(["a", "b"])
+    with pytest.raises(UsageError, match=f"--false-accepts .* wants {least} --negatives that can be read"):
+        Confidence(negatives=[tmp_path] * (least - 1), false_accepts=share).check(["a", "b"])
+
+
+def test_a_threshold_that_would_reject_every_picture_is_refused(bundle, picture_files, tmp_path, monkeypatch):
+    for wish in (Confidence(negatives=[tmp_path] * 20, false_accepts=0.1), Confidence(false_rejects=0.1)):
+        with pytest.raises(UsageError, match="a single label always scores 1"):
+            wish.check(["cat"])
+    sure = np.array([[100.0, 0, 0]] * 20)  # a softmax of 1 to the last bit
+    monkeypatch.setattr(module, "logits_of", lambda classifier, pictures: (sure, list(range(20))))
+    classifier = Classifier.load(bundle, device="cpu")
+    with pytest.raises(UsageError, match=r"that lets 10.0% of them pass would reject every picture; raise --false-acc"):
+        measure(Confidence(negatives=picture_files[:20], false_accepts=0.1), classifier)
