@@ -39,7 +39,7 @@ ENTROPY_BINS, ENTROPY_LEVELS = 1024, 128
 WANTED = 100  # pictures below which a warning is due: ranges of pocket and ViT-B settle between 50 and 100
 MOST = 256  # pictures that are read of a larger folder
 BATCH = 4
-TEXT_SETS, TEXT_LABELS = 64, 64  # sets of entries, and labels for each, that the text graph is run on
+TEXT_SETS, TEXT_LABELS = 64, 64  # sets of entries at most, and labels for each, that the text graph is run on
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,13 @@ class Samples:
         for batch in batches(self.pictures[:count]):
             yield {"pixels": np.stack([self.preprocess(picture) for picture in batch])}
 
-    def text(self, count: int | None = TEXT_SETS) -> Iterator[Feed]:
-        """The first `count` sets, each with another stretch of the labels, so that all labels have their turn."""
-        total = len(self.labels)
-        for number, entries in enumerate(evenly(self.retrieved, count)):
+    def text(self, count: int | None = None) -> Iterator[Feed]:
+        """Sets of entries, each with another stretch of the labels: `count` of them, or until all had their turn."""
+        total, sets = len(self.labels), evenly(self.retrieved, TEXT_SETS if count is None else count)
+        rounds = len(sets) if count is not None else max(len(sets), math.ceil(total / TEXT_LABELS))
+        for number in range(rounds):
             chosen = (np.arange(min(total, TEXT_LABELS)) + number * TEXT_LABELS) % total
-            yield {"retrieved": entries[None], **self.labels.take(chosen).feed(self.embedding)}
+            yield {"retrieved": sets[number % len(sets)][None], **self.labels.take(chosen).feed(self.embedding)}
 
 
 def label_tokens(bundle: Bundle) -> LabelTokens:

@@ -204,12 +204,15 @@ def test_a_large_folder_is_sampled_evenly():
     assert len(evenly(np.zeros((9, 2)), 4)) == 4
 
 
-def test_all_labels_have_their_turn(samples, monkeypatch):
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_all_labels_and_all_sets_have_their_turn(samples, monkeypatch, count):
     monkeypatch.setattr(module, "TEXT_LABELS", 3)
-    sets = np.arange(5, dtype=np.int32).reshape(5, 1, 1)
-    seen = set()
-    for feed in Samples([], samples.preprocess, sets, WORDS, TABLE).text():
+    every = Samples([], samples.preprocess, np.arange(count, dtype=np.int32).reshape(count, 1, 1), WORDS, TABLE)
+    labels, sets = set(), set()
+    for feed in every.text():
         assert feed["retrieved"].shape == (1, 1, 1)
         assert len(feed["last"]) == 3
-        seen |= {int(row // 4) for row in feed["own"][:, 0]}
-    assert seen == set(range(7))
+        labels |= {int(row // 4) for row in feed["own"][:, 0]}
+        sets.add(int(feed["retrieved"].item()))
+    assert (labels, sets) == (set(range(7)), set(range(count)))
+    assert len(list(every.text(1))) == 1
