@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
+import glob
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from torch import Tensor
@@ -20,6 +24,7 @@ from attri.runtime.bundle import MANIFEST, MERGES, RESIZE, SCHEMA, Manifest, fil
 from attri.runtime.errors import FailedError, UsageError
 from attri.train.model import AttriPrompt
 
+OLD = ".old"  # behind the name of what a bundle is replaced by, while it steps aside
 EMBEDDING_DTYPES = {"fp32": np.float32, "fp16": np.float16, "int8": np.float16}
 
 
@@ -52,35 +57,78 @@ def listed_files(path: Path) -> set[str] | None:
 
 @contextmanager
 def staging(path: Path) -> Iterator[Path]:
-    """A folder beside `path` that takes its name when the block succeeds and vanishes when it does not."""
-    parent = path.absolute().parent
+    """A folder beside `path` that takes its name when the block succeeds and vanishes when it does not.
+
+    Raises:
+        FailedError: it cannot be written, or another export to `path` is under way.
+        UsageError: when the block is done, what is at `path` is no longer what may be replaced.
+    """
+    target = path.resolve()  # a link to a bundle stays a link
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = claim(target)
     except OSError as error:
-        raise FailedError(f"cannot write to {parent}: {error.strerror}") from error
+        raise FailedError(f"cannot write to {path.absolute().parent}: {error.strerror}") from error
+    if lock is None:
+        raise FailedError(f"another attri-export writes {path}: wait for it, or choose another --output")
     try:
+        sweep(target)
+        folder = Path(tempfile.mkdtemp(prefix=prefix(target), dir=target.parent))
         yield folder
         folder.chmod(0o755)
-        swap(folder, path)
+        check_target(path)
+        swap(folder, target)
     except OSError as error:
         raise FailedError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        sweep(target)
+        lock_of(target).unlink(missing_ok=True)
+        lock.close()
+
+
+def lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+def claim(path: Path) -> IO[str] | None:
+    """An exclusive lock that dies with the process, or None where another export holds it."""
+    lock = lock_of(path).open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Whoever held it removed it when done: perhaps after it was opened here, and then this one locks nothing.
+        if os.path.samestat(os.fstat(lock.fileno()), lock_of(path).stat()):
+            return lock
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    lock.close()
+    return None
+
+
+def prefix(path: Path) -> str:
+    """Of the names of folders that an export makes beside its bundle."""
+    return f".{path.name}.attri-"
+
+
+def sweep(path: Path) -> None:
+    """Clear away what exports left beside `path`, this one or one that died; a bundle that stepped aside comes back.
+
+    Only under the lock: what others are writing looks the same.
+    """
+    for left in path.parent.glob(f"{glob.escape(prefix(path))}*"):
+        if left.suffix == OLD and not path.exists():
+            left.rename(path)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def swap(folder: Path, path: Path) -> None:
-    """`folder` takes the place of `path`. A folder cannot be renamed over a full one: the old one steps aside first."""
-    old = folder.with_name(folder.name + ".old")
+    """`folder` takes the place of `path`. A folder cannot be renamed over a full one: the old one steps aside first.
+
+    Whatever stops it between the two, `sweep` brings the old one back.
+    """
     if path.exists():
-        path.rename(old)
-    try:
-        folder.rename(path)
-    except OSError:
-        if old.exists():
-            old.rename(path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        path.rename(folder.with_name(folder.name + OLD))
+    folder.rename(path)
 
 
 def save_embedding(table: Tensor, path: Path, precision: str) -> None:
@@ -91,6 +139,15 @@ def copy_merges(path: Path) -> None:
     shutil.copyfile(Path(tokenizer.__file__).with_name(MERGES), path)
 
 
+def weights_name(tag: str) -> str:
+    """What a bundle says of its weights: their tag, or of a file its name, since the path is this machine's business.
+
+    The sha256 tells which they are. Without a suffix a name could be a published tag: a ./ says that it is a file.
+    """
+    name = Path(tag).name
+    return name if name == tag or Path(name).suffix else f"./{name}"
+
+
 def describe(model: AttriPrompt, labels: list[str], template: str, precision: str, opset: int) -> Manifest:
     """The manifest, still without figures of its arithmetic and parity, and without files."""
     backbone, config = model.backbone, model.config
@@ -99,7 +156,7 @@ def describe(model: AttriPrompt, labels: list[str], template: str, precision: st
         schema=SCHEMA,
         attri=version("attri"),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        model={"name": backbone.name, "pretrained": backbone.tag, "sha256": backbone.sha256},
+        model={"name": backbone.name, "pretrained": weights_name(backbone.tag), "sha256": backbone.sha256},
         image={"size": preprocess.size, "mean": preprocess.mean, "std": preprocess.std, "resize": RESIZE},
         text={
             "template": template,
