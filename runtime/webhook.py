@@ -63,7 +63,7 @@ class Webhook:
         except ValueError:
             known = False
         if not known:
-            raise UsageError("--webhook takes an http:// or https:// URL, with blanks and what is not ASCII as %20 and the like")
+            raise UsageError("--webhook takes an http:// or https:// URL, and in it %20 for a blank")
         if parts.username or parts.password:
             raise UsageError("--webhook takes no user and password in its URL: the signature says who sends")
         if not secret:
