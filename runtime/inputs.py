@@ -158,7 +158,15 @@ def find_inputs(words: tuple[str, ...], inputs: Inputs) -> list[SourceSpec]:
     given = {"--frozen-after": inputs.frozen_after, "--max-retries": inputs.max_retries}
     if (idle := [name for name, value in given.items() if value is not None]) and not any(spec.live for spec in specs):
         raise UsageError(f"{', '.join(idle)}: none of the sources is a camera or stream")
+    over_time = {"--smooth": inputs.smooth, "--majority": inputs.majority - 1, "--min-duration": inputs.min_duration}
+    if (idle := [name for name, value in over_time.items() if value]) and not any(map(_goes_on, specs)):
+        raise UsageError(f"{', '.join(idle)}: none of the sources takes it, a picture says nothing of the next")
     return specs
+
+
+def _goes_on(spec: SourceSpec) -> bool:
+    """Whether one frame has to do with the next."""
+    return spec.kind != "pictures"
 
 
 def read_labels_files(specs: Sequence[SourceSpec], labels: Path | None) -> dict[Path, LabelsFile]:
@@ -193,7 +201,8 @@ def open_pipeline(
             # The same graphs and cache, other labels.
             sets[key] = LiveLabels(copy.copy(classifier), None if path is None else files[path], template)
         chosen.append(sets[key])
-        rules.append(Rule(inputs.smooth, inputs.majority, inputs.min_duration, spec.threshold))
+        over_time = (inputs.smooth, inputs.majority, inputs.min_duration) if _goes_on(spec) else ()
+        rules.append(Rule(*over_time, threshold=spec.threshold))
     rejecting = [labels for labels, spec in zip(chosen, specs, strict=True) if spec.threshold is None]
     if any(labels.classifier.leaves_threshold for labels in rejecting):
         _LOGGER.warning("the bundle's threshold is for its own labels and not applied to others: give --threshold")

@@ -199,6 +199,15 @@ def test_steady_retrieval_remembers_each_video_by_itself(
     assert "--steady: none of the sources takes it" in attri_run(picture_files[0], "--steady", 0).err
 
 
+def test_pictures_beside_a_video_are_taken_at_their_word(
+    attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path
+) -> None:
+    """A minimum duration that nothing reaches decides nothing of the video, and means nothing to pictures."""
+    clip = write_video(tmp_path / "v.mkv", picture_files[:2])
+    found = attri_run(clip, *picture_files[:3], "--json", "--min-duration", 60).objects
+    assert [each["label"] is None for each in found] == [True, True, False, False, False]
+
+
 def test_an_unreadable_picture_stops_no_other(
     attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path
 ) -> None:
@@ -231,6 +240,8 @@ def test_an_unreadable_picture_stops_no_other(
         ([".", "--watch", "--max-retries", "3"], "--max-retries: none of the sources is a camera or stream"),
         (["camera0", "--watch"], "--watch: name a folder"),
         (["camera0", "--smooth", "1", "--majority", "3"], "give one of them"),
+        ([__file__, "--majority", "3"], "--majority: none of the sources takes it"),
+        ([__file__, "--smooth", "1", "--min-duration", "2"], "--smooth, --min-duration: none of the sources takes it"),
         (["camera0", "--template", "a photo"], "write exactly one"),
         (["camera0", "--template", ""], "write exactly one"),
         (["camera0", "--sources", "gone.toml"], "gone.toml cannot be read"),
