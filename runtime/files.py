@@ -34,7 +34,9 @@ def file_name(text: str) -> str:
 
 
 class CsvSink:
-    """A row per frame, on the disk when `write` returns. An existing table is continued; a torn row never stays.
+    """A row per frame, handed to the system when `write` returns: a kill loses none, a power cut the last seconds'.
+
+    An existing table is continued; a torn row or header never stays.
 
     Raises:
         UsageError: the file cannot be opened, or holds something else.
@@ -68,14 +70,16 @@ class CsvSink:
         self._file.close()
 
     def _begin(self) -> None:
-        header = _row(*COLUMNS)
-        if not self._plain or (size := self._file.seek(0, os.SEEK_END)) == 0:
+        header, size = _row(*COLUMNS), 0
+        if self._plain:
+            self._file.seek(0)
+            start = self._file.read(len(header))
+            if not header.startswith(start):
+                raise UsageError(f"--csv {self._path} holds another table: name a new file")
+            size = _whole_rows(self._file, self._file.seek(0, os.SEEK_END))
+            self._file.truncate(size)
+        if size == 0:
             self._append(header)
-            return
-        self._file.seek(0)
-        if self._file.read(len(header)) != header:
-            raise UsageError(f"--csv {self._path} holds another table: name a new file")
-        self._file.truncate(_whole_rows(self._file, size))
 
     def _append(self, row: bytes) -> None:
         end = self._file.seek(0, os.SEEK_END) if self._plain else 0
@@ -118,7 +122,10 @@ class Snapshots:
         part = self._folder / f".{name}.part"
         try:
             comment = json_line(result, self._topk).encode(errors="replace")
-            Image.fromarray(result.image).save(part, "JPEG", quality=_QUALITY, comment=comment[:65_000])
+            with part.open("wb") as file:
+                Image.fromarray(result.image).save(file, "JPEG", quality=_QUALITY, comment=comment[:65_000])
+                file.flush()
+                os.fsync(file.fileno())  # or after a power cut the new name may stand for an empty file
             part.replace(self._folder / name)
             self._files.append(self._folder / name)
             while len(self._files) > self._keep:

@@ -135,7 +135,7 @@ def test_csv_is_continued(tmp_path: Path) -> None:
         sink = CsvSink(path)
         for frame in (start, start + 1):
             sink.write(make_result('odd, "name"', frame, label=None if frame else "かりんご", changed=not frame))
-        assert len(path.read_bytes().splitlines()) == 1 + start + 2  # on the disk before it is closed
+        assert len(path.read_bytes().splitlines()) == 1 + start + 2  # before it is closed
         sink.close()
     rows = table(path)
     assert tuple(rows[0]) == COLUMNS
@@ -164,6 +164,19 @@ def test_a_torn_row_goes(tmp_path: Path) -> None:
     assert path.read_bytes() == whole
 
 
+@pytest.mark.parametrize("cut", [1, 7, -1])
+def test_a_torn_header_is_written_again(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "log.csv"
+    CsvSink(path).close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:cut])  # as a kill leaves it
+    sink = CsvSink(path)
+    sink.write(make_result())
+    sink.close()
+    assert path.read_bytes().startswith(whole)
+    assert [row["frame"] for row in table(path)] == ["0"]
+
+
 def test_a_csv_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "theirs.csv"
     path.write_text("name,age\nAnn,7\n")
@@ -188,6 +201,19 @@ def test_a_full_disk_tears_no_row(tmp_path: Path) -> None:
 def test_a_device_that_is_full() -> None:
     with pytest.raises(UsageError, match="No space left"):
         CsvSink(Path("/dev/full"))
+
+
+def test_a_snapshot_has_its_name_once_it_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[str, bool]] = []
+    monkeypatch.setattr(
+        "os.fsync",
+        lambda file: synced.append(
+            (Path(f"/proc/self/fd/{file}").readlink().suffix, bool(list(tmp_path.glob("*.jpg"))))
+        ),
+    )
+    Snapshots(tmp_path, keep=3, topk=1).write(make_result(changed=True))
+    assert synced == [(".part", False)]
+    assert [file.suffix for file in tmp_path.iterdir()] == [".jpg"]
 
 
 def test_snapshots_of_events(tmp_path: Path, picture_files: list[Path]) -> None:
