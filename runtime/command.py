@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import logging
 import os
+import select
 import sys
 from typing import Any, NoReturn
 
 import click
 
-from attri.runtime.errors import AttriError, MissingExtra
+from attri.runtime.errors import AttriError, FailedError, MissingExtra
 from attri.runtime.logs import start_logging
 
 _LOGGER = logging.getLogger("attri")
@@ -56,7 +57,9 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:  # caught here, because click would make it exit code 1
+        except BrokenPipeError as error:  # caught here, because click would make it exit code 1 without a word
+            if not _stdout_is_broken():
+                raise FailedError("the other end of a pipe or connection has gone: see that it stays") from error
             _leave_stdout()  # its reader has gone (| head)
             return 0
 
@@ -85,6 +88,16 @@ class Command(click.Command):
             _LOGGER.critical("this is a bug in attri:", exc_info=True)
             return 1
         return code if isinstance(code, int) else 0
+
+
+def _stdout_is_broken() -> bool:
+    """Whether nobody can read what is written to stdout."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)  # errors are told of without being asked for
+    except (OSError, ValueError):  # it is no file, or closed
+        return False
+    return bool(poll.poll(0))
 
 
 def _leave_stdout() -> None:

@@ -1,0 +1,63 @@
+"""Whose pipe broke: a reader of stdout that has gone is the end, anything else is a failure."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+
+from attri.runtime.command import _stdout_is_broken
+
+CODE = """
+import sys, click, socket
+from attri.runtime.command import Command
+
+@click.command(cls=Command)
+@click.argument("where")
+def main(where):
+    sys.stdin.read()
+    if where == "socket":
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        ours.send(b"x")
+    click.echo("x" * 100_000, err=where == "stderr")
+main()
+"""
+
+
+def run(where: str, gone: str) -> tuple[int, str]:
+    """Exit code and what can be read of it; the reader of the pipe `gone` leaves before anything is written there."""
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", CODE, where], text=True, **pipes) as process:
+        if gone:
+            getattr(process, gone).close()
+        process.stdin.close()
+        left = "".join(getattr(process, name).read() for name in ("stdout", "stderr") if name != gone)
+    return process.returncode, left
+
+
+def test_a_reader_of_stdout_that_has_gone_is_the_end() -> None:
+    assert run("stdout", "stdout") == (0, "")
+
+
+def test_a_connection_that_broke_is_a_failure() -> None:
+    line = "error: the other end of a pipe or connection has gone: see that it stays\n"
+    assert run("socket", "") == (1, line)
+
+
+def test_a_reader_of_stderr_that_has_gone_is_a_failure() -> None:
+    assert run("stderr", "stderr") == (1, "")
+
+
+def test_stdout_that_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert not _stdout_is_broken()
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert not _stdout_is_broken()
+        os.close(reading)
+        assert _stdout_is_broken()
