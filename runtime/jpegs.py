@@ -25,8 +25,11 @@ def split_jpegs(stream: BinaryIO) -> Iterator[bytes]:
             yield bytes(data[:end])
             del data[:end]
             walk = _Walk()
-    if _starts(data):
-        yield bytes(data)
+    while _starts(data):
+        end = walk.end(data) or walk.torn(data) or len(data)
+        yield bytes(data[:end])
+        del data[:end]
+        walk = _Walk()
 
 
 def _starts(data: bytearray) -> bool:
@@ -40,7 +43,7 @@ class _Walk:
     """How far one picture, at the start of the data, has been followed."""
 
     def __init__(self) -> None:
-        self.at = 2
+        self.at = self.segment = 2
         self.scanning = False  # among compressed data, where 0xFF is followed by 0 or a restart
 
     def end(self, data: bytearray) -> int | None:
@@ -54,8 +57,10 @@ class _Walk:
             prefix, marker = data[self.at], data[self.at + 1]
             if prefix == 0xFF and marker == _EOI:
                 return self.at + 2
-            if prefix != 0xFF or marker == _SOI:  # broken off: here is something else, or the next picture
+            if marker == _SOI:  # broken off: here is the next picture
                 return self.at
+            if prefix != 0xFF or (marker == 0 and not self.scanning):  # here is something else
+                return self.torn(data) or self.at
             if marker in _STANDALONE or (self.scanning and marker == 0):
                 self.at += 2
             elif marker == 0xFF:  # fill
@@ -63,6 +68,12 @@ class _Walk:
             elif self.at + 4 > len(data):
                 break
             else:
+                self.segment = self.at
                 self.at += 2 + int.from_bytes(data[self.at + 2 : self.at + 4], "big")
                 self.scanning = marker == _SOS
         return len(data) if len(data) >= _LARGEST else None
+
+    def torn(self, data: bytearray) -> int | None:
+        """Where another starts inside the last segment, because that was cut."""
+        found = -1 if self.scanning else data.find(_START, self.segment, self.at)
+        return found if found >= 0 else None

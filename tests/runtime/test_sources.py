@@ -230,6 +230,18 @@ def test_a_jpeg_that_breaks_off_costs_itself_alone(jpegs: list[bytes]) -> None:
     assert list(split_jpegs(io.BytesIO(cut + jpegs[1] + jpegs[3] + cut))) == [cut, jpegs[1], jpegs[3], cut]
 
 
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_jpeg_cut_inside_a_header_costs_itself_alone(jpegs: list[bytes], after: int) -> None:
+    """In any segment before the scan."""
+    whole, others = jpegs[0], jpegs[1 : 1 + after]
+    starts = [2]  # of segments
+    while whole[starts[-1] + 1] != 0xDA:
+        starts.append(starts[-1] + 2 + int.from_bytes(whole[starts[-1] + 2 : starts[-1] + 4], "big"))
+    for start in starts[:-1]:
+        for cut in (whole[: start + 4], whole[: start + 9]):
+            assert list(split_jpegs(io.BytesIO(cut + b"".join(others)))) == [cut, *others]
+
+
 @given(
     st.lists(st.sampled_from([b"\xff", b"\xd8", b"\xd9", b"\xda", b"\0", b"\x02", b"\xff\xd8\xff\xe0\0\x10", b"ab"]))
 )
