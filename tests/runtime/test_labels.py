@@ -98,8 +98,9 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         read_labels(tmp_path / "file" / "labels.txt")
 
 
-@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n")), max_size=8))
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n=")), max_size=8))
 def test_any_lines_come_back_stripped_and_once(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
+    """Without an equals sign: what stands behind one is a prompt, which this reader refuses."""
     path = tmp_path_factory.getbasetemp() / "any.txt"
     path.write_bytes("\n".join(["first", *lines]).encode())
     wanted = dict.fromkeys(["first", *(line.strip() for line in lines)])
