@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,23 @@ import click
 from attri.calibration.collect import METHODS
 from attri.export.engines import build_engines, engine_options, takes_only_engines, with_engine_options
 from attri.runtime.command import Command
+from attri.runtime.errors import FailedError, UsageError
 
 if TYPE_CHECKING:
     from attri.export.confidence import Confidence
     from attri.export.int8 import Calibration
     from attri.train.checkpoint import Run
+    from attri.train.model import AttriPrompt
+
+
+class Number(click.FloatRange):
+    """NaN compares with nothing, so that the plain range lets it pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value} is not a number", param, ctx)
+        return number
 
 
 @click.command(cls=Command)
@@ -28,15 +41,15 @@ if TYPE_CHECKING:
     help="Folder of real pictures that int8 is fitted on, about 100; of its train, where there is one.",
 )
 @click.option("--calibration-method", type=click.Choice(METHODS), help="How int8 ranges are found. [minmax]")
-@click.option("--int8-target", type=click.FloatRange(0, 1), help="Least cosine that int8 must reach. [the gate]")
+@click.option("--int8-target", type=Number(0, 1), help="Least cosine that int8 must reach. [the gate]")
 @click.option("--labels", type=click.Path(path_type=Path), help="Default labels of the bundle. [the run's classes]")
 @click.option(
     "--parity-data", type=click.Path(path_type=Path), help="Folder of pictures to compare on. [the run's data]"
 )
 @click.option("--parity-pictures", type=click.IntRange(1), default=64, show_default=True, help="How many of them.")
-@click.option("--min-cosine", type=click.FloatRange(-1, 1), help="Gate for image and text features. [by precision]")
-@click.option("--min-retrieved", type=click.FloatRange(0, 1), help="Gate for equal entries. [by precision]")
-@click.option("--min-top1", type=click.FloatRange(0, 1), help="Gate for equal best classes. [by precision]")
+@click.option("--min-cosine", type=Number(-1, 1), help="Gate for image and text features. [by precision]")
+@click.option("--min-retrieved", type=Number(0, 1), help="Gate for equal entries. [by precision]")
+@click.option("--min-top1", type=Number(0, 1), help="Gate for equal best classes. [by precision]")
 @click.option("--trt", is_flag=True, help="Build TensorRT engines for this machine; of a bundle, only that.")
 @with_engine_options
 @click.option(
@@ -50,10 +63,8 @@ if TYPE_CHECKING:
 @click.option(
     "--negatives", type=click.Path(path_type=Path), help="Folder of pictures that show none of the labels: a threshold."
 )
-@click.option("--false-accepts", type=click.FloatRange(0, 1), help="Share of --negatives that may pass. [0.05]")
-@click.option(
-    "--false-rejects", type=click.FloatRange(0, 1), help="A threshold that rejects this share of validation pictures."
-)
+@click.option("--false-accepts", type=Number(0, 1), help="Share of --negatives that may pass. [0.05]")
+@click.option("--false-rejects", type=Number(0, 1), help="A threshold that rejects this share of validation pictures.")
 @click.option("--opset", type=int, default=18, show_default=True, help="17 or 18.")
 @click.version_option(package_name="attri")
 def main(
@@ -90,13 +101,13 @@ def main(
     if takes_only_engines(run, trt):
         build_engines(run, *options)
         return
+    require_run(run, trt)
     from attri.export.card import Card
     from attri.export.onnx import export_bundle
     from attri.export.parity import Gates
     from attri.runtime.bundle import read_manifest
     from attri.runtime.labels import read_labels
     from attri.train.checkpoint import load_run
-    from attri.train.fit import load_model
 
     calibration = int8_options(int8, fp16, calibration_data, calibration_method, int8_target)
     words = read_labels(labels) if labels else None
@@ -109,7 +120,7 @@ def main(
     usual_values = (usual.cosine, usual.retrieved, usual.top1)
     gates = Gates(*(u if g is None else g for g, u in zip(given, usual_values, strict=True)))
     report = export_bundle(
-        load_model(trained),
+        rebuild(trained, run),
         output,
         words or trained.classes,
         pictures,
@@ -133,12 +144,30 @@ def main(
         build_engines(output, *options)
 
 
+def require_run(path: Path, trt: bool) -> None:
+    """Raises UsageError where there is none. Before torch is imported: on a device, that is not what is missing."""
+    if not any((path / name).is_file() for name in ("prompt.safetensors", "state.safetensors")):
+        or_bundle = ", or name a bundle to build its engines" if trt else ""
+        raise UsageError(f"no trained prompt in {path}: run attri-train first{or_bundle}")
+
+
+def rebuild(run: Run, path: Path) -> AttriPrompt:
+    """The trained model. Raises FailedError where the tensors are not those of its config."""
+    from attri.train.fit import load_model
+
+    try:
+        return load_model(run)
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        raise FailedError(f"the tensors in {path} do not fit its settings, it is damaged: train again") from error
+
+
 def int8_options(
     int8: bool, fp16: bool, data: Path | None, method: str | None, target: float | None
 ) -> Calibration | None:
     """The options of int8, which go together or not at all."""
     from attri.export.int8 import Calibration
-    from attri.runtime.errors import UsageError
 
     if int8 and fp16:
         # QuantizeLinear takes half from opset 19 on, which TensorRT 8.6 does not read; and on a CPU half is no gain.
@@ -163,7 +192,6 @@ def confidence_options(
 ) -> Confidence:
     """What to fit on which pictures. Only where nobody asked for it, a temperature may be missing: that is said."""
     from attri.export.confidence import FALSE_ACCEPTS, Confidence, Validation, find_negatives
-    from attri.runtime.errors import UsageError
 
     if false_accepts is not None and negatives is None:
         raise UsageError("--false-accepts is a share of pictures that show none of the labels: name them, --negatives")
@@ -182,7 +210,9 @@ def confidence_options(
         if calibrate or validation_data is not None:
             raise
         click.echo(f"scores are not calibrated: {error}; name pictures with --validation-data", err=True)
-        return Confidence(None, str(error), chosen, accepts, false_rejects)
+        # The report leaves this machine: it gets the name of the data, without its path.
+        why = str(error).replace(f"{Path(run.data).parent}/", "")
+        return Confidence(None, why, chosen, accepts, false_rejects)
     return Confidence(validation, "", chosen, accepts, false_rejects, calibrate is True)
 
 
@@ -191,15 +221,23 @@ def scores(bundle: Path) -> str:
     import json
 
     sure = json.loads((bundle / "parity.json").read_text(encoding="utf-8"))["confidence"]
-    if sure["validation"] is None:
-        said = "not calibrated"
-    else:
-        base = sure["base"]
-        error = f"calibration error {base['before']['ece']:.1%} without, {base['after']['ece']:.1%} with it"
-        said = f"temperature {sure['temperature']:.3f} from {base['pictures']} {sure['validation']}, {error}"
-        if not sure["checked"]:
-            said += ", perhaps pictures of the run's training or test: its data cannot be read"
-    return f"{said}; {rejection(sure)}"
+    return f"{temperature(sure)}; {rejection(sure)}"
+
+
+def temperature(sure: dict[str, Any]) -> str:
+    """Figures of pictures that had a part in the temperature are told from those that had none."""
+    if sure["validation"] is None or sure["why"]:
+        return f"not calibrated: {sure['why']}"
+    base, pictures = sure["base"], f"{sure['base']['pictures']} {sure['validation']}"
+    said = f"temperature {sure['temperature']:.3f} from {pictures}"
+    if not sure["checked"]:
+        said += ", perhaps pictures of the run's training or test: its data cannot be read"
+    said += f", calibration error {base['before']['ece']:.1%} without it, {base['after']['ece']:.1%} with it on these"
+    said += f" pictures, which it was fitted on, {sure['held_out']:.1%} on each fifth of them with that of the others"
+    if "novel" in sure:
+        before, after = (sure["novel"][side]["ece"] for side in ("before", "after"))
+        said += f"; on other classes {before:.1%} without, {after:.1%} with it"
+    return said + (" (worse, kept since --calibrate was given)" if sure["worse"] else "")
 
 
 def rejection(sure: dict[str, Any]) -> str:
@@ -221,7 +259,6 @@ def shares(graph: dict[str, Any]) -> str:
 
 def sample(data: Path, count: int) -> list[Path]:
     """Up to `count` pictures, evenly over the folder; of test where it is a dataset that has such."""
-    from attri.runtime.errors import UsageError
     from attri.runtime.images import list_images
     from attri.train.data import read_target
 
@@ -229,8 +266,10 @@ def sample(data: Path, count: int) -> list[Path]:
         raise UsageError(f"{data}: no such folder; name pictures for the parity check with --parity-data")
     try:
         pictures = [picture.path for picture in read_target(data).test]
-    except UsageError:  # not a dataset, but pictures all the same
-        pictures = list_images(data) if data.is_dir() else []
+    except UsageError:
+        if not data.is_dir():  # a table, which said what is wrong with it
+            raise
+        pictures = list_images(data)  # not a dataset, but pictures all the same
     if not pictures:
         raise UsageError(f"{data} holds no pictures: name some for the parity check with --parity-data")
     return [pictures[i * len(pictures) // count] for i in range(count)] if len(pictures) > count else pictures

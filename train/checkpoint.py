@@ -79,7 +79,7 @@ def load_run(folder: Path) -> Run:
     """Read `folder/prompt.safetensors`.
 
     Raises:
-        UsageError: there is no finished run, or it is of a newer format.
+        UsageError: there is no finished run, or it is of another version of attri.
         FailedError: the file is damaged.
     """
     path = folder / "prompt.safetensors"
@@ -88,16 +88,20 @@ def load_run(folder: Path) -> Run:
         what = "its training is not finished: run attri-train again" if unfinished else "run attri-train first"
         raise UsageError(f"no trained prompt in {folder}: {what}")
     tensors, meta = load_tensors(path)
-    if meta.get("format") != FORMAT:
-        raise UsageError(f"{path} has format {meta.get('format')}, this attri reads {FORMAT}: update attri")
-    return Run(
-        PromptConfig(**meta["prompt"]),
-        TrainConfig(**{**meta["train"], "frozen_templates": tuple(meta["train"]["frozen_templates"])}),
-        meta["backbone"],
-        meta["classes"],
-        meta["data"],
-        tensors,
-    )
+    try:
+        if meta["format"] != FORMAT:
+            raise UsageError(f"{path} has format {meta['format']}, this attri reads {FORMAT}: update attri")
+        backbone = {name: str(meta["backbone"][name]) for name in ("model", "pretrained", "sha256")}
+        return Run(
+            PromptConfig(**meta["prompt"]),
+            TrainConfig(**{**meta["train"], "frozen_templates": tuple(meta["train"]["frozen_templates"])}),
+            backbone,
+            [str(name) for name in meta["classes"]],
+            str(meta["data"]),
+            tensors,
+        )
+    except (LookupError, TypeError, AttributeError) as error:  # a field more or less, or something else in its place
+        raise UsageError(f"{path} is of another version of attri, or damaged ({error}): train again") from error
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
