@@ -30,6 +30,7 @@ from attri.runtime.prompts import LabelTokens
 from attri.train.model import AttriPrompt
 
 OPSETS = (17, 18)  # lowest first: LayerNormalization is from 17 on; TensorRT 8.6 reads both
+MOST_BYTES = 2**31 - 1  # that protobuf writes
 
 
 def export_bundle(
@@ -81,13 +82,14 @@ def export_bundle(
         raise UsageError(
             "a prompt without a pool is a baseline of training and cannot be exported: train with --pool-size"
         )
+    gates = gates or Gates.of(precision)
     if calibration is not None:
         calibration = dataclasses.replace(calibration, judged=tuple(pictures))
-        calibration.check()
+        calibration.check(gates)
     confidence = confidence or Confidence()
     confidence.check(labels)
     writer.check_target(path)
-    model, gates = model.eval().cpu(), gates or Gates.of(precision)
+    model = model.eval().cpu()
     seen = read_pictures(model.backbone, pictures)
     with writer.staging(path) as folder:
         save(trace_vision(model, precision, opset), folder / bundle.VISION)
@@ -105,6 +107,7 @@ def export_bundle(
                 arithmetic = half_report(unfinished, model.backbone.preprocess(), seen.pixels)
             report = compare(model, unfinished, seen.pixels, gates)
         report = dataclasses.replace(report, stages=[seen.stage, *report.stages], asked=len(pictures))
+        report = report.beside(Gates.of(precision))
         if report.missed:
             tell(report.table())
         report.check(lambda stage: culprit(model, unfinished, stage.name, seen.pixels[[stage.worst_picture]]))
@@ -176,7 +179,7 @@ def trace(
     """The module as a checked ONNX model with exactly these shapes and this opset.
 
     Raises:
-        FailedError: the tracer froze a dimension or ignored the opset.
+        FailedError: the tracer froze a dimension or ignored the opset, or the graph is over protobuf's 2 GB.
     """
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracer warns of its own internals; what matters is asserted below
@@ -195,6 +198,9 @@ def trace(
     if opset == 17:
         to_opset_17(proto)
     strip(proto)
+    if proto.ByteSize() > MOST_BYTES:  # of which the checker would only say that it cannot be parsed
+        graph = f"the graph of {outputs[0]} would be {proto.ByteSize() / 2**30:.1f} GB"
+        raise FailedError(f"{graph}, ONNX holds {MOST_BYTES / 2**30:.1f}: use --fp16, or a smaller model")
     require(proto, shapes, opset)
     onnx.checker.check_model(proto, full_check=True)
     return proto
@@ -240,7 +246,4 @@ def require(proto: onnx.ModelProto, shapes: dict[str, list[Any]], opset: int) ->
 
 
 def save(proto: onnx.ModelProto, path: Path) -> None:
-    """Raises FailedError where the graph is over protobuf's 2 GB."""
-    if proto.ByteSize() > 2**31 - 1:
-        raise FailedError(f"{path.name} would be {proto.ByteSize() / 2**30:.1f} GB, ONNX holds 2: use --fp16")
     path.write_bytes(proto.SerializeToString(deterministic=True))

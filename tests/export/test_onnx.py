@@ -147,13 +147,29 @@ def test_what_cannot_be_written_is_refused_first(pocket_model, picture_files, tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_graph_over_two_gigabytes_is_refused(tmp_path):
-    class Huge:
-        def ByteSize(self):
-            return 3 * 2**30
+def test_a_graph_over_two_gigabytes_is_refused(pocket_model, picture_files, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporter, "MOST_BYTES", 2**20)
+    with pytest.raises(FailedError, match=r"the graph of image_features would be 0.0 GB, ONNX holds 0.0: use --fp16"):
+        export_bundle(pocket_model, tmp_path / "b", LABELS, picture_files[:1])
+    assert list(tmp_path.iterdir()) == []
 
-    with pytest.raises(FailedError, match=r"text.onnx would be 3.0 GB, ONNX holds 2: use --fp16"):
-        exporter.save(Huge(), tmp_path / "text.onnx")
+
+def test_a_whole_bundle_at_opset_17(pocket_model, picture_files, tmp_path):
+    report = export_bundle(pocket_model, tmp_path / "bundle", LABELS, picture_files[:2], opset=17)
+    assert report.missed is None
+    opened = Bundle.open(tmp_path / "bundle")
+    assert opened.manifest.opset == 17
+    assert {onnx.load(opened.file(f"{n}.onnx")).opset_import[0].version for n in ("vision", "text")} == {17}
+    assert Classifier.load(tmp_path / "bundle", device="cpu")(picture_files[0]).label in LABELS
+
+
+def test_what_opset_18_changed_is_not_written_as_17():
+    node = onnx.helper.make_node("ReduceMax", ["x", "axes"], ["y"])
+    graph = onnx.helper.make_graph([node], "g", [], [])
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    with pytest.raises(FailedError, match="ReduceMax cannot be written at opset 17: use --opset 18"):
+        exporter.to_opset_17(proto)
+    assert proto.opset_import[0].version == 18
 
 
 @pytest.mark.usefixtures("shared_traces")
