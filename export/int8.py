@@ -46,10 +46,17 @@ class Calibration:
     target: float | None = None
     judged: tuple[Path, ...] = ()
 
-    def check(self) -> None:
-        """Raises UsageError where the folder has no pictures or there is no such method, before anything is traced."""
+    def check(self, gates: Gates) -> None:
+        """Raises UsageError where the folder has no pictures, there is no such method, or the target is no target.
+
+        Before anything is traced."""
         if self.method not in METHODS:
             raise UsageError(f"the calibration method is {self.method!r}: choose {', '.join(METHODS)}")
+        if self.target is not None and self.target < gates.cosine:
+            raise UsageError(
+                f"--int8-target {self.target:g} is below the gate, {gates.cosine:g}: leave it out, or lower that too,"
+                " with --min-cosine"
+            )
         find_pictures(self.data, self.judged)
 
 
@@ -132,7 +139,7 @@ def scratch(folder: Path) -> Iterator[Path]:
 
 
 def wanted(gates: Gates, target: float | None) -> Gates:
-    return gates if target is None else dataclasses.replace(gates, cosine=max(target, gates.cosine))
+    return gates if target is None else dataclasses.replace(gates, cosine=target)
 
 
 def measure(file: Path, samples: Samples, method: str, folder: Path, tell: Tell) -> Source:

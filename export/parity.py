@@ -7,7 +7,7 @@ retrieved entries, so that one flipped near-tie does not hide, or fake, an error
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,7 @@ class Stage:
     kind    "cosine" or "share", of which a gate is the least, or "difference", of which it is the greatest
     figure  "worst" or "mean": which of the two the gate is for
     gate    None where other stages decide
+    usual   the gate where nobody sets one by hand
     """
 
     name: str
@@ -61,6 +62,7 @@ class Stage:
     gate: float | None
     figure: str
     values: NDArray[np.float64] = field(repr=False)
+    usual: float | None = None
 
     @classmethod
     def of(cls, name: str, kind: str, found: NDArray[Any], gate: float | None, figure: str) -> Stage:
@@ -78,6 +80,10 @@ class Stage:
         return bool(value <= self.gate if self.kind == "difference" else value >= self.gate)  # NaN compares false
 
     @property
+    def by_hand(self) -> bool:
+        return self.usual is not None and self.gate != self.usual
+
+    @property
     def distances(self) -> NDArray[np.float64]:
         """How far each picture is from the reference, 0 where it is the same, [I]"""
         return self.values if self.kind == "difference" else np.maximum(1 - self.values, 0)
@@ -87,7 +93,7 @@ class Stage:
         return int(np.nan_to_num(self.distances, nan=np.inf).argmax())
 
     def summary(self) -> dict[str, Any]:
-        names = ("name", "kind", "worst", "mean", "gate", "figure", "held")
+        names = ("name", "kind", "worst", "mean", "gate", "usual", "figure", "held")
         return {name: getattr(self, name) for name in names}
 
 
@@ -104,6 +110,13 @@ class Report:
     def missed(self) -> Stage | None:
         """The first stage whose gate did not hold."""
         return next((stage for stage in self.stages if not stage.held), None)
+
+    def beside(self, usual: Gates) -> Report:
+        """The same with the usual gates beside those that were used: one set by hand must not look like a usual one."""
+        of = {"retrieved entries": usual.retrieved, "top-1": usual.top1}
+        of |= dict.fromkeys(("image features", "text features"), usual.cosine)
+        stages = [replace(each, usual=of.get(each.name.partition(",")[0], each.gate)) for each in self.stages]
+        return replace(self, stages=stages)
 
     def check(self, culprit: Callable[[Stage], str] = lambda stage: "") -> None:
         """Raises ParityError that names the first stage whose gate did not hold, and what `culprit` says of it."""
@@ -126,10 +139,12 @@ class Report:
         return f"{self.pictures} pictures{of}, {self.labels} labels"
 
     def table(self) -> str:
-        rows = [f"{'parity':<24}{'worst':>12}{'mean':>12}{'gate':>12}  {self.compared}"]
+        hand = ", gates set by hand" if any(stage.by_hand for stage in self.stages) else ""
+        rows = [f"{'parity':<24}{'worst':>12}{'mean':>12}{'gate':>12}  {self.compared}{hand}"]
         for stage in self.stages:
             gate = "none" if stage.gate is None else f"{stage.figure} {stage.gate:g}"
             held = "" if stage.gate is None else "held" if stage.held else "MISSED"
+            held += f", usually {stage.usual:g}" if stage.by_hand else ""
             rows.append(f"{stage.name:<24}{stage.worst:>12.7f}{stage.mean:>12.7f}{gate:>18}  {held}".rstrip())
         return "\n".join(rows)
 

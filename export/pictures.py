@@ -45,10 +45,10 @@ def read_pictures(backbone: Backbone, files: list[Path]) -> Pictures:
             logger.warning("left out of the parity check: %s", error)
             continue
         image.info.pop("transparency", None)  # RGB has no use for it, and Pillow would warn of it
-        error = np.abs(transform(image).numpy() - ours)  # [3, S, S]
+        distance = np.abs(transform(image).numpy() - ours)  # [3, S, S]
         read.append(path)
         pixels.append(ours)
-        errors.append((error.max(), error.mean()))
+        errors.append((distance.max(), distance.mean()))
     if not read or len(read) < LEAST * len(files):
         raise FailedError(
             f"only {len(read)} of {len(files)} pictures for the parity check can be read, half are needed: mend them,"

@@ -50,16 +50,16 @@ def write_report(
     facts = describe(bundle, report, pictures, card, confidence)
     text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_file(bundle.file(JSON), text.encode(errors="backslashreplace"))
-    shown = sorted({stage.worst_picture for stage in report.stages})
+    shown = {i: thumbnail(pictures.files[i], preprocess) for i in {stage.worst_picture for stage in report.stages}}
     page = render(
         Path(__file__).with_name(PAGE),
         title=f"{facts['model']['name']} as a bundle, {facts['precision']}",
         summary=summary(facts),
         facts=facts,
         stages=[
-            row | {"histogram": histogram(stage)} for row, stage in zip(facts["stages"], report.stages, strict=True)
+            row | {"histogram": histogram(stage), "thumbnail": shown[stage.worst_picture]}
+            for row, stage in zip(facts["stages"], report.stages, strict=True)
         ],
-        thumbnails={name_of(pictures.files[i]): thumbnail(pictures.files[i], preprocess) for i in shown},
         shown=SHOWN,
     )
     write_file(bundle.file(PAGE), page.encode(errors="backslashreplace"))
@@ -118,6 +118,8 @@ def summary(facts: dict[str, Any]) -> str:
     """What this is and whether it agrees, in a sentence or two."""
     gates = [stage["held"] for stage in facts["stages"] if stage["gate"] is not None]
     held = f"all {len(gates)} gates held" if all(gates) else f"{sum(gates)} of {len(gates)} gates held"
+    hand = sum(stage["usual"] is not None and stage["usual"] != stage["gate"] for stage in facts["stages"])
+    held += f", {hand} of them set by hand" if hand else ""
     model = facts["model"]
     return (
         f"AttriPrompt on {model['name']} ({model['pretrained']}), folded into static ONNX graphs. "

@@ -202,6 +202,12 @@ def test_pictures_of_the_parity_check_calibrate_nothing(pocket_model, picture_fi
         )
 
 
+def test_a_target_below_the_gate_is_refused(pocket_model, picture_files, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporter, "trace_vision", None)
+    with pytest.raises(UsageError, match=r"--int8-target 0.9 is below the gate, 0.98: .* with --min-cosine"):
+        export(pocket_model, picture_files, tmp_path / "b", Calibration(photos, target=0.9))
+
+
 @pytest.mark.parametrize("when", ["ranges of", "sets of entries"])
 def test_stopped_half_way_it_leaves_nothing(pocket_model, picture_files, photos, tmp_path, when):
     def stop(line):

@@ -19,7 +19,7 @@ from attri.export import confidence as confidence_module
 from attri.export import operations
 from attri.export.card import NOT_KNOWN, Card, licence
 from attri.export.confidence import Confidence, measure
-from attri.export.parity import Gates, Stage, classifier_of, compare
+from attri.export.parity import Gates, Report, Stage, classifier_of, compare
 from attri.export.pictures import read_pictures
 from attri.export.report import histogram, write_report
 from attri.runtime import Classifier
@@ -161,6 +161,25 @@ def test_licences_are_said_only_where_they_are_known():
     assert (
         licence("laion2b_s34b_b79k") == licence("random") == licence("openai.pt") == licence("/w/openai") == NOT_KNOWN
     )
+
+
+def test_pictures_of_one_name_keep_their_own_thumbnails(pocket_model, bundle, picture_files, tmp_path):
+    files = [tmp_path / place / "door" / "1.png" for place in "ab"]
+    for file, picture in zip(files, picture_files, strict=False):
+        file.parent.mkdir(parents=True)
+        shutil.copy(picture, file)
+    seen = read_pictures(pocket_model.backbone, files)
+    values = np.array([[1.0, 0.5], [0.5, 1.0]])
+    stages = [Stage(name, "cosine", 0.5, 0.75, None, "worst", v) for name, v in zip("mn", values, strict=True)]
+    shutil.copytree(bundle, tmp_path / "bundle")
+    opened = Bundle.open(tmp_path / "bundle")
+    write_report(opened, Report(stages, 2, 3), seen, pocket_model.backbone.preprocess(), Card(), measured_nothing())
+    page = (tmp_path / "bundle" / "report.html").read_text(encoding="utf-8")
+    assert len(set(re.findall(r'<img src="data:image/jpeg;base64,([^"]+)"', page))) == 2
+
+
+def measured_nothing():
+    return {"temperature": 1.0, "threshold": None, "validation": None, "why": "not asked for"}
 
 
 def test_a_bundle_of_unknown_origin_says_so(report):
