@@ -24,6 +24,7 @@ from attri.runtime.preprocess import Preprocess
 LEAST, MOST = 1 / 20, 20.0  # temperatures that are looked at (our choice)
 STEPS = 60  # halvings of their range in log scale: to the last bit and beyond
 BINS = 15  # of the expected calibration error (Guo et al.)
+FOLDS = 5  # that a temperature is tried on (our choice)
 BATCH = 16
 MARGIN = 1e-6  # the runtime's scores are float32: a threshold keeps this far from the score that it is made of
 Array = NDArray[Any]
@@ -94,6 +95,19 @@ def fit_temperature(logits: Array, targets: Array) -> float | None:
         middle = (low + high) / 2
         low, high = (middle, high) if slope(middle) < 0 else (low, middle)
     return math.exp(-(low + high) / 2)
+
+
+def held_out_error(logits: Array, targets: Array, folds: int = FOLDS) -> float:
+    """Calibration error where no picture had a part in its own temperature: the others' folds fitted it.
+
+    logits [I, C], targets [I]; neighbours, which show one class, go to different folds.
+    """
+    fold = np.arange(len(targets)) % folds
+    scores = np.zeros(len(targets))
+    for number in range(folds):
+        out = fold == number
+        scores[out] = probabilities(logits[out], fit_temperature(logits[~out], targets[~out]) or 1.0).max(1)
+    return calibration_error(scores, logits.argmax(1) == targets)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from attri.calibration.collect import evenly, unlike
 from attri.calibration.confidence import (
     auroc,
+    calibration_error,
     fit_temperature,
+    held_out_error,
     logits_of,
     probabilities,
     summary,
@@ -106,7 +108,7 @@ class Confidence:
     """What to fit. Without `validation` the temperature stays 1; without either share nothing is rejected.
 
     why             what is said where there is no validation
-    asked           --calibrate was given: a temperature that cannot be fitted is an error
+    asked           --calibrate was given: a temperature that cannot be fitted is an error, one that does harm is kept
     false_accepts   share of the negatives, pictures of none of the labels, that may pass
     false_rejects   share of the validation pictures that may be rejected
     """
@@ -184,7 +186,7 @@ def measure(wish: Confidence, classifier: Classifier) -> dict[str, Any]:
             if wish.asked or wish.false_rejects is not None:
                 raise UsageError(f"scores cannot be calibrated: {result['why']}")
         else:
-            result |= fit(wish.validation, classifier, base, targets)
+            result |= fit(wish.validation, wish.asked, classifier, base, targets)
             if labels == wish.validation.base.classes:
                 known = probabilities(base, result["temperature"]).max(1)
     classifier.set_labels(labels)
@@ -192,14 +194,25 @@ def measure(wish: Confidence, classifier: Classifier) -> dict[str, Any]:
 
 
 def fit(
-    validation: Validation, classifier: Classifier, logits: NDArray[np.float64], targets: NDArray[np.int64]
+    validation: Validation,
+    asked: bool,
+    classifier: Classifier,
+    logits: NDArray[np.float64],
+    targets: NDArray[np.int64],
 ) -> dict[str, Any]:
-    """A temperature and its figures, from the base's logits [I, C] and targets [I]."""
-    temperature = fit_temperature(logits, targets)
+    """A temperature and its figures, from the base's logits [I, C] and targets [I].
+
+    Unless it was `asked` for, one that makes the error of pictures that it was not fitted on worse is not kept.
+    """
+    temperature, held_out = fit_temperature(logits, targets), held_out_error(logits, targets)
+    plain = calibration_error(probabilities(logits).max(1), logits.argmax(1) == targets)
     result: dict[str, Any] = {"temperature": temperature or 1.0, "validation": validation.what, "why": ""}
-    result["checked"] = validation.checked
+    result |= {"checked": validation.checked, "held_out": held_out, "worse": held_out > plain}
     if temperature is None:
         result["why"] = "these pictures have no best temperature, it stays 1"
+    elif held_out > plain and not asked:
+        said = f"one makes the error of pictures that it was not fitted on {held_out:.1%}, from {plain:.1%}"
+        result |= {"temperature": 1.0, "why": f"{said}, it stays 1"}
     result["base"] = summary(logits, targets, result["temperature"])
     if validation.novel is not None:
         novel, novel_targets = look(classifier, validation.novel)

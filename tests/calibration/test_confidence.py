@@ -108,6 +108,17 @@ def test_a_fitted_temperature_lowers_the_error_of_sharp_scores():
     assert found["accuracy"] == (logits.argmax(1) == targets).mean()
 
 
+def test_the_held_out_error_is_that_of_temperatures_of_the_others():
+    logits, targets = drawn(3, pictures=43, sharpness=3.0)
+    scores = []
+    for i in range(43):
+        others = [j for j in range(43) if j % 5 != i % 5]
+        t = c.fit_temperature(logits[others], targets[others])
+        scores.append(c.probabilities(logits[[i]], t).max())
+    right = logits.argmax(1) == targets
+    assert c.held_out_error(logits, targets) == pytest.approx(c.calibration_error(np.array(scores), right))
+
+
 def slow_auroc(known, unknown):
     wins = sum((k > u) + 0.5 * (k == u) for k in known for u in unknown)
     return wins / (len(known) * len(unknown))
