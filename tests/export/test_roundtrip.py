@@ -18,6 +18,7 @@ import torch
 from literal import literal_centres, literal_image, literal_retrieve, literal_text
 
 from attri.export.cli import main
+from attri.export.writer import weights_name
 from attri.runtime import Classifier
 from attri.train import pocket
 from attri.train.backbone import load_backbone
@@ -109,6 +110,14 @@ def test_quickgelu_and_a_scale_of_its_own_survive_save_load_and_export(run, bund
         apart.append(np.abs(ours - literal_probabilities(other, trained, classifier, picture)).max())
     assert max(apart) > 3e-4  # another activation would show: 30 times the tolerance
     assert classifier.bundle.manifest.logit_scale == pytest.approx(SCALE)
+
+
+def test_weights_from_a_file_go_by_their_name_and_not_by_their_path(run, bundle):
+    assert load_run(run).backbone["pretrained"] == str(run.parent / "weights.pt")  # where they are read from
+    assert json.loads((bundle / "manifest.json").read_text())["model"]["pretrained"] == "weights.pt"
+    for file in bundle.iterdir():
+        assert str(run.parent).encode() not in file.read_bytes(), file.name
+    assert [weights_name(tag) for tag in ("openai", "/home/me/openai", "w/a.pt")] == ["openai", "./openai", "a.pt"]
 
 
 def test_another_process_writes_the_same_bytes(config, run, bundle, tmp_path):
