@@ -3,11 +3,11 @@
     python -m benchmarks.latency [--models ViT-B-32 ViT-B-16] [--labels 10 100 1000] [--threads 2] [--rounds 9]
 
 Every contestant takes a picture's pixels to the scores of all labels, on the CPU, in float32, a picture at a time. They
-take turns, each with a frame before the measured one. The floor is CLIP with static prompts in ONNX Runtime: the same
-traced vision tower without retrieval, and a product with known text features. The exact ones that prompt must agree in
-their scores and best label, and so must those that do not prompt, or the script fails. A shortlist is not exact: how
-often it finds the best label of all is printed. Memory is that of processes without PyTorch (benchmarks/footprint.py).
-The tables are kept in benchmarks/RESULTS.md.
+take turns, all but the literal ones with a frame before the measured one. The floor is CLIP with static prompts in ONNX
+Runtime: the same traced vision tower without retrieval, and a product with known text features. The exact ones that
+prompt must agree in their scores and best label, and so must those that do not prompt, or the script fails. A shortlist
+is not exact: how often it finds the best label of all is printed. Memory is that of processes without PyTorch
+(benchmarks/footprint.py). The tables are kept in benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ EXPLANATION = f"""Weights are random: time does not depend on them, and it is fo
 agree. Labels are ImageNet's names.
 
 - n: rounds that are measured. The literal ones take too long with many labels to have a turn in all.
-- median ms: of a frame, over n rounds.
+- median ms: of a frame, over n rounds; but for the literal ones, a frame that comes after another.
 - against the floor: the median over n rounds of the ratio within a round; the ratio of the two medians is another, for
   the machine's speed drifts.
 - GFLOP: floating-point operations of a frame's products as PyTorch counts them, two for a multiply-add.
@@ -234,7 +234,10 @@ def measure(setting: Setting, labels: list[str], rounds: int) -> str:
     ]
     if SHORT in attri:
         same = [attri[SHORT](pixels).argmax() == attri[UNCACHED](pixels).argmax() for pixels in setting.pictures]
-        lines.append(f"Same best label as without a shortlist: {sum(same)} of {len(same)} pictures.")
+        lines.append(
+            f"The shortlist is not exact: its best label is that of all labels for {sum(same)} of {len(same)} pictures"
+            " (of random weights, to which all labels are alike; trained ones: benchmarks/shortlist.md)."
+        )
     literal, folded = (np.median(times[name]) - np.median(times[CACHED]) for name in (LITERAL_ORT, UNCACHED))
     text = f"Text alone, a frame less a cached one: literal in ONNX Runtime {literal:.0f} ms, attri {folded:.0f} ms"
     return "\n".join([*lines, f"{text}, {literal / folded:.1f} times less."])
