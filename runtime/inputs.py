@@ -6,7 +6,7 @@ import copy
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,8 +201,10 @@ def open_pipeline(
             # The same graphs and cache, other labels.
             sets[key] = LiveLabels(copy.copy(classifier), None if path is None else files[path], template)
         chosen.append(sets[key])
-        over_time = (inputs.smooth, inputs.majority, inputs.min_duration) if _goes_on(spec) else ()
-        rules.append(Rule(*over_time, threshold=spec.threshold))
+        rule = Rule(threshold=spec.threshold)
+        if _goes_on(spec):
+            rule = replace(rule, smooth=inputs.smooth, majority=inputs.majority, min_duration=inputs.min_duration)
+        rules.append(rule)
     rejecting = [labels for labels, spec in zip(chosen, specs, strict=True) if spec.threshold is None]
     if any(labels.classifier.leaves_threshold for labels in rejecting):
         _LOGGER.warning("the bundle's threshold is for its own labels and not applied to others: give --threshold")
