@@ -168,7 +168,7 @@ def validation(bundle, picture_files):
 @pytest.mark.usefixtures("few_are_enough")
 def test_the_temperature_is_that_of_the_base(bundle, validation):
     classifier = Classifier.load(bundle, device="cpu")
-    found = measure(Confidence(validation), classifier)
+    found = measure(Confidence(validation, asked=True), classifier)
     logits, _ = logits_of(classifier, [picture.path for picture in validation.base.test])
     targets = np.array([picture.target for picture in validation.base.test])
     assert found["temperature"] == fit_temperature(logits, targets)

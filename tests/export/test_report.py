@@ -86,7 +86,7 @@ def full(report, validation, picture_files):
         {"of": "novel", "classes": 12, "pictures": 75, "prompted": 0.48, "zero_shot": None},
     ]
     train = {"pictures": 24, "shots": 2, "epochs": 3, "seed": 1}
-    wish = Confidence(validation, "", picture_files[30:40], 0.2)
+    wish = Confidence(validation, "", picture_files[30:40], 0.2, asked=True)
     return report("full", confidence=wish, card=Card("photos", [*HOSTILE, "bird"], train, rows))
 
 
