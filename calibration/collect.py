@@ -90,9 +90,24 @@ def evenly(items: Any, count: int | None) -> Any:
 
 def unlike(files: Sequence[Path], others: Iterable[Path]) -> list[Path]:
     """Those of the files whose bytes none of the others has, wherever both lie: a copied picture is the same one."""
-    sizes = {file.stat().st_size for file in files}
-    seen = {file_entry(other)["sha256"] for other in others if other.stat().st_size in sizes}  # few need be read
-    return [file for file in files if file_entry(file)["sha256"] not in seen] if seen else list(files)
+    sizes = {_size(file) for file in files}
+    seen = {_content(other) for other in others if _size(other) in sizes}  # few need be read
+    return [file for file in files if _content(file) not in seen] if seen else list(files)
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return -1
+
+
+def _content(file: Path) -> str:
+    """Of a file that cannot be read, its name: it is like itself alone."""
+    try:
+        return str(file_entry(file)["sha256"])
+    except OSError:
+        return str(file)
 
 
 def find_pictures(folder: Path, judged: Sequence[Path] = ()) -> list[Path]:

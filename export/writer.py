@@ -87,7 +87,7 @@ def staging(path: Path) -> Iterator[Path]:
 
 
 def lock_of(path: Path) -> Path:
-    return path.with_name(f".{path.name}.lock")
+    return path.with_name(f".{path.name}.attri.lock")
 
 
 def claim(path: Path) -> IO[str] | None:

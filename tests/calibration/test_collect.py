@@ -192,7 +192,7 @@ def test_a_class_of_trains_is_no_part(tmp_path, picture_files):
 def test_pictures_that_judge_are_left_out_wherever_they_lie(tmp_path, picture_files):
     for number, file in enumerate(picture_files[:4]):
         shutil.copy(file, tmp_path / f"{number}.png")
-    judged = [tmp_path / "0.png", picture_files[2]]
+    judged = [tmp_path / "0.png", picture_files[2], tmp_path / "gone.png"]
     assert [path.name for path in find_pictures(tmp_path, judged)] == ["1.png", "3.png"]
     with pytest.raises(UsageError, match="but those that int8 is judged on: add some, or take fewer with --parity-p"):
         find_pictures(tmp_path, picture_files[:4])
