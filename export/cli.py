@@ -101,6 +101,7 @@ def main(
     if takes_only_engines(run, trt):
         build_engines(run, *options)
         return
+    calibration = int8_options(int8, fp16, calibration_data, calibration_method, int8_target)
     require_run(run, trt)
     from attri.export.card import Card
     from attri.export.onnx import export_bundle
@@ -109,7 +110,6 @@ def main(
     from attri.runtime.labels import read_labels
     from attri.train.checkpoint import load_run
 
-    calibration = int8_options(int8, fp16, calibration_data, calibration_method, int8_target)
     words = read_labels(labels) if labels else None
     trained = load_run(run)
     confidence = confidence_options(trained, calibrate, validation_data, negatives, false_accepts, false_rejects)
@@ -167,8 +167,6 @@ def int8_options(
     int8: bool, fp16: bool, data: Path | None, method: str | None, target: float | None
 ) -> Calibration | None:
     """The options of int8, which go together or not at all."""
-    from attri.export.int8 import Calibration
-
     if int8 and fp16:
         # QuantizeLinear takes half from opset 19 on, which TensorRT 8.6 does not read; and on a CPU half is no gain.
         raise UsageError("--int8 and --fp16 exclude each other: up to opset 18 int8 is made from float32, choose one")
@@ -179,6 +177,8 @@ def int8_options(
         return None
     if data is None:
         raise UsageError("--int8 is fitted on real pictures: name a folder of about 100 with --calibration-data")
+    from attri.export.int8 import Calibration
+
     return Calibration(data, method or METHODS[0], target)
 
 
