@@ -48,7 +48,7 @@ def measure(folder: Path) -> dict[str, Any]:
     parts = {"base": known, "novel": [number for number in range(len(data.classes)) if number not in known]}
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "bundle"
-        wish = Confidence(validation, "", negatives, FALSE_ACCEPTS)
+        wish = Confidence(validation, "", negatives, FALSE_ACCEPTS, asked=True)  # even if it does harm
         export_bundle(load_model(run), path, run.classes, sample(Path(run.data), 16), confidence=wish)
         classifier = Classifier.load(path, device="cpu")
         manifest = classifier.bundle.manifest
