@@ -270,7 +270,6 @@ def test_a_numbered_folder_of_somebody_s_own_is_passed_over(tmp_path):
         assert run.path.name == "pocket-photos-2"
 
 
-@pytest.mark.parametrize("content", [b"", b"junk" * 100], ids=["empty", "damaged"])
 def no_links(*arguments):
     raise PermissionError(1, "Operation not permitted")
 
@@ -289,6 +288,7 @@ def test_a_finished_run_that_latest_cannot_point_to_is_named_once(tmp_path, capl
     assert not list(Path().glob("runs/.latest*"))
 
 
+@pytest.mark.parametrize("content", [b"", b"junk" * 100], ids=["empty", "damaged"])
 def test_a_damaged_state_is_passed_over_and_an_output_with_one_is_named(content, caplog):
     state = Path("runs/pocket-photos-1/state.safetensors")
     state.parent.mkdir(parents=True)
