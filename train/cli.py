@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -27,7 +29,21 @@ PICTURES = click.Path(path_type=Path)
 DATA = "Class folders, train/val/test of those, a CSV of path,label, or a CoOp dataset. [pocket set]"
 
 
-@click.command(cls=Command)
+class OneOfSeveral(Command):
+    """A command that torchrun may have started, as one of several processes."""
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        try:
+            super().main(*args, **kwargs)
+        except SystemExit as stop:
+            if "TORCHELASTIC_RUN_ID" in os.environ:
+                # Gloo's threads outlive their group, and now and then abort a process that ends in the usual way.
+                sys.stderr.flush()
+                os._exit(stop.code if isinstance(stop.code, int) else 1)
+            raise
+
+
+@click.command(cls=OneOfSeveral)
 @click.option("--data", type=PICTURES, help=DATA)
 @click.option("--model", default="pocket", show_default=True, help="open_clip model name, or the embedded pocket.")
 @click.option(
