@@ -1,7 +1,7 @@
 r"""The text encoder with prompts, folded: prompts are tables, and only a label's own tokens are computed per class.
 
 The literal encoder reads [SOS, p M prompts, words..., EOT, padding] in every block, causally, and replaces what a block
-made of the prompts by the next block's prompts. From that follow equalities (DESIGN.md, section 3):
+made of the prompts by the next block's prompts. From that follow equalities:
 
 * tokens after EOT are never read: they are left out;
 * prompts enter block l only through their keys and values, which depend on nothing but the entry:
