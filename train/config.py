@@ -27,7 +27,7 @@ class PromptConfig:
     static_tokens: int = 0  # q, deep prompt tokens that every image sees (our choice)
     depth: int | None = None  # prompted text blocks from the first on; None is all of them (paper: all)
     # One pool for all blocks (paper: "a prompt pool"). As accurate on the pocket set as one per block, and steadier:
-    # 94, 84, 80 and 94% of the frames of four still shots hit the text cache (benchmarks/cache.md), not 86, 84, 72 and 71%.
+    # 94, 84, 80 and 94% of the frames of four still shots hit the cache (benchmarks/cache.md), not 86, 84, 72 and 71%.
     shared: bool = True
 
     def __post_init__(self) -> None:
