@@ -57,7 +57,7 @@ def main() -> None:
 
 def export_both(model: AttriPrompt, folder: Path, labels: list[str], pictures: list[Path], gates: Gates | None) -> None:
     """folder/fp32 and folder/int8; raises where int8 does not hold its gates."""
-    tell = lambda line: print(line, file=sys.stderr)  # noqa: E731
+    tell = partial(print, file=sys.stderr)
     export_bundle(model, folder / "fp32", labels, pictures)
     calibration = Calibration(IMAGES)
     report = export_bundle(

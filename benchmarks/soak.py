@@ -153,7 +153,7 @@ def _watch(process: subprocess.Popen[str], seconds: float) -> list[Sample]:
 
 
 def _sample(pid: int) -> Sample:
-    files = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208
+    files = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208  # links to what is no file
     return Sample(resident(pid), process_status("Threads", pid), files)
 
 

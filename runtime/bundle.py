@@ -165,7 +165,7 @@ def _checks(manifest: Manifest) -> dict[str, bool]:
 
 def _is_number(value: object) -> bool:
     """Whether it is one above 0."""
-    return type(value) in (int, float) and 0 < value < math.inf  # type: ignore[operator]
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _is_count(value: object) -> bool:

@@ -209,5 +209,5 @@ def open_pipeline(
     if any(labels.classifier.leaves_threshold for labels in rejecting):
         _LOGGER.warning("the bundle's threshold is for its own labels and not applied to others: give --threshold")
     asked = {"retries": inputs.max_retries, "frozen": inputs.frozen_after}
-    patience = Patience(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
+    patience = Patience(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]  # of both types
     return Pipeline(specs, chosen, rules, Schedule(inputs.every, inputs.on_change), patience, inputs.batch)

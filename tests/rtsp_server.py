@@ -11,7 +11,7 @@ import gi
 
 gi.require_version("Gst", "1.0")
 gi.require_version("GstRtspServer", "1.0")
-from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
+from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402  # versions are chosen before
 
 _LAUNCH = (
     "( videotestsrc is-live=true pattern={} ! video/x-raw,width=64,height=48,framerate={}/1 ! "

@@ -89,7 +89,7 @@ def test_the_pipeline_of_a_csi_camera() -> None:
 
 
 def test_an_opencv_without_gstreamer_is_named() -> None:
-    cv2 = pytest.importorskip("cv2")
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
     if "GStreamer:                   YES" in cv2.getBuildInformation():
         pytest.skip("this OpenCV has GStreamer")
     with pytest.raises(SourceError, match="this OpenCV has no GStreamer: use the system's") as error:
@@ -182,7 +182,7 @@ def test_a_device_that_is_no_camera(devices: list[Device]) -> None:
 
 
 def test_no_device() -> None:
-    pytest.importorskip("cv2")
+    pytest.importorskip("cv2", reason="OpenCV is not installed")
     with pytest.raises(SourceError, match="there is no /dev/video97; cameras here: ") as error:
         opened("camera97")
     assert not error.value.final  # it may be plugged in
