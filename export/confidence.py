@@ -211,8 +211,8 @@ def fit(
     if temperature is None:
         result["why"] = "these pictures have no best temperature, it stays 1"
     elif held_out > plain and not asked:
-        said = f"one makes the error of pictures that it was not fitted on {held_out:.1%}, from {plain:.1%}"
-        result |= {"temperature": 1.0, "why": f"{said}, it stays 1"}
+        said = f"on held-out pictures a temperature makes the error {held_out:.1%}, from {plain:.1%}"
+        result |= {"temperature": 1.0, "why": f"{said}: it stays 1"}
     result["base"] = summary(logits, targets, result["temperature"])
     if validation.novel is not None:
         novel, novel_targets = look(classifier, validation.novel)

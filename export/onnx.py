@@ -112,7 +112,7 @@ def export_bundle(
             tell(report.table())
         report.check(lambda stage: culprit(model, unfinished, stage.name, seen.pixels[[stage.worst_picture]]))
         if confidence.validation is not None:
-            tell(f"scores: calibrated on {confidence.validation.what}")
+            tell(f"scores: fitting on {confidence.validation.what}")
         sure = measure(confidence, classifier_of(unfinished))
         manifest = dataclasses.replace(
             manifest,

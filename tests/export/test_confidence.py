@@ -190,10 +190,10 @@ def test_a_temperature_that_does_harm_is_kept_only_where_it_was_asked_for(bundle
         assert by_itself == asked
         return
     assert (by_itself["temperature"], by_itself["base"]["before"]) == (1, by_itself["base"]["after"])
-    why = r"one makes the error of pictures that it was not fitted on 100.0%, from \d+\.\d%, it stays 1"
+    why = r"on held-out pictures a temperature makes the error 100.0%, from \d+\.\d%: it stays 1"
     assert re.fullmatch(why, by_itself["why"])
     assert "worse, kept since --calibrate was given" in cli.temperature(asked)
-    assert cli.temperature(by_itself).startswith("not calibrated: one makes the error")
+    assert cli.temperature(by_itself).startswith("not calibrated: on held-out pictures")
     assert re.search(r"; on other classes \d+\.\d% without, \d+\.\d% with it", cli.temperature(asked))
 
 
