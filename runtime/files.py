@@ -17,7 +17,7 @@ from PIL import Image
 from attri.runtime.clock import utc
 from attri.runtime.errors import SinkError, UsageError
 from attri.runtime.result import Result, Takes
-from attri.runtime.sinks import is_live, is_picture, json_line
+from attri.runtime.sinks import json_line
 
 COLUMNS = ("source", "frame", "time", "label", "score", "changed", "age_ms", "dropped")
 _SNAPSHOT = re.compile(r"\d{8}T\d{6}\.\d{3}Z_.+_.+_\d+\.jpg")
@@ -58,7 +58,7 @@ class CsvSink:
             undo.pop_all()
 
     def write(self, result: Result) -> None:
-        moment = utc(result.time) if is_live(result) or is_picture(result) else f"{result.time:.3f}"
+        moment = f"{result.time:.3f}" if result.kind == "video" else utc(result.time)
         label = "" if result.label is None else result.label
         scores = (f"{result.score:.6f}", int(result.changed), f"{result.age_ms:.1f}", result.dropped)
         try:
@@ -116,7 +116,7 @@ class Snapshots:
             raise UsageError(f"--snapshots {folder}: {error.strerror or error}") from error
 
     def write(self, result: Result) -> None:
-        clock = result.time if is_live(result) or is_picture(result) else time.time()
+        clock = time.time() if result.kind == "video" else result.time
         moment = re.sub("[-:]", "", utc(clock))
         name = f"{moment}_{file_name(result.source)}_{file_name(result.label or '')}_{result.frame}.jpg"
         part = self._folder / f".{name}.part"

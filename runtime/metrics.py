@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attri.runtime.errors import MissingExtra, UsageError
 from attri.runtime.redact import redact
 from attri.runtime.result import Control, Result, Takes
-from attri.runtime.sinks import NONE, is_picture
+from attri.runtime.sinks import NONE
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -57,7 +57,7 @@ class Metrics:
         self.registry.register(self)
 
     def write(self, result: Result) -> None:
-        source = "(pictures)" if is_picture(result) else _text(result.source)
+        source = "(pictures)" if result.still else _text(result.source)
         pair = self._pair(source, _text(result.label or NONE))
         self._results.labels(*pair).inc()
         if result.changed:

@@ -91,6 +91,8 @@ class Channel:
             dropped=dropped,
             clock=clock,
             origin=self.reader.name,
+            kind=self.reader.spec.kind,
+            live=self.reader.spec.live,
         )
         return result, self._due(decision.changed, clock)
 

@@ -29,7 +29,6 @@ from attri.runtime.errors import LabelsError, MissingExtra, UsageError
 from attri.runtime.guard import Guard
 from attri.runtime.preview_view import Latest, detail, encoded, plain_text, summary
 from attri.runtime.result import Control, Result, Takes
-from attri.runtime.sinks import is_picture
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -97,7 +96,7 @@ class Preview:
         self._thread.start()
 
     def write(self, result: Result) -> None:
-        key = _PICTURES if is_picture(result) else result.source
+        key = _PICTURES if result.still else result.source
         ms = result.prediction.latency_ms
         with self._lock:
             latest = self._latest.setdefault(key, Latest(result, 0))

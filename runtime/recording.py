@@ -21,7 +21,6 @@ from attri.runtime.annotate import annotate
 from attri.runtime.errors import MissingExtra, SinkError, UsageError
 from attri.runtime.files import file_name
 from attri.runtime.result import Result, Takes
-from attri.runtime.sinks import is_picture
 
 SOURCE = "{source}"
 SUFFIXES = (".mp4", ".m4v", ".mov")
@@ -121,7 +120,7 @@ class _Recording:
     def _position(self, result: Result) -> float:
         """Seconds from the beginning of this file."""
         position, lasts = self._end, SLIDE
-        if not is_picture(result):
+        if not result.still:
             start, before = self._starts.get(result.source, (0.0, math.inf))
             again = result.clock < before  # or for the first time
             start = result.clock - self._end if again else start

@@ -22,7 +22,7 @@ class Result:
 
     source: str  # as shown: credentials redacted; of pictures the file
     frame: int  # 0-based number within this source
-    time: float  # seconds: position in a file, Unix time for live sources and pictures
+    time: float  # seconds: position in a file of the kind "video", Unix time for everything else
     picture: Image.Image | NDArray[np.uint8] = field(repr=False)  # the whole frame, as its source gave it
     prediction: Prediction  # of this frame alone
     label: str | None  # decided: after smoothing, threshold, minimum duration
@@ -33,6 +33,13 @@ class Result:
     dropped: int  # frames of this source skipped so far
     clock: float  # seconds, to tell how far frames of this source are apart: `time` of a video, else monotonic
     origin: str  # the source itself, as its health names it: one for all files of a folder
+    kind: str  # of the source: a key of source_uris.OPTIONS_OF
+    live: bool  # whether the source is a camera or a stream
+
+    @property
+    def still(self) -> bool:
+        """Whether it is an image of its own, in a file, rather than one of a sequence of frames."""
+        return self.kind in ("pictures", "watch")
 
     @cached_property
     def image(self) -> NDArray[np.uint8]:

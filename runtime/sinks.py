@@ -6,27 +6,14 @@ import json
 import shutil
 import sys
 import unicodedata
-from pathlib import Path
 from typing import Any
 
 from attri.runtime.clock import utc
 from attri.runtime.errors import SinkError
-from attri.runtime.images import IMAGE_SUFFIXES
 from attri.runtime.result import Result, Takes
 
 NONE = "(none of the labels)"
-_UNIX = 1e8  # seconds: no video file is three years long, and no clock of a camera stands in 1973
 _BLOCKS = " ▏▎▍▌▋▊▉█"  # a bar in eighths of a cell
-
-
-def is_picture(result: Result) -> bool:
-    """Whether it is a file with one picture, which is said once and not followed."""
-    return "://" not in result.source and Path(result.source).suffix.lower() in IMAGE_SUFFIXES
-
-
-def is_live(result: Result) -> bool:
-    """Whether it comes from a camera or a stream, so that its time is a clock's and not a position in a file."""
-    return result.time > _UNIX and not is_picture(result)
 
 
 def json_object(result: Result, topk: int) -> dict[str, Any]:
@@ -43,7 +30,7 @@ def json_object(result: Result, topk: int) -> dict[str, Any]:
         "cache": prediction.cache,
         "latency_ms": prediction.latency_ms,
     }
-    if is_live(result):
+    if result.live:
         live = {"age_ms": round(result.age_ms, 1), "fps": round(result.fps, 2), "dropped": result.dropped}
         found |= {"changed": result.changed, **live}
     return found
@@ -61,10 +48,10 @@ def text_line(result: Result, topk: int) -> str:
     follow in brackets.
     """
     where = result.source
-    if is_live(result):
-        where = f"{utc(result.time)} {where}"
-    elif not is_picture(result):
+    if result.kind == "video":
         where = f"{where} {result.time:8.2f}s"
+    elif not result.still:
+        where = f"{utc(result.time)} {where}"
     best = result.prediction.top(topk)
     if result.label is None:
         return f"{where}  {NONE}  best: {best[0][0]} {best[0][1]:.1%}"
@@ -112,7 +99,7 @@ class Console:
         line = json_line(result, self._topk) if self._style == "json" else text_line(result, self._topk)
         if not self._follows:
             self._say(f"{line}\n")
-        elif is_picture(result):
+        elif result.still:
             self._draw(line)
         else:
             columns = shutil.get_terminal_size().columns

@@ -14,6 +14,7 @@ from PIL import Image
 from attri.runtime.classifier import Prediction
 from attri.runtime.errors import LabelsError
 from attri.runtime.result import Result, SourceHealth
+from attri.runtime.source_uris import LIVE
 
 LABELS = ("red apple", "かりんご", "bird")
 NOW = 1_790_000_000.25  # 2026-09-21T14:13:20.250Z
@@ -42,8 +43,15 @@ def make_result(
     elif isinstance(image, Path):
         image = np.asarray(Image.open(image).convert("RGB"))
     moment = NOW + frame / 10 if time is None else time
+    kind = str(others.pop("kind", None) or _kind(source))
     values = {"age_ms": 41.0, "fps": 29.7, "dropped": 0, "clock": moment, "origin": source} | others
+    values |= {"kind": kind, "live": kind in LIVE}
     return Result(source, frame, moment, image, prediction, label, score, changed, **values)
+
+
+def _kind(source: str) -> str:
+    """What a test means by this name, where it does not say."""
+    return {".png": "pictures", ".jpg": "pictures", ".mp4": "video"}.get(Path(source).suffix, "v4l2")
 
 
 class FakeControl:

@@ -82,6 +82,32 @@ def test_a_line(result, line: str) -> None:
     assert text_line(result, 1) == line
 
 
+@pytest.mark.parametrize(
+    ("result", "line", "cell", "live"),
+    [
+        (make_result("cctv.mp4", time=NOW), f"cctv.mp4 {NOW:8.2f}s", "1790000000.250", False),  # Unix time as its PTS
+        (make_result(time=12.5), "1970-01-01T00:00:12.500Z camera0", "1970-01-01T00:00:12.500Z", True),  # before NTP
+        (make_result("door.png", kind="v4l2"), "2026-09-21T14:13:20.250Z door.png", "2026-09-21T14:13:20.250Z", True),
+        (make_result("-", kind="stdin"), "2026-09-21T14:13:20.250Z -", "2026-09-21T14:13:20.250Z", False),
+    ],
+    ids=["absolute timestamps", "no clock", "a camera named as a file", "standard input"],
+)
+def test_live_or_file_is_told_by_the_source(tmp_path: Path, result, line: str, cell: str, live: bool) -> None:
+    assert text_line(result, 1) == f"{line}  red apple 75.0%"
+    assert ("age_ms" in json.loads(json_line(result, 1))) is live
+    sink = CsvSink(tmp_path / "log.csv")
+    sink.write(result)
+    sink.close()
+    assert table(tmp_path / "log.csv")[0]["time"] == cell
+
+
+def test_a_snapshot_of_a_video_is_named_by_the_clock(tmp_path: Path) -> None:
+    Snapshots(tmp_path, keep=3, topk=1).write(make_result("cctv.mp4", time=NOW, changed=True))
+    assert not list(tmp_path.glob("20260921T*"))
+    Snapshots(tmp_path, keep=3, topk=1).write(make_result(time=12.5, changed=True))
+    assert len(list(tmp_path.glob("19700101T000012.500Z_camera0_*"))) == 1
+
+
 @pytest.mark.parametrize("columns", [120, 60, 30, 5])
 @pytest.mark.parametrize("label", ["red apple", "かりんご" * 9, None, "e\u0301" * 50, "\x1b[2J"])
 def test_a_row_fits_the_terminal(columns: int, label: str | None) -> None:
