@@ -6,14 +6,22 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from attri.runtime.errors import SinkError
 from attri.runtime.redact import redact
-from attri.runtime.result import Result, Sink
+from attri.runtime.result import Result, Sink, SourceFollower
 
 _LOGGER = logging.getLogger("attri")
 _ROOM = 8  # results that wait, at least; each holds a whole frame
 _EVENTS = 32  # likewise of sinks that take nothing else: at 30 frames a second, a disk may be busy for one
+
+
+@dataclass(frozen=True)
+class _SourceEnd:
+    """Stands in the queue behind the last result of a source that has ended."""
+
+    origin: str
 
 
 class Delivery:
@@ -37,7 +45,7 @@ class Delivery:
         self.dropped = 0  # results that never reached the sink
         self.failed = 0  # results that the sink could not deliver
         self._on_room, self._on_end = on_room, on_end
-        self._queue: deque[tuple[Result, bool]] = deque()  # and whether it was promised
+        self._queue: deque[tuple[Result | _SourceEnd, bool]] = deque()  # and whether it was promised
         self._changed = threading.Condition()
         self._ending = self._broken = self._faulty = False
         self._thread = threading.Thread(target=self._run, name=f"sink {sink.name}", daemon=True)
@@ -64,10 +72,20 @@ class Delivery:
             self._queue.append((result, self.sink.lossless and not live))
             self._changed.notify()
 
+    def end_source(self, origin: str) -> None:
+        """Queue, for a sink that wants to know, that no more results of this source come; never waits."""
+        if self._broken or not isinstance(self.sink, SourceFollower):
+            return
+        with self._changed:
+            self._queue.append((_SourceEnd(origin), True))
+            self._changed.notify()
+
     def _make_room(self, event: bool) -> bool:
         """Whether the new result, an event or not, takes the place of one that waits."""
-        frames = (i for i, (each, promised) in enumerate(self._queue) if not (each.changed or promised))
-        victim = next(frames, None if self.sink.lossless or not event else 0)
+        waiting = [(i, each, promised) for i, (each, promised) in enumerate(self._queue) if isinstance(each, Result)]
+        frames = (i for i, each, promised in waiting if not (each.changed or promised))
+        oldest = waiting[0][0] if waiting and event and not self.sink.lossless else None
+        victim = next(frames, oldest)
         if victim is None or (self.sink.lossless and not event):
             return False
         del self._queue[victim]
@@ -86,15 +104,15 @@ class Delivery:
 
     def _run(self) -> None:
         try:
-            while (result := self._next()) is not None:
-                self._write(result)
+            while (item := self._next()) is not None:
+                self._write(item)
         except BaseException as error:  # it belongs to the main thread
             self._broken = True
             self._on_end(error)
         finally:
             self._close()
 
-    def _next(self) -> Result | None:
+    def _next(self) -> Result | _SourceEnd | None:
         with self._changed:
             while not self._queue:
                 if self._ending:
@@ -102,9 +120,12 @@ class Delivery:
                 self._changed.wait()
             return self._queue.popleft()[0]
 
-    def _write(self, result: Result) -> None:
+    def _write(self, item: Result | _SourceEnd) -> None:
         try:
-            self.sink.write(result)
+            if isinstance(item, Result):
+                self.sink.write(item)
+            elif isinstance(self.sink, SourceFollower):
+                self.sink.source_ended(item.origin)
         except SinkError as error:
             self.failed += 1
             if not self._faulty:

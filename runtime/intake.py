@@ -54,6 +54,7 @@ class Intake:
         self._room = max(_ROOM, 2 * batch)  # one batch is decoded while another is classified
         self._queues: list[deque[Frame]] = [deque() for _ in live]
         self._open = [True] * len(live)
+        self._ended: set[int] = set()  # sources whose end `take` has not told yet
         self._changed = threading.Condition()
         self._next = 0  # the source that is asked first: turns go round
         self.dropped = [0] * len(live)  # frames that were replaced before anyone looked at them
@@ -84,6 +85,7 @@ class Intake:
         """No more frames come from this source."""
         with self._changed:
             self._open[source] = False
+            self._ended.add(source)
             self._changed.notify_all()
 
     def wake(self) -> None:
@@ -92,13 +94,22 @@ class Intake:
             self._changed.notify_all()
 
     def take(self, files: Callable[[], bool], stop: threading.Event) -> tuple[int, list[Frame]] | None:
-        """The number of a source and its next frames, a batch of those that wait; None when all have ended, or `stop`
-        is set.
+        """The number of a source and its next frames, a batch of those that wait.
 
-        files: whether frames of files may be taken now; they wait where they are until then, and hold up nobody.
+        No frames, once for each source: it has ended, and all its frames were taken.
+
+        Args:
+            files: whether frames of files may be taken now; they wait where they are until then, and hold up nobody.
+            stop: set when nothing is to be taken any more.
+
+        Returns:
+            None when all sources have ended, or `stop` is set.
         """
         with self._changed:
             while not stop.is_set():
+                if (ended := self._drained()) is not None:
+                    self._ended.remove(ended)
+                    return ended, []
                 source = self._ready(files())
                 if source is not None:
                     self._next = source + 1
@@ -113,6 +124,9 @@ class Intake:
 
     def _is_full(self, queue: deque[Frame]) -> bool:
         return len(queue) >= self._room or sum(frame.nbytes for frame in queue) >= _BYTES
+
+    def _drained(self) -> int | None:
+        return next((source for source in self._ended if not self._queues[source]), None)
 
     def _ready(self, files: bool) -> int | None:
         count = len(self._queues)

@@ -59,7 +59,7 @@ OPTIONS = [
     click.option("--json", "as_json", is_flag=True, help="One JSON object per frame."),
     click.option("--quiet", is_flag=True, help="Nothing on stdout."),
     click.option("--csv", type=_FILE, help="A row per frame in this file; one that exists is continued."),
-    click.option("--save", type=_FILE, help="Annotated video: out.mp4, or 'out-{source}.mp4' for one each."),
+    click.option("--save", type=_FILE, help="Annotated video: out.mp4, or 'out-{source}.mp4' for one of each source."),
     click.option("--snapshots", type=_FILE, help="Folder for a JPEG of every change of the label."),
     click.option("--snapshots-keep", type=click.IntRange(1), help="How many; the oldest go. [1000]"),
     click.option("--mqtt", envvar="ATTRI_MQTT", metavar="URL", help="Broker for events: mqtt[s]://[USER@]HOST[:PORT]."),

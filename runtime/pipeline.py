@@ -215,13 +215,21 @@ class Pipeline:
     def _classify(self) -> None:
         while (item := self._intake.take(self._promise, self._stop)) is not None:
             source, frames = item
-            channel = self._channels[source]
-            channel.busy = len(frames)
-            for frame, prediction in self._predictions(channel, frames):
-                result, due = channel.result(frame, prediction, self._intake.dropped[source])
-                for delivery in self._deliveries:
-                    delivery.offer(result, due, channel.reader.spec.live)
-            channel.busy = 0
+            if frames:
+                self._deliver(source, frames)
+                continue
+            for delivery in self._deliveries:
+                delivery.end_source(self._channels[source].reader.name)
+
+    def _deliver(self, source: int, frames: Sequence[Frame]) -> None:
+        """Classify these frames and offer their results to the sinks."""
+        channel = self._channels[source]
+        channel.busy = len(frames)
+        for frame, prediction in self._predictions(channel, frames):
+            result, due = channel.result(frame, prediction, self._intake.dropped[source])
+            for delivery in self._deliveries:
+                delivery.offer(result, due, channel.reader.spec.live)
+        channel.busy = 0
 
     def _predictions(self, channel: Channel, frames: Sequence[Frame]) -> Iterator[tuple[Frame, Prediction]]:
         """Those of all frames that can be read: where one of a batch cannot, they are taken one by one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,15 @@ class Sink(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class SourceFollower(Protocol):
+    """A sink that keeps something for each source, and lets go of it when the source has ended."""
+
+    def source_ended(self, origin: str) -> None:
+        """All results of this source were written, and no more come. Raises SinkError, as `Sink.write` does."""
+        ...
 
 
 class Control(Protocol):

@@ -26,8 +26,8 @@ class Stuck(FakeSink):
 
 
 class Bench:
-    def __init__(self, **options: object) -> None:
-        self.sink = Stuck(**options)
+    def __init__(self, kind: type[Stuck] = Stuck, **options: object) -> None:
+        self.sink = kind(**options)
         self.delivery = Delivery(self.sink, lambda: None, lambda error: None)
 
     def fill(self, *events: int, count: int, live: bool = True) -> None:
@@ -78,6 +78,30 @@ def test_when_all_that_wait_are_events(stuck) -> None:
     lossy = stuck(takes="all", lossless=False)
     lossy.fill(*range(10), count=12)
     assert lossy.end() == [0, *range(2, 10)]  # the oldest goes for a new event, nothing for a frame
+
+
+class Follower(Stuck):
+    """A sink that is told of ends; they stand among its results."""
+
+    def source_ended(self, origin: str) -> None:
+        self.results.append(make_result(origin, frame=-1))
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_the_end_of_a_source_keeps_its_place(stuck, lossless: bool) -> None:
+    bench = stuck(kind=Follower, lossless=lossless, takes="all")
+    bench.fill(0, count=1)
+    for _ in range(_ROOM):
+        bench.delivery.end_source("camera0")
+    bench.fill(1, 2, count=3)  # events that find the queue full of ends
+    assert bench.end().count(-1) == _ROOM
+
+
+def test_a_sink_that_follows_no_sources_is_not_told(stuck) -> None:
+    bench = stuck()
+    bench.fill(count=1)
+    bench.delivery.end_source("camera0")
+    assert bench.end() == [0]
 
 
 def test_what_a_file_was_promised_gives_way_to_nothing(stuck) -> None:

@@ -54,6 +54,18 @@ def test_large_frames_of_a_file_wait_in_smaller_numbers(
     assert found == list(range(12))
 
 
+def test_the_end_of_a_source_comes_behind_its_last_frame() -> None:
+    intake, left, stop = Intake([False, True]), threading.Event(), threading.Event()
+    intake.put(0, frame(np.zeros(1, np.uint8)), left)
+    intake.end(0)
+    intake.put(1, frame(np.zeros(1, np.uint8)), left)
+    taken = [intake.take(lambda: True, stop) for _ in range(3)]
+    assert [(source, len(frames)) for source, frames in filter(None, taken)] == [(0, 1), (0, 0), (1, 1)]
+    intake.end(1)
+    assert intake.take(lambda: False, stop) == (1, [])
+    assert intake.take(lambda: False, stop) is None
+
+
 def test_a_frame_is_converted_once_and_only_for_who_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Image.Image] = []
     convert: Callable[..., np.ndarray] = as_rgb

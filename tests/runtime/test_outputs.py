@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import av
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from peers import HookServer, Listener, Mosquitto, free_port, real, wait_for
@@ -200,6 +201,28 @@ def test_a_command_of_ours_takes_the_options() -> None:
     with pytest.raises(SystemExit) as stop:
         command.main(["--mqt", "x"])
     assert stop.value.code == 2
+
+
+def test_more_clips_than_files_may_be_open_are_all_saved(attri_run, tmp_path: Path) -> None:
+    clips = [tmp_path / f"{number}.mp4" for number in range(66)]
+    with av.open(str(clips[0]), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        for shade in (0, 255):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), shade, np.uint8), "rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    for clip in clips[1:]:
+        clip.write_bytes(clips[0].read_bytes())
+    (tmp_path / "saved").mkdir()
+    result = attri_run(tmp_path / "*.mp4", "--quiet", "--save", tmp_path / "saved" / "{source}.mp4")
+    assert result.code == 0, result.err
+    saved = list((tmp_path / "saved").iterdir())
+    assert len(saved) == len(clips)
+    for file in saved:
+        with av.open(str(file)) as video:
+            assert len(list(video.decode(video=0))) == 2
 
 
 def test_metrics_of_the_command_are_its_own(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from results import LABELS, NOW, file_size_limit, make_result
 
-from attri.runtime.errors import SinkError, UsageError
+from attri.runtime.errors import AttriError, FailedError, SinkError, UsageError
 from attri.runtime.files import COLUMNS, CsvSink, Snapshots, file_name
 from attri.runtime.recording import VideoSink
 from attri.runtime.sinks import Console, _width, json_line, live_line, text_line
@@ -324,13 +324,15 @@ time.sleep(60)"""
     assert found[-1][0] == pytest.approx((len(found) - 1) / 10, abs=1e-3)
 
 
-def test_a_recording_is_never_written_over(tmp_path: Path) -> None:
+def test_a_recording_is_never_written_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     (tmp_path / "out.mp4").write_bytes(b"precious")
     sink = VideoSink(tmp_path / "out.mp4")
     sink.write(make_result())
     sink.close()
     assert (tmp_path / "out.mp4").read_bytes() == b"precious"
     assert len(frames(tmp_path / "out-2.mp4")) == 1
+    assert f"recording to {tmp_path}/out-2.mp4 (out.mp4 is already there and is kept)" in caplog.text
 
 
 def test_sources_in_files_of_their_own_or_one_after_another(tmp_path: Path) -> None:
@@ -339,7 +341,7 @@ def test_sources_in_files_of_their_own_or_one_after_another(tmp_path: Path) -> N
         for name, size in (("a.png", (48, 64)), ("rtsp://h/b", (90, 64))):
             sink.write(make_result(name, image=np.full((*size, 3), 200, np.uint8)))
         sink.close()
-    assert [f.name for f in sorted(tmp_path.iterdir())] == ["a.png.mp4", "all.mp4", "rtsp-h-b.mp4"]
+    assert [f.name for f in sorted(tmp_path.iterdir())] == ["a.mp4", "all.mp4", "rtsp-h-b.mp4"]
     assert frames(tmp_path / "rtsp-h-b.mp4")[0][1].shape == (90, 64, 3)
     (first, _), (second, fitted) = frames(tmp_path / "all.mp4")
     assert (first, second) == (0, 0.5)
@@ -389,14 +391,92 @@ def test_a_full_disk_fills_with_no_empty_recordings(tmp_path: Path, monkeypatch:
         for frame in range(30):
             with contextlib.suppress(SinkError):
                 sink.write(make_result(frame=frame, image=noise))
+        with contextlib.suppress(SinkError):
+            sink.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_end_of_a_recording_that_finds_no_room_is_told(tmp_path: Path) -> None:
+    sink = VideoSink(tmp_path / "{source}.mp4")
+    noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+    for source in ("camera0", "camera1"):
+        sink.write(make_result(source, image=noise))
+    with file_size_limit(0), pytest.raises(SinkError, match="--save"):
         sink.close()
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["out.avi", "out", "gone/out.mp4"])
-def test_a_recording_that_cannot_be(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match="--save"):
+@pytest.mark.parametrize(("name", "code"), [("out.avi", 2), ("out", 2), ("gone/out.mp4", 1)])
+def test_a_recording_that_cannot_be(tmp_path: Path, name: str, code: int) -> None:
+    with pytest.raises(AttriError, match="--save") as caught:
         VideoSink(tmp_path / name)
+    assert caught.value.exit_code == code
+
+
+def test_an_ffmpeg_without_h264_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attri.runtime.recording._CODEC", "libx264-that-is-not-there")
+    with pytest.raises(FailedError, match=r"has no encoder .* pip install"):
+        VideoSink(tmp_path / "out.mp4")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("codec", ["libx264-that-is-not-there", "png"])  # unknown; known, and of no use in an MP4
+def test_an_encoder_that_cannot_be_opened_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str
+) -> None:
+    sink = VideoSink(tmp_path / "out.mp4")
+    monkeypatch.setattr("attri.runtime.recording._CODEC", codec)
+    monkeypatch.setattr("attri.runtime.recording._ENCODER", {"pred": "nothing"})
+    with pytest.raises(SinkError, match="--save"):
+        sink.write(make_result())
+    sink.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_of_a_folder_are_one_recording(tmp_path: Path) -> None:
+    sink = VideoSink(tmp_path / "out-{source}.mp4")
+    for number in range(70):
+        sink.write(make_result(f"inbox/{number}.png", origin="inbox", kind="watch"))
+    sink.close()
+    assert [file.name for file in tmp_path.iterdir()] == ["out-inbox.mp4"]
+    assert len(frames(tmp_path / "out-inbox.mp4")) == 70
+
+
+def test_a_recording_is_closed_with_its_source(tmp_path: Path) -> None:
+    """Any number of clips, one after the other."""
+    sink = VideoSink(tmp_path / "out-{source}.mp4")
+    for number in range(70):
+        sink.write(make_result(f"{number}.mp4", time=0.0))
+        sink.source_ended(f"{number}.mp4")
+    assert len(list(tmp_path.iterdir())) == 70
+    assert all(len(frames(file)) == 1 for file in tmp_path.iterdir())
+    sink.close()
+
+
+def test_one_recording_of_all_sources_outlives_each(tmp_path: Path) -> None:
+    sink = VideoSink(tmp_path / "out.mp4")
+    for source in ("a.mp4", "b.mp4"):
+        sink.write(make_result(source, time=0.0))
+        sink.source_ended(source)
+    sink.close()
+    assert len(frames(tmp_path / "out.mp4")) == 2
+
+
+@pytest.mark.parametrize(
+    ("origin", "kind", "name"),
+    [
+        ("clips/a.MP4", "video", "out-clips-a.mp4"),
+        ("a.mp4 (2)", "video", "out-a-2.mp4"),
+        ("photos/*.jpg", "pictures", "out-photos.mp4"),
+        ("front.png", "v4l2", "out-front.png.mp4"),
+        ("v1.2", "watch", "out-v1.2.mp4"),
+    ],
+)
+def test_names_of_recordings(tmp_path: Path, origin: str, kind: str, name: str) -> None:
+    sink = VideoSink(tmp_path / "out-{source}.mp4")
+    sink.write(make_result(origin, kind=kind))
+    sink.close()
+    assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
 def test_every_label_can_be_drawn() -> None:
