@@ -11,6 +11,7 @@ taken only while every lossless sink has room, so that a slow one holds back fil
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
 import time
@@ -54,7 +55,7 @@ class Channel:
         self.busy = 0  # frames that are being classified
         self._decide, self._schedule = Decider(rule), schedule
         self._steady = _steady(reader.spec.input.steady, labels)
-        self._interval = 0.0  # seconds between results, smoothed
+        self._interval = float("inf")  # seconds between results, smoothed
         self._last = self._told = float(
             "-inf"
         )  # when the last result was (monotonic), and the last one due (its frame)
@@ -63,20 +64,21 @@ class Channel:
     def fps(self) -> float:
         """Results per second; it falls by itself when none come."""
         since = time.monotonic() - self._last
-        return 1 / max(self._interval, since) if self.frames > 1 else 0.0
+        return 1 / max(self._interval, since)
 
     def classify(self, frames: Sequence[Frame]) -> list[Prediction]:
         """In one batch. Raises ImageError, EngineError."""
         if len(frames) == 1:  # without the threads that read a list ahead
-            return [self.labels.classifier(frames[0].part, self._steady)]
-        return self.labels.classifier([frame.part for frame in frames], self._steady)
+            predictions = [self.labels.classifier(frames[0].part, self._steady)]
+        else:
+            predictions = self.labels.classifier([frame.part for frame in frames], self._steady)
+        self._count(len(predictions))
+        return predictions
 
     def result(self, frame: Frame, prediction: Prediction, dropped: int) -> tuple[Result, bool]:
         """What is said of a frame, and whether it is due."""
         clock = frame.time if self.reader.spec.kind == "video" else frame.captured  # Unix time jumps when it is set
         decision = self._decide(prediction, clock)
-        now = time.monotonic()
-        self._count(now)
         result = Result(
             source=frame.source,
             frame=frame.number,
@@ -86,7 +88,7 @@ class Channel:
             label=decision.label,
             score=decision.score,
             changed=decision.changed,
-            age_ms=1000 * (now - frame.captured),
+            age_ms=1000 * (time.monotonic() - frame.captured),
             fps=self.fps,
             dropped=dropped,
             clock=clock,
@@ -96,11 +98,13 @@ class Channel:
         )
         return result, self._due(decision.changed, clock)
 
-    def _count(self, now: float) -> None:
-        step = now - self._last
-        self._interval = step if self.frames < 2 else 0.9 * self._interval + 0.1 * step
+    def _count(self, frames: int) -> None:
+        now = time.monotonic()
+        step = (now - self._last) / frames  # those of a batch come at the same moment
+        weight = 0.9**frames if math.isfinite(self._interval) else 0.0
+        self._interval = weight * self._interval + (1 - weight) * step if weight else step
         self._last = now
-        self.frames += 1
+        self.frames += frames
 
     def _due(self, changed: bool, clock: float) -> bool:
         every, on_change = self._schedule.every, self._schedule.on_change

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import shutil
 import sys
+import threading
 import unicodedata
 from typing import Any
 
@@ -75,7 +78,9 @@ def live_line(result: Result, columns: int) -> str:
 class Console:
     """A line per frame; on a terminal, videos and live sources have one row each that is written over.
 
-    A change of the label scrolls up as a line of its own, so that it stays readable.
+    A change of the label scrolls up as a line of its own, so that it stays readable, and so does the last row of a
+    source that has ended. Log lines go above the rows. Of more rows than the terminal has, the first are shown and the
+    others counted.
 
     Args:
         style: "json", or "text".
@@ -94,30 +99,72 @@ class Console:
         self._rows: dict[str, str] = {}  # the last row of each source that is followed
         self._drawn = 0
         self._follows = style == "text" and self._stream.isatty()
+        self._lock = threading.Lock()  # the terminal is for one at a time: results, or a log line
+        self._handlers = _terminal_handlers() if self._follows else []
+        for handler in self._handlers:
+            handler.setStream(_LogStream(self, handler.stream))
 
     def write(self, result: Result) -> None:
         line = json_line(result, self._topk) if self._style == "json" else text_line(result, self._topk)
-        if not self._follows:
-            self._say(f"{line}\n")
-        elif result.still:
-            self._draw(line)
-        else:
-            columns = shutil.get_terminal_size().columns
-            self._rows[result.source] = live_line(result, columns - 1)  # a full row would wrap
-            self._draw(line if result.changed else None)
+        with self._lock:
+            if not self._follows:
+                self._say(f"{line}\n")
+            elif result.still:
+                self._draw(line)
+            else:
+                columns = shutil.get_terminal_size().columns
+                self._rows[result.origin] = live_line(result, columns - 1)  # a full row would wrap
+                self._draw(line if result.changed else None)
+
+    def source_ended(self, origin: str) -> None:
+        """Let its row scroll up with the lines that stay."""
+        with self._lock:
+            if row := self._rows.pop(origin, None):
+                self._draw(row)
+
+    def log(self, text: str, stream: Any) -> None:
+        """Write to `stream`, which is the same terminal, above the rows."""
+        with self._lock:
+            with contextlib.suppress(OSError, SinkError):
+                self._erase()
+            stream.write(text)
+            stream.flush()
+            with contextlib.suppress(OSError, SinkError):
+                self._draw(None)
 
     def close(self) -> None:
         """Leaves the last rows on the screen."""
-        if self._drawn:
-            self._say("\n")
-            self._drawn = 0
+        for handler in self._handlers:
+            handler.setStream(handler.stream.stream)
+        with self._lock:
+            if self._drawn:
+                self._say("\n")
+                self._drawn = 0
 
     def _draw(self, event: str | None) -> None:
-        up = f"\x1b[{self._drawn - 1}A" if self._drawn > 1 else ""
-        above = f"\x1b[2K{printable(event)}\n" if event else ""
-        # The cursor rests at the start of the last row: what others write to the terminal begins there.
-        self._say("\r" + up + above + "\n".join(f"\x1b[2K{row}" for row in self._rows.values()) + "\r")
-        self._drawn = len(self._rows)
+        above = f"{printable(event)}\n" if event else ""
+        rows = self._visible()
+        if above or rows or self._drawn:
+            # The cursor rests at the start of the last row: what others write to the terminal begins there.
+            self._say(self._up() + above + "\n".join(rows) + "\r")
+            self._drawn = len(rows)
+
+    def _erase(self) -> None:
+        if self._drawn:
+            self._say(self._up())
+            self._drawn = 0
+
+    def _up(self) -> str:
+        """Move to the first row and clear from there."""
+        return "\r" + (f"\x1b[{self._drawn - 1}A" if self._drawn > 1 else "") + "\x1b[J"
+
+    def _visible(self) -> list[str]:
+        """As many rows as the terminal has beside a line that scrolls; cursor-up reaches no further."""
+        columns, lines = shutil.get_terminal_size()
+        rows = [_cells(row, columns - 1) for row in self._rows.values()]  # it may be narrower by now
+        room = max(1, lines - 1)
+        hidden = len(rows) - room + 1
+        return rows if hidden <= 1 else [*rows[: room - 1], f"… and {hidden} more sources"]
 
     def _say(self, text: str) -> None:
         try:
@@ -127,6 +174,25 @@ class Console:
             raise
         except OSError as error:
             raise SinkError(f"stdout: {error.strerror or error}") from error
+
+
+class _LogStream:
+    """The stream of a log handler while rows stand on the terminal."""
+
+    def __init__(self, console: Console, stream: Any) -> None:
+        self.stream, self._console = stream, console
+
+    def write(self, text: str) -> None:
+        self._console.log(text, self.stream)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+def _terminal_handlers() -> list[Any]:
+    """The log handlers that write to a terminal."""
+    handlers = [each for each in logging.getLogger().handlers if isinstance(each, logging.StreamHandler)]
+    return [each for each in handlers if hasattr(each.stream, "isatty") and each.stream.isatty()]
 
 
 def _bar(share: float, cells: int) -> str:

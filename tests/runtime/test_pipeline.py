@@ -107,6 +107,29 @@ def test_frames_of_files_go_in_batches_and_nothing_else_changes(bench: Bench) ->
     assert bench.pipeline.health()[0].frames == 50
 
 
+def test_frames_of_a_batch_do_not_come_at_thousands_a_second(bench: Bench) -> None:
+    sink = FakeSink()
+    bench.classifier.seconds = 0.02
+    assert bench.make({video(): [picture(i) for i in range(24)]}, batch=4).run([sink])
+    assert 0 < sink.results[-1].fps <= 50
+    assert max(result.fps for result in sink.results) <= 50  # the model takes 20 ms for each
+
+
+def test_sinks_that_ask_are_told_when_a_source_has_ended(bench: Bench) -> None:
+    class Follower(FakeSink):
+        def source_ended(self, origin: str) -> None:
+            self.results.append(origin)
+
+    sink, lost = Follower(), Follower()
+    sources = {video("a.mp4"): [picture(0)], video("b.mp4"): [picture(0), picture(1)]}
+    assert bench.make(sources).run([sink])
+    assert [getattr(each, "source", each) for each in sink.results] == ["a.mp4", "a.mp4", "b.mp4", "b.mp4", "b.mp4"]
+    assert [each for each in sink.results if isinstance(each, str)] == ["a.mp4", "b.mp4"]
+    bench.make({camera(): [picture(0), LOST]}).run([lost])
+    assert lost.results[-1] == "camera0"
+    assert not isinstance(lost.results[-2], str)
+
+
 def test_frames_of_cameras_go_one_by_one(bench: Bench) -> None:
     sink = FakeSink()
     bench.classifier.seconds = 0.01

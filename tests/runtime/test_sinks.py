@@ -6,6 +6,8 @@ import contextlib
 import csv
 import io
 import json
+import logging
+import os
 import re
 import subprocess
 import sys
@@ -31,13 +33,16 @@ class Terminal(io.StringIO):
         return True
 
     def screen(self) -> list[str]:
-        """The rows that stand there after all that was written, on a terminal that knows the four things we tell it."""
+        """The rows that stand there after all that was written, on a terminal that knows the four things we tell it.
+
+        It has LINES rows, and above them what has scrolled out of reach.
+        """
         rows, row, column = [""], 0, 0
-        for up, clear, char in re.findall(r"\x1b\[(\d+)A|(\x1b\[2K)|([^\x1b])", self.getvalue(), re.DOTALL):
+        for up, clear, char in re.findall(r"\x1b\[(\d+)A|(\x1b\[J)|([^\x1b])", self.getvalue(), re.DOTALL):
             if up:
-                row -= int(up)
+                row = max(row - int(up), len(rows) - int(os.environ.get("LINES", "24")), 0)
             elif clear:
-                rows[row] = ""
+                rows[row:] = [rows[row][:column]]
             elif char == "\r":
                 column = 0
             elif char == "\n":
@@ -140,6 +145,57 @@ def test_rows_of_two_sources_stay_while_events_scroll() -> None:
     assert any(row.startswith("camera0  red apple  ") for row in above[2:])
     assert any(row.startswith("a.mp4  bird  ") for row in above[2:])
     assert "still.png  red apple 75.0%" in above
+
+
+def test_rows_of_clips_that_are_over_scroll_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More clips than the terminal has rows, and after them a camera, whose row alone is written over."""
+    monkeypatch.setenv("LINES", "6")
+    terminal = Terminal()
+    console = Console("text", 1, terminal)
+    for clip in range(10):
+        for frame in range(3):
+            console.write(make_result(f"{clip}.mp4", frame, time=frame / 10, changed=frame == 0))
+        console.source_ended(f"{clip}.mp4")
+    for frame in range(3):
+        console.write(make_result("camera0", frame))
+    console.close()
+    rows = [row.split()[0] for row in terminal.screen() if row.strip()]
+    assert rows == [f"{clip}.mp4" for clip in range(10) for _ in ("the change", "the last row")] + ["camera0"]
+
+
+def test_no_more_rows_than_the_terminal_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LINES", "6")
+    terminal = Terminal()
+    console = Console("text", 1, terminal)
+    for frame in range(5):
+        for camera in range(9):
+            console.write(make_result(f"camera{camera}", frame))
+    *rows, more = [row for row in terminal.screen() if row.strip()]
+    assert [row.split()[0] for row in rows] == ["camera0", "camera1", "camera2", "camera3"]
+    assert more == "… and 5 more sources"
+    for camera in range(7):
+        console.source_ended(f"camera{camera}")
+    console.close()
+    assert [row.split()[0] for row in terminal.screen() if row.strip()] == [f"camera{camera}" for camera in range(9)]
+
+
+def test_log_lines_go_above_the_rows() -> None:
+    """And never away with them, nor into what is left of one."""
+    terminal = Terminal()
+    root, handler = logging.getLogger(), logging.StreamHandler(terminal)
+    root.addHandler(handler)
+    try:
+        console = Console("text", 1, terminal)
+        for name in ("a.mp4", "b.mp4", "c.mp4"):
+            console.write(make_result(name, time=0.0))
+        logging.getLogger("attri").warning("camera0: lost")
+        console.write(make_result("a.mp4", time=0.1))
+        console.close()
+        logging.getLogger("attri").warning("done")
+    finally:
+        root.removeHandler(handler)
+    rows = [row.split("  ")[0].strip() for row in terminal.screen() if row.strip()]
+    assert rows == ["camera0: lost", "a.mp4", "b.mp4", "c.mp4", "done"]
 
 
 def test_no_terminal_no_escapes() -> None:
