@@ -9,6 +9,7 @@ import os
 import re
 import stat
 import time
+import uuid
 from collections import deque
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from attri.runtime.sinks import json_line
 
 COLUMNS = ("source", "frame", "time", "label", "score", "changed", "age_ms", "dropped")
 _SNAPSHOT = re.compile(r"\d{8}T\d{6}\.\d{3}Z_.+_.+_\d+\.jpg")
+_PART = re.compile(rf"\.{_SNAPSHOT.pattern}(\.\w+)?\.part")
+_STALE = 3600.0  # seconds after which nobody still writes a snapshot
 _QUALITY = 90
 
 
@@ -95,6 +98,8 @@ class CsvSink:
 class Snapshots:
     """The whole frame of every event as a JPEG, its JSON in the JPEG's comment; the oldest go when there are too many.
 
+    Several processes may share a folder; each counts what was there when it began and its own.
+
     Args:
         folder: is made where it is not there. Files of others in it stay.
         keep: how many at most.
@@ -109,8 +114,7 @@ class Snapshots:
         self._folder, self._keep, self._topk = folder, keep, topk
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for torn in folder.glob(".*.jpg.part"):
-                torn.unlink()
+            _remove_torn(folder)
             self._files = deque(sorted(file for file in folder.iterdir() if _SNAPSHOT.fullmatch(file.name)))
         except OSError as error:
             raise UsageError(f"--snapshots {folder}: {error.strerror or error}") from error
@@ -119,10 +123,10 @@ class Snapshots:
         clock = time.time() if result.kind == "video" else result.time
         moment = re.sub("[-:]", "", utc(clock))
         name = f"{moment}_{file_name(result.source)}_{file_name(result.label or '')}_{result.frame}.jpg"
-        part = self._folder / f".{name}.part"
+        part = self._folder / f".{name}.{uuid.uuid4().hex[:8]}.part"
         try:
             comment = json_line(result, self._topk).encode(errors="replace")
-            with part.open("wb") as file:
+            with part.open("xb") as file:
                 Image.fromarray(result.image).save(file, "JPEG", quality=_QUALITY, comment=comment[:65_000])
                 file.flush()
                 os.fsync(file.fileno())  # or after a power cut the new name may stand for an empty file
@@ -137,6 +141,14 @@ class Snapshots:
 
     def close(self) -> None:
         pass
+
+
+def _remove_torn(folder: Path) -> None:
+    """What a kill left of a snapshot goes, once it is so old that no other process can still be writing it."""
+    for part in filter(lambda file: _PART.fullmatch(file.name), folder.iterdir()):
+        with contextlib.suppress(FileNotFoundError):  # another process has just finished or removed it
+            if time.time() - part.stat().st_mtime > _STALE:
+                part.unlink()
 
 
 def _row(*values: object) -> bytes:

@@ -323,6 +323,29 @@ def test_snapshots_count_those_of_an_earlier_run(tmp_path: Path) -> None:
     assert [file.name.split("_")[-1] for file in sorted(tmp_path.iterdir())] == ["2.jpg", "3.jpg"]
 
 
+def test_two_processes_in_one_snapshots_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second begins while the first one writes: its unfinished file is left alone, what a kill tore goes."""
+    first = Snapshots(tmp_path, keep=9, topk=1)
+    first.write(make_result(changed=True))
+    (shot,) = tmp_path.iterdir()
+    torn = tmp_path / f".{shot.name}.0123abcd.part"
+    torn.write_bytes(b"torn")
+    os.utime(torn, (NOW - 1e6, NOW - 1e6))
+    mine = tmp_path / ".mine.jpg.part"
+    mine.write_bytes(b"not ours")
+    os.utime(mine, (NOW - 1e6, NOW - 1e6))
+    sync = os.fsync
+
+    def begin(file: int) -> None:
+        Snapshots(tmp_path, keep=9, topk=1)
+        sync(file)
+
+    monkeypatch.setattr("os.fsync", begin)
+    first.write(make_result(frame=1, changed=True))
+    names = sorted(file.name.split("_")[-1] for file in tmp_path.iterdir())
+    assert names == [".mine.jpg.part", "0.jpg", "1.jpg"]
+
+
 def test_a_snapshot_on_a_full_disk(tmp_path: Path, picture_files: list[Path]) -> None:
     sink = Snapshots(tmp_path, keep=2, topk=1)
     noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
