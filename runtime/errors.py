@@ -1,7 +1,7 @@
 """Everything that attri raises on purpose.
 
     AttriError              a person can mend it: one line that says what to do
-    ├── UsageError          the request itself is wrong                 exit 2
+    ├── UsageError          the request itself is wrong                 exit 2; 1 where the cause may pass by itself
     │   └── LabelsError     a labels file that cannot be used
     └── FailedError         it broke while running                      exit 1
         ├── ImageError      a picture that cannot be read
@@ -17,15 +17,27 @@ Anything else that escapes is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+from attri.runtime.transient import may_pass
+
 
 class AttriError(Exception):
     """Root of the tree; the message is one line for a person, `exit_code` is what a command returns."""
 
-    exit_code = 1
+    @property
+    def exit_code(self) -> int:
+        return 1
 
 
 class UsageError(AttriError):
-    exit_code = 2
+    """A request that is wrong.
+
+    Raised from an error of the system that can pass (a full disk, a mount that is missing), it is as one that failed
+    while running: a service manager starts the command again, which it does not after exit code 2.
+    """
+
+    @property
+    def exit_code(self) -> int:
+        return 1 if may_pass(self.__cause__) else 2
 
 
 class LabelsError(UsageError):
@@ -33,7 +45,7 @@ class LabelsError(UsageError):
 
 
 class FailedError(AttriError):
-    exit_code = 1
+    pass
 
 
 class ImageError(FailedError):

@@ -25,6 +25,7 @@ from attri.runtime.files import file_name
 from attri.runtime.images import IMAGE_SUFFIXES
 from attri.runtime.result import Result, Takes
 from attri.runtime.source_uris import VIDEO_SUFFIXES
+from attri.runtime.transient import missing
 
 _LOGGER = logging.getLogger("attri")
 SOURCE = "{source}"
@@ -48,8 +49,8 @@ class VideoSink:
             one is out-2.mp4, and a line in the log names it.
 
     Raises:
-        UsageError: the name is of no kind that can be written.
-        FailedError: the folder is not there, or FFmpeg has no encoder for H.264.
+        UsageError: the name is of no kind that can be written, or its folder is not there.
+        FailedError: FFmpeg has no encoder for H.264.
         MissingExtra: PyAV is not installed.
     """
 
@@ -112,7 +113,7 @@ def check_recording(path: Path) -> None:
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"--save {path}: name a file that ends in {', '.join(SUFFIXES)}")
     if not path.parent.is_dir():
-        raise FailedError(f"--save {path}: the folder {path.parent} does not exist: make it, or mount its disk")
+        raise UsageError(f"--save {path}: the folder {path.parent} does not exist") from missing(path.parent)
     try:
         av.Codec(_CODEC, "w")
     except ValueError as error:  # av.codec.codec.UnknownCodecError

@@ -13,6 +13,7 @@ from typing import Any
 from attri.runtime.errors import UsageError
 from attri.runtime.images import list_images
 from attri.runtime.redact import redact, redact_uri
+from attri.runtime.transient import missing
 
 _SUFFIXES = "mp4 m4v mov mkv webm avi mpg mpeg ts wmv flv ogv"
 VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
@@ -183,7 +184,7 @@ def _folder(word: str, path: Path, watch: bool) -> SourceSpec:
         return SourceSpec(word, "watch", str(path))
     files = list_images(path)
     if not files:
-        raise UsageError(f"the folder {word} has no pictures")
+        raise UsageError(f"the folder {word} has no pictures") from missing(path)
     return SourceSpec(word, "pictures", str(path), tuple(files))
 
 
@@ -211,11 +212,11 @@ def _by_form(word: str, name: str) -> SourceSpec | None:
 def _glob(word: str, name: str) -> list[SourceSpec]:
     """The pictures that match as one source, and each of the videos."""
     if not glob.has_magic(word):
-        raise UsageError(f"{name} does not exist")
+        raise UsageError(f"{name} does not exist") from missing(word.removeprefix("file://"))
     matches = glob.glob(word, recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
     files = sorted(path for path in map(Path, matches) if path.is_file())
     if not files:
-        raise UsageError(f"nothing matches {word}")
+        raise UsageError(f"nothing matches {word}") from missing(word)
     pictures = tuple(path for path in files if not _is_video(path))
     videos = [SourceSpec(str(path), "video", str(path), (path,)) for path in files if _is_video(path)]
     return [SourceSpec(word, "pictures", word, pictures), *videos] if pictures else videos

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 from results import LABELS, NOW, file_size_limit, make_result
 
-from attri.runtime.errors import AttriError, FailedError, SinkError, UsageError
+from attri.runtime.errors import FailedError, SinkError, UsageError
 from attri.runtime.files import COLUMNS, CsvSink, Snapshots, file_name
 from attri.runtime.recording import VideoSink
 from attri.runtime.sinks import Console, _width, json_line, live_line, text_line
@@ -485,11 +485,10 @@ def test_the_end_of_a_recording_that_finds_no_room_is_told(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("name", "code"), [("out.avi", 2), ("out", 2), ("gone/out.mp4", 1)])
-def test_a_recording_that_cannot_be(tmp_path: Path, name: str, code: int) -> None:
-    with pytest.raises(AttriError, match="--save") as caught:
+@pytest.mark.parametrize("name", ["out.avi", "out", "gone/out.mp4"])
+def test_a_recording_that_cannot_be(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="--save"):
         VideoSink(tmp_path / name)
-    assert caught.value.exit_code == code
 
 
 def test_an_ffmpeg_without_h264_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
