@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from attri.runtime.command import Command
-from attri.runtime.engines import BACKENDS, DEVICES
+from attri.runtime.command import ARGUMENTS, Command
+from attri.runtime.engines import BACKENDS, DEVICES, Request
 from attri.runtime.errors import UsageError
 from attri.runtime.inputs import Inputs, input_options
 from attri.runtime.outputs import Outputs, output_options
@@ -55,6 +55,16 @@ def main(
         raise UsageError(f"--topk {outputs.topk} shows more labels than --shortlist {shortlist} prompts: raise that")
     specs = find_inputs(words, inputs)
     files = read_labels_files(specs, labels)  # before anything that takes long
+    if outputs.install_service:
+        from attri.runtime.install import absolute_words, check_service, print_unit
+        from attri.runtime.source_uris import read_sources
+
+        request = Request(backend, device, threads, engine_dir, rebuild)
+        check_service(specs, files, labels, bundle, request, inputs, outputs)
+        context = click.get_current_context()
+        named = read_sources(inputs.sources) if inputs.sources else {}
+        print_unit(absolute_words(context.meta[ARGUMENTS], context.command, named))
+        return 0
     classifier = Classifier.load(
         bundle,
         backend=backend,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import logging
 import os
@@ -38,6 +39,19 @@ EXTRAS = {
 }
 
 
+ARGUMENTS = "attri.arguments"  # of the command line, in `click.Context.meta`
+
+
+def require(module: str) -> None:
+    """Check that a module of an extra is installed, without importing it. Raises MissingExtra."""
+    try:
+        found = importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # sys.modules says that there is none
+        found = False
+    if not found:
+        raise MissingExtra(module, EXTRAS[module])
+
+
 class Command(click.Command):
     """A click command with attri's exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
@@ -53,6 +67,10 @@ class Command(click.Command):
             _LOGGER.error("error: stdout: %s", error.strerror)
             code = code or 1
         sys.exit(code)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[ARGUMENTS] = tuple(args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -7,7 +7,6 @@ import functools
 import logging
 import os
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from attri.runtime.addresses import parse_address
+from attri.runtime.command import require
 from attri.runtime.errors import UsageError
+from attri.runtime.transient import missing
 
 if TYPE_CHECKING:
     from attri.runtime.result import Control, Sink
@@ -105,8 +107,6 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
             log_json()
         _check(outputs)
-        if outputs.install_service:
-            return _print_unit()
         return command(*args, outputs=outputs, **kwargs)
 
     for option in reversed(OPTIONS):
@@ -143,13 +143,26 @@ def _check(outputs: Outputs) -> None:
         raise UsageError("--json and --quiet contradict each other")
 
 
-def _print_unit() -> int:
-    from attri.runtime.service import SECRETS, unit_file
+def check_outputs(outputs: Outputs) -> None:
+    """Check what can be checked of the sinks without opening one. Raises MissingExtra, UsageError."""
+    if outputs.csv and not (folder := outputs.csv.parent).is_dir():
+        raise UsageError(f"--csv {outputs.csv}: the folder {folder} does not exist") from missing(folder)
+    if outputs.save:
+        from attri.runtime.recording import check_recording
 
-    click.echo(unit_file(sys.argv[1:]), nl=False)
-    click.echo("Save it as /etc/systemd/system/attri.service, then: systemctl enable --now attri", err=True)
-    click.echo(f"Tokens, passwords and ATTRI_WEBHOOK (ATTRI_...=...) go into {SECRETS}, chmod 600.", err=True)
-    return 0
+        check_recording(outputs.save)
+    if outputs.mqtt:
+        from attri.runtime.mqtt import Broker
+
+        Broker.parse(outputs.mqtt)
+        require("paho")
+    if outputs.metrics or outputs.serve:
+        require("prometheus_client")
+    for option, address in (("--metrics", outputs.metrics), ("--serve", outputs.serve)):
+        if address:
+            parse_address(address, option)
+    for module in ("starlette", "uvicorn") if outputs.serve else ():
+        require(module)
 
 
 def _files(outputs: Outputs, _control: Control) -> Any:
@@ -200,7 +213,6 @@ def _spool(outputs: Outputs, kind: str, target: str) -> Spool:
 def _servers(outputs: Outputs, control: Control) -> Any:
     if not (outputs.metrics or outputs.serve):
         return
-    from attri.runtime.addresses import parse_address
     from attri.runtime.credentials import read_secret
     from attri.runtime.metrics import Metrics, MetricsServer
 

@@ -93,7 +93,7 @@ def unit_file(arguments: Sequence[str]) -> str:
         raise UsageError(f"--install-service: paths of webhooks are secrets: write ATTRI_WEBHOOK=URL into {SECRETS}")
     words = [argument for argument in arguments if argument != "--install-service"]
     if not {"--json", "--quiet"} & set(words):
-        words.append("--quiet")  # a line per frame is nothing for the journal
+        words.insert(words.index("--") if "--" in words else len(words), "--quiet")  # no line per frame in the journal
     program = shutil.which(sys.argv[0]) or shutil.which("attri-run")
     command = [str(Path(program).absolute())] if program else [sys.executable, "-m", "attri.runtime.cli"]
     groups = [name for name in ("video", "render") if _is_group(name)]
@@ -119,7 +119,7 @@ def unit_file(arguments: Sequence[str]) -> str:
         "TimeoutStartSec=1800",
         "TimeoutStopSec=10",
         "NoNewPrivileges=yes",
-        "PrivateTmp=yes",
+        *([] if any(map(_in_tmp, [str(Path.cwd()), *words])) else ["PrivateTmp=yes"]),
         "ProtectSystem=full",
         "",
         "[Install]",
@@ -135,6 +135,11 @@ def _watchdog_seconds() -> float | None:
     with contextlib.suppress(ValueError):
         return int(os.environ.get("WATCHDOG_USEC", "")) / 1e6 or None
     return None
+
+
+def _in_tmp(word: str) -> bool:
+    """Whether it is a path that a service with a /tmp of its own would not find."""
+    return word.partition("=")[2 if word.startswith("--") else 0].startswith(("/tmp/", "/var/tmp/"))
 
 
 def _is_group(name: str) -> bool:

@@ -156,16 +156,6 @@ def test_no_option_and_no_default_gets_lost() -> None:
     assert len(OPTIONS) == len(Outputs.__dataclass_fields__)
 
 
-def test_a_unit_is_printed_and_nothing_runs(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
-    monkeypatch.setattr("sys.argv", ["attri-run", "camera0", "--install-service", "--bundle", "no such folder"])
-    with pytest.raises(SystemExit) as stop:
-        main(["camera0", "--install-service", "--bundle", "no such folder"], prog_name="attri-run")
-    out, err = capsys.readouterr()
-    assert stop.value.code == 0
-    assert re.search('^ExecStart=.* camera0 --bundle "no such folder" --quiet$', out, re.MULTILINE)
-    assert "/etc/attri/secrets.env" in err
-
-
 @pytest.mark.parametrize(
     ("module", "words", "extra"),
     [
