@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import io
 import logging
 import math
@@ -13,7 +14,7 @@ import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ SUFFIXES = (".mp4", ".m4v", ".mov")
 SLIDE = 0.5  # seconds that a picture stays
 _RETRY = 10.0  # seconds until a new file is tried after one that failed
 _OPEN_FILES = 64
-_CODEC = "libx264"
+_CODEC: Final = "libx264"
 _TICKS = 1000  # per second
 # Nothing is held back: no look-ahead, no frame that waits for a later one. What a kill can cost is one fragment.
 _ENCODER = {"preset": "veryfast", "tune": "zerolatency", "crf": "23"}
@@ -136,7 +137,8 @@ class _Recording:
     def __init__(self, path: Path, first: Result) -> None:
         height, width = first.image.shape[:2]
         self._size = (max(2, width & ~1), max(2, height & ~1))  # 4:2:0 wants even sides
-        self._file = _create(path.with_name(path.name.replace(SOURCE, _source_name(first))))
+        what = first.origin if SOURCE in path.name else "all sources"
+        self._file = _create(path.with_name(path.name.replace(SOURCE, _source_name(first))), what)
         try:
             self._open()
         except BaseException:
@@ -214,24 +216,26 @@ class _File(io.FileIO):
 
 
 def _source_name(result: Result) -> str:
-    """The source as part of a file's name, without the suffix that a file among the sources has."""
-    suffixes = VIDEO_SUFFIXES if result.kind == "video" else IMAGE_SUFFIXES if result.still else ()
+    """The source as part of a file's name; of a file or folder its own name, without path and suffix."""
+    suffixes = IMAGE_SUFFIXES if result.still else VIDEO_SUFFIXES if result.kind in ("video", "stream") else ()
     name = result.origin
+    if result.kind in ("video", "pictures", "watch") and not glob.has_magic(name):
+        name = Path(name).absolute().name
     found = re.search(r"\.\w+(?=( \(\d+\))?$)", name)  # a file that was given twice has a number behind it
     if found and found[0].lower() in suffixes:
         name = name[: found.start()] + name[found.end() :]
     return file_name(name)
 
 
-def _create(path: Path) -> io.FileIO:
-    """A new file of the first name that is free: out.mp4, out-2.mp4, out-3.mp4, ..."""
+def _create(path: Path, what: str) -> io.FileIO:
+    """A new file of the first name that is free: out.mp4, out-2.mp4, out-3.mp4, ... The log says which, for `what`."""
     for candidate in _names(path):
         try:
             file = _File(candidate, "x+")
         except FileExistsError:
             continue
         kept = "" if candidate == path else f" ({path.name} is already there and is kept)"
-        _LOGGER.info("--save: recording to %s%s", candidate, kept)
+        _LOGGER.info("--save: %s to %s%s", what, candidate, kept)
         return file
     raise FileExistsError(f"{path} has too many parts")
 

@@ -411,7 +411,7 @@ def test_a_recording_is_never_written_over(tmp_path: Path, caplog: pytest.LogCap
     sink.close()
     assert (tmp_path / "out.mp4").read_bytes() == b"precious"
     assert len(frames(tmp_path / "out-2.mp4")) == 1
-    assert f"recording to {tmp_path}/out-2.mp4 (out.mp4 is already there and is kept)" in caplog.text
+    assert f"--save: all sources to {tmp_path}/out-2.mp4 (out.mp4 is already there and is kept)" in caplog.text
 
 
 def test_sources_in_files_of_their_own_or_one_after_another(tmp_path: Path) -> None:
@@ -531,6 +531,20 @@ def test_a_recording_is_closed_with_its_source(tmp_path: Path) -> None:
     sink.close()
 
 
+def test_clips_of_one_name_get_numbers_and_the_log_tells_them_apart(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    sink = VideoSink(tmp_path / "out-{source}.mp4")
+    for folder in ("front", "back"):
+        sink.write(make_result(f"{folder}/1.mp4", time=0.0))
+    sink.close()
+    assert [line for line in caplog.messages if "--save" in line] == [
+        f"--save: front/1.mp4 to {tmp_path}/out-1.mp4",
+        f"--save: back/1.mp4 to {tmp_path}/out-1-2.mp4 (out-1.mp4 is already there and is kept)",
+    ]
+
+
 def test_one_recording_of_all_sources_outlives_each(tmp_path: Path) -> None:
     sink = VideoSink(tmp_path / "out.mp4")
     for source in ("a.mp4", "b.mp4"):
@@ -543,11 +557,13 @@ def test_one_recording_of_all_sources_outlives_each(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("origin", "kind", "name"),
     [
-        ("clips/a.MP4", "video", "out-clips-a.mp4"),
+        ("clips/a.MP4", "video", "out-a.mp4"),
         ("a.mp4 (2)", "video", "out-a-2.mp4"),
         ("photos/*.jpg", "pictures", "out-photos.mp4"),
         ("front.png", "v4l2", "out-front.png.mp4"),
         ("v1.2", "watch", "out-v1.2.mp4"),
+        ("rtsp://host/a.mp4", "stream", "out-rtsp-host-a.mp4"),
+        ("photos/front/", "pictures", "out-front.mp4"),
     ],
 )
 def test_names_of_recordings(tmp_path: Path, origin: str, kind: str, name: str) -> None:
