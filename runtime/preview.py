@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from attri.runtime.addresses import is_loopback, listen
 from attri.runtime.errors import LabelsError, MissingExtra, UsageError
 from attri.runtime.guard import Guard
+from attri.runtime.patience import Deadlines, bounded
 from attri.runtime.preview_view import Latest, detail, encoded, plain_text, summary
 from attri.runtime.result import Control, Result, Takes
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 _SOURCES = 64  # kept at most
 _BODY = 1 << 20  # bytes of labels
-_CLIENTS = 64  # connections; more are answered with 503
+_CLIENTS = 64  # connections; beyond them the one that keeps us waiting longest is closed, else 503
 _TOKEN = 16  # characters at least, where others can try
 _PICTURES = "pictures"
 _WORKS = ("opening", "live", "ended")
@@ -59,6 +60,7 @@ class Preview:
         address: host and port; port 0 takes a free one.
         token: needed to change labels; for everything that tells something, where the address is not loopback.
         names: of this machine beside its own, as a proxy or the network's DNS has them.
+        deadlines: for clients.
 
     Raises:
         UsageError: the address cannot be had, or is open to others and there is no token.
@@ -76,6 +78,7 @@ class Preview:
         address: tuple[str, int],
         token: str | None = None,
         names: Sequence[str] = (),
+        deadlines: Deadlines = Deadlines(),  # noqa: B008  # frozen
     ) -> None:
         self._control, self._metrics = control, metrics
         self._latest: OrderedDict[str, Latest] = OrderedDict()
@@ -91,7 +94,7 @@ class Preview:
             self._socket.close()
             raise
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
-        self._server = _server(Guard(app, token, private, names))
+        self._server = _server(Guard(app, token, private, names), deadlines)
         self._thread = threading.Thread(target=self._serve, args=(self._socket,), name="preview", daemon=True)
         self._thread.start()
 
@@ -212,16 +215,14 @@ def _check_token(token: str | None, private: bool) -> None:
         raise UsageError(f"--serve: others can reach this address, so a token of {_TOKEN} or more is needed: {where}")
 
 
-def _server(app: Any) -> Any:
+def _server(app: Any, deadlines: Deadlines) -> Any:
     from uvicorn import Config, Server
-
-    from attri.runtime.patience import impatient
 
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # a line for each odd request could fill a disk
     return Server(
         Config(
             app,
-            http=impatient(),
+            http=bounded(deadlines),
             ws="none",
             lifespan="off",
             log_config=None,
