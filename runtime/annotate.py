@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from attri.runtime.printable import printable
 from attri.runtime.result import Result
-from attri.runtime.sinks import NONE, printable
+from attri.runtime.sinks import NONE
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "LiberationSans-Regular.ttf")  # the first that is there

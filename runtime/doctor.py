@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import json
 import os
 import platform
 import re
@@ -19,6 +18,7 @@ from typing import Any
 import click
 
 from attri.runtime.command import Command
+from attri.runtime.printable import json_text
 
 OK, MISSING, NOTE = "ok", "missing", "note"
 _MARKS = {OK: "ok", MISSING: "--", NOTE: "!"}
@@ -64,7 +64,7 @@ def main(bundle: Path, as_json: bool) -> int:
     choice = choose(findings)
     if as_json:
         head = {"attri": version("attri"), "python": platform.python_version(), "would_use": asdict(choice)}
-        click.echo(json.dumps(head | {"findings": [asdict(each) for each in findings]}, ensure_ascii=False))
+        click.echo(json_text(head | {"findings": [asdict(each) for each in findings]}))
     else:
         click.echo(report(findings, choice))
     damaged = bundle.exists() and any(each.name == str(bundle) and each.state != OK for each in findings)

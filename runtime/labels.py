@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attri.runtime.errors import LabelsError, UsageError
+from attri.runtime.printable import CONTROLS
 
 _LOGGER = logging.getLogger("attri")
 _SHOWN_REPEATS = 5
@@ -42,12 +43,7 @@ def read_labels(path: Path | str) -> list[str]:
 def load_labels(path: Path | str) -> list[Label]:
     """The labels of a file in UTF-8, with or without BOM, or UTF-16 with BOM. Format, errors: see `parse_labels`."""
     path = Path(path)
-    return decode_labels(read_bytes(path), path)
-
-
-def decode_labels(data: bytes, path: Path) -> list[Label]:
-    """The same for what was read of it."""
-    return parse_labels(_decode(data, path), str(path))
+    return parse_labels(decode(read_bytes(path), path), str(path))
 
 
 def parse_labels(text: str, name: str) -> list[Label]:
@@ -56,12 +52,13 @@ def parse_labels(text: str, name: str) -> list[Label]:
         red apple
         defect = a scratched part; a dented part
 
-    Lines end in LF, CRLF or CR. White space around a label is stripped; blank lines and lines that start with `#` are
-    skipped. Behind an equals sign with blanks around it stand the label's prompts, with semicolons between them; its
-    score is that of the prompt that fits best. A repeated label keeps its first place, and one warning in the log names
-    the lines.
+    Lines end in LF, CRLF or CR. White space around a label is stripped, and a tab counts as a blank; blank lines and
+    lines that start with `#` are skipped. Behind an equals sign with blanks around it stand the label's prompts, with
+    semicolons between them; its score is that of the prompt that fits best. A repeated label keeps its first place, and
+    one warning in the log names the lines.
 
-    Raises: LabelsError: no such file, not text, another encoding, no label in it, or one without a prompt.
+    Raises: LabelsError: no such file, not text, another encoding, control characters, no label in it, or an equals sign
+        without a label before it or a prompt behind it.
     """
     found: dict[str, Label] = {}
     repeats: list[tuple[int, int]] = []
@@ -82,7 +79,12 @@ def parse_labels(text: str, name: str) -> list[Label]:
 
 
 def _parse(line: str, number: int, name: str) -> Label:
-    text, *rest = re.split(r"\s+=\s+", line, maxsplit=1)
+    line = line.replace("\t", " ")
+    if found := CONTROLS.search(line):
+        raise LabelsError(f"{name} line {number} holds the control character U+{ord(found[0]):04X}: take it out")
+    text, *rest = re.split(r"(?:^|\s+)=(?:\s+|$)", line, maxsplit=1)
+    if not text:
+        raise LabelsError(f"{name} line {number}: there is no label before the equals sign: write label = one; another")
     if not rest:
         return Label(line, (line,), number)
     prompts = tuple(dict.fromkeys(part.strip() for part in rest[0].split(";") if part.strip()))
@@ -109,17 +111,23 @@ def class_words(name: str) -> str:
 
 def read_bytes(path: Path) -> bytes:
     """What a labels file holds. Raises LabelsError."""
-    if path.is_dir():
-        raise LabelsError(f"{path} is a folder: name a text file with one label a line")
     try:
         return path.read_bytes()
-    except FileNotFoundError as error:
-        raise LabelsError(f"{path} does not exist: write a text file with one label a line") from error
     except OSError as error:
-        raise LabelsError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise unreadable(path, error) from error
 
 
-def _decode(data: bytes, path: Path) -> str:
+def unreadable(path: Path, error: OSError) -> LabelsError:
+    """What to do about a labels file that cannot be read."""
+    if isinstance(error, FileNotFoundError):
+        return LabelsError(f"{path} does not exist: write a text file with one label a line")
+    if isinstance(error, IsADirectoryError):
+        return LabelsError(f"{path} is a folder: name a text file with one label a line")
+    return LabelsError(f"{path} cannot be read: {error.strerror or error}")
+
+
+def decode(data: bytes, path: Path) -> str:
+    """The text of a labels file, of which these bytes were read. Raises LabelsError."""
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         # Not "utf-8-sig": it counts the offset of an error from behind the BOM.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import threading
 
 from attri.runtime.clock import utc
+from attri.runtime.printable import json_text, printable_lines
 from attri.runtime.redact import redact
 
 _LOGGER = logging.getLogger("attri")
@@ -18,7 +18,7 @@ class TextFormatter(logging.Formatter):
     """The message alone."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
+        return printable_lines(redact(super().format(record)))
 
 
 class JsonFormatter(logging.Formatter):
@@ -33,7 +33,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             found["traceback"] = redact(self.formatException(record.exc_info))
-        return json.dumps(found, ensure_ascii=False)
+        return json_text(found)
 
 
 def start_logging() -> None:

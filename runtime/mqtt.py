@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import ssl
 import threading
@@ -25,6 +24,7 @@ from urllib.parse import unquote, urlsplit
 
 from attri.runtime.errors import MissingExtra, UsageError
 from attri.runtime.files import file_name
+from attri.runtime.printable import json_text
 from attri.runtime.result import Control, Result, Takes
 from attri.runtime.spool import Spool
 from attri.runtime.webhook import event_body
@@ -245,7 +245,7 @@ class MqttSink:
         self._states.clear()
         for health in self._control.health() if self._discovery else []:
             for topic, config in self._discoveries(health.source).items():
-                self._client.publish(topic, json.dumps(config, ensure_ascii=False), 1, True)
+                self._client.publish(topic, json_text(config), 1, True)
         self._wake.set()
 
     def _report_health(self) -> None:

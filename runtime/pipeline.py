@@ -28,7 +28,7 @@ from attri.runtime.intake import Frame, Intake
 from attri.runtime.live_labels import LiveLabels, watch
 from attri.runtime.reader import Patience, Reader
 from attri.runtime.redact import redact
-from attri.runtime.result import Result, Sink, SourceHealth
+from attri.runtime.result import LabelsOrigin, Result, Sink, SourceHealth
 from attri.runtime.source_uris import SourceSpec
 from attri.runtime.steady import Steady
 
@@ -179,15 +179,29 @@ class Pipeline:
         lines = (str(label) for labels in _sets(self._named(source)) for label in labels.labels)
         return list(dict.fromkeys(lines))
 
+    def labels_text(self, source: str | None = None) -> str:
+        return self._agreed(source)[0].text
+
+    def labels_origin(self, source: str | None = None) -> LabelsOrigin:
+        sets = _sets(self._named(source))
+        files = {each.file for each in sets}
+        file = files.pop() if len(files) == 1 else None
+        readers = [channel.reader.spec.name for channel in self._channels if file and channel.labels.file == file]
+        return LabelsOrigin(None if file is None else str(file), any(each.edited for each in sets), tuple(readers))
+
     def set_labels(self, text: str, source: str | None = None) -> None:
         with self._changing:
             chosen = self._named(source)
-            others = [channel.labels for channel in self._channels if channel not in chosen]
+            changed = {id(each): each.changed(text) for each in _sets(chosen)}  # all of them, or it raises before any
             for channel in chosen:
-                if channel.labels in others:
-                    channel.labels = channel.labels.twin()
-            for labels in _sets(chosen):
-                labels.set(text)
+                channel.labels = changed[id(channel.labels)]
+
+    def write_labels(self, source: str | None = None) -> None:
+        with self._changing:
+            sets = self._agreed(source)
+            if len({each.file for each in sets}) > 1:
+                raise LabelsError("the labels of the sources came from different files: name one source")
+            sets[0].write()
 
     def health(self) -> list[SourceHealth]:
         result, held = [], not self._promise()
@@ -198,6 +212,13 @@ class Pipeline:
             counts = (channel.frames, dropped, reader.restarts, round(channel.fps, 2), reader.last_frame, waiting)
             result.append(SourceHealth(reader.spec.name, state, reader.detail, *counts))
         return result
+
+    def _agreed(self, source: str | None) -> list[LiveLabels]:
+        """The sets of labels of a source, or of all, which have to be the same labels. Raises LabelsError."""
+        sets = _sets(self._named(source))
+        if len({tuple(map(str, each.labels)) for each in sets}) > 1:
+            raise LabelsError("the sources have different labels: name one")
+        return sets
 
     def _named(self, source: str | None) -> list[Channel]:
         """The source of this name; all, where it is None."""

@@ -15,6 +15,7 @@ from attri.runtime.labels import prompt
 from attri.runtime.tokenizer import EOT, SOS
 
 logger = logging.getLogger("attri")
+_SHOWN_ALIKE = 5
 
 
 class Encoder(Protocol):
@@ -128,3 +129,27 @@ def _common_start(rows: list[list[int]]) -> list[int]:
     least, greatest = min(rows), max(rows)
     count = next((i for i, (a, b) in enumerate(zip(least, greatest, strict=False)) if a != b), len(least))
     return least[:count]
+
+
+def warn_of_alike(
+    labels: Sequence[str], starts: NDArray[np.intp], prompt: NDArray[np.intp], places: Sequence[str] | None = None
+) -> None:
+    """One warning that names different labels whose prompts have the same tokens, as "Bird" and "bird" have.
+
+    Args:
+        starts: where the prompts of each label begin [C].
+        prompt: the distinct prompt of each prompt [P].
+        places: of the labels, as for `encode_labels`.
+    """
+    owners = np.repeat(np.arange(len(labels)), np.diff(starts, append=len(prompt)))  # [P]
+    shared = np.flatnonzero(np.bincount(prompt)[prompt] > 1)  # [S]
+    groups: dict[int, dict[str, int]] = {}
+    for owner, tokens in zip(owners[shared].tolist(), prompt[shared].tolist(), strict=True):
+        groups.setdefault(tokens, {}).setdefault(labels[owner], owner)
+    alike = list(dict.fromkeys(tuple(group.values()) for group in groups.values() if len(group) > 1))
+    if not alike:
+        return
+    named = [f"{labels[owner]!r:.60}" + (f" ({places[owner]})" if places else "") for owner in range(len(labels))]
+    shown = "; ".join(" = ".join(named[owner] for owner in group) for group in alike[:_SHOWN_ALIKE])
+    more = f"; and {len(alike) - _SHOWN_ALIKE} more" if len(alike) > _SHOWN_ALIKE else ""
+    logger.warning("the model reads these labels alike, whatever their case, so keep one of each: %s%s", shown, more)

@@ -62,6 +62,15 @@ class SourceHealth:
     waiting: int  # frames that wait for the model, or are in it; not those that a slow sink holds back
 
 
+@dataclass(frozen=True)
+class LabelsOrigin:
+    """Where the labels that are used come from."""
+
+    file: str | None  # that they can be written to; None: none, or several
+    edited: bool  # whether they were changed since, and not in the file
+    sources: tuple[str, ...]  # all that take their labels from the file
+
+
 class Sink(Protocol):
     """Where results go. The pipeline calls one sink from one thread, in order."""
 
@@ -95,8 +104,23 @@ class Control(Protocol):
         """
         ...
 
+    def labels_text(self, source: str | None = None) -> str:
+        """The labels file, comments included. Raises LabelsError: no such source, or all of them do not agree."""
+        ...
+
+    def labels_origin(self, source: str | None = None) -> LabelsOrigin:
+        """Raises LabelsError: there is no such source."""
+        ...
+
     def set_labels(self, text: str, source: str | None = None) -> None:
         """`text` as a labels file, for a source alone, or for all. Raises LabelsError and changes nothing."""
+        ...
+
+    def write_labels(self, source: str | None = None) -> None:
+        """Write the labels that are used into the file that they came from.
+
+        Raises LabelsError: there is not one such file, or it must not be written; FailedError: it cannot be.
+        """
         ...
 
     def health(self) -> list[SourceHealth]: ...

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import shutil
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 
 from attri.runtime.clock import utc
 from attri.runtime.errors import SinkError
+from attri.runtime.printable import json_text, printable
 from attri.runtime.result import Result, Takes
 
 NONE = "(none of the labels)"
@@ -41,27 +41,27 @@ def json_object(result: Result, topk: int) -> dict[str, Any]:
 
 def json_line(result: Result, topk: int) -> str:
     """One object; `label` is null where it was rejected."""
-    return json.dumps(json_object(result, topk), ensure_ascii=False)
+    return json_text(json_object(result, topk))
 
 
 def text_line(result: Result, topk: int) -> str:
-    """Source, the frame's time in a video or on the clock, and the best labels with their scores.
+    """Source, the frame's time in a video or on the clock, and the best labels with their scores; safe to print.
 
     The decided label stands first. Where it is not the frame's own best (smoothing, a minimum duration), the frame's
     follow in brackets.
     """
-    where = result.source
+    where = printable(result.source)
     if result.kind == "video":
         where = f"{where} {result.time:8.2f}s"
     elif not result.still:
         where = f"{utc(result.time)} {where}"
     best = result.prediction.top(topk)
     if result.label is None:
-        return f"{where}  {NONE}  best: {best[0][0]} {best[0][1]:.1%}"
-    scores = "  ".join(f"{label} {score:.1%}" for label, score in best)
+        return f"{where}  {NONE}  best: {printable(best[0][0])} {best[0][1]:.1%}"
+    scores = "  ".join(f"{printable(label)} {score:.1%}" for label, score in best)
     if best[0][0] == result.label:
         return f"{where}  {scores}"
-    return f"{where}  {result.label} {result.score:.1%}  [{scores}]"
+    return f"{where}  {printable(result.label)} {result.score:.1%}  [{scores}]"
 
 
 def live_line(result: Result, columns: int) -> str:
@@ -142,7 +142,7 @@ class Console:
                 self._drawn = 0
 
     def _draw(self, event: str | None) -> None:
-        above = f"{printable(event)}\n" if event else ""
+        above = f"{event}\n" if event else ""
         rows = self._visible()
         if above or rows or self._drawn:
             # The cursor rests at the start of the last row: what others write to the terminal begins there.
@@ -199,11 +199,6 @@ def _bar(share: float, cells: int) -> str:
     eighths = round(max(0.0, min(1.0, share)) * cells * 8)
     full, rest = divmod(eighths, 8)
     return ("█" * full + (_BLOCKS[rest] if rest else "")).ljust(cells)
-
-
-def printable(text: str) -> str:
-    """Labels and names may hold anything; a terminal must not obey them."""
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _width(text: str) -> int:

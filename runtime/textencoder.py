@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from attri.runtime.bundle import MERGES, Bundle
 from attri.runtime.engine import Engine
-from attri.runtime.prompts import LabelTokens, encode_labels
+from attri.runtime.prompts import LabelTokens, encode_labels, warn_of_alike
 from attri.runtime.textcache import Features, Ids, TextCache
 from attri.runtime.tokenizer import Tokenizer
 
@@ -81,6 +81,7 @@ class TextEncoder:
         # 64 bits: two of 10,000 prompts share an id once in 10^11 sets.
         ids, first, prompt = np.unique(every, return_index=True, return_inverse=True)
         starts = np.cumsum([0, *sizes[:-1]])
+        warn_of_alike(labels, starts, prompt, places)
         result = LabelSet(tuple(labels), tokens.take(first), ids, prompt, starts)
         if self.shortlist is None or len(labels) <= self.shortlist:
             return result

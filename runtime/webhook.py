@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import http.client
-import json
 import logging
 import random
 import threading
@@ -18,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from attri.runtime.errors import UsageError
+from attri.runtime.printable import json_text
 from attri.runtime.result import Result, Takes
 from attri.runtime.sinks import json_object
 from attri.runtime.spool import Message, Spool
@@ -32,7 +32,7 @@ _AGAIN = (408, 425, 429)  # these refuse the moment, the other 4xx the event
 def event_body(result: Result, topk: int) -> bytes:
     """One event as JSON; `id` is unique, so that who gets it twice can tell."""
     body = {"id": uuid.uuid4().hex} | json_object(result, topk)
-    return json.dumps(body, ensure_ascii=False).encode(errors="replace")
+    return json_text(body).encode(errors="replace")
 
 
 def signature(secret: str, timestamp: str, body: bytes) -> str:

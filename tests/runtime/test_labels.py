@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from attri.runtime.errors import LabelsError, UsageError
 from attri.runtime.labels import class_words, load_labels, parse_labels, prompt, read_labels
+from attri.runtime.printable import CONTROLS
 
 
 @pytest.fixture
@@ -18,6 +19,7 @@ def labels_file(tmp_path: Path) -> Path:
     return tmp_path / "labels.txt"
 
 
+CONTROL_CHARACTERS = "".join(filter(CONTROLS.match, map(chr, range(0x2070))))
 TEXT = "red apple\n\n  green apple \t\n# a comment\n   # another\nÄpfel #2\nかりんご\n"
 WANTED = ["red apple", "green apple", "Äpfel #2", "かりんご"]
 
@@ -38,9 +40,23 @@ def test_utf16_big_endian_with_bom(labels_file: Path) -> None:
     assert read_labels(labels_file) == WANTED
 
 
-def test_only_line_ends_end_a_line(labels_file: Path) -> None:
-    labels_file.write_text("one\u2028still one\x0cstill\ntwo", encoding="utf-8")
-    assert read_labels(labels_file) == ["one\u2028still one\x0cstill", "two"]
+@pytest.mark.parametrize("char", "\x00\x07\x0b\x0c\x1b\x1c\x7f\x85\x9b\u2028\u2029\u202a\u202e\u2066\u2069")
+def test_control_characters_are_refused(char: str) -> None:
+    """They do not end a line, either: the line that is named is the one that an editor shows."""
+    for line in (f"b{char}ird", f"bird = a{char} bird"):
+        with pytest.raises(LabelsError, match=f"^the labels line 3 holds the control character U\\+{ord(char):04X}: "):
+            parse_labels(f"# {char}\ncat\n{line}\n", "the labels")
+
+
+def test_what_scripts_need_is_no_control_character(labels_file: Path) -> None:
+    joined = ["می\u200cخواهم", "👩\u200d🔧", "\u200fעברית\u200e", "a\u00a0b"]
+    labels_file.write_text("\n".join(joined), encoding="utf-8")
+    assert read_labels(labels_file) == joined
+
+
+def test_a_tab_is_a_blank(labels_file: Path) -> None:
+    labels_file.write_text("red\tapple\ndefect\t=\ta\tscratch\n")
+    assert [str(label) for label in load_labels(labels_file)] == ["red apple", "defect = a scratch"]
 
 
 def test_repeats_keep_the_first_and_are_logged_once(labels_file: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -98,7 +114,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         read_labels(tmp_path / "file" / "labels.txt")
 
 
-@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n=")), max_size=8))
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters=f"{CONTROL_CHARACTERS}=")), max_size=8))
 def test_any_lines_come_back_stripped_and_once(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
     """Without an equals sign: what stands behind one is a prompt, which this reader refuses."""
     path = tmp_path_factory.getbasetemp() / "any.txt"
@@ -128,25 +144,32 @@ def test_class_words() -> None:
 
 
 def test_prompts_of_a_label(labels_file: Path) -> None:
-    text = "cat\ndefect = a scratch ; a dent;; a scratch;\n a  =\tb \ne=mc2\n= x\ny =\na = b = c; d = e\n"
+    text = "cat\ndefect = a scratch ; a dent;; a scratch;\n a  =\tb \ne=mc2\nx=\na = b = c; d = e\n"
     labels_file.write_text(text)
     found = [(label.text, label.prompts, label.line) for label in load_labels(labels_file)]
     assert found == [
         ("cat", ("cat",), 1),
         ("defect", ("a scratch", "a dent"), 2),
-        ("a", ("b",), 3),  # the first one stays; line 7 repeats it
+        ("a", ("b",), 3),  # the first one stays; line 6 repeats it
         ("e=mc2", ("e=mc2",), 4),
-        ("= x", ("= x",), 5),
-        ("y =", ("y =",), 6),
+        ("x=", ("x=",), 5),
     ]
     assert [str(label) for label in load_labels(labels_file)][:3] == ["cat", "defect = a scratch; a dent", "a = b"]
     with pytest.raises(LabelsError, match=r"labels.txt line 2: prompts of a label are for attri-run"):
         read_labels(labels_file)
 
 
-def test_a_label_without_prompts(labels_file: Path) -> None:
-    labels_file.write_text("cat\ndog = ; ;\n")
+@pytest.mark.parametrize("line", ["dog = ; ;", "dog =", "dog = ", "  dog\t="])
+def test_a_label_without_prompts(labels_file: Path, line: str) -> None:
+    labels_file.write_text(f"cat\n{line}\n")
     with pytest.raises(LabelsError, match=r"labels.txt line 2: 'dog' has no prompts: write dog = one; another"):
+        load_labels(labels_file)
+
+
+@pytest.mark.parametrize("line", ["= a dog", "=", " =\t a dog", "= = a dog"])
+def test_prompts_without_a_label(labels_file: Path, line: str) -> None:
+    labels_file.write_text(f"cat\n{line}\n")
+    with pytest.raises(LabelsError, match=r"labels.txt line 2: there is no label before the equals sign: write"):
         load_labels(labels_file)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attri.runtime.errors import LabelsError, UsageError
-from attri.runtime.prompts import LabelTokens, encode_labels
+from attri.runtime.prompts import LabelTokens, encode_labels, warn_of_alike
 from attri.runtime.tokenizer import EOT, SOS, Tokenizer
 
 TOKENIZER = Tokenizer()
@@ -145,3 +145,36 @@ def test_any_labels(labels: list[str], context_length: int) -> None:
     ]
     assert rows(ids) == whole
     assert ids.lengths.min() >= 1
+
+
+def warned(groups: dict[str, list[str]], places: list[str] | None, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The warnings of labels with these prompts."""
+    words = [prompt for group in groups.values() for prompt in group]
+    _, prompt = np.unique([str(TOKENIZER.encode(word)) for word in words], return_inverse=True)
+    starts = np.cumsum([0, *map(len, groups.values())][:-1])
+    with caplog.at_level(logging.WARNING, logger="attri"):
+        warn_of_alike(list(groups), starts, prompt, places)
+    return caplog.messages
+
+
+def test_labels_with_the_same_tokens_are_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    labels = {word: [word] for word in ("Bird", "cat", "bird", "BIRD", "Cat", "dog")}
+    places = [f"l.txt line {number}" for number in range(1, 7)]
+    (message,) = warned(labels, places, caplog)
+    birds = "'Bird' (l.txt line 1) = 'bird' (l.txt line 3) = 'BIRD' (l.txt line 4)"
+    assert message.endswith(f"keep one of each: {birds}; 'cat' (l.txt line 2) = 'Cat' (l.txt line 5)")
+
+
+def test_a_prompt_that_two_labels_share(caplog: pytest.LogCaptureFixture) -> None:
+    groups = {"defect": ["a dent", "A Dent", "a scratch"], "damage": ["a hole", "A scratch"], "fine": ["clean"]}
+    (message,) = warned(groups, None, caplog)
+    assert message.endswith(": 'defect' = 'damage'")
+
+
+def test_many_that_are_alike_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    words = [word for i in range(9) for word in (f"bird {i}", f"BIRD {i}")]
+    assert warned({word: [word] for word in words}, None, caplog)[0].endswith("'bird 4' = 'BIRD 4'; and 4 more")
+
+
+def test_labels_that_differ_in_tokens_are_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    assert warned({"bird": ["bird", "Bird"], "birds": ["birds"], "b": ["a b"]}, None, caplog) == []
