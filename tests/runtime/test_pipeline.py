@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
@@ -12,14 +13,15 @@ from pathlib import Path
 
 import pytest
 from fakes import FakeClassifier, FakeSink, Step, picture, pictures_until, scripted, wait_for
+from results import file_size_limit
 
 from attri.runtime import reader as reader_module
 from attri.runtime.decide import Rule
-from attri.runtime.errors import EngineError, ImageError, LabelsError, SourceError
+from attri.runtime.errors import EngineError, FailedError, ImageError, LabelsError, SourceError
 from attri.runtime.live_labels import LabelsFile, LiveLabels
 from attri.runtime.pipeline import Pipeline, Schedule
 from attri.runtime.reader import Patience
-from attri.runtime.result import Result
+from attri.runtime.result import LabelsOrigin, Result
 from attri.runtime.source_uris import SourceSpec
 
 QUICK = Patience(retries=2, first=0.01, longest=0.02, frozen=0.0)
@@ -567,3 +569,134 @@ def test_a_dead_source_costs_next_to_nothing(bench: Bench) -> None:
     pipeline.run([FakeSink()])
     assert time.process_time() - cpu < 0.05 * (time.monotonic() - wall)
     assert bench.pipeline.health()[0].restarts > 5
+
+
+def test_labels_that_are_refused_change_nothing(bench: Bench, tmp_path: Path) -> None:
+    """Not even which file a source follows: an edit of it is still for all of them."""
+    file = tmp_path / "labels.txt"
+    file.write_text("cat\ndog\n")
+    pipeline = bench.make({camera(): [], camera("camera1"): []}, file=file)
+    for text in ("", "x =", "unusable"):
+        with pytest.raises(LabelsError):
+            pipeline.set_labels(text, "camera0")
+    assert pipeline.labels_origin().edited is False
+    assert pipeline.labels_text("camera0") == pipeline.labels_text("camera1") == "cat\ndog\n"
+    assert len({id(channel.labels) for channel in pipeline._channels}) == 1
+
+
+def test_labels_of_all_sources_change_together_or_not_at_all(bench: Bench) -> None:
+    pipeline = bench.make({camera(): [], camera("camera1"): []})
+    pipeline.set_labels("rose", "camera0")
+    second = pipeline._channels[1].labels.classifier
+    second.set_labels = lambda *_: raise_(LabelsError("no room in the engine"))
+    with pytest.raises(LabelsError, match="no room"):
+        pipeline.set_labels("tulip")
+    assert pipeline.labels("camera0") == ["rose"]
+
+
+def raise_(error: Exception) -> None:
+    raise error
+
+
+def test_an_engine_that_cannot_take_the_file_keeps_the_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Small(FakeClassifier):
+        def set_labels(self, labels: list[str], *rest: object) -> None:
+            if len(labels) > 2:
+                raise EngineError("out of memory")
+            super().set_labels(labels, *rest)
+
+    file = tmp_path / "labels.txt"
+    file.write_text("cat\ndog\n")
+    labels = LiveLabels(Small(), LabelsFile.read(file))
+    file.write_text("a\nb\nc\n")
+    for _ in range(3):
+        labels.look()
+    assert labels.classifier.labels == ("cat", "dog")
+    assert caplog.messages == ["out of memory; the labels from before stay"]
+
+
+def test_a_file_that_is_replaced_all_the_time_is_read_whole(tmp_path: Path) -> None:
+    """And its state is that of what was read, so that the watcher takes over what came since."""
+    file, other = tmp_path / "labels.txt", tmp_path / "new"
+    file.write_text("label 0\nother 0\n")
+    stop = threading.Event()
+
+    def replace() -> None:
+        for number in itertools.count(1):
+            if stop.is_set():
+                return
+            number = 7 ** (number % 50)  # of many lengths
+            other.write_text(f"label {number}\nother {number}\n")
+            other.replace(file)
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        for _ in range(300):
+            found = LabelsFile.read(file)
+            number = found.labels[0].text.split()[1]
+            assert found.text == f"label {number}\nother {number}\n"
+            assert found.state[1] == len(found.text)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_edited_labels_are_written_to_their_file(bench: Bench, tmp_path: Path) -> None:
+    file, link = tmp_path / "real.txt", tmp_path / "labels.txt"
+    file.write_text("cat\ndog\n")
+    file.chmod(0o640)
+    link.symlink_to(file)
+    pipeline = bench.make({camera(): [], camera("camera1"): []}, file=link)
+    assert pipeline.labels_origin() == LabelsOrigin(str(link), False, ("camera0", "camera1"))
+    pipeline.set_labels("# birds\r\nrose = a rose;a tulip\n", "camera0")
+    with pytest.raises(LabelsError, match="different labels: name one"):
+        pipeline.write_labels()
+    assert pipeline.labels_origin("camera0").edited
+    assert not pipeline.labels_origin("camera1").edited
+    pipeline.write_labels("camera0")
+    assert file.read_text() == "# birds\nrose = a rose;a tulip\n" == pipeline.labels_text("camera0")
+    assert link.is_symlink()
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert sorted(tmp_path.iterdir()) == [link, file]
+    assert not pipeline.labels_origin("camera0").edited
+    for _ in range(2):
+        for channel in pipeline._channels:
+            channel.labels.look()
+    assert pipeline.labels_text() == "# birds\nrose = a rose;a tulip\n"  # the other source has read it
+    assert not pipeline.labels_origin().edited
+
+
+def test_what_cannot_be_written_stays_as_it_was(bench: Bench, tmp_path: Path) -> None:
+    assert bench.make({camera(): []}).labels_origin() == LabelsOrigin(None, False, ())
+    with pytest.raises(LabelsError, match="came from no file: start attri-run with --labels"):
+        bench.pipeline.write_labels()
+    file = tmp_path / "labels.txt"
+    file.write_text("cat\n")
+    pipeline = bench.make({camera(): []}, file=file)
+    pipeline.set_labels("bird " * 20_000)
+    file.chmod(0o444)
+    with pytest.raises(LabelsError, match=r"labels.txt is read-only: chmod u\+w it"):
+        pipeline.write_labels()
+    file.chmod(0o644)
+    with file_size_limit(100), pytest.raises(FailedError, match=r"labels.txt cannot be written: File too large"):
+        pipeline.write_labels()
+    assert file.read_text() == "cat\n"
+    assert list(tmp_path.iterdir()) == [file]
+    file.write_text("dog\n")
+    with pytest.raises(LabelsError, match=r"labels.txt was changed by somebody else just now"):
+        pipeline.write_labels()
+    assert file.read_text() == "dog\n"
+
+
+def test_a_broken_file_counts_as_edited(tmp_path: Path) -> None:
+    file = tmp_path / "labels.txt"
+    file.write_text("cat\n")
+    labels = LiveLabels(FakeClassifier(), LabelsFile.read(file))
+    file.write_text("cat =\n")
+    labels.look()
+    labels.look()
+    assert labels.edited
+    labels.write()
+    assert file.read_text() == "cat\n"
+    assert not labels.edited
