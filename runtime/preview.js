@@ -1,5 +1,6 @@
 // The page pulls: one request at a time, the next when the last is done, nothing while nobody looks.
-const PERIOD = 100, PATIENCE = 5000, SAY = 3000; // ms: between rounds, for a request, between announcements
+const PERIOD = 100, PATIENCE = 5000, SAY = 3000; // ms: between rounds, for an answer, between announcements
+const LONGEST = 600_000; // ms for labels, which may take the device minutes: until then its own answer is waited for
 const find = (id) => document.getElementById(id);
 const cards = new Map(); // by source
 let selected = "", paused = false, tokenNow = takeToken(), saved = "", spoken = {text: "", at: 0};
@@ -27,9 +28,9 @@ function put(node, text) { // only what changed: screen readers and selections s
 const percent = (score) => `${(100 * score).toFixed(1)} %`;
 const query = (source) => `?source=${encodeURIComponent(source)}`;
 
-async function ask(path, options = {}) {
+async function ask(path, options = {}, patience = PATIENCE) {
   const headers = tokenNow ? {Authorization: `Bearer ${tokenNow}`} : {};
-  return fetch(path, {...options, headers, cache: "no-store", signal: AbortSignal.timeout(PATIENCE)});
+  return fetch(path, {...options, headers, cache: "no-store", signal: AbortSignal.timeout(patience)});
 }
 
 async function reason(response) {
@@ -227,6 +228,8 @@ function announce(sources) {
 // Labels
 
 let edition = 0; // of what is saved
+let attempt = 0; // to change them
+let doubt = null; // {text, why}: labels that were sent, and may be used or not
 
 const scopeQuery = () => (find("scope").value ? query(find("scope").value) : "");
 const dirty = () => find("text").value !== saved;
@@ -237,6 +240,7 @@ async function loadLabels() {
   find("text").placeholder = differ ? "The sources have different labels: choose one. What is written here goes to all." : "";
   if (!response.ok && !differ) return;
   const text = differ ? "" : await response.text();
+  if (doubt && !differ) lookInDoubt(text);
   if (edition !== before || dirty()) return; // asked before a change; or a person is writing
   if (text !== saved) find("text").value = saved = text;
 }
@@ -247,21 +251,85 @@ function tell(text, kind = "") {
 }
 
 async function saveLabels() {
-  const text = find("text").value;
+  const text = find("text").value, mine = ++attempt;
   tokenNow = find("token").value || tokenNow;
   find("save").disabled = true;
+  doubt = null;
+  tell("");
+  const timer = setTimeout(() => beInDoubt(mine, text, "The answer is late"), PATIENCE);
   try {
-    const response = await ask(`/api/labels${scopeQuery()}`, {method: "PUT", body: text});
-    if (!response.ok) return tell(`Not used: ${await reason(response)}`, "bad");
-    if (tokenNow) sessionStorage.setItem("token", tokenNow);
-    saved = await response.text(); // as the device writes them, so that a later look finds nothing new
-    if (find("text").value === text) find("text").value = saved; // unless somebody wrote on meanwhile
-    edition += 1;
-    tell("These labels are used from the next frame on.", "good");
+    const response = await ask(`/api/labels${scopeQuery()}`, {method: "PUT", body: text}, LONGEST);
+    if (response.ok) {
+      if (tokenNow) sessionStorage.setItem("token", tokenNow);
+      const used = await response.text(); // as the device keeps them, so that a later look finds nothing new
+      if (mine === attempt) settle(text, used);
+    } else if (response.status < 500) { // a proxy's 504, say, tells nothing about the device
+      const why = await reason(response);
+      if (mine === attempt) {
+        doubt = null;
+        tell(`Not used: ${why}`, "bad");
+      }
+    } else beInDoubt(mine, text, `The answer is: ${await reason(response)}`);
   } catch {
-    tell("Not used: no answer.", "bad");
+    beInDoubt(mine, text, "The answer was lost");
   } finally {
+    clearTimeout(timer);
     find("save").disabled = false;
+  }
+}
+
+function settle(sent, used) {
+  doubt = null;
+  saved = used;
+  edition += 1;
+  if (find("text").value === sent) find("text").value = saved; // unless somebody wrote on meanwhile
+  tell("These labels are used from the next frame on.", "good");
+}
+
+function beInDoubt(mine, text, why) {
+  if (mine !== attempt) return; // changed again meanwhile, or the scope
+  doubt = {text, why};
+  find("save").disabled = false;
+  tell(`${why}: the device may use these labels or not. Looking what it uses.`);
+}
+
+function lookInDoubt(used) {
+  if (used.trimEnd() === doubt.text.trimEnd()) return settle(doubt.text, used);
+  const lines = used.trimEnd().split("\n"), more = lines.length > 3 ? ", ..." : "";
+  tell(`${doubt.why}: the device may still take these labels. It uses now: ${lines.slice(0, 3).join(", ")}${more}`);
+}
+
+async function loadOrigin() {
+  const response = await ask(`/api/labels/file${scopeQuery()}`);
+  if (response.ok) showOrigin(await response.json());
+}
+
+function showOrigin({file, edited, sources}) {
+  const name = file?.split("/").pop(), write = find("write");
+  find("file-row").hidden = !edited;
+  write.hidden = !file;
+  write.disabled = dirty(); // it writes what is used, and no draft
+  write.title = file ?? "";
+  put(write, `Write to ${name}`);
+  const others = find("scope").value && sources.length > 1 ? ` Writing it is for all that read it: ${sources.join(", ")}.` : "";
+  const note = file ? `Not in ${name}: the labels that are used now last until attri-run ends or the file changes.${others}`
+    : "Not in a file: the labels that are used now last until attri-run ends.";
+  put(find("file-note"), note);
+}
+
+async function writeLabels() {
+  tokenNow = find("token").value || tokenNow;
+  find("write").disabled = true;
+  try {
+    const response = await ask(`/api/labels/file${scopeQuery()}`, {method: "PUT"});
+    if (!response.ok) return tell(`Not written: ${await reason(response)}`, "bad");
+    const origin = await response.json();
+    showOrigin(origin);
+    tell(`Written to ${origin.file}.`, "good");
+  } catch {
+    tell("No answer yet. Once the labels are written, the note below goes away.");
+  } finally {
+    find("write").disabled = dirty();
   }
 }
 
@@ -298,6 +366,8 @@ async function round() {
   }
   if (!names.includes(selected)) selected = names[0] ?? "";
   find("empty").hidden = names.length > 0;
+  const more = state.left_out, them = more === 1 ? "1 more source has" : `${more} more sources have`;
+  put(find("left-out"), more ? `${them} no place among the ${names.length} here: see the health of all below.` : "");
   for (const info of shown) showCard(info, state.now);
   showDetail(state.detail);
   showHealth(known, state.now);
@@ -306,6 +376,7 @@ async function round() {
     showScopes(known);
     showEditable(state.editable);
     await loadLabels();
+    if (state.editable) await loadOrigin();
   }
   for (const info of shown) await showFrame(info);
 }
@@ -340,15 +411,21 @@ find("labels").addEventListener("submit", (event) => {
 find("text").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) find("labels").requestSubmit();
 });
+find("write").addEventListener("click", writeLabels);
+find("text").addEventListener("input", () => { find("write").disabled = dirty(); });
 find("undo").addEventListener("click", () => {
+  doubt = null;
   find("text").value = saved;
   tell("");
 });
 find("scope").addEventListener("change", () => {
   edition += 1;
+  attempt += 1; // what comes of an earlier one is about other sources
+  doubt = null;
   find("text").value = saved;
   tell("");
   loadLabels();
+  loadOrigin();
 });
 find("unlock").addEventListener("submit", (event) => {
   event.preventDefault();

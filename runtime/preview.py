@@ -8,6 +8,7 @@ GET /api/state           sources, with ?source=NAME the details of one
 GET /api/frame?source=   the newest frame, JPEG
 GET, PUT /api/labels     the labels as a file, of ?source= or of all (409 where they differ); PUT answers with what is
                          used from now on
+GET, PUT /api/labels/file   where those labels come from; PUT writes them into that file
 GET /healthz             200, or 503 where no source gives frames; the sources for who may read the rest
 GET /metrics             Prometheus
 """
@@ -19,13 +20,12 @@ import logging
 import socket
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attri.runtime.addresses import is_loopback, listen
-from attri.runtime.errors import LabelsError, MissingExtra, UsageError
+from attri.runtime.errors import AttriError, LabelsError, MissingExtra, UsageError
 from attri.runtime.guard import Guard
 from attri.runtime.patience import Deadlines, bounded
 from attri.runtime.preview_view import Latest, detail, encoded, plain_text, summary
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from attri.runtime.metrics import Metrics
 
 _SOURCES = 64  # kept at most
+_AGAIN = 1.0  # seconds between looks for a place for those that are left out
 _BODY = 1 << 20  # bytes of labels
 _CLIENTS = 64  # connections; beyond them the one that keeps us waiting longest is closed, else 503
 _TOKEN = 16  # characters at least, where others can try
@@ -81,7 +82,9 @@ class Preview:
         deadlines: Deadlines = Deadlines(),  # noqa: B008  # frozen
     ) -> None:
         self._control, self._metrics = control, metrics
-        self._latest: OrderedDict[str, Latest] = OrderedDict()
+        self._latest: dict[str, Latest] = {}
+        self._left_out: set[str] = set()
+        self._looked = 0.0  # for a place; monotonic
         self._lock = threading.Lock()
         self._editable = token is not None
         app = self._routes()
@@ -101,17 +104,37 @@ class Preview:
     def write(self, result: Result) -> None:
         key = _PICTURES if result.still else result.source
         ms = result.prediction.latency_ms
+        if not self._has_place(key):
+            return
         with self._lock:
             latest = self._latest.setdefault(key, Latest(result, 0))
             latest.result, latest.number = result, latest.number + 1
             latest.latency.append((ms["preprocess"], ms["vision"], ms["text"]))
-            while len(self._latest) > _SOURCES:
-                self._latest.popitem(last=False)
 
     def close(self) -> None:
         self._server.should_exit = True
         self._thread.join(1.2)
         self._socket.close()
+
+    def _has_place(self, key: str) -> bool:
+        """Whether the source is shown. Who came first stays: others get a place when one of those has ended."""
+        if key not in self._latest and len(self._latest) >= _SOURCES and not self._remove_ended():
+            self._left_out.add(key)
+            return False
+        self._left_out.discard(key)
+        return True
+
+    def _remove_ended(self) -> bool:
+        if time.monotonic() < self._looked + _AGAIN:  # it may be asked for every frame of many sources
+            return False
+        self._looked = time.monotonic()
+        over = {each.source for each in self._control.health() if each.state in ("ended", "dead")}
+        oldest = next((name for name in self._latest if name in over), None)
+        if oldest is not None:
+            with self._lock:
+                del self._latest[oldest]
+            self._looked = 0.0  # there may be more of them
+        return oldest is not None
 
     def _serve(self, listening: socket.socket) -> None:
         self._server.run([listening])
@@ -129,6 +152,8 @@ class Preview:
             Route("/api/frame", self._get_frame, methods=["GET"]),
             Route("/api/labels", self._get_labels, methods=["GET"]),
             Route("/api/labels", self._put_labels, methods=["PUT"]),
+            Route("/api/labels/file", self._get_labels_file, methods=["GET"]),
+            Route("/api/labels/file", self._put_labels_file, methods=["PUT"]),
             Route("/healthz", self._get_health, methods=["GET"]),
             Route("/metrics", self._get_metrics, methods=["GET"]),
         ]
@@ -144,8 +169,18 @@ class Preview:
         health = {each.source: each for each in self._control.health()}
         names = dict.fromkeys([*health, *latest])
         sources = [summary(name, latest.get(name), health.get(name)) for name in names]
-        details = detail(latest[wanted][1], history) if wanted in latest else None
-        return _json({"sources": sources, "detail": details, "editable": self._editable, "now": time.time()})
+        places = _SOURCES - len(latest)
+        for each in sources:  # those that wait for their first frame have a card as long as there are places
+            if each["card"] and not each["number"]:
+                each["card"], places = places > 0, places - 1
+        state = {
+            "sources": sources,
+            "left_out": sum(name in self._left_out for name in names),
+            "detail": detail(latest[wanted][1], history) if wanted in latest else None,
+            "editable": self._editable,
+            "now": time.time(),
+        }
+        return _json(state)
 
     def _get_frame(self, request: Request) -> Response:
         from starlette.responses import Response
@@ -164,10 +199,10 @@ class Preview:
         if source is None and self._labels_differ():
             return _json({"error": "the sources have different labels: name one"}, 409)
         try:
-            lines = self._control.labels(source)
+            text = self._control.labels_text(source)
         except LabelsError as error:
-            return _json({"error": str(error)}, 404)
-        return PlainTextResponse("".join(f"{line}\n" for line in lines).encode(errors="replace"))
+            return _refused(error, 404)
+        return PlainTextResponse(text.encode(errors="replace"))
 
     async def _put_labels(self, request: Request) -> Response:
         from starlette.concurrency import run_in_threadpool
@@ -183,9 +218,24 @@ class Preview:
             return _json({"error": f"the labels are not UTF-8 at byte {error.start}"}, 400)
         try:
             await run_in_threadpool(self._control.set_labels, text, request.query_params.get("source"))
-        except LabelsError as error:
-            return _json({"error": str(error)}, 400)
+        except AttriError as error:
+            return _refused(error, 400)
         return self._get_labels(request)
+
+    def _get_labels_file(self, request: Request) -> Response:
+        try:
+            origin = self._control.labels_origin(request.query_params.get("source"))
+        except LabelsError as error:
+            return _refused(error, 404)
+        file = None if origin.file is None else plain_text(origin.file)
+        return _json({"file": file, "edited": origin.edited, "sources": [plain_text(each) for each in origin.sources]})
+
+    def _put_labels_file(self, request: Request) -> Response:
+        try:
+            self._control.write_labels(request.query_params.get("source"))
+        except AttriError as error:
+            return _refused(error, 409)
+        return self._get_labels_file(request)
 
     def _labels_differ(self) -> bool:
         return len({tuple(self._control.labels(each.source)) for each in self._control.health()}) > 1
@@ -239,6 +289,11 @@ def _page(path: str, _request: Request) -> Response:
 
     file = Path(__file__).with_name(path.strip("/") or "preview.html")
     return Response(file.read_bytes(), media_type=_FILES[path])
+
+
+def _refused(error: AttriError, status: int) -> Response:
+    """What a request cannot have; or what failed here, and is no fault of the request."""
+    return _json({"error": plain_text(str(error))}, status if isinstance(error, UsageError) else 500)
 
 
 def _json(content: Any, status: int = 200) -> Response:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from attri.runtime.classifier import Prediction
 from attri.runtime.errors import LabelsError
-from attri.runtime.result import Result, SourceHealth
+from attri.runtime.result import LabelsOrigin, Result, SourceHealth
 from attri.runtime.source_uris import LIVE
 
 LABELS = ("red apple", "かりんご", "bird")
@@ -60,6 +60,7 @@ class FakeControl:
     def __init__(self, *sources: str, state: str = "live") -> None:
         self.lines = {source: list(LABELS) for source in sources or ("camera0",)}
         self.states = dict.fromkeys(self.lines, state)
+        self.written = {source: list(lines) for source, lines in self.lines.items()}  # in a file of that name
 
     def labels(self, source: str | None = None) -> list[str]:
         return list(dict.fromkeys(line for name in self._named(source) for line in self.lines[name]))
@@ -70,6 +71,18 @@ class FakeControl:
             raise LabelsError("no labels: write one label a line")
         for name in self._named(source):
             self.lines[name] = [word for word in words if word]
+
+    def labels_text(self, source: str | None = None) -> str:
+        return "".join(f"{line}\n" for line in self.labels(source))
+
+    def labels_origin(self, source: str | None = None) -> LabelsOrigin:
+        names = self._named(source)
+        edited = any(self.lines[name] != self.written[name] for name in names)
+        return LabelsOrigin(f"{names[0]}.txt" if len(names) == 1 else None, edited, tuple(names))
+
+    def write_labels(self, source: str | None = None) -> None:
+        for name in self._named(source):
+            self.written[name] = self.lines[name]
 
     def _named(self, source: str | None) -> list[str]:
         if source is not None and source not in self.lines:

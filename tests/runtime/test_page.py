@@ -17,6 +17,7 @@ from chromium import CHROMIUM, Browser
 from PIL import Image
 from results import FakeControl, make_result
 
+from attri.runtime.errors import LabelsError
 from attri.runtime.metrics import Metrics
 from attri.runtime.preview import Preview
 
@@ -224,6 +225,99 @@ def test_labels_of_one_source_and_of_all(browser: Browser) -> None:
     assert browser.js("document.querySelector('#text').placeholder") == ""
     browser.js(choose.format(""))
     browser.wait_for("document.querySelector('#text').value === ''")
+    preview.close()
+
+
+class Slow(FakeControl):
+    """Takes labels when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def set_labels(self, text: str, source: str | None = None) -> None:
+        assert self.go.wait(60)
+        super().set_labels(text, source)
+
+
+def send_labels(browser: Browser, text: str) -> None:
+    browser.js(f"text.value = '{text}'; document.querySelector('#token').value = '{TOKEN}'; text.form.requestSubmit()")
+
+
+def test_a_late_answer_is_no_refusal(browser: Browser) -> None:
+    preview = Preview(control := Slow(), Metrics(control), ("127.0.0.1", 0), TOKEN)
+    browser.open(preview.url)
+    browser.wait_for("document.querySelector('#text')?.value.startsWith('red apple')")
+    send_labels(browser, "zebra")
+    browser.wait_for("saved.textContent.startsWith('The answer is late')")
+    browser.wait_for("saved.textContent.endsWith('It uses now: red apple, かりんご, bird')")
+    assert not browser.js("saved.className")
+    assert browser.js("text.value") == "zebra"
+    control.go.set()
+    browser.wait_for("saved.textContent === 'These labels are used from the next frame on.'")
+    assert browser.js("text.value") == "zebra\n"
+    preview.close()
+
+
+def test_a_lost_answer_is_no_refusal(browser: Browser) -> None:
+    """The server stops before it answers; when it is back, what it uses tells."""
+    control = Slow()
+    preview = Preview(control, Metrics(control), ("127.0.0.1", 0), TOKEN)
+    browser.open(preview.url)
+    browser.wait_for("document.querySelector('#text')?.value.startsWith('red apple')")
+    send_labels(browser, "zebra")
+    browser.wait_for("document.querySelector('#save').disabled")
+    preview.close()
+    browser.wait_for("saved.textContent.startsWith('The answer ')")
+    control.go.set()
+    again = Preview(control, Metrics(control), ("127.0.0.1", preview.port), TOKEN)
+    browser.wait_for("saved.textContent === 'These labels are used from the next frame on.'")
+    again.close()
+
+
+def test_edited_labels_are_offered_for_the_file(browser: Browser, tmp_path: Path) -> None:
+    preview = Preview(control := FakeControl(), Metrics(control), ("127.0.0.1", 0), TOKEN)
+    preview.write(make_result())
+    browser.open(preview.url)
+    browser.wait_for("document.querySelector('#text')?.value.startsWith('red apple')")
+    assert browser.js("document.querySelector('#file-row').hidden")
+    send_labels(browser, "zebra")
+    browser.wait_for("document.querySelector('#file-row').checkVisibility()")
+    assert "Not in camera0.txt" in browser.js("document.querySelector('#file-note').textContent")
+    assert browser.js("document.querySelector('#write').textContent") == "Write to camera0.txt"
+    browser.screenshot(Path(os.environ.get("ATTRI_SHOTS", tmp_path)) / "edited.png")
+    assert control.written["camera0"] != ["zebra"]
+    browser.js("document.querySelector('#write').click()")
+    browser.wait_for("saved.textContent === 'Written to camera0.txt.'")
+    browser.wait_for("document.querySelector('#file-row').hidden")
+    assert control.written["camera0"] == ["zebra"]
+    preview.close()
+
+
+def test_a_file_that_cannot_be_written_says_why(browser: Browser) -> None:
+    class ReadOnly(FakeControl):
+        def write_labels(self, source: str | None = None) -> None:
+            raise LabelsError("camera0.txt is read-only")
+
+    preview = Preview(control := ReadOnly(), Metrics(control), ("127.0.0.1", 0), TOKEN)
+    browser.open(preview.url)
+    browser.wait_for("document.querySelector('#text')?.value.startsWith('red apple')")
+    send_labels(browser, "zebra")
+    browser.wait_for("document.querySelector('#file-row').checkVisibility()")
+    browser.js("document.querySelector('#write').click()")
+    browser.wait_for("saved.textContent === 'Not written: camera0.txt is read-only'")
+    assert browser.js("saved.className") == "bad"
+    assert browser.js("document.querySelector('#file-row').checkVisibility()")
+    preview.close()
+
+
+def test_sources_without_a_place_are_counted(browser: Browser) -> None:
+    preview = Preview(control := FakeControl(*(f"camera{i}" for i in range(66))), Metrics(control), ("127.0.0.1", 0))
+    for name in control.lines:
+        preview.write(make_result(name))
+    browser.open(preview.url)
+    browser.wait_for("document.querySelector('#left-out')?.textContent.startsWith('2 more sources have no place')")
+    assert browser.js("document.querySelectorAll('.card').length") == 64
     preview.close()
 
 

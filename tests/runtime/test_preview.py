@@ -23,7 +23,7 @@ from PIL import Image
 from results import LABELS, NOW, FakeControl, make_result
 
 from attri.runtime.addresses import is_own_name, parse_address
-from attri.runtime.errors import UsageError
+from attri.runtime.errors import EngineError, FailedError, UsageError
 from attri.runtime.metrics import Metrics
 from attri.runtime.patience import Deadlines, bounded
 from attri.runtime.preview import Preview
@@ -148,6 +148,39 @@ def test_pictures_are_one_source(client: Client) -> None:
     assert [each["card"] for each in sources] == [False, False, True]
 
 
+def test_more_live_sources_than_places(open_preview) -> None:
+    """Those that came first stay, the others are counted; one that has ended gives its place away."""
+    names = [f"camera{i}" for i in range(70)]
+    client = open_preview(FakeControl(*names))
+    for frame in range(1, 4):
+        for name in names:
+            client.preview.write(make_result(name, frame))
+        state = client("/api/state").json
+        assert [each["source"] for each in state["sources"] if each["card"]] == names[:64]
+        assert {each["number"] for each in state["sources"] if each["card"]} == {frame}
+        assert state["left_out"] == 6
+    client.control.states |= {"camera3": "ended", "camera5": "dead", "camera6": "retrying"}
+
+    def shown() -> list[str]:
+        for name in names[64:]:
+            client.preview.write(make_result(name))
+        return [each["source"] for each in client("/api/state").json["sources"] if each["card"]]
+
+    wait_for(lambda: set(names[:64]) - set(shown()) == {"camera3", "camera5"})
+    assert client("/api/state").json["left_out"] == 4
+    assert client("/api/frame?source=camera69").status == 404
+
+
+def test_videos_one_after_the_other_take_turns(open_preview) -> None:
+    names = [f"{i}.mp4" for i in range(200)]
+    client = open_preview(FakeControl(*names, state="opening"))
+    for name in names:
+        client.preview.write(make_result(name, time=0.0))
+        client.control.states[name] = "ended"
+        assert client(f"/api/state?source={name}").json["detail"] is not None
+    assert client("/api/state").json["left_out"] == 0
+
+
 def test_frames(client: Client, picture_files: list) -> None:
     assert client("/api/frame?source=camera0").status == 404
     client.preview.write(make_result(image=picture_files[0]))
@@ -191,6 +224,36 @@ def test_labels_that_are_none_change_nothing(client: Client, body: bytes, status
     assert answer.status == status
     assert words in answer.json["error"]
     assert client("/api/labels").body.decode().split("\n")[0] == "red apple"
+
+
+def test_labels_are_written_to_their_file(client: Client) -> None:
+    both = {"file": None, "edited": False, "sources": ["camera0", "rtsp://***@host/b"]}
+    assert client("/api/labels/file").json == both
+    client("/api/labels?source=camera0", "PUT", b"cat", **bearer())
+    path, origin = "/api/labels/file?source=camera0", {"file": "camera0.txt", "sources": ["camera0"]}
+    assert client(path).json == origin | {"edited": True}
+    assert client(path, "PUT").status == 401
+    assert client.control.written["camera0"] == list(LABELS)
+    answer = client(path, "PUT", **bearer())
+    assert (answer.status, answer.json) == (200, origin | {"edited": False})
+    assert client.control.written["camera0"] == ["cat"]
+    assert client("/api/labels/file?source=nobody").status == 404
+    assert client("/api/labels/file?source=nobody", "PUT", **bearer()).status == 409
+
+
+def test_what_fails_here_is_no_fault_of_the_request(open_preview) -> None:
+    class Full(FakeControl):
+        def set_labels(self, text: str, source: str | None = None) -> None:
+            raise EngineError("the text engine takes 100 labels at most")
+
+        def write_labels(self, source: str | None = None) -> None:
+            raise FailedError("labels.txt cannot be written: No space left on device")
+
+    client = open_preview(Full())
+    for path, words in (("/api/labels", "100 labels at most"), ("/api/labels/file", "No space left")):
+        answer = client(path, "PUT", b"cat", **bearer())
+        assert answer.status == 500
+        assert words in answer.json["error"]
 
 
 @pytest.mark.parametrize(
@@ -351,7 +414,7 @@ def test_slow_clients_cannot_hold_all_places(client: Client, plug: Callable[...,
     for each in plugs[-63:]:
         with contextlib.suppress(ConnectionError):
             each.sendall(b"X")
-    assert [client("/healthz").status for _ in range(5)] == [200] * 5
+    wait_for(lambda: client("/healthz").status == 200)  # not before whole requests among them are answered
     wait_for(lambda: sum(map(is_closed, plugs)) >= 150 - 64)  # the number of open connections is bounded
 
 
