@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import re
 import socket
 
-from attri.runtime.errors import UsageError
+from attri.runtime.errors import AttriError, FailedError, UsageError
 
 
 def parse_address(text: str, option: str) -> tuple[str, int]:
@@ -14,20 +15,47 @@ def parse_address(text: str, option: str) -> tuple[str, int]:
 
     Raises UsageError.
     """
-    found = re.fullmatch(r"(?:(\[[0-9a-fA-F:.]+\]|[^\[\]:/\s]+):)?(\d{1,5})", text)
-    if not found or int(found[2]) > 65535:
+    found = re.fullmatch(r"(?:(\[[0-9a-fA-F:.]+\]|[^\[\]:/\s]+):)?([0-9]{1,9})", text)
+    if not found:
         raise UsageError(f"{option} {text!r}: write HOST:PORT, as in 127.0.0.1:8080")
+    if int(found[2]) > 65535:
+        raise UsageError(f"{option} {text}: there is no port {found[2]}, the highest is 65535")
     return (found[1] or "127.0.0.1").strip("[]"), int(found[2])
 
 
 def listen(address: tuple[str, int], option: str) -> socket.socket:
-    """A listening socket. Raises UsageError: the address is taken, or not of this machine."""
+    """A listening socket. Raises what `refusal` says."""
     host, port = address
     try:
         family, _, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(target[:2], family=family, backlog=128)
     except OSError as error:
-        raise UsageError(f"{option} {host}:{port}: {error.strerror or error}") from error
+        raise refusal(address, option, error) from error
+
+
+def refusal(address: tuple[str, int], option: str, error: OSError) -> AttriError:
+    """What to do about an address that cannot be listened at.
+
+    UsageError where only another value helps. What may be over by the next try (a port in use, a network that is not
+    up yet) is a FailedError, for which a service manager tries again.
+    """
+    host, port = address
+    where = f"{option} {f'[{host}]' if ':' in host else host}:{port}"
+    if error.errno == errno.EACCES:
+        return UsageError(f"{where}: ports below 1024 are for root: take another")
+    if error.errno == errno.EADDRINUSE:
+        return FailedError(f"{where}: the port is in use: stop the other program (ss -ltnp names it), or take another")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return FailedError(f"{where}: this machine has no such address, or not yet: ip addr lists what it has")
+    if isinstance(error, socket.gaierror):
+        return FailedError(f"{where}: the name leads nowhere: {error.strerror or error}")
+    return FailedError(f"{where}: {error.strerror or error}")
+
+
+def overlap(first: tuple[str, int], second: tuple[str, int]) -> bool:
+    """Whether two servers cannot have both; port 0 is another one each time."""
+    everywhere = {"0.0.0.0", "::"}
+    return first[1] == second[1] != 0 and (first[0] == second[0] or bool(everywhere & {first[0], second[0]}))
 
 
 def is_loopback(host: str) -> bool:

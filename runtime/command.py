@@ -42,13 +42,17 @@ EXTRAS = {
 ARGUMENTS = "attri.arguments"  # of the command line, in `click.Context.meta`
 
 
-def require(module: str) -> None:
-    """Check that a module of an extra is installed, without importing it. Raises MissingExtra."""
+def is_installed(module: str) -> bool:
+    """Whether a module can be imported, without importing it."""
     try:
-        found = importlib.util.find_spec(module) is not None
+        return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):  # sys.modules says that there is none
-        found = False
-    if not found:
+        return False
+
+
+def require(module: str) -> None:
+    """Check that a module of an extra is installed. Raises MissingExtra."""
+    if not is_installed(module):
         raise MissingExtra(module, EXTRAS[module])
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from attri.runtime.errors import MissingExtra, UsageError
+from attri.runtime.addresses import refusal
+from attri.runtime.errors import MissingExtra
 from attri.runtime.redact import redact
 from attri.runtime.result import Control, Result, Takes
 from attri.runtime.sinks import NONE
@@ -111,7 +112,7 @@ class Metrics:
 
 
 class MetricsServer(Metrics):
-    """The same, at http://HOST:PORT/metrics. Raises UsageError: the address is taken or not of this machine."""
+    """The same, at http://HOST:PORT/metrics. Raises FailedError, UsageError: the address cannot be had."""
 
     def __init__(self, control: Control, address: tuple[str, int]) -> None:
         super().__init__(control)
@@ -121,7 +122,7 @@ class MetricsServer(Metrics):
         try:
             self._server, self._thread = start_http_server(port, host, self.registry)
         except OSError as error:
-            raise UsageError(f"--metrics {host}:{port}: {error.strerror or error}") from error
+            raise refusal(address, "--metrics", error) from error
         self.port = self._server.server_port
 
     def close(self) -> None:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attri.runtime.addresses import parse_address
-from attri.runtime.command import require
-from attri.runtime.errors import UsageError
+from attri.runtime.addresses import listen, overlap, parse_address
+from attri.runtime.command import is_installed, require
+from attri.runtime.errors import MissingExtra, UsageError
 from attri.runtime.transient import missing
 
 if TYPE_CHECKING:
@@ -107,6 +107,9 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
             log_json()
         _check(outputs)
+        check_outputs(outputs)
+        if not outputs.install_service:
+            _try_servers(outputs)
         return command(*args, outputs=outputs, **kwargs)
 
     for option in reversed(OPTIONS):
@@ -139,6 +142,11 @@ def _check(outputs: Outputs) -> None:
         raise UsageError("--mqtt-cert needs its --mqtt-key")
     if outputs.spool and not (outputs.mqtt or outputs.webhook):
         raise UsageError("--spool is for --mqtt and --webhook, which were not given")
+    addresses = [parse_address(text, option) for text, option in _addresses(outputs)]
+    if len(addresses) == 2 and overlap(*addresses):
+        raise UsageError(
+            f"--metrics and --serve both ask for port {addresses[0][1]}: the page has /metrics, leave one out"
+        )
     if outputs.as_json and outputs.quiet:
         raise UsageError("--json and --quiet contradict each other")
 
@@ -156,13 +164,33 @@ def check_outputs(outputs: Outputs) -> None:
 
         Broker.parse(outputs.mqtt)
         require("paho")
-    if outputs.metrics or outputs.serve:
-        require("prometheus_client")
-    for option, address in (("--metrics", outputs.metrics), ("--serve", outputs.serve)):
-        if address:
-            parse_address(address, option)
-    for module in ("starlette", "uvicorn") if outputs.serve else ():
-        require(module)
+    _require_servers(outputs)
+
+
+def _addresses(outputs: Outputs) -> list[tuple[str, str]]:
+    """Those to listen at, with their options."""
+    asked = ((outputs.metrics, "--metrics"), (outputs.serve, "--serve"))
+    return [(text, option) for text, option in asked if text]
+
+
+def _require_servers(outputs: Outputs) -> None:
+    needs = {"serve": ("starlette", "uvicorn", "prometheus_client"), "metrics": ("prometheus_client",)}
+    for extra, modules in needs.items():
+        lacking = [module for module in modules if getattr(outputs, extra) and not is_installed(module)]
+        if lacking:
+            raise MissingExtra(f"{', '.join(lacking)} (for --{extra})", extra)
+
+
+def _try_servers(outputs: Outputs) -> None:
+    """Raises what opening them would, now and not after an engine was built for minutes: addresses, token."""
+    if outputs.metrics:
+        listen(parse_address(outputs.metrics, "--metrics"), "--metrics").close()
+    if outputs.serve:
+        from attri.runtime.credentials import read_secret
+        from attri.runtime.preview import listen_guarded
+
+        token = read_secret("ATTRI_SERVE_TOKEN", outputs.serve_token_file)
+        listen_guarded(parse_address(outputs.serve, "--serve"), token).close()
 
 
 def _files(outputs: Outputs, _control: Control) -> Any:

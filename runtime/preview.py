@@ -64,7 +64,8 @@ class Preview:
         deadlines: for clients.
 
     Raises:
-        UsageError: the address cannot be had, or is open to others and there is no token.
+        UsageError: the address is open to others and there is no token, or is reserved.
+        FailedError: the address cannot be had.
         MissingExtra: Starlette or uvicorn is not installed.
     """
 
@@ -88,14 +89,9 @@ class Preview:
         self._lock = threading.Lock()
         self._editable = token is not None
         app = self._routes()
-        self._socket = listen(address, "--serve")
+        self._socket = listen_guarded(address, token)
         host, self.port = self._socket.getsockname()[:2]
         private = is_loopback(host)
-        try:
-            _check_token(token, private)
-        except UsageError:
-            self._socket.close()
-            raise
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
         self._server = _server(Guard(app, token, private, names), deadlines)
         self._thread = threading.Thread(target=self._serve, args=(self._socket,), name="preview", daemon=True)
@@ -145,7 +141,7 @@ class Preview:
             from starlette.applications import Starlette
             from starlette.routing import Route
         except ModuleNotFoundError as error:
-            raise MissingExtra(f"{error.name} (for --serve)", "serve") from error
+            raise MissingExtra(str(error.name), "serve") from error
         routes = [Route(path, functools.partial(_page, path), methods=["GET"]) for path in _FILES]
         routes += [
             Route("/api/state", self._get_state, methods=["GET"]),
@@ -254,6 +250,17 @@ class Preview:
 
         data, kind = self._metrics.render()
         return Response(data, headers={"Content-Type": kind})
+
+
+def listen_guarded(address: tuple[str, int], token: str | None) -> socket.socket:
+    """A listening socket that the token keeps strangers from. Raises UsageError, FailedError."""
+    listening = listen(address, "--serve")
+    try:
+        _check_token(token, is_loopback(listening.getsockname()[0]))
+    except UsageError:
+        listening.close()
+        raise
+    return listening
 
 
 def _check_token(token: str | None, private: bool) -> None:

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from results import NOW, FakeControl, make_result
 
-from attri.runtime.errors import UsageError
+from attri.runtime.errors import FailedError
 from attri.runtime.metrics import Metrics, MetricsServer
 
 
@@ -65,6 +65,6 @@ def test_labels_that_are_edited_for_months_do_not_fill_the_memory(monkeypatch: p
 
 def test_an_address_that_is_taken() -> None:
     first = MetricsServer(FakeControl(), ("127.0.0.1", 0))
-    with pytest.raises(UsageError, match="--metrics 127"):
+    with pytest.raises(FailedError, match="--metrics 127"):
         MetricsServer(FakeControl(), ("127.0.0.1", first.port))
     first.close()

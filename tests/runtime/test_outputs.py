@@ -114,7 +114,10 @@ def test_every_sink_at_once(attri_run, picture_files: list[Path], tmp_path: Path
         ("--mqtt mqtt://[::1", "takes mqtt"),
         ("--serve nowhere", "HOST:PORT"),
         ("--serve 0.0.0.0:0", "a token of 16 or more is needed"),
-        ("--metrics 1.2.3.4:1", "--metrics 1.2.3.4:1: "),
+        ("--serve 99999", "--serve 99999: there is no port 99999, the highest is 65535"),
+        ("--metrics h:65536", "--metrics h:65536: there is no port 65536"),
+        ("--metrics 8080 --serve 8080", "--metrics and --serve both ask for port 8080"),
+        ("--metrics 8080 --serve 0.0.0.0:8080", "both ask for port 8080"),
         ("--csv gone/x.csv", "--csv gone/x.csv: "),
         ("--save x.avi", "--save x.avi"),
         ("--snapshots /dev/null/x", "--snapshots /dev/null/x: "),
@@ -137,10 +140,39 @@ def test_outputs_that_cannot_be(words: str, complaint: str, tmp_path: Path, monk
     assert "s3cret" not in str(stopped.exception)
 
 
+@pytest.mark.parametrize("option", ["--serve", "--metrics"])
+@pytest.mark.parametrize(
+    ("host", "complaint"),
+    [
+        ("127.0.0.1", "the port is in use: stop the other program"),
+        ("203.0.113.1", "this machine has no such address, or not yet"),
+        ("no-such-host.invalid", "the name leads nowhere: "),
+    ],
+)
+def test_an_address_that_may_be_had_later_is_exit_1(
+    option: str, host: str, complaint: str, attri_run: Callable[..., Result], tmp_path: Path
+) -> None:
+    """So that systemd tries again (RestartPreventExitStatus=2); and told before a bundle is so much as looked at."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"{host}:{other.getsockname()[1]}"
+        result = attri_run("camera0", option, address, "--bundle", tmp_path / "gone")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith(f"error: {option} {address}: {complaint}")
+    assert len(result.err.splitlines()) == 1
+
+
+def test_one_extra_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("starlette", "uvicorn", "prometheus_client"):
+        monkeypatch.setitem(sys.modules, module, None)
+    stopped = CliRunner().invoke(click.command()(output_options(lambda outputs: None)), ["--serve", "0"])
+    wanted = "starlette, uvicorn, prometheus_client (for --serve) is not installed: pip install 'attri[serve]'"
+    assert str(stopped.exception) == wanted
+
+
 def test_what_was_opened_is_closed_when_the_next_fails(tmp_path: Path) -> None:
     port = free_port()
     outputs = Outputs(metrics=str(port), serve="203.0.113.1:1", csv=tmp_path / "a.csv")
-    with pytest.raises(UsageError, match="--serve"):
+    with pytest.raises(FailedError, match="--serve"):
         open_sinks(outputs, FakeControl())
     with socket.create_server(("127.0.0.1", port)):  # nobody holds it any more
         pass

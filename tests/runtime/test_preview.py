@@ -539,7 +539,7 @@ def test_closing_is_quick_and_frees_the_port(open_preview) -> None:
 
 
 def test_an_address_that_is_taken(client: Client) -> None:
-    with pytest.raises(UsageError, match="--serve 127"):
+    with pytest.raises(FailedError, match=r"--serve 127.0.0.1:\d+: the port is in use: stop the other program"):
         Preview(client.control, client.preview._metrics, ("127.0.0.1", client.preview.port))
 
 
@@ -550,7 +550,10 @@ def test_an_address_that_is_taken(client: Client) -> None:
         ("0.0.0.0:80", ("0.0.0.0", 80)),
         ("[::1]:8080", ("::1", 8080)),
         ("jetson.local:1", ("jetson.local", 1)),
-        *[(odd, None) for odd in ("", "x", ":80", "a:b:1", "1.2.3.4:", "1.2.3.4:99999", "http://h:1", "::1:80")],
+        *[
+            (odd, None)
+            for odd in ("", "x", ":80", "a:b:1", "1.2.3.4:", "1.2.3.4:99999", "99999", "１", "http://h:1", "::1:80")
+        ],
     ],
 )
 def test_addresses(text: str, address: tuple[str, int] | None) -> None:
