@@ -84,7 +84,7 @@ def bounded(deadlines: Deadlines) -> type[Any]:
             self._receiving.arm(self.conn.their_state in (h11.IDLE, h11.SEND_BODY))
 
         def _make_room(self) -> None:
-            others = self.connections - {self}
+            others: set[Any] = {*self.connections} - {self}
             if self.limit_concurrency is None or len(others) + 1 < self.limit_concurrency:
                 return
             slowest: Any = min(others, key=lambda each: each.waits_since)
