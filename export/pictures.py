@@ -44,7 +44,6 @@ def read_pictures(backbone: Backbone, files: list[Path]) -> Pictures:
         except ImageError as error:
             logger.warning("left out of the parity check: %s", error)
             continue
-        image.info.pop("transparency", None)  # RGB has no use for it, and Pillow would warn of it
         distance = np.abs(transform(image).numpy() - ours)  # [3, S, S]
         read.append(path)
         pixels.append(ours)

@@ -36,6 +36,7 @@ EXTRAS = {
     "starlette": "serve",
     "uvicorn": "serve",
     "cv2": "camera",
+    "pillow_heif": "heif",
 }
 
 

@@ -26,6 +26,7 @@ _LITTLE_DISK, _LITTLE_MEMORY = 2e9, 1e9  # bytes
 # module -> package, extra, what it is for
 _OPTIONAL = {
     "av": ("av", "camera", "video files, streams, --save"),
+    "pillow_heif": ("pillow-heif", "heif", "HEIC images"),
     "paho.mqtt": ("paho-mqtt", "mqtt", "--mqtt"),
     "prometheus_client": ("prometheus-client", "metrics", "--metrics"),
     "starlette": ("starlette", "serve", "--serve"),

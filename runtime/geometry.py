@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attri.runtime.errors import SourceError
+from attri.runtime.images import crop_image
 
 Region = tuple[int, int, int, int]  # x, y, width, height in pixels
 
@@ -37,9 +38,6 @@ def as_rgb(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
         return image
     if image.mode == "RGB":  # converting would copy it
         return np.asarray(image)
-    if "transparency" in image.info:
-        image = image.copy()
-        del image.info["transparency"]  # RGB has no use for it, and Pillow would warn of it
     return np.asarray(image.convert("RGB"))
 
 
@@ -51,4 +49,6 @@ def region(image: Image.Image | NDArray[np.uint8], roi: Region | None) -> Image.
     width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
     if x + w > width or y + h > height:
         raise SourceError(f"the region {x},{y},{w},{h} is not inside a frame of {width} x {height}")
-    return image.crop((x, y, x + w, y + h)) if isinstance(image, Image.Image) else image[y : y + h, x : x + w]
+    if isinstance(image, Image.Image):
+        return crop_image(image, (x, y, x + w, y + h))
+    return image[y : y + h, x : x + w]

@@ -1,5 +1,9 @@
 """Pixels as CLIP was trained on them: the bytes of open_clip's evaluation transform, without torch.
 
+`load_image` comes first: upright, 8 bits, transparency on white, no palette. From there on every byte is open_clip's.
+open_clip alone would show what lies hidden under transparent pixels where the image has the size of the model, and
+black where it has to be resized.
+
 Pillow's bicubic with antialias brings the shorter side to `size`, a centre crop follows, then RGB, then normalisation.
 
 Why the whole picture is resized, and not only the crop with `Image.resize(box=...)` for half the work: Pillow stores
@@ -11,15 +15,13 @@ with a cut between them, is no way out: since Pillow 13 tall pictures go rows fi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from attri.runtime.errors import ImageError
-from attri.runtime.images import load_image
+from attri.runtime.images import Source, crop_image, loaded_image
 
 _BICUBIC = Image.Resampling.BICUBIC
 # A thin strip would be blown up to gigabytes, only to be cut to a square.
@@ -28,7 +30,8 @@ _MOST_PIXELS = 2**26
 
 @dataclass(frozen=True)
 class Preprocess:
-    """From any picture to the input of the vision encoder; the same values as open_clip's `image_transform`.
+    """From any image to the input of the vision encoder; the same values as open_clip's `image_transform`, applied to
+    what `load_image` gives.
 
     The exception is a strip so thin that, resized, it would hold more than 2**26 pixels (at size 224 from an aspect
     ratio of 1337 on): it is cut before it is resized, and a few bytes in a hundred may differ from open_clip's.
@@ -38,7 +41,7 @@ class Preprocess:
     mean: tuple[float, float, float]  # of R, G, B, on a scale of 0..1
     std: tuple[float, float, float]
 
-    def __call__(self, image: str | Path | Image.Image | NDArray[Any] | bytes) -> NDArray[np.float32]:
+    def __call__(self, image: Source) -> NDArray[np.float32]:
         """Normalised pixels, float32 [3, size, size], C-contiguous. Takes and raises what `load_image` does."""
         channels_first = self.pixels(image).transpose(2, 0, 1)  # [3, size, size]
         planes: NDArray[np.float32] = channels_first.astype(np.float32, order="C")
@@ -48,10 +51,10 @@ class Preprocess:
         planes /= np.array(self.std, np.float32).reshape(3, 1, 1)
         return planes
 
-    def pixels(self, image: str | Path | Image.Image | NDArray[Any] | bytes) -> NDArray[np.uint8]:
+    def pixels(self, image: Source) -> NDArray[np.uint8]:
         """The same before normalisation: uint8 [size, size, 3], RGB. Takes and raises what `load_image` does."""
-        square = _resized_crop(load_image(image), self.size)
-        square.info.pop("transparency", None)  # RGB has no use for it, and Pillow would warn of it
+        with loaded_image(image) as loaded:
+            square = _resized_crop(loaded, self.size)
         try:
             return np.array(square.convert("RGB"))
         except ValueError as error:
@@ -66,7 +69,7 @@ def _resized_crop(image: Image.Image, size: int) -> Image.Image:
     if max(width, height) * size > _MOST_PIXELS:
         x0, x1, x_start, x_end = _span(image.width, width, left, size)
         y0, y1, y_start, y_end = _span(image.height, height, top, size)
-        part = image.crop((x0, y0, x1, y1))
+        part = crop_image(image, (x0, y0, x1, y1))
         return part.resize((size, size), _BICUBIC, box=(x_start, y_start, x_end, y_end))
     return image.resize((width, height), _BICUBIC).crop((left, top, left + size, top + size))
 

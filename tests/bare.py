@@ -11,7 +11,7 @@ from attri.runtime.errors import MissingExtra
 
 EXTRAS = {
     *("torch", "torchvision", "open_clip", "onnx", "safetensors", "matplotlib"),
-    *("av", "cv2", "paho", "prometheus_client", "starlette", "uvicorn", "websockets", "h11"),
+    *("av", "cv2", "pillow_heif", "paho", "prometheus_client", "starlette", "uvicorn", "websockets", "h11"),
 }
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from attri.runtime.errors import ImageError, UsageError
-from attri.runtime.images import load_image
+from attri.runtime.images import crop_image, loaded_image
 from attri.runtime.preprocess import Preprocess
 from attri.train import parallel
 from attri.train.data import Picture
@@ -135,14 +135,14 @@ def _read_ahead(
     """Batches of pixels float32 [V, 3, S, S], or of why there are none, decoded in threads one batch ahead."""
 
     def read(picture: Picture) -> np.ndarray | str:
+        name = f"{seed} {picture.path.parent.name}/{picture.path.name}"
         try:
-            image = load_image(picture.path)
+            with loaded_image(picture.path) as image:
+                if views == 1:
+                    return preprocess(image)[None]
+                return np.stack([preprocess(augment(image, f"{name} {view}")) for view in range(views)])
         except ImageError as error:
             return str(error)
-        if views == 1:
-            return preprocess(image)[None]
-        name = f"{seed} {picture.path.parent.name}/{picture.path.name}"
-        return np.stack([preprocess(augment(image, f"{name} {view}")) for view in range(views)])
 
     size = max(1, BATCH // views)
     chunks = [pictures[i : i + size] for i in range(0, len(pictures), size)]
@@ -160,5 +160,5 @@ def augment(image: Image.Image, seed: str) -> Image.Image:
     width = min(image.width, max(1, round((image.width * image.height * area * ratio) ** 0.5)))
     height = min(image.height, max(1, round((image.width * image.height * area / ratio) ** 0.5)))
     left, top = generator.randint(0, image.width - width), generator.randint(0, image.height - height)
-    crop = image.crop((left, top, left + width, top + height))
+    crop = crop_image(image, (left, top, left + width, top + height))
     return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if generator.random() < 0.5 else crop

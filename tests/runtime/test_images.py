@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from attri.runtime.errors import ImageError
-from attri.runtime.images import IMAGE_SUFFIXES, list_images, load_image
+from attri.runtime.images import IMAGE_SUFFIXES, MAX_PIXELS, crop_image, list_images, load_image, loaded_image
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +98,42 @@ def test_damaged_exif_leaves_the_picture_as_it_lies(photo: Image.Image, exif: by
     assert same(load_image(data), Image.open(io.BytesIO(encoded(photo, "JPEG"))))
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
-def test_the_mode_of_a_file_stays(photo: Image.Image, mode: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "wanted"), [("1", "L"), ("L", "L"), ("LA", "RGB"), ("P", "RGB"), ("RGB", "RGB"), ("RGBA", "RGB")]
+)
+def test_modes_of_files(photo: Image.Image, mode: str, wanted: str) -> None:
+    """Without transparent pixels nothing is lost; bits and palettes would be resized by nearest neighbour."""
     image = photo.convert(mode)
-    assert same(load_image(encoded(image, "PNG")), image)
-    assert same(load_image(image), image)
+    assert same(load_image(encoded(image, "PNG")), image.convert(wanted))
+    assert same(load_image(image), image.convert(wanted))
+
+
+def on_white(rgba: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 4] -> [H, W, 3], pixel by pixel."""
+    rows = [[[round((c * a + 255 * (255 - a)) / 255) for c in rgb] for *rgb, a in row] for row in rgba.tolist()]
+    return np.array(rows, np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "array", "LA", "palette", "colour key", "GIF"])
+def test_transparency_is_put_on_white(photo: Image.Image, kind: str) -> None:
+    """A ramp of alpha over a photograph; where a format has one transparent colour, that one."""
+    image = photo.convert("LA" if kind == "LA" else "RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(photo.size))
+    sources = {
+        "array": np.asarray(image),
+        "palette": encoded(photo.quantize(16), "PNG", transparency=bytes(range(0, 256, 16))),
+        "colour key": encoded(photo, "PNG", transparency=photo.getpixel((3, 3))),
+        "GIF": encoded(photo.quantize(16), "GIF", transparency=5),
+    }
+    if kind in sources:
+        source = sources[kind]
+    else:
+        source = encoded(image, "PNG" if kind == "LA" else kind, **({"lossless": True} if kind == "WEBP" else {}))
+    truth = source if kind == "array" else np.asarray(Image.open(io.BytesIO(source)).convert("RGBA"))
+    assert truth[..., 3].min() < 255
+    loaded = load_image(source)
+    assert (loaded.mode, "transparency" in loaded.info) == ("RGB", False)
+    assert np.array_equal(np.asarray(loaded), on_white(truth))
 
 
 def test_cmyk_jpeg_stays_cmyk(photo: Image.Image) -> None:
@@ -232,19 +266,75 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
         load_image(tmp_path / "file" / "photo.jpg")
 
 
-@pytest.mark.parametrize("side", [11, 12, 100])
-def test_too_many_pixels(monkeypatch: pytest.MonkeyPatch, photo: Image.Image, side: int) -> None:
-    """Pillow warns above the limit and raises above twice the limit; both are one refusal, and no warning escapes."""
-    image = photo.resize((side, 10))
-    sources = [encoded(image, "PNG"), image, np.asarray(image)]
+BOMB = 40_000  # pixels a side: 6.4 GB as RGB in memory
+
+
+def png_bomb(side: int, mode: int = 0, depth: int = 1) -> bytes:
+    """A gray or bilevel PNG of side x side zeros, in kilobytes: its rows are compressed as they are counted."""
+    deflate, row = zlib.compressobj(9), bytes(1 + (side * depth + 7) // 8)
+    data = b"".join([*(deflate.compress(row) for _ in range(side)), deflate.flush()])
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", side, side, depth, mode, 0, 0, 0)), (b"IDAT", data), (b"IEND", b"")]
+    framed = [struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    """In a process that may not have the memory."""
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_bomb(BOMB))
+    assert path.stat().st_size < 1 << 20
+    code = f"""
+import resource
+from attri.runtime.images import load_image
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+load_image({str(path)!r})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    size = f"{BOMB} x {BOMB} pixels, the limit is {MAX_PIXELS} in all"
+    wanted = f"ImageError: {path} is too large: {size}: make it smaller, or raise the limit"
+    assert done.stderr.splitlines()[-1].endswith(wanted), done.stderr
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF"])
+def test_a_limit_on_pixels(photo: Image.Image, kind: str) -> None:
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    data = encoded(photo, kind)
+    assert load_image(data, max_pixels=60 * 45).size == (60, 45)
+    with pytest.raises(ImageError, match="too large: 60 x 45 pixels, the limit is 2699 in all"):
+        load_image(data, max_pixels=60 * 45 - 1)
+
+
+def test_pillows_own_limit_is_neither_asked_nor_changed(monkeypatch: pytest.MonkeyPatch, photo: Image.Image) -> None:
+    """Pillow's belongs to the program that uses it, and refuses photographs of 200 megapixels."""
+    data, pixels = encoded(photo, "PNG"), np.asarray(photo)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    for source in sources:
-        with pytest.raises(ImageError, match=rf"too large: ({side} x 10|{side * 10}) pixels, the limit is 100"):
-            load_image(source)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", side * 10)
-    assert all(load_image(source).size == (side, 10) for source in sources)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    assert all(load_image(source).size == (side, 10) for source in sources)
+    assert np.array_equal(load_image(data), pixels)
+    assert np.array_equal(crop_image(load_image(data), (1, 2, 51, 42)), pixels[2:42, 1:51])
+    assert Image.MAX_IMAGE_PIXELS == 100
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(io.BytesIO(data))
+
+
+def test_a_photograph_of_200_megapixels(tmp_path: Path) -> None:
+    """Gray, so that the test takes a quarter of the memory that such a photograph does."""
+    path = tmp_path / "phone.jpg"
+    Image.new("L", (16320, 12240), 77).save(path, quality=50)
+    assert load_image(path).size == (16320, 12240)
+
+
+def test_large_files_are_decoded_one_at_a_time(tmp_path: Path) -> None:
+    """A second thread waits for the first to let its image go; small ones do not wait."""
+    large, small = tmp_path / "large.png", tmp_path / "small.png"
+    large.write_bytes(png_bomb(6_000))
+    Image.new("L", (9, 9)).save(small)
+    with ThreadPoolExecutor(2) as pool:
+        with loaded_image(large) as image:
+            assert image.size == (6_000, 6_000)
+            waiting = pool.submit(lambda: load_image(large).size)
+            assert pool.submit(lambda: load_image(small).size).result(60) == (9, 9)
+            assert not waiting.done()
+        assert waiting.result(60) == (6_000, 6_000)
 
 
 def test_the_filters_of_warnings_are_left_alone(photo: Image.Image) -> None:
@@ -253,13 +343,13 @@ def test_the_filters_of_warnings_are_left_alone(photo: Image.Image) -> None:
     assert warnings.filters == before
 
 
-@pytest.mark.parametrize(("shape", "mode"), [((4, 5, 3), "RGB"), ((4, 5, 4), "RGBA"), ((4, 5), "L")])
+@pytest.mark.parametrize(("shape", "mode"), [((4, 5, 3), "RGB"), ((4, 5, 4), "RGB"), ((4, 5), "L")])
 def test_arrays(shape: tuple[int, ...], mode: str) -> None:
     array = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     for view in (array, array[::-1, ::2], np.asfortranarray(array)):
         image = load_image(view)
         assert image.mode == mode
-        assert np.array_equal(np.asarray(image), view)
+        assert np.array_equal(np.asarray(image), on_white(view) if shape[2:] == (4,) else view)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +398,69 @@ def test_list_images(tmp_path: Path) -> None:
 
 
 def test_each_suffix_that_is_listed_can_be_read(photo: Image.Image, tmp_path: Path) -> None:
-    for suffix in IMAGE_SUFFIXES:
+    for suffix in IMAGE_SUFFIXES - HEIF - (set() if features.check("avif") else {".avif"}):
         path = tmp_path / f"photo{suffix}"
         photo.convert({".pgm": "L", ".pbm": "1"}.get(suffix, "RGB")).save(path)
         assert load_image(path).size == photo.size
+
+
+HEIF = {".heic", ".heif", ".hif"}
+
+
+def heic(image: Image.Image, **options: object) -> bytes:
+    import pillow_heif
+
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(image).save(buffer, quality=-1, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("suffix", sorted(HEIF))
+def test_heic(photo: Image.Image, tmp_path: Path, suffix: str) -> None:
+    """Gray, because colours are stored at half of the size; Y'CbCr in 8 bits moves a value by two at most."""
+    path, gray = tmp_path / f"photo{suffix}", photo.convert("L").convert("RGB")
+    path.write_bytes(heic(gray))
+    image = load_image(path)
+    assert (image.mode, image.size) == ("RGB", photo.size)
+    assert np.abs(np.asarray(image).astype(int) - np.asarray(gray)).max() <= 2
+    with pytest.raises(ImageError, match="too large: 60 x 45 pixels"):
+        load_image(path, max_pixels=100)
+    path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(ImageError, match="photo"):
+        load_image(path)
+
+
+def test_a_turned_heic_is_upright_and_its_alpha_on_white(photo: Image.Image) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    gray = photo.convert("L").convert("RGB")
+    turned = load_image(heic(gray, exif=exif.tobytes()))
+    upright = np.asarray(gray.transpose(Image.Transpose.ROTATE_270)).astype(int)
+    assert np.abs(np.asarray(turned) - upright).max() <= 2
+    logo = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    assert np.asarray(load_image(heic(logo))).min() >= 253
+
+
+def test_heic_without_its_extra_names_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "IMG_0001.HEIC"
+    path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ImageError) as caught:
+        load_image(path)
+    assert str(caught.value) == f"{path} is HEIC, and pillow-heif is not installed: pip install 'attri[heif]'"
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+@pytest.mark.parametrize("orientation", TURNS)
+def test_avif(photo: Image.Image, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = Image.open(io.BytesIO(encoded(photo, "AVIF", quality=90))).convert("RGB")
+    image = load_image(encoded(photo, "AVIF", quality=90, exif=exif))
+    assert same(image, Image.fromarray(TURNS[orientation](np.asarray(upright))))
+
+
+@pytest.mark.skipif(features.check("avif") is True, reason="this Pillow has AVIF")
+def test_avif_without_a_pillow_that_reads_it() -> None:
+    with pytest.raises(ImageError, match=r"is AVIF, which this Pillow does not read: pip install --upgrade"):
+        load_image(b"\0\0\0\x20ftypavif\0\0\0\0avifmif1")
