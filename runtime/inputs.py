@@ -52,6 +52,7 @@ class Inputs:
     input_flip: str | None
     input_latency: int | None
     input_loop: int | None
+    input_megapixels: float | None
     stride: int | None
     batch: int
     roi: tuple[int, int, int, int] | None
@@ -83,6 +84,7 @@ OPTIONS = [
         help="RTSP over UDP, and how long to wait for late packets. [RTSP over TCP]",
     ),
     click.option("--input-loop", type=click.IntRange(-1), help="Play files again so often; -1 for ever."),
+    click.option("--input-megapixels", type=_POSITIVE, help="Largest image file that is decoded. [268]"),
     click.option("--stride", "--vid-stride", type=click.IntRange(1), help="Take every so many frames."),
     click.option(
         "--batch",

@@ -34,9 +34,9 @@ OPTIONS_OF = {
     "gst": _VIDEO_OPTIONS,
     "stream": {"latency"} | _VIDEO_OPTIONS,
     "video": {"loop"} | _VIDEO_OPTIONS,
-    "pictures": {"loop", "stride", "roi"},
-    "watch": {"roi"},
-    "stdin": _VIDEO_OPTIONS,
+    "pictures": {"loop", "stride", "roi", "megapixels"},
+    "watch": {"roi", "megapixels"},
+    "stdin": _VIDEO_OPTIONS | {"megapixels"},
 }
 LIVE = {"v4l2", "csi", "gst", "stream"}
 
@@ -53,6 +53,7 @@ class InputOptions:
     latency: int | None = None  # ms that a network stream may be buffered
     loop: int | None = None  # times that a file is played again; -1 for ever
     stride: int | None = None  # every so many frames
+    megapixels: float | None = None  # millions of pixels of the largest image file that is decoded
     roi: tuple[int, int, int, int] | None = None  # x, y, width, height of the region to classify, pixels
     steady: float | None = None  # cosine that a new pool entry must be ahead of the frame before's
 
@@ -305,6 +306,7 @@ _CHECKS = {
     "flip": lambda value: value in FLIPS,
     "latency": _whole(0),
     "loop": _whole(-1),
+    "megapixels": _number(0.001, 1e6),
     "stride": _whole(1),
     "steady": _number(0, 2),
     "roi": lambda value: (

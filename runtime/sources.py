@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attri.runtime.errors import ImageError, SourceError
-from attri.runtime.images import IMAGE_SUFFIXES, list_images, load_image
+from attri.runtime.images import IMAGE_SUFFIXES, MAX_PIXELS, list_images, load_image
 from attri.runtime.jpegs import split_jpegs
 from attri.runtime.source_uris import SourceSpec
+from attri.runtime.wording import as_text, plural
 
 _POLL = 0.3  # seconds between two looks at a watched folder
+_QUIET = 34  # looks, ten seconds, without a change after which a file that cannot be decoded is given up
 
 
 class Shot(NamedTuple):
@@ -31,7 +33,7 @@ class Shot(NamedTuple):
 
     image   what to classify, arrays RGB, or the ImageError that says why there is nothing
     time    seconds: position in a video file; Unix time for everything else
-    source  the file, where a source has several
+    source  the file as shown, where a source has several
     """
 
     image: Image.Image | NDArray[np.uint8] | ImageError
@@ -65,21 +67,26 @@ def open_source(spec: SourceSpec, patience: float, left: threading.Event) -> Abs
 
         return open_camera(spec)
     if spec.kind == "watch":
-        return _watch(Path(spec.uri), left)
-    return _stdin() if spec.kind == "stdin" else _pictures(spec)
+        return _watch(Path(spec.uri), _max_pixels(spec), left)
+    return _stdin(_max_pixels(spec)) if spec.kind == "stdin" else _pictures(spec)
+
+
+def _max_pixels(spec: SourceSpec) -> int:
+    return MAX_PIXELS if spec.input.megapixels is None else round(spec.input.megapixels * 1e6)
 
 
 @contextmanager
 def _pictures(spec: SourceSpec) -> Iterator[Capture]:
-    yield Capture(f"{len(spec.files)} pictures", _rounds(spec.files, spec.input.loop or 0))
+    rounds = _rounds(spec.files, spec.input.loop or 0, _max_pixels(spec))
+    yield Capture(plural(len(spec.files), "picture"), rounds)
 
 
-def _rounds(files: Sequence[Path], again: int) -> Iterator[Shot]:
+def _rounds(files: Sequence[Path], again: int, max_pixels: int) -> Iterator[Shot]:
     """All pictures, and as often again (-1 for ever) those that could be read."""
     while files:
         good = []
         for path in files:
-            shot = _picture(path)
+            shot = _picture(path, max_pixels)
             good += [] if isinstance(shot.image, ImageError) else [path]
             yield shot
         if not again:
@@ -88,31 +95,43 @@ def _rounds(files: Sequence[Path], again: int) -> Iterator[Shot]:
         files = good
 
 
-def _picture(path: Path) -> Shot:
+def _picture(path: Path, max_pixels: int) -> Shot:
+    name = as_text(str(path))
     if path.suffix.lower() not in IMAGE_SUFFIXES:
-        message = f"{path} is of no kind that attri reads: a picture (.jpg, .png, ...) or a video (.mp4, .mkv, ...)"
-        return Shot(ImageError(message), time.time(), str(path))
+        message = f"{name} is of no kind that attri reads: a picture (.jpg, .png, ...) or a video (.mp4, .mkv, ...)"
+        return Shot(ImageError(message), time.time(), name)
     try:
-        return Shot(load_image(path), time.time(), str(path))
+        return Shot(load_image(path, max_pixels), time.time(), name)
     except ImageError as error:
-        return Shot(error, time.time(), str(path))
+        return Shot(error, time.time(), name)
 
 
 @contextmanager
-def _watch(folder: Path, left: threading.Event) -> Iterator[Capture]:
+def _watch(folder: Path, max_pixels: int, left: threading.Event) -> Iterator[Capture]:
     known = _states(folder)
-    yield Capture(f"watched, {len(known)} pictures already there are left out", _arrivals(folder, known, left))
+    there = "1 picture already there is" if len(known) == 1 else f"{len(known)} pictures already there are"
+    yield Capture(f"watched, {there} left out", _arrivals(folder, known, max_pixels, left))
 
 
-def _arrivals(folder: Path, known: dict[Path, tuple[int, int]], left: threading.Event) -> Iterator[Shot | None]:
-    """Pictures that are new or written anew, each once it has stayed the same between two looks."""
-    before = known
+def _arrivals(
+    folder: Path, known: dict[Path, tuple[int, int]], max_pixels: int, left: threading.Event
+) -> Iterator[Shot | None]:
+    """Images that are new or written anew, each once it has stayed the same between two looks.
+
+    One that cannot be decoded then may have a writer that pauses: the error is given once the file has been quiet for
+    ten seconds and still cannot be decoded.
+    """
+    before, quiet = known, dict.fromkeys(known, 0)
     while not left.wait(_POLL):
         now = _states(folder)
+        quiet = {path: quiet.get(path, 0) + 1 if before.get(path) == state else 0 for path, state in now.items()}
         for path, state in now.items():
-            if known.get(path) != state and before.get(path) == state:
+            if known.get(path) == state or quiet[path] not in (1, _QUIET):
+                continue
+            shot = _picture(path, max_pixels)
+            if quiet[path] == _QUIET or not isinstance(shot.image, ImageError):
                 known[path] = state
-                yield _picture(path)
+                yield shot
         known = {path: state for path, state in known.items() if path in now}
         before = now
         yield None
@@ -123,7 +142,7 @@ def _states(folder: Path) -> dict[Path, tuple[int, int]]:
     try:
         paths = list_images(folder)
     except (ImageError, OSError) as error:
-        raise SourceError(f"{folder} can no longer be read: {error}") from error
+        raise SourceError(f"{as_text(str(folder))} can no longer be read: {as_text(str(error))}") from error
     result = {}
     for path in paths:
         try:
@@ -135,14 +154,14 @@ def _states(folder: Path) -> dict[Path, tuple[int, int]]:
 
 
 @contextmanager
-def _stdin() -> Iterator[Capture]:
+def _stdin(max_pixels: int) -> Iterator[Capture]:
     # Without the buffer, whose lock a thread that waits for input would still hold when the process ends.
     stream = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
-    yield Capture("JPEGs from standard input", map(_from_bytes, split_jpegs(stream)))
+    yield Capture("JPEGs from standard input", (_from_bytes(data, max_pixels) for data in split_jpegs(stream)))
 
 
-def _from_bytes(data: bytes) -> Shot:
+def _from_bytes(data: bytes, max_pixels: int) -> Shot:
     try:
-        return Shot(load_image(data), time.time())
+        return Shot(load_image(data, max_pixels), time.time())
     except ImageError as error:
         return Shot(error, time.time())

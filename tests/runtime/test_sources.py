@@ -22,7 +22,7 @@ from streams import mjpeg_server
 
 from attri.runtime.errors import ImageError, MissingExtra, SourceError
 from attri.runtime.jpegs import split_jpegs
-from attri.runtime.source_uris import InputOptions, SourceSpec, find_source
+from attri.runtime.source_uris import InputOptions, SourceSpec, find_source, find_sources
 from attri.runtime.sources import Shot, open_source
 
 COUNT, RATE, WIDTH, HEIGHT = 12, 10, 64, 48
@@ -283,11 +283,46 @@ def test_pictures_that_arrive_in_a_watched_folder(picture_files: list[Path], tmp
     (tmp_path / "notes.txt").write_text("no picture")
     writes = [(new, data[:100]), (new, data), (words, b"no picture"), (old, data + b" ")]
     acts = [functools.partial(path.write_bytes, content) for path, content in writes]
-    with open_source(find_source(str(tmp_path), watch=True), 5, Looks(*acts, time.time, time.time)) as capture:
-        assert capture.description == "watched, 1 pictures already there are left out"
+    looks = Looks(*acts, *[time.time] * MANY_LOOKS)
+    with open_source(find_source(str(tmp_path), watch=True), 5, looks) as capture:
+        assert capture.description == "watched, 1 picture already there is left out"
         shots = [shot for shot in capture.shots if shot is not None]
     found = [(Path(shot.source).name, isinstance(shot.image, ImageError)) for shot in shots]
-    assert found == [("new.png", False), ("words.png", True), ("old.png", False)]
+    assert found == [("new.png", False), ("old.png", False), ("words.png", True)]
+
+
+MANY_LOOKS = 50  # 15 s: longer than the ten seconds after which a damaged file is given up
+
+
+def test_a_writer_that_pauses_is_waited_for(picture_files: list[Path], tmp_path: Path) -> None:
+    """Six pauses of eight seconds each: the image comes once, when it is whole, and no error comes before."""
+    data = picture_files[0].read_bytes()
+    parts = [data[start : start + len(data) // 6 + 1] for start in range(0, len(data), len(data) // 6 + 1)]
+    with (tmp_path / "slow.png").open("wb", buffering=0) as writer:
+        pause = [time.time] * 26
+        acts = [act for part in parts for act in (functools.partial(writer.write, part), *pause)]
+        spec = find_source(str(tmp_path), watch=True)
+        with open_source(spec, 5, Looks(*acts, *[time.time] * MANY_LOOKS)) as capture:
+            shots = [shot for shot in capture.shots if shot is not None]
+    assert [isinstance(shot.image, ImageError) for shot in shots] == [False]
+
+
+def test_a_file_that_stays_damaged_is_an_error_once(tmp_path: Path) -> None:
+    """It is read when it stops changing and once more at the end, and not at every look."""
+    damaged = tmp_path / "damaged.png"
+    acts = [functools.partial(damaged.write_bytes, b"no picture"), *[time.time] * 2 * MANY_LOOKS]
+    with open_source(find_source(str(tmp_path), watch=True), 5, Looks(*acts)) as capture:
+        shots = [shot for shot in capture.shots if shot is not None]
+    assert [str(shot.image).partition(" is ")[0] for shot in shots] == [str(damaged)]
+    assert isinstance(shots[0].image, ImageError)
+
+
+def test_the_largest_image_that_is_decoded(tmp_path: Path) -> None:
+    Image.new("L", (1001, 1000)).save(tmp_path / "large.png")
+    (spec,) = find_sources([str(tmp_path)], {}, InputOptions(megapixels=1))
+    with open_source(spec, 5, threading.Event()) as capture:
+        (shot,) = capture.shots
+    assert "too large: 1001 x 1000 pixels, the limit is 1000000 in all" in str(shot.image)
 
 
 def test_a_watched_folder_that_goes(tmp_path: Path) -> None:
