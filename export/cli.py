@@ -32,7 +32,9 @@ class Number(click.FloatRange):
 
 @click.command(cls=Command)
 @click.argument("run", type=click.Path(path_type=Path), default=Path("runs/latest"), metavar="[RUN|BUNDLE]")
-@click.option("--output", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True)
+@click.option(
+    "--output", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True, help="Folder of the bundle."
+)
 @click.option("--fp16", is_flag=True, help="Half precision; retrieval, norms and softmax stay float32.")
 @click.option("--int8", is_flag=True, help="Int8 products for ONNX Runtime and TensorRT; the rest stays float32.")
 @click.option(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 from dataclasses import asdict
 from importlib.metadata import version
@@ -28,6 +27,7 @@ from attri.export.probe import Recorder
 from attri.runtime.bundle import SYMMETRIC, TEXT, VISION, Bundle, Manifest, file_entry
 from attri.runtime.engine import Engine
 from attri.runtime.preprocess import Preprocess
+from attri.runtime.printable import json_text
 from attri.train.fit import versions
 from attri.train.folder import write_file
 from attri.train.report import render
@@ -48,8 +48,8 @@ def write_report(
         FailedError: they cannot be written.
     """
     facts = describe(bundle, report, pictures, card, confidence)
-    text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_file(bundle.file(JSON), text.encode(errors="backslashreplace"))
+    text = json_text(facts, indent=2, allow_nan=False) + "\n"
+    write_file(bundle.file(JSON), text.encode())
     shown = {i: thumbnail(pictures.files[i], preprocess) for i in {stage.worst_picture for stage in report.stages}}
     page = render(
         Path(__file__).with_name(PAGE),

@@ -13,14 +13,17 @@ from attri.runtime.engines import BACKENDS, DEVICES, Request
 from attri.runtime.errors import UsageError
 from attri.runtime.inputs import Inputs, input_options
 from attri.runtime.outputs import Outputs, output_options
+from attri.runtime.wording import plural
+
+_BUNDLE = "Folder that attri-export wrote."
 
 
 @click.command(cls=Command)
 @click.argument("words", nargs=-1, metavar="SOURCE...")
 @click.option("--labels", type=click.Path(path_type=Path), help="Text file, one label a line. [the bundle's own]")
-@click.option("--bundle", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True)
+@click.option("--bundle", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True, help=_BUNDLE)
 @click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What runs the graphs.")
-@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where they run.")
 @click.option("--engine-dir", type=click.Path(path_type=Path), help="Where TensorRT's engines are. [in the bundle]")
 @click.option("--rebuild", is_flag=True, help="Build TensorRT's engines again.")
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Below it: none of the labels. [the bundle's own]")
@@ -80,7 +83,8 @@ def main(
         if threshold is not None:
             classifier.threshold = threshold
         pipeline = open_pipeline(specs, classifier, files, labels, inputs)
-        logging.getLogger("attri").info("%s: %s, %d labels", bundle, classifier.description, len(pipeline.labels()))
+        counted = plural(len(pipeline.labels()), "label")
+        logging.getLogger("attri").info("%s: %s, %s", bundle, classifier.description, counted)
         return 0 if pipeline.run(open_sinks(outputs, pipeline)) else 1
 
 

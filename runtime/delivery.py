@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from attri.runtime.errors import SinkError
 from attri.runtime.redact import redact
 from attri.runtime.result import Result, Sink, SourceFollower
+from attri.runtime.wording import plural
 
 _LOGGER = logging.getLogger("attri")
 _ROOM = 8  # results that wait, at least; each holds a whole frame
@@ -133,7 +134,7 @@ class Delivery:
             self._faulty = True
         else:
             if self._faulty:
-                _LOGGER.warning("%s works again; %d results were lost", self.sink.name, self.failed)
+                _LOGGER.warning("%s works again; %s lost", self.sink.name, plural(self.failed, "result"))
             self._faulty = False
         self._on_room()
 

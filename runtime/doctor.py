@@ -18,7 +18,8 @@ from typing import Any
 import click
 
 from attri.runtime.command import Command
-from attri.runtime.printable import json_text
+from attri.runtime.printable import as_text, json_text
+from attri.runtime.wording import plural
 
 OK, MISSING, NOTE = "ok", "missing", "note"
 _MARKS = {OK: "ok", MISSING: "--", NOTE: "!"}
@@ -55,7 +56,13 @@ class Choice:
 
 
 @click.command(cls=Command)
-@click.option("--bundle", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True)
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    default=Path("bundle"),
+    show_default=True,
+    help="Folder that attri-export wrote, to verify.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.version_option(package_name="attri")
 def main(bundle: Path, as_json: bool) -> int:
@@ -67,7 +74,7 @@ def main(bundle: Path, as_json: bool) -> int:
         head = {"attri": version("attri"), "python": platform.python_version(), "would_use": asdict(choice)}
         click.echo(json_text(head | {"findings": [asdict(each) for each in findings]}))
     else:
-        click.echo(report(findings, choice))
+        click.echo(as_text(report(findings, choice)))
     damaged = bundle.exists() and any(each.name == str(bundle) and each.state != OK for each in findings)
     return 0 if choice.backend and not damaged else 1
 
@@ -105,7 +112,8 @@ def report(findings: list[Finding], choice: Choice) -> str:
 
 def _machine(_bundle: Path) -> Iterator[Finding]:
     group = "machine"
-    yield Finding(group, "CPU", OK, f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores for this process")
+    cores = plural(os.cpu_count() or 1, "core")
+    yield Finding(group, "CPU", OK, f"{len(os.sched_getaffinity(0))} of {cores} for this process")
     memory = _memory()
     if memory:
         total, free = memory
@@ -182,7 +190,8 @@ def _model(bundle: Path) -> Iterator[Finding]:
         what, _, advice = str(error).rpartition(": ")
         yield Finding("bundle", str(bundle), MISSING, what or str(error), advice)
         return
-    value = f"{manifest.model.get('name', 'a model')}, {manifest.precision}, {len(manifest.labels)} labels, verified"
+    labels = plural(len(manifest.labels), "label")
+    value = f"{manifest.model.get('name', 'a model')}, {manifest.precision}, {labels}, verified"
     yield Finding("bundle", str(bundle), OK, value)
     engines = sorted(file.name for file in (bundle / "engines").glob("*") if file.is_file())
     if engines:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from attri.runtime.clock import utc
 from attri.runtime.errors import SinkError, UsageError
+from attri.runtime.printable import as_text
 from attri.runtime.result import Result, Takes
 from attri.runtime.sinks import json_line
 
@@ -125,7 +126,7 @@ class Snapshots:
         name = f"{moment}_{file_name(result.source)}_{file_name(result.label or '')}_{result.frame}.jpg"
         part = self._folder / f".{name}.{uuid.uuid4().hex[:8]}.part"
         try:
-            comment = json_line(result, self._topk).encode(errors="replace")
+            comment = json_line(result, self._topk).encode()
             with part.open("xb") as file:
                 Image.fromarray(result.image).save(file, "JPEG", quality=_QUALITY, comment=comment[:65_000])
                 file.flush()
@@ -154,7 +155,7 @@ def _remove_torn(folder: Path) -> None:
 def _row(*values: object) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue().encode(errors="backslashreplace")
+    return as_text(text.getvalue()).encode()
 
 
 def _whole_rows(file: io.FileIO, size: int) -> int:

@@ -22,14 +22,18 @@ from PIL import (  # each registers its format in Image.OPEN
     PpmImagePlugin,  # noqa: F401
     TiffImagePlugin,  # noqa: F401
     WebPImagePlugin,  # noqa: F401
-    features,
 )
 
 from attri.runtime.errors import ImageError
-from attri.runtime.wording import as_text, plural
+from attri.runtime.printable import as_text
+from attri.runtime.wording import plural
 
-with suppress(ImportError):  # Pillow before 11.3
-    from PIL import AvifImagePlugin  # noqa: F401
+try:
+    from PIL import AvifImagePlugin
+
+    READS_AVIF = bool(AvifImagePlugin.SUPPORTED)
+except ImportError:  # Pillow before 11.3
+    READS_AVIF = False
 
 Source = str | Path | Image.Image | NDArray[Any] | bytes
 
@@ -200,7 +204,7 @@ def _heif(file: IO[bytes], prefix: bytes, name: str) -> Image.Image | None:
 
 
 def _unknown(prefix: bytes) -> str:
-    if prefix[4:8] == b"ftyp" and prefix[8:12] in _AVIF_BRANDS and not features.check("avif"):
+    if prefix[4:8] == b"ftyp" and prefix[8:12] in _AVIF_BRANDS and not READS_AVIF:
         return "AVIF, which this Pillow does not read: pip install --upgrade 'Pillow>=11.3'"
     return "not a picture of a kind that attri reads (JPEG, PNG, WebP, ...)"
 

@@ -72,7 +72,7 @@ OPTIONS = [
     click.option("--sources", type=click.Path(path_type=Path), help="TOML file with named sources."),
     click.option("--watch", is_flag=True, help="Classify pictures as they arrive in the folder."),
     click.option("--input-width", type=click.IntRange(1), help="Of a camera, pixels."),
-    click.option("--input-height", type=click.IntRange(1)),
+    click.option("--input-height", type=click.IntRange(1), help="Of a camera, pixels."),
     click.option("--input-rate", "--input-framerate", type=_POSITIVE, help="Of a camera, frames per second."),
     click.option("--input-codec", type=click.Choice(CODECS), help="Of a V4L2 camera. [mjpeg]"),
     click.option("--input-flip", type=click.Choice(FLIPS), help="Turn or mirror frames."),
@@ -84,7 +84,12 @@ OPTIONS = [
         help="RTSP over UDP, and how long to wait for late packets. [RTSP over TCP]",
     ),
     click.option("--input-loop", type=click.IntRange(-1), help="Play files again so often; -1 for ever."),
-    click.option("--input-megapixels", type=_POSITIVE, help="Largest image file that is decoded. [268]"),
+    click.option(
+        "--input-megapixels",
+        type=_POSITIVE,
+        metavar="N",
+        help="Largest image file to decode, millions of pixels. [268]",
+    ),
     click.option("--stride", "--vid-stride", type=click.IntRange(1), help="Take every so many frames."),
     click.option(
         "--batch",

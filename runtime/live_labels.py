@@ -17,6 +17,7 @@ from pathlib import Path
 from attri.runtime.classifier import Classifier
 from attri.runtime.errors import AttriError, FailedError, LabelsError
 from attri.runtime.labels import Label, decode, parse_labels, unreadable
+from attri.runtime.wording import plural
 
 _LOGGER = logging.getLogger("attri")
 _POLL = 0.3  # seconds: with the second look below, an edit counts within 0.6
@@ -81,7 +82,7 @@ class LiveLabels:
     def set(self, text: str) -> None:
         """Take `text` as a labels file, until the file itself changes. Raises LabelsError and changes nothing."""
         self._use(text, parse_labels(text, "the labels"), "the labels")
-        _LOGGER.info("%d labels from outside", len(self.labels))
+        _LOGGER.info("%s from outside", plural(len(self.labels), "label"))
 
     def changed(self, text: str) -> LiveLabels:
         """Labels of the same file, graphs and cache that have taken `text`; these stay as they are.
@@ -108,7 +109,7 @@ class LiveLabels:
             text = decode(found, self.file)
             self._use(text, parse_labels(text, str(self.file)), str(self.file))
             self._original = self.text
-            _LOGGER.info("%s: %d labels", self.file, len(self.labels))
+            _LOGGER.info("%s: %s", self.file, plural(len(self.labels), "label"))
         except AttriError as error:
             self._original = None
             _LOGGER.warning("%s; the labels from before stay", error)

@@ -69,7 +69,7 @@ OPTIONS = [
     click.option("--mqtt-password-file", type=_FILE, help="Else ATTRI_MQTT_PASSWORD from the environment."),
     click.option("--mqtt-ca", type=_FILE, help="Who signed the broker's certificate. [the system's list]"),
     click.option("--mqtt-cert", type=_FILE, help="Our own certificate, and --mqtt-key its key."),
-    click.option("--mqtt-key", type=_FILE),
+    click.option("--mqtt-key", type=_FILE, help="Private key of --mqtt-cert."),
     click.option("--home-assistant", is_flag=True, help="Announce the sources to Home Assistant by MQTT."),
     click.option("--webhook", envvar="ATTRI_WEBHOOK", metavar="URL", help="POST every event there, signed."),
     click.option("--webhook-secret-file", type=_FILE, help="Else ATTRI_WEBHOOK_SECRET from the environment."),

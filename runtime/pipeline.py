@@ -31,6 +31,7 @@ from attri.runtime.redact import redact
 from attri.runtime.result import LabelsOrigin, Result, Sink, SourceHealth
 from attri.runtime.source_uris import SourceSpec
 from attri.runtime.steady import Steady
+from attri.runtime.wording import plural
 
 _LOGGER = logging.getLogger("attri")
 _STOPPING = 1.5  # seconds for everything to end once a signal has come
@@ -335,13 +336,13 @@ class Pipeline:
         done = sum(channel.frames for channel in self._channels)
         caches = {id(cache): cache for cache in (channel.labels.classifier.cache for channel in self._channels)}
         hits = sum(cache.hits for cache in caches.values())
-        counts = [(sum(self._intake.dropped), "skipped"), (self._files_failed(), "files failed")]
-        counts.append((self._sources_lost(), "sources given up"))
+        counts = [(sum(self._intake.dropped), "frame", "skipped"), (self._files_failed(), "file", "failed")]
+        counts.append((self._sources_lost(), "source", "given up"))
         for delivery in self._deliveries:
-            counts.append((delivery.dropped, f"results skipped by {delivery.name}"))
-            counts.append((delivery.failed, f"results lost by {delivery.name}"))
-        parts = [f"{done} frames", f"{hits / max(1, done):.0%} from the text cache"]
-        return ", ".join(parts + [f"{count} {words}" for count, words in counts if count])
+            counts.append((delivery.dropped, "result", f"skipped by {delivery.name}"))
+            counts.append((delivery.failed, "result", f"lost by {delivery.name}"))
+        parts = [plural(done, "frame"), f"{hits / max(1, done):.0%} from the text cache"]
+        return ", ".join(parts + [f"{plural(count, noun)} {what}" for count, noun, what in counts if count])
 
 
 def _sets(channels: Sequence[Channel]) -> list[LiveLabels]:

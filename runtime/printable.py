@@ -1,4 +1,4 @@
-"""Text from outside, made safe for a terminal and for readers of JSON lines."""
+"""Text from outside, made safe for a terminal and valid for readers of JSON."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from typing import Any
 # C0, DEL and C1; line and paragraph separators, at which some readers of lines break; and what turns the direction of
 # the text around it, so that one name reads as another (Trojan Source).
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_UNPRINTABLE = re.compile(f"{CONTROLS.pattern}|[\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")  # Python's stand-ins for bytes of a file name that are not UTF-8
+
+
+def as_text(value: str) -> str:
+    """`value` with each byte that is not UTF-8 as `\\xff`. Names are shown so; the file is opened by the original."""
+    return _SURROGATE.sub(_escaped, value)
 
 
 def printable(text: str) -> str:
-    """`text` with control characters, and bytes of a file name that are no text, as escapes: ESC is \\x1b."""
-    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    """`text` with control characters, and bytes of a file name that are not UTF-8, as escapes: ESC is \\x1b."""
+    return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), as_text(text))
 
 
 def printable_lines(text: str) -> str:
@@ -22,6 +27,17 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
-def json_text(value: Any) -> str:
-    """`value` as JSON on one line, readable, with every control character escaped."""
-    return CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
+def json_text(value: Any, **options: Any) -> str:
+    """`json.dumps`, letters of all scripts as they are, control characters escaped, and names shown as by `as_text`.
+
+    Python would write a lone surrogate, which is no Unicode text: strict readers refuse the whole object.
+    """
+    text = json.dumps(value, ensure_ascii=False, **options)
+    text = _SURROGATE.sub(lambda found: "\\" + _escaped(found), text)
+    # A raw line end is layout (indent=2): inside strings json.dumps has escaped it.
+    return CONTROLS.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"

@@ -26,6 +26,7 @@ from attri.runtime.intake import Frame, Intake
 from attri.runtime.redact import redact
 from attri.runtime.source_uris import SourceSpec
 from attri.runtime.sources import Shot, open_source
+from attri.runtime.wording import plural
 
 _LOGGER = logging.getLogger("attri")
 _OPENING = 20.0  # seconds after which an opening that does not return is left behind
@@ -165,7 +166,8 @@ class Reader:
             self._attempts = 0
         if fault.final or not self.spec.live or self._faults >= limit:
             self.state = "dead"
-            tried = f", given up after {limit} retries" if self._faults >= limit > 0 and not fault.final else ""
+            used_up = self._faults >= limit > 0 and not fault.final
+            tried = f", given up after {plural(limit, 'retry')}" if used_up else ""
             name = f"{self.name}: " if self.spec.live else ""
             _LOGGER.error("error: %s%s%s", name, self.detail, tried)
             return False

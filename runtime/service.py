@@ -17,6 +17,7 @@ from pathlib import Path
 from attri.runtime.errors import UsageError
 from attri.runtime.redact import has_password
 from attri.runtime.result import Control, Result, Takes
+from attri.runtime.wording import plural
 
 SECRETS = "/etc/attri/secrets.env"
 _STATUS_PERIOD = 10.0  # seconds between lines for `systemctl status`, where no watchdog asks for more
@@ -78,7 +79,8 @@ class Watchdog:
     def _status(self) -> str:
         sources = self._control.health()
         live = [each for each in sources if each.state == "live"]
-        return f"STATUS={len(live)} of {len(sources)} sources live, {sum(each.fps for each in live):.1f} frames/s"
+        rate = sum(each.fps for each in live)
+        return f"STATUS={len(live)} of {plural(len(sources), 'source')} live, {rate:.1f} frames/s"
 
 
 def unit_file(arguments: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from attri.runtime.errors import UsageError
 from attri.runtime.images import list_images
+from attri.runtime.printable import as_text
 from attri.runtime.redact import redact, redact_uri
 from attri.runtime.transient import missing
 
@@ -161,10 +162,11 @@ def _names(specs: Sequence[SourceSpec]) -> list[str]:
     """Each once, since results, labels and figures go by them: two streams may differ in what is hidden alone."""
     names: list[str] = []
     for spec in specs:
-        name, number = spec.name, 1
+        name = shown = as_text(spec.name)
+        number = 1
         while name in names:
             number += 1
-            name = f"{spec.name} ({number})"
+            name = f"{shown} ({number})"
         names.append(name)
     return names
 

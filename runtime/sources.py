@@ -21,8 +21,9 @@ from PIL import Image
 from attri.runtime.errors import ImageError, SourceError
 from attri.runtime.images import IMAGE_SUFFIXES, MAX_PIXELS, list_images, load_image
 from attri.runtime.jpegs import split_jpegs
+from attri.runtime.printable import as_text
 from attri.runtime.source_uris import SourceSpec
-from attri.runtime.wording import as_text, plural
+from attri.runtime.wording import plural
 
 _POLL = 0.3  # seconds between two looks at a watched folder
 _QUIET = 34  # looks, ten seconds, without a change after which a file that cannot be decoded is given up

@@ -32,7 +32,7 @@ _AGAIN = (408, 425, 429)  # these refuse the moment, the other 4xx the event
 def event_body(result: Result, topk: int) -> bytes:
     """One event as JSON; `id` is unique, so that who gets it twice can tell."""
     body = {"id": uuid.uuid4().hex} | json_object(result, topk)
-    return json_text(body).encode(errors="replace")
+    return json_text(body).encode()
 
 
 def signature(secret: str, timestamp: str, body: bytes) -> str:

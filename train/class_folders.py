@@ -7,6 +7,7 @@ from pathlib import Path
 from attri.runtime.errors import UsageError
 from attri.runtime.images import list_images
 from attri.runtime.labels import class_words
+from attri.runtime.wording import plural
 from attri.train.dataset import SPLITS, Dataset, Picture
 
 
@@ -22,7 +23,7 @@ def read_class_folders(root: Path) -> Dataset:
     first = parts.get("train") or parts.get("test") or parts["val"]
     names = list_classes(first)
     if len(names) < 2:
-        raise UsageError(f"{first} holds {len(names)} class folders: two or more are needed, one per class")
+        raise UsageError(f"{first} holds {plural(len(names), 'class folder')}: two or more are needed, one per class")
     words = [class_words(name) for name in names]
     for number, name in enumerate(words):
         if name in words[:number]:

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from attri.runtime.command import Command
 from attri.runtime.errors import FailedError, UsageError
+from attri.runtime.wording import plural
 from attri.train.config import METHODS, PROTOCOLS, TERMS
 
 
@@ -57,9 +58,11 @@ class OneOfSeveral(Command):
     metavar="N[,N...]",
     help="Training pictures per class; several for few-shot. [all; protocols: 16]",
 )
-@click.option("--epochs", type=int, default=40, show_default=True)
+@click.option("--epochs", type=int, default=40, show_default=True, help="Passes over the training images.")
 @click.option("--batch", type=int, default=32, show_default=True, help="Pictures per step, of all processes together.")
-@click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True)
+@click.option(
+    "--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True, help="Updates the prompts."
+)
 @click.option("--lr", type=float, default=2e-3, show_default=True, help="Peak learning rate; cosine to 0.")
 @click.option("--views", type=int, default=8, show_default=True, help="Cached augmented views per picture.")
 @click.option("--template", help="Prompt; the label goes into {}. [the dataset's own, or 'a photo of a {}.']")
@@ -89,14 +92,24 @@ class OneOfSeveral(Command):
 )
 @click.option("--without", type=click.Choice(TERMS), multiple=True, help="Leave a loss out; may be repeated.")
 @click.option("--average", is_flag=True, help="Gaussian-weighted average of the prompts over the epochs.")
-@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
-@click.option("--seed", type=int, default=1, show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16"]),
+    default="fp32",
+    show_default=True,
+    help="Of the text encoder's products.",
+)
+@click.option(
+    "--seed", type=int, default=1, show_default=True, help="Of the held-out images, the shots and the training."
+)
 @click.option("--protocol", type=click.Choice(PROTOCOLS), help="Compare methods instead of training one prompt.")
 @click.option("--target", type=PICTURES, multiple=True, help="Another dataset to score; may be repeated. (protocols)")
 @click.option("--seeds", callback=numbers, metavar="N[,N...]", help="(protocols) [1,2,3]")
 @click.option("--method", type=click.Choice(METHODS), multiple=True, help="May be repeated. (protocols) [all]")
 @click.option("--output", type=PICTURES, metavar="DIR", help="Run folder. [runs/MODEL-DATA-NUMBER]")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where it trains."
+)
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard events into the run folder.")
 @click.version_option(package_name="attri")
 @click.pass_context
@@ -181,7 +194,8 @@ def train(options: dict[str, Any], device: Any, progress: Any) -> None:
     dataset = read_data(options["data"] or pocket.IMAGES, shots=shots, seed=options["seed"])
     prompt, config = configs(options, dataset.template)
     backbone, count = load(options, device), len(dataset.train)
-    progress.say(f"{backbone.name} on {device}: {len(dataset.classes)} classes, {count} pictures from {dataset.root}")
+    counts = f"{plural(len(dataset.classes), 'class')}, {plural(count, 'picture')}"
+    progress.say(f"{backbone.name} on {device}: {counts} from {dataset.root}")
     folder = fit(dataset, backbone, prompt, config, options["output"], Store(progress), options["tensorboard"])
     report(folder)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from attri.runtime.errors import UsageError
+from attri.runtime.wording import plural
 from attri.train.templates import DEFAULT
 
 SPLITS = ("train", "val", "test")
@@ -68,7 +69,7 @@ class Dataset:
 def check(dataset: Dataset) -> None:
     """Raises UsageError where no classifier can be trained or tested on these pictures; the class is named."""
     if len(dataset.classes) < 2:
-        raise UsageError(f"{dataset.root} holds {len(dataset.classes)} classes: two or more are needed")
+        raise UsageError(f"{dataset.root} holds {plural(len(dataset.classes), 'class')}: two or more are needed")
     known = {p.target for p in dataset.train or dataset.test}
     for number, name in enumerate(dataset.classes):
         if not name:

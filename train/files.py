@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from attri.runtime.errors import UsageError
+from attri.runtime.wording import plural
 
 
 def read_text(path: Path) -> str:
@@ -44,7 +45,8 @@ def require(source: Path, pictures: Iterable[Path], lines: Mapping[Path, int] | 
     missing = [path for path in every if not _is_file(path)]
     if missing:
         line = f" on line {lines[missing[0]]}" if lines else ""
-        count = f"{len(every)} pictures, of which {len(missing)} are missing"
+        are = "is" if len(missing) == 1 else "are"
+        count = f"{plural(len(every), 'picture')}, of which {len(missing)} {are} missing"
         raise UsageError(f"{source} names {count}, the first{line}: {missing[0]}")
 
 

@@ -16,6 +16,7 @@ from typing import IO, Any
 from torch import Tensor
 
 from attri.runtime.errors import FailedError, UsageError
+from attri.runtime.printable import json_text
 from attri.train import parallel
 from attri.train.checkpoint import load_tensors, save_tensors
 
@@ -46,7 +47,7 @@ class RunFolder:
 
     def finish(self, results: dict[str, Any]) -> None:
         """Results come last: a folder with results is complete."""
-        self.write(RESULTS, json.dumps(results, indent=2) + "\n")
+        self.write(RESULTS, json_text(results, indent=2) + "\n")
         if parallel.rank() == 0:
             (self.path / STATE).unlink(missing_ok=True)
 

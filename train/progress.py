@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from rich import progress as rich
 from rich.console import Console
 
+from attri.runtime.wording import plural
+
 
 class Progress:
     def __init__(self, quiet: bool = False) -> None:
@@ -26,7 +28,7 @@ class Progress:
             task = bar.add_task(f"{what:<8}", total=total)
             yield lambda count: bar.advance(task, count)
         if not self.live:
-            self.console.print(f"{what}: {total} pictures", highlight=False)
+            self.console.print(f"{what}: {plural(total, 'picture')}", highlight=False)
 
     @contextmanager
     def training(self, total: int, done: int) -> Iterator[Callable[[dict[str, float]], object]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import subprocess
 import sys
 
+import click
 import pytest
 
 from attri.runtime.command import _stdout_is_broken
@@ -61,3 +63,10 @@ def test_stdout_that_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not _stdout_is_broken()
         os.close(reading)
         assert _stdout_is_broken()
+
+
+@pytest.mark.parametrize("module", ["runtime.cli", "runtime.doctor", "train.cli", "export.cli"])
+def test_every_option_says_what_it_is_for(module: str) -> None:
+    command = importlib.import_module(f"attri.{module}").main
+    options = [each for each in command.params if isinstance(each, click.Option)]
+    assert [each.name for each in options if not each.help] == []

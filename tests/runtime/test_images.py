@@ -14,10 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageOps
 
 from attri.runtime.errors import ImageError
-from attri.runtime.images import IMAGE_SUFFIXES, MAX_PIXELS, crop_image, list_images, load_image, loaded_image
+from attri.runtime.images import (
+    IMAGE_SUFFIXES,
+    MAX_PIXELS,
+    READS_AVIF,
+    crop_image,
+    list_images,
+    load_image,
+    loaded_image,
+)
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +305,7 @@ load_image({str(path)!r})
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF"])
 def test_a_limit_on_pixels(photo: Image.Image, kind: str) -> None:
-    if kind == "AVIF" and not features.check("avif"):
+    if kind == "AVIF" and not READS_AVIF:
         pytest.skip("this Pillow has no AVIF")
     data = encoded(photo, kind)
     assert load_image(data, max_pixels=60 * 45).size == (60, 45)
@@ -398,7 +406,7 @@ def test_list_images(tmp_path: Path) -> None:
 
 
 def test_each_suffix_that_is_listed_can_be_read(photo: Image.Image, tmp_path: Path) -> None:
-    for suffix in IMAGE_SUFFIXES - HEIF - (set() if features.check("avif") else {".avif"}):
+    for suffix in IMAGE_SUFFIXES - HEIF - (set() if READS_AVIF else {".avif"}):
         path = tmp_path / f"photo{suffix}"
         photo.convert({".pgm": "L", ".pbm": "1"}.get(suffix, "RGB")).save(path)
         assert load_image(path).size == photo.size
@@ -450,7 +458,7 @@ def test_heic_without_its_extra_names_it(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert str(caught.value) == f"{path} is HEIC, and pillow-heif is not installed: pip install 'attri[heif]'"
 
 
-@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+@pytest.mark.skipif(not READS_AVIF, reason="this Pillow has no AVIF")
 @pytest.mark.parametrize("orientation", TURNS)
 def test_avif(photo: Image.Image, orientation: int) -> None:
     exif = Image.Exif()
@@ -460,7 +468,7 @@ def test_avif(photo: Image.Image, orientation: int) -> None:
     assert same(image, Image.fromarray(TURNS[orientation](np.asarray(upright))))
 
 
-@pytest.mark.skipif(features.check("avif") is True, reason="this Pillow has AVIF")
+@pytest.mark.skipif(READS_AVIF, reason="this Pillow has AVIF")
 def test_avif_without_a_pillow_that_reads_it() -> None:
     with pytest.raises(ImageError, match=r"is AVIF, which this Pillow does not read: pip install --upgrade"):
         load_image(b"\0\0\0\x20ftypavif\0\0\0\0avifmif1")

@@ -324,7 +324,7 @@ def test_a_full_disk_is_told_once_and_counted(bench: Bench, caplog: pytest.LogCa
     assert len(good.results) == 6
     assert [result.frame for result in full.results] == [5]
     assert caplog.messages.count("error: the disk is full") == 1
-    assert "fake works again; 5 results were lost" in caplog.messages
+    assert "fake works again; 5 results lost" in caplog.messages
     assert caplog.messages[-1].endswith("5 results lost by fake")
 
 
@@ -370,7 +370,7 @@ def test_pictures_that_cannot_be_read_stop_no_other(bench: Bench, caplog: pytest
     sink = FakeSink()
     assert not bench.make({video(): [picture(1), lambda: ImageError("bad"), picture(2)]}).run([sink])
     assert [result.frame for result in sink.results] == [0, 2]
-    assert caplog.messages[-1] == "2 frames, 0% from the text cache, 1 files failed"
+    assert caplog.messages[-1] == "2 frames, 0% from the text cache, 1 file failed"
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_a_line_for_a_person(
     scores = "  ".join(f"{label} {score:.1%}" for label, score in best)
     assert result == (0, f"{picture_files[0]}  {scores}\n", result.err)
     assert result.err.splitlines()[0].endswith("on cpu, 3 labels")
-    assert result.err.splitlines()[1] == "1 frames, 0% from the text cache"
+    assert result.err.splitlines()[1] == "1 frame, 0% from the text cache"
 
 
 def test_below_the_threshold(attri_run: Callable[..., Result], picture_files: list[Path]) -> None:
@@ -352,13 +352,24 @@ def test_a_missing_extra_prints_the_line_that_mends_it(bundle: Path, picture_fil
     assert run.returncode == 1
 
 
-def test_a_file_name_that_is_not_text(bundle: Path, picture_files: list[Path], tmp_path: Path) -> None:
-    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")
-    shutil.copy(picture_files[0], name)
-    run = process(bundle, name, "--json")
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_a_file_name_that_is_not_text(bundle: Path, picture_files: list[Path], tmp_path: Path, as_folder: bool) -> None:
+    """Shown with its byte as \\xff in every output; a reader that is strict about Unicode takes them all."""
+    folder, table = tmp_path / "in", tmp_path / "table.csv"
+    folder.mkdir()
+    names = [os.fsdecode(os.fsencode(folder) + name) for name in (b"/\xff.png", b"/\xfe.png")]
+    shutil.copy(picture_files[0], names[0])
+    Path(names[1]).write_text("no picture")
+    run = process(bundle, *([str(folder)] if as_folder else names), "--json", "--log-json", "--csv", str(table))
     out, err = run.communicate()
-    assert run.returncode == 0, err
-    assert json.loads(out)["source"] == name
+    assert run.returncode == 1, err
+    objects = [json.loads(line) for line in (out + err).splitlines()]
+    str(objects).encode()  # a lone surrogate, as a string or as an escape in JSON, cannot be
+    assert objects[0]["source"] == f"{folder}/\\xff.png"
+    assert any(f"{folder}/\\xfe.png is not a picture" in each.get("message", "") for each in objects)
+    assert table.read_text(encoding="utf-8").splitlines()[1].startswith(f"{folder}/\\xff.png,")
+    text, _ = process(bundle, names[0]).communicate()
+    assert text.startswith(f"{folder}/\\xff.png  ")
 
 
 def test_sigterm_ends_it_well_and_at_once(bundle: Path, picture_files: list[Path]) -> None:
@@ -405,7 +416,7 @@ def test_a_dead_camera_costs_nothing_and_ends_with_1(bundle: Path) -> None:
     assert run.returncode == 1
     last, summary = rest.splitlines()
     assert last == "error: rtsp://***@127.0.0.1:9/cam: Connection refused, given up after 3 retries"
-    assert summary == "0 frames, 0% from the text cache, 1 sources given up"
+    assert summary == "0 frames, 0% from the text cache, 1 source given up"
 
 
 def test_a_password_is_in_no_traceback(bundle: Path) -> None:
@@ -498,4 +509,4 @@ def test_an_edited_labels_file_counts_while_it_runs(bundle: Path, labels: Path, 
     until({"bird"})
     _, err = run.communicate()
     assert f"{labels} is not UTF-8 at byte 0: save the file as UTF-8; the labels from before stay" in err.splitlines()
-    assert f"{labels}: 1 labels" in err.splitlines()
+    assert f"{labels}: 1 label" in err.splitlines()

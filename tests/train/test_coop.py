@@ -166,7 +166,7 @@ def first(part, place, value):
         (first("test", 2, "baklava"), r"test\[0\] calls the label 3 'baklava', another entry 'waffles'"),
         (
             first("train", 0, "baklava/none.jpg"),
-            r"names 49 pictures, of which 1 are missing, the first: .*/images/baklava/none.jpg$",
+            r"names 49 pictures, of which 1 is missing, the first: .*/images/baklava/none.jpg$",
         ),
         (lambda split: split["test"].append(["x"]), r"test\[8\] is \['x'\]"),
         (lambda split: split["test"].append(7), r"test\[8\] is 7, and not"),
@@ -266,7 +266,7 @@ def test_the_folder_of_all_datasets_is_not_a_dataset(build):
         (
             "images_variant_val.txt",
             "\n9 A300B4\n",
-            r"names 1 pictures, of which 1 are missing, the first: .*/images/9.jpg",
+            r"names 1 picture, of which 1 is missing, the first: .*/images/9.jpg",
         ),
         ("images_variant_test.txt", "", "images_variant_test.txt is empty"),
         ("images_variant_test.txt", None, "images_variant_test.txt does not exist"),
