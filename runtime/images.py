@@ -199,7 +199,8 @@ def _heif(file: IO[bytes], prefix: bytes, name: str) -> Image.Image | None:
         hint = "pillow-heif is not installed: pip install 'attri[heif]'"
         raise ImageError(f"{name} is HEIC, and {hint}") from error
     file.seek(0)
-    image: Image.Image = HeifImageFile(file, "")
+    open_heif: Any = HeifImageFile  # Pillow's plugin, without entering it into Pillow's registry for everybody
+    image: Image.Image = open_heif(file, "")
     return image
 
 

@@ -73,7 +73,7 @@ def test_a_pipeline_that_hangs_is_left_behind(played: dict, kind: str) -> None:
     assert played[kind]["seconds"] < 10
     hint = "no answer for 1 s (is every element of the pipeline installed?)"
     assert f"{hint}; trying again in" in played["log"]
-    assert f"{hint}, given up after 1 retries" in played["log"]
+    assert f"{hint}, given up after 1 retry" in played["log"]
     assert "secret" not in played["log"]
 
 

@@ -243,7 +243,7 @@ def test_four_streams_of_which_one_dies(bench: Bench, caplog: pytest.LogCaptureF
     states = {health.source: health.state for health in bench.pipeline.health()}
     assert states == {"camera0": "ended", "camera1": "ended", "camera2": "ended", "camera3": "dead"}
     assert "error: camera3: lost, given up after 2 retries" in caplog.messages
-    assert caplog.messages[-1].endswith("1 sources given up")
+    assert caplog.messages[-1].endswith("1 source given up")
 
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])

@@ -115,7 +115,7 @@ def test_a_table_for_testing_only_has_no_training_pictures(table):
         ("path;label\na/0.png;cat\n", r"line 1: the columns are \['path;label'\]"),
         ("path,class\na/0.png,cat\n", r"line 1: the columns are \['path', 'class'\]"),
         ("\n\npath,path,label\na,a,b\n", r"line 3: the columns are \['path', 'path', 'label'\]"),
-        ("path,label\na/0.png,cat\na/1.png,cat\n", "csv holds 1 classes"),
+        ("path,label\na/0.png,cat\na/1.png,cat\n", "csv holds 1 class:"),
         ("path,label\na/0.png,cat\na/1.png\n", "line 3: 1 fields for 2 columns"),
         (
             "path,label\na/0.png,cat\na/1,5.png,dog\n",
