@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from attri.runtime.errors import SinkError
+from attri.runtime.geometry import nbytes
 from attri.runtime.redact import redact
 from attri.runtime.result import Result, Sink, SourceFollower
 from attri.runtime.wording import plural
@@ -16,6 +17,7 @@ from attri.runtime.wording import plural
 _LOGGER = logging.getLogger("attri")
 _ROOM = 8  # results that wait, at least; each holds a whole frame
 _EVENTS = 32  # likewise of sinks that take nothing else: at 30 frames a second, a disk may be busy for one
+_BYTES = 1 << 27  # of frames that wait, above which files wait too
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,11 @@ class Delivery:
 
     def has_room(self) -> bool:
         """Whether a batch of results may be promised."""
-        return self._broken or len(self._queue) + self._batch <= self._room
+        if self._broken:
+            return True
+        with self._changed:
+            held = sum(nbytes(result.picture) for result, _ in self._queue)
+            return held < _BYTES and len(self._queue) + self._batch <= self._room
 
     def offer(self, result: Result, due: bool, live: bool) -> None:
         """Queue a result; never waits.

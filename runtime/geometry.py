@@ -41,6 +41,13 @@ def as_rgb(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(image.convert("RGB"))
 
 
+def nbytes(image: Image.Image | NDArray[np.uint8]) -> int:
+    """Memory that a frame takes, at most."""
+    if isinstance(image, np.ndarray):
+        return image.nbytes
+    return 4 * image.width * image.height  # Pillow stores each pixel of a colour image in four
+
+
 def region(image: Image.Image | NDArray[np.uint8], roi: Region | None) -> Image.Image | NDArray[np.uint8]:
     """The part of a frame that is classified. Raises SourceError where the frame does not hold all of it."""
     if roi is None:

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from attri.runtime.geometry import nbytes
+
 _ROOM = 4  # frames of a file that wait at least: enough to decode the next while one is classified
 _BYTES = 1 << 27  # of a file's frames that wait; one that is larger waits alone
 
@@ -36,9 +38,7 @@ class Frame:
 
     @property
     def nbytes(self) -> int:
-        if isinstance(self.image, np.ndarray):
-            return self.image.nbytes
-        return 4 * self.image.width * self.image.height  # Pillow gives each pixel of a colour picture four
+        return nbytes(self.image)
 
 
 class Intake:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from fakes import FakeSink, wait_for
 from results import make_result
@@ -110,3 +111,14 @@ def test_what_a_file_was_promised_gives_way_to_nothing(stuck) -> None:
     bench.delivery.offer(make_result(frame=99, changed=True), True, live=True)
     assert bench.end() == list(range(_ROOM + 1))
     assert bench.delivery.dropped == 1
+
+
+def test_large_frames_of_files_wait_for_a_slow_sink(stuck) -> None:
+    """Photographs of 200 megapixels that wait eight at a time would take 6 GB."""
+    bench, large = stuck(takes="all"), np.zeros((6000, 8000, 3), np.uint8)  # 144 MB that nothing is written to
+    bench.fill(count=1, live=False)
+    assert bench.delivery.has_room()
+    bench.delivery.offer(make_result(frame=1, image=large), True, live=False)
+    assert not bench.delivery.has_room()
+    assert bench.end() == [0, 1]
+    assert bench.delivery.has_room()
