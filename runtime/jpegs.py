@@ -9,7 +9,7 @@ _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA  # start of image, end of image, start of sc
 _STANDALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a length: TEM and the restarts
 _START = bytes((0xFF, _SOI, 0xFF))  # another marker always follows
 _CHUNK = 1 << 16
-_LARGEST = 1 << 26  # bytes; what has no end by then is given as it is
+_LARGEST = 1 << 28  # bytes, of any image that can be decoded; what has no end by then is given as it is
 
 
 def split_jpegs(stream: BinaryIO) -> Iterator[bytes]:

@@ -225,6 +225,13 @@ def test_jpegs_in_a_stream(jpegs: list[bytes], step: int, between: bytes) -> Non
     assert list(split_jpegs(stream)) == jpegs
 
 
+def test_a_jpeg_of_a_hundred_megabytes_is_not_cut(jpegs: list[bytes]) -> None:
+    """As 200 megapixels can be; here by comments, which take no time to decode."""
+    large = jpegs[0][:2] + b"\xff\xfe\xff\xff".ljust(65537, b"x") * 1600 + jpegs[0][2:]
+    assert len(large) > 100e6
+    assert [len(each) for each in split_jpegs(io.BytesIO(large + jpegs[1]))] == [len(large), len(jpegs[1])]
+
+
 def test_a_jpeg_that_breaks_off_costs_itself_alone(jpegs: list[bytes]) -> None:
     cut = jpegs[0][:-200]
     assert list(split_jpegs(io.BytesIO(cut + jpegs[1] + jpegs[3] + cut))) == [cut, jpegs[1], jpegs[3], cut]
