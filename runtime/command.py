@@ -8,12 +8,14 @@ import logging
 import os
 import select
 import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import click
 
 from attri.runtime.errors import AttriError, FailedError, MissingExtra
 from attri.runtime.logs import start_logging
+from attri.runtime.redact import has_password, redact, redact_uri
 
 _LOGGER = logging.getLogger("attri")
 
@@ -62,6 +64,7 @@ class Command(click.Command):
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         start_logging()
+        _hide_passwords(kwargs.get("args") or (args[0] if args else None) or sys.argv[1:])
         if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be text
             sys.stdout.reconfigure(errors="backslashreplace")
         code = self._code(*args, **{**kwargs, "standalone_mode": False})
@@ -92,6 +95,7 @@ class Command(click.Command):
         except click.exceptions.Exit as stop:
             return stop.exit_code
         except click.ClickException as error:
+            error.message = redact(error.message)  # it quotes what was typed
             error.show()
             return error.exit_code
         except (click.Abort, KeyboardInterrupt):
@@ -111,6 +115,14 @@ class Command(click.Command):
             _LOGGER.critical("this is a bug in attri:", exc_info=True)
             return 1
         return code if isinstance(code, int) else 0
+
+
+def _hide_passwords(words: Sequence[str]) -> None:
+    """Whatever option a URI was given to by mistake, no message may show its password."""
+    for word in words:
+        value = word.partition("=")[2] if word.startswith("--") else word
+        if not value.startswith("gst:") and has_password(value):
+            redact_uri(value)
 
 
 def _stdout_is_broken() -> bool:

@@ -16,10 +16,11 @@ def read_secret(variable: str, file: Path | None) -> str | None:
     """What the file holds, else the environment variable, else None; white space around it does not count.
 
     Raises:
-        UsageError: the file cannot be read, is empty, or is no text of one line.
+        UsageError: the file cannot be read or is empty, or the secret is no text of one line.
     """
     if file is None:
-        return os.environ.get(variable, "").strip() or None
+        secret = os.environ.get(variable, "").strip()
+        return _checked(secret, variable) if secret else None
     try:
         with file.open("rb") as stream:
             secret = stream.read(_LONGEST + 1).decode().strip()
@@ -28,8 +29,13 @@ def read_secret(variable: str, file: Path | None) -> str | None:
         raise UsageError(f"{file} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{file} is not text: write the secret alone on its first line") from error
-    if not secret or not secret.isprintable() or len(secret) > _LONGEST:
-        raise UsageError(f"{file} has to hold the secret alone, on one line")
+    _checked(secret, str(file))
     if public:
         _LOGGER.warning("%s can be read by everybody: chmod 600 %s", file, file)
+    return secret
+
+
+def _checked(secret: str, place: str) -> str:
+    if not secret or not secret.isprintable() or len(secret) > _LONGEST:
+        raise UsageError(f"{place} has to hold the secret alone, on one line")
     return secret

@@ -25,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 from attri.runtime.errors import MissingExtra, UsageError
 from attri.runtime.files import file_name
 from attri.runtime.printable import json_text
+from attri.runtime.redact import has_password
 from attri.runtime.result import Control, Result, Takes
 from attri.runtime.spool import Spool
 from attri.runtime.webhook import event_body
@@ -68,15 +69,16 @@ class Broker:
     @classmethod
     def parse(cls, url: str, password: str | None = None, **files: Path | None) -> Broker:
         """mqtt://[USER@]HOST[:PORT] or mqtts://... Raises UsageError."""
+        if has_password(url):
+            raise UsageError("--mqtt: no password in the URL: set ATTRI_MQTT_PASSWORD, or --mqtt-password-file")
         wanted = "--mqtt takes mqtt://[USER@]HOST[:PORT], or mqtts:// for TLS"
         try:
             parts = urlsplit(url)
             port = parts.port
-        except ValueError as error:
-            raise UsageError(f"{wanted}: {error}") from error
-        if parts.password is not None:
-            raise UsageError("--mqtt: no password in the URL: set ATTRI_MQTT_PASSWORD, or --mqtt-password-file")
-        if parts.scheme not in _PORTS or not parts.hostname or parts.path.strip("/") or parts.query:
+        except ValueError:  # its words may quote part of a user's name
+            raise UsageError(wanted) from None
+        rest = parts.path.strip("/") or parts.query or parts.fragment
+        if parts.scheme not in _PORTS or not parts.hostname or port == 0 or rest:
             raise UsageError(wanted)
         tls = parts.scheme == "mqtts"
         if not tls and any(files.values()):

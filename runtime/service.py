@@ -89,10 +89,7 @@ def unit_file(arguments: Sequence[str]) -> str:
     Raises:
         UsageError: there is a secret in the arguments; unit files can be read by everybody.
     """
-    if any(has_password(argument) for argument in arguments):
-        raise UsageError("--install-service: there is a password in a source: name it in a --sources file instead")
-    if any(argument.partition("=")[0] == "--webhook" for argument in arguments):
-        raise UsageError(f"--install-service: paths of webhooks are secrets: write ATTRI_WEBHOOK=URL into {SECRETS}")
+    _check_secrets(arguments)
     words = [argument for argument in arguments if argument != "--install-service"]
     if not {"--json", "--quiet"} & set(words):
         words.insert(words.index("--") if "--" in words else len(words), "--quiet")  # no line per frame in the journal
@@ -128,6 +125,23 @@ def unit_file(arguments: Sequence[str]) -> str:
         "WantedBy=multi-user.target",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _check_secrets(arguments: Sequence[str]) -> None:
+    """Raises UsageError: unit files can be read by everybody."""
+    for before, argument in zip(("", *arguments), arguments, strict=False):
+        option = argument.partition("=")[0] if argument.startswith("--") else before
+        if argument.partition("=")[0] == "--webhook":
+            raise UsageError(
+                f"--install-service: paths of webhooks are secrets: write ATTRI_WEBHOOK=URL into {SECRETS}"
+            )
+        if not has_password(argument):
+            continue
+        if option == "--mqtt":
+            raise UsageError(
+                f"--mqtt: no password in the URL: write ATTRI_MQTT_PASSWORD into {SECRETS}, or use --mqtt-password-file"
+            )
+        raise UsageError("--install-service: there is a password in a source: name it in a --sources file instead")
 
 
 def _watchdog_seconds() -> float | None:

@@ -125,7 +125,7 @@ def option_name(field_name: str) -> str:
 
 def _behind(word: str, watch: bool) -> list[SourceSpec]:
     """A pattern may match videos, and each is a source. Raises UsageError."""
-    name = redact_uri(word) if "://" in word and not word.startswith("gst:") else redact(word)
+    name = redact(word) if word.startswith("gst:") else redact_uri(word)
     if not word:  # an unset variable of a shell; as a path it would mean this folder
         raise UsageError("a SOURCE is empty")
     try:
@@ -219,7 +219,7 @@ def _glob(word: str, name: str) -> list[SourceSpec]:
     matches = glob.glob(word, recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
     files = sorted(path for path in map(Path, matches) if path.is_file())
     if not files:
-        raise UsageError(f"nothing matches {word}") from missing(word)
+        raise UsageError(f"nothing matches {name}") from missing(word)
     pictures = tuple(path for path in files if not _is_video(path))
     videos = [SourceSpec(str(path), "video", str(path), (path,)) for path in files if _is_video(path)]
     return [SourceSpec(word, "pictures", word, pictures), *videos] if pictures else videos

@@ -11,10 +11,12 @@ import sys
 import click
 import pytest
 
+from attri.runtime.cli import main
 from attri.runtime.command import _stdout_is_broken
 
 CODE = """
 import sys, click, socket
+from attri.runtime.cli import main
 from attri.runtime.command import Command
 
 @click.command(cls=Command)
@@ -70,3 +72,26 @@ def test_every_option_says_what_it_is_for(module: str) -> None:
     command = importlib.import_module(f"attri.{module}").main
     options = [each for each in command.params if isinstance(each, click.Option)]
     assert [each.name for each in options if not each.help] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["rtsp:/u:p%40s3cret@host/x"], "rtsp:/***@host/x"),
+        (["u:p%40s3cret@host/x"], "***@host/x"),
+        (["--threshold", "rtsp://u:s3cret@h"], "'rtsp://***@h'"),
+        (["--roi=u:s3cret@h"], "'***@h'"),
+        (["--rtsp://u:s3cret@h"], "--rtsp://***@h"),
+        (["camera0", "--bundle", "u:s3 cret@h"], "***@h"),
+        (["camera0", "--install-service", "--mqtt", "mqtt://u:s3cret@h"], "--mqtt: no password in the URL"),
+    ],
+)
+def test_no_error_shows_a_password(words: list[str], shown: str, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["attri-run", *words])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    out, err = capsys.readouterr()
+    assert stop.value.code in (1, 2)
+    assert out == ""
+    assert "s3" not in err
+    assert shown in err

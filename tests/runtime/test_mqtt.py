@@ -257,6 +257,12 @@ def test_a_connection_that_breaks_off_at_the_end(connect, tmp_path: Path) -> Non
         ("mqtt://[::1", "takes mqtt://"),
         ("mqtt://host:99999", "takes mqtt://"),
         ("mqtt://host/topic", "takes mqtt://"),
+        ("mqtt://host:0", "takes mqtt://"),
+        ("mqtt://host#topic", "takes mqtt://"),
+        ("mqtt://ann:s3cret/more@host", "no password in the URL"),
+        ("mqtt:/ann:s3cret@host", "no password in the URL"),
+        ("ann:s3cret@host", "no password in the URL"),
+        ("mqtt://s3cret\N{ACCOUNT OF}@host", "takes mqtt://"),
     ],
 )
 def test_urls_that_are_none(url: str, words: str) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import attri.runtime
 from attri.runtime.redact import has_password, redact, redact_uri
 
 
@@ -33,6 +36,15 @@ from attri.runtime.redact import has_password, redact, redact_uri
         ('extra-headers="a,Authorization=(string)Basic\\ secret" ! x', 'extra-headers="a,Authorization=***" ! x'),
         ("http://host:8080/people/me@home.jpg", "http://host:8080/people/me@home.jpg"),
         ("mail me@host about photos/a@b.png", "mail me@host about photos/a@b.png"),
+        ("http://h/?token=secret: Connection refused", "http://h/?token=***: Connection refused"),
+        ("(http://h/?token=secret), and so on", "(http://h/?token=***), and so on"),
+        ("http://h/?token=sec:ret.x,y", "http://h/?token=***"),
+        ("rtsp:/u:secret@host/x does not exist", "rtsp:/***@host/x does not exist"),
+        ("--mqtt takes mqtt://[USER:PASSWORD@]HOST[:PORT]", "--mqtt takes mqtt://[USER:PASSWORD@]HOST[:PORT]"),
+        ("--mqtt takes mqtt://[USER@]HOST[:PORT], or", "--mqtt takes mqtt://[USER@]HOST[:PORT], or"),
+        ("a password needs a user: mqtt://USER@HOST", "a password needs a user: mqtt://USER@HOST"),
+        ("mqtt://[USER@]HOST and mqtt://u:secret@h", "mqtt://[USER@]HOST and mqtt://***@h"),
+        ("mqtt://[USER:secret@host", "mqtt://***@host"),
         ("", ""),
     ],
 )
@@ -40,6 +52,7 @@ def test_what_is_hidden_and_what_is_not(text: str, wanted: str) -> None:
     assert redact(text) == wanted
 
 
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _ANY = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 _WORDS = st.text(st.characters(exclude_categories=["Z", "Cc", "Cs"]), min_size=1)
 
@@ -64,9 +77,60 @@ def test_any_secret_parameter_of_a_source(secret: str) -> None:
     assert redact(f"lost {uri}: refused") == "lost http://host/?user=me&password=***&x=1: refused"
 
 
+_MARK = "S3CRET"  # stands in a random text that is longer: one letter alone would be found anywhere
+_AROUND = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+_USERS = st.text(st.characters(categories=["L", "N"]), max_size=6)
+_BEFORE_USER = st.sampled_from(
+    ["rtsp://", "RTSP://", "rtsp:/", "rtsp:///", "rtsp:", "rtsp//", "rtsp/", "", "//", "x+y://", "htp://", "mqtt:/"]
+)
+
+
+@given(_BEFORE_USER, _USERS, _AROUND, _AROUND, st.sampled_from(["host", "host/x", "[::1]:554/x", "h/a@b", ""]))
+def test_a_password_however_the_uri_was_mistyped(before: str, user: str, left: str, right: str, after: str) -> None:
+    uri = f"{before}{user}:{left}{_MARK}{right}@{after}"
+    assert has_password(uri)
+    assert _MARK not in redact_uri(uri)
+    assert _MARK not in redact(f"error: {uri} does not exist")
+
+
+@given(st.sampled_from(["rtsp://h/?a=1&{}={}&b=2", "rtsp:/h/x?{}={}", "h?{}={}", "x_{}={}"]), _AROUND, _AROUND)
+def test_a_secret_parameter_wherever_it_stands(form: str, left: str, right: str) -> None:
+    for name in ("password", "token", "user-pw", "API-KEY"):
+        uri = form.format(name, (left + _MARK + right).replace("&", "").replace(";", ""))
+        assert _MARK not in redact_uri(uri)
+        assert _MARK not in redact(f"lost {uri}: refused")
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Z", "Cc"], exclude_characters="&;\"'<>\\"), max_size=8))
+def test_the_sentence_around_a_secret_stays(secret: str) -> None:
+    told = redact(f"http://h/?token={secret}{_MARK}: Connection refused")
+    assert told == "http://h/?token=***: Connection refused"
+
+
+@pytest.mark.parametrize(
+    "word", ["photos/me@home.jpg", "photo@2x.png", "me@host", "http://h/a@b.jpg", "a:b.png", "c:/x"]
+)
+def test_a_word_without_a_password_stays(word: str) -> None:
+    assert redact_uri(word) == word
+    assert not has_password(word)
+
+
+def test_no_message_of_the_program_is_redacted() -> None:
+    """What it says of how a URL is written has to stay readable."""
+    for file in Path(attri.runtime.__file__).parent.glob("*.py"):
+        tree = ast.parse(file.read_text())
+        texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and type(node.value) is str]
+        docstrings = [ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, _DOCUMENTED)]
+        for text in set(texts) - set(docstrings):
+            assert redact(text) == text, file.name
+
+
 @pytest.mark.parametrize(
     ("word", "wanted"),
     [
+        ("rtsp:/u:p%40ss@host/x", True),
+        ("u:p%40ss@host/x", True),
+        ("--mqtt=mqtt://u:pw@host", True),
         ("mqtt://ann@broker", False),
         ("camera0", False),
         ("http://h/?password=", False),

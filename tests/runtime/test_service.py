@@ -152,11 +152,22 @@ def test_systemd_reads_the_unit(as_command: Path, tmp_path: Path) -> None:
     assert "Failed to parse" in check.stderr  # it does look
 
 
-@pytest.mark.parametrize("source", ["rtsp://ann:s3cret@host/a", "http://h/video?token=s3cret"])
+@pytest.mark.parametrize(
+    "source",
+    ["rtsp://ann:s3cret@host/a", "http://h/video?token=s3cret", "rtsp:/ann:s3cret@host/a", "ann:s3cret@host/a"],
+)
 def test_no_password_goes_into_a_unit(as_command: Path, source: str) -> None:
     with pytest.raises(UsageError, match="--sources") as caught:
         unit_file([source])
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("words", [["--mqtt", "mqtt://ann:s3cret@h"], ["--mqtt=mqtt://ann:s3cret@h"]])
+def test_no_password_of_a_broker_goes_into_a_unit(as_command: Path, words: list[str]) -> None:
+    with pytest.raises(UsageError, match=r"^--mqtt: no password in the URL.*secrets\.env") as caught:
+        unit_file(["camera0", *words, "--quiet"])
+    assert "s3cret" not in str(caught.value)
+    assert "source" not in str(caught.value)
 
 
 @pytest.mark.parametrize("words", [["--webhook", "https://h/T0KEN"], ["--webhook=https://h/T0KEN"]])

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import http.client
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -171,3 +172,10 @@ def test_files_that_hold_no_secret(tmp_path: Path, data: bytes | None) -> None:
         file.write_bytes(data)
     with pytest.raises(UsageError, match="secret"):
         read_secret("ATTRI_X", file)
+
+
+@pytest.mark.parametrize("value", [b"two\nlines", b"\xff\xfe", b"x" * 9999])
+def test_environment_variables_that_hold_no_secret(value: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "ATTRI_X", os.fsdecode(value))
+    with pytest.raises(UsageError, match="ATTRI_X has to hold the secret alone, on one line"):
+        read_secret("ATTRI_X", None)
