@@ -346,7 +346,7 @@ class Unreadable:
         self.base = base
 
     def execute(self, query: str, *rest: object) -> object:
-        if query.startswith("SELECT *"):
+        if query.startswith("SELECT id"):
             raise sqlite3.OperationalError("disk I/O error")
         return self.base.execute(query, *rest)
 
