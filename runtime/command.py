@@ -95,8 +95,9 @@ class Command(click.Command):
         except click.exceptions.Exit as stop:
             return stop.exit_code
         except click.ClickException as error:
-            error.message = redact(error.message)  # it quotes what was typed
-            error.show()
+            words = io.StringIO()
+            error.show(words)
+            click.echo(redact(words.getvalue()), err=True, nl=False)  # it quotes what was typed
             return error.exit_code
         except (click.Abort, KeyboardInterrupt):
             _LOGGER.error("interrupted")

@@ -1,9 +1,13 @@
 """Events to an MQTT broker, by QoS 1 from a spool on the disk; Home Assistant finds the sources by itself.
 
+Everything is retained, so the spool also remembers the topics: what an earlier run published and this one does not is
+cleared when the broker is there.
+
 PREFIX/status            "online" or "offline" (last will), retained
 PREFIX/SOURCE            the last event as JSON, retained; `id` is unique, so that who gets it twice can tell; pictures
                          of a folder share it, and `source` in the event is the file
-PREFIX/SOURCE/state      "live", "retrying", "dead", ... as the source's health says, retained
+PREFIX/SOURCE/state      "live", "retrying", "dead", ... as the source's health says, retained; at the end "ended" or
+                         "dead"
 DISCOVERY/sensor/...     what Home Assistant has to know, retained
 """
 
@@ -12,11 +16,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import socket
 import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +29,11 @@ from urllib.parse import unquote, urlsplit
 
 from attri.runtime.errors import MissingExtra, UsageError
 from attri.runtime.files import file_name
+from attri.runtime.home_assistant import identifier, sensors
 from attri.runtime.printable import json_text
 from attri.runtime.redact import has_password
 from attri.runtime.result import Control, Result, Takes
-from attri.runtime.spool import Spool
+from attri.runtime.spool import Message, Spool
 from attri.runtime.webhook import event_body
 
 if TYPE_CHECKING:
@@ -37,7 +43,8 @@ _LOGGER = logging.getLogger("attri")
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 _WINDOW = 20  # messages on their way at a time
 _TICK = 0.5  # seconds between looks at the sources' health
-_LAST_MOMENTS = 0.6  # seconds that close() waits for the broker, and half of it for a farewell
+_LAST_MOMENTS = 0.6  # seconds that close() gives to events that wait
+_FAREWELL = 0.3  # and then to the last words, and to paho's thread
 _RECONNECT = (1, 60)  # seconds, at first and at most
 ONLINE, OFFLINE = "online", "offline"
 
@@ -95,12 +102,13 @@ class MqttSink:
     Args:
         broker: where to.
         prefix: of every topic; also this client's name, so two on one broker need two.
-        spool: opens the spool.
+        spool: opens the spool, which is of this broker and prefix alone.
         control: for the names and the health of sources.
         discovery: Home Assistant's prefix ("homeassistant"), or None.
 
     Raises:
         UsageError: a prefix that is no topic, or certificates that cannot be read.
+        SinkError: the disk is full.
         MissingExtra: paho-mqtt is not installed.
     """
 
@@ -120,16 +128,26 @@ class MqttSink:
         if not prefix.strip("/") or set(prefix) & set("+#\0") or not prefix.isprintable():
             raise UsageError(f"--mqtt-topic {prefix!r} is no topic: letters, digits and slashes")
         self._broker, self._prefix, self._topk = broker, prefix.strip("/"), topk
-        self._control, self._discovery = control, discovery
+        self._control = control
+        sources = [health.source for health in control.health()]
+        self._topics = source_topics(self._prefix, sources)
+        self._configs: dict[str, dict[str, Any]] = {}  # of Home Assistant, by topic
+        for source, topic in self._topics.items() if discovery else ():
+            self._configs |= sensors(discovery or "", self._prefix, source, topic)
         self._client = self._make_client()
         self._spool = spool()
-        self._topics: dict[str, str] = {}  # of each source
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._spool.close)
+            self._stale = self._note_topics()
+            undo.pop_all()
+        self._clearing: dict[int, str] = {}  # topics that the broker was told to clear, by paho's id
         self._states: dict[str, str] = {}  # as the broker knows them
         self._flying: deque[tuple[int, int]] = deque()  # (paho's id, the spool's), in order
         self._answers: deque[int] = deque()  # paho's ids of what the broker took, from its thread
         self._taken: set[int] = set()
         self._connection = 0  # counts them; 0 is none yet
         self._online, self._silent = False, False
+        self._deadline, self._parted = float("inf"), False  # when close() no longer waits; the farewell was taken
         self._wake, self._stop = threading.Event(), threading.Event()
         self._client.connect_async(broker.host, broker.port, keepalive=30)
         self._client.loop_start()
@@ -137,24 +155,42 @@ class MqttSink:
         self._thread.start()
 
     def write(self, result: Result) -> None:
-        self._spool.add(self._topic(result.origin), event_body(result, self._topk))
+        self._spool.add(self._topics[result.origin], event_body(result, self._topk))
         self._wake.set()
 
     def close(self) -> None:
         """Waits a moment for what is on its way; the rest stays on the disk for the next run."""
+        self._deadline = time.monotonic() + _LAST_MOMENTS
         self._stop.set()
         self._wake.set()
-        self._thread.join(_LAST_MOMENTS)
-        if self._online:
-            farewell = self._client.publish(f"{self._prefix}/status", OFFLINE, 1, True)
-            with contextlib.suppress(RuntimeError, ValueError):  # the connection broke off just now
-                farewell.wait_for_publish(_LAST_MOMENTS / 2)
-        self._client.disconnect()
+        self._thread.join(_LAST_MOMENTS + _FAREWELL)
         # It joins paho's thread, which may be waiting for a host that does not answer.
         stop = threading.Thread(target=self._client.loop_stop, daemon=True)
         stop.start()
-        stop.join(_LAST_MOMENTS / 2)
+        if self._parted or not self._online:
+            self._client.disconnect()
+        else:
+            self._break_off()
+        stop.join(_FAREWELL)
         self._spool.close()
+
+    def _break_off(self) -> None:
+        """End the connection without a word, so that the broker publishes the last will."""
+        connection = self._client.socket()
+        if isinstance(connection, socket.socket):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _note_topics(self) -> list[str]:
+        """Remember what will be retained; what was so and is no longer ours to publish is to be cleared."""
+        states = [f"{topic}/state" for topic in self._topics.values()]
+        known = self._spool.retain([*self._configs, *states, *self._topics.values()])
+        return [topic for topic in known if self._is_ours(topic)]
+
+    def _is_ours(self, topic: str) -> bool:
+        """Whether a topic from the disk, which may be damaged, is one that this prefix publishes."""
+        own = topic.startswith(f"{self._prefix}/") or f"/sensor/{identifier(self._prefix)}_" in topic
+        return own and not set(topic) & set("+#\0")
 
     def _make_client(self) -> Client:
         try:
@@ -207,13 +243,14 @@ class MqttSink:
 
     def _run(self) -> None:
         greeted, looked, last = 0, 0.0, 0
-        while not (self._stop.is_set() and self._finished()):
+        while not self._is_over():
             self._settle()
             if self._online and greeted != self._connection:
                 # paho sends again what was on its way; nothing newer may overtake it.
                 if not self._flying:
                     greeted = self._connection
-                    self._greet()
+                    if not self._stop.is_set():
+                        self._greet()
             elif self._online:
                 if time.monotonic() - looked > _TICK:
                     looked = time.monotonic()
@@ -221,14 +258,21 @@ class MqttSink:
                 last = self._send(last)
             self._wake.wait(_TICK)
             self._wake.clear()
+        if self._online:
+            self._part()
 
-    def _finished(self) -> bool:
-        return not self._online or len(self._spool) == 0
+    def _is_over(self) -> bool:
+        if not self._stop.is_set():
+            return False
+        return not self._online or len(self._spool) == 0 or time.monotonic() > self._deadline
 
     def _settle(self) -> None:
         """Remove from the spool what the broker has, up to the first that it does not have."""
         while self._answers:
-            self._taken.add(self._answers.popleft())
+            answer = self._answers.popleft()
+            self._taken.add(answer)
+            if answer in self._clearing:
+                self._spool.forget(self._clearing.pop(answer))
         while self._flying and self._flying[0][0] in self._taken:
             sent, message = self._flying.popleft()
             self._taken.remove(sent)
@@ -237,62 +281,53 @@ class MqttSink:
 
     def _send(self, last: int) -> int:
         for message in self._spool.after(last, _WINDOW - len(self._flying)):
-            info = self._client.publish(message.topic, message.body, 1, True)
-            self._flying.append((info.mid, message.id))
+            self._flying.append((self._send_one(message), message.id))
             last = message.id
         return last
 
+    def _send_one(self, message: Message) -> int:
+        """The id under which it will be answered. Events of a source that is gone are not retained."""
+        if self._is_ours(message.topic):
+            return self._client.publish(message.topic, message.body, 1, message.topic in self._topics.values()).mid
+        _LOGGER.error("error: %s is damaged: one of its events has no topic and is left out", self._spool.path)
+        self._answers.append(-message.id)
+        return -message.id
+
     def _greet(self) -> None:
         self._client.publish(f"{self._prefix}/status", ONLINE, 1, True)
+        for topic in self._stale:  # once: paho sends again what the broker did not take
+            self._clearing[self._client.publish(topic, b"", 1, True).mid] = topic
+        self._stale.clear()
+        for topic, config in self._configs.items():
+            self._client.publish(topic, json_text(config), 1, True)
         self._states.clear()
-        for health in self._control.health() if self._discovery else []:
-            for topic, config in self._discoveries(health.source).items():
-                self._client.publish(topic, json_text(config), 1, True)
         self._wake.set()
 
     def _report_health(self) -> None:
         for health in self._control.health():
-            if self._states.get(health.source) != health.state:
-                self._states[health.source] = health.state
-                self._client.publish(f"{self._topic(health.source)}/state", health.state, 1, True)
+            self._report(health.source, health.state)
 
-    def _topic(self, source: str) -> str:
-        if source not in self._topics:
-            name = file_name(source)
-            if f"{self._prefix}/{name}" in (taken := set(self._topics.values())) or name == "status":
-                name += "-" + hashlib.sha256(source.encode(errors="replace")).hexdigest()[:6]
-            assert f"{self._prefix}/{name}" not in taken
-            self._topics[source] = f"{self._prefix}/{name}"
-        return self._topics[source]
+    def _report(self, source: str, state: str) -> None:
+        if self._states.get(source) != state:
+            self._states[source] = state
+            self._client.publish(f"{self._topics[source]}/state", state, 1, True)
 
-    def _discoveries(self, source: str) -> dict[str, dict[str, Any]]:
-        """Home Assistant's sensors of a source: its label, with the event as attributes, and the label's score."""
-        topic = self._topic(source)
-        unique = "".join(char if char.isascii() and char.isalnum() else "_" for char in topic)
-        unique += "_" + hashlib.sha256(topic.encode()).hexdigest()[:6]
-        shown = source.encode(errors="replace").decode()
-        common = {
-            "state_topic": topic,
-            "availability": [
-                {"topic": f"{self._prefix}/status"},
-                {"topic": f"{topic}/state", "payload_available": "live"},
-            ],
-            "availability_mode": "all",
-            "device": {"identifiers": [self._prefix], "name": self._prefix, "manufacturer": "attri"},
-        }
-        label = {
-            "name": shown,
-            "unique_id": f"{unique}_label",
-            "value_template": "{{ value_json.label or 'none' }}",
-            "json_attributes_topic": topic,
-            "icon": "mdi:tag",
-        }
-        score = {
-            "name": f"{shown} score",
-            "unique_id": f"{unique}_score",
-            "value_template": "{{ (value_json.score * 100) | round(1) }}",
-            "unit_of_measurement": "%",
-            "state_class": "measurement",
-        }
-        kinds = {"label": label, "score": score}
-        return {f"{self._discovery}/sensor/{unique}/{kind}/config": common | own for kind, own in kinds.items()}
+    def _part(self) -> None:
+        """Say how each source ended, and that this is the end."""
+        for health in self._control.health():
+            self._report(health.source, "dead" if health.state == "dead" else "ended")
+        farewell = self._client.publish(f"{self._prefix}/status", OFFLINE, 1, True)
+        with contextlib.suppress(RuntimeError, ValueError):  # the connection broke off just now
+            farewell.wait_for_publish(_FAREWELL)
+            self._parted = farewell.is_published()
+
+
+def source_topics(prefix: str, sources: Sequence[str]) -> dict[str, str]:
+    """The topic of each source: by their names and order alone, so that the next run finds what this one retained."""
+    topics: dict[str, str] = {}
+    for source in sources:
+        plain, digest = file_name(source), hashlib.sha256(source.encode(errors="replace")).hexdigest()
+        taken = {f"{prefix}/status", *topics.values()}
+        names = (f"{prefix}/{name}" for name in (plain, f"{plain}-{digest[:6]}", f"{plain}-{digest}"))
+        topics[source] = next(name for name in names if name not in taken)
+    return topics

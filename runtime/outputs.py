@@ -214,7 +214,7 @@ def _mqtt(outputs: Outputs, control: Control) -> Any:
     password = read_secret("ATTRI_MQTT_PASSWORD", outputs.mqtt_password_file)
     files = {"ca": outputs.mqtt_ca, "certificate": outputs.mqtt_cert, "key": outputs.mqtt_key}
     broker = Broker.parse(outputs.mqtt, password, **files)
-    prefix = outputs.mqtt_topic or f"attri/{socket.gethostname()}"
+    prefix = (outputs.mqtt_topic or f"attri/{socket.gethostname()}").strip("/")
     target = f"{broker.address}/{prefix}"
     discovery = "homeassistant" if outputs.home_assistant else None
     spool = functools.partial(_spool, outputs, "mqtt", target)

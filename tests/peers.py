@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,7 +10,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -90,12 +91,96 @@ class Listener:
         self.client.loop_stop()
 
 
+class Relay:
+    """Stands between a client and a broker, and can keep the broker's acknowledgements back.
+
+    held      while it is set, PUBACKs wait here
+    release   asked of each packet that the client sends: whether those that wait go on
+    """
+
+    def __init__(self, port: int, release: Callable[[bytes], bool]) -> None:
+        self.held, self._broker, self._release = threading.Event(), port, release
+        self._waiting: list[tuple[socket.socket, bytes]] = []
+        self._lock = threading.Lock()
+        self._connections: list[socket.socket] = []
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def cut(self) -> None:
+        """Break every connection off; what waits is lost."""
+        with self._lock:
+            self._waiting.clear()
+        for connection in self._connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        self.cut()
+        for connection in self._connections:
+            connection.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, broker = self._server.accept()[0], socket.create_connection(("127.0.0.1", self._broker))
+                self._connections += [client, broker]
+                for job in (self._up, self._down):
+                    threading.Thread(target=job, args=(client, broker), daemon=True).start()
+
+    def _up(self, client: socket.socket, broker: socket.socket) -> None:
+        for packet in _packets(client):
+            with contextlib.suppress(OSError):
+                broker.sendall(packet)
+            if self._release(packet):
+                self._let_go()
+        with contextlib.suppress(OSError):
+            broker.shutdown(socket.SHUT_WR)
+
+    def _down(self, client: socket.socket, broker: socket.socket) -> None:
+        for packet in _packets(broker):
+            with self._lock, contextlib.suppress(OSError):
+                if self.held.is_set() and packet[0] >> 4 == 4:  # PUBACK
+                    self._waiting.append((client, packet))
+                else:
+                    client.sendall(packet)
+        with contextlib.suppress(OSError):
+            client.shutdown(socket.SHUT_RDWR)
+
+    def _let_go(self) -> None:
+        with self._lock, contextlib.suppress(OSError):
+            for client, packet in self._waiting:
+                client.sendall(packet)
+            self._waiting.clear()
+
+
+def _packets(connection: socket.socket) -> Iterator[bytes]:
+    """MQTT control packets as they come: a byte, the length of the rest in seven bits a byte, the rest."""
+    with contextlib.suppress(OSError), connection.makefile("rb") as stream:
+        while head := stream.read(1):
+            size = shift = 0
+            while True:
+                head += stream.read(1)
+                size |= (head[-1] & 127) << shift
+                shift += 7
+                if head[-1] < 128:
+                    break
+            yield head + stream.read(size)
+
+
 class HookServer:
-    """Keeps what comes, and answers with the next of `answers`, or 200; "hang" answers nothing."""
+    """Keeps what comes, and answers with the next of `answers`, or 200; "hang" answers nothing, "drip" a status and
+    then a letter of a header at a time, for as long as the client listens."""
 
     def __init__(self) -> None:
         self.answers: list[int | str] = []
         self.requests: list[tuple[dict[str, str], bytes]] = []
+        self.closed, self.dripped = threading.Event(), threading.Event()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
         self.server.daemon_threads, self.server.block_on_close = True, False
         self.url = f"http://127.0.0.1:{self.server.server_port}/hook/T0KEN"
@@ -112,10 +197,20 @@ class HookServer:
                 if answer == "hang":
                     time.sleep(3)
                     return
+                if answer == "drip":
+                    self.drip()
+                    return
                 self.send_response(int(answer))
                 self.send_header("Location", outer.url + "/elsewhere")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
+
+            def drip(self) -> None:
+                with contextlib.suppress(OSError):
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+                    while not outer.closed.wait(0.02):
+                        self.wfile.write(b"x")
+                outer.dripped.set()
 
             do_GET = do_POST
 
@@ -128,5 +223,6 @@ class HookServer:
         return [json.loads(body)["frame"] for _, body in self.requests]
 
     def close(self) -> None:
+        self.closed.set()
         self.server.shutdown()
         self.server.server_close()

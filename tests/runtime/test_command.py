@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import logging
 import os
 import subprocess
 import sys
@@ -87,6 +88,7 @@ def test_every_option_says_what_it_is_for(module: str) -> None:
     ],
 )
 def test_no_error_shows_a_password(words: list[str], shown: str, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # that of this stderr, which others must not get
     monkeypatch.setattr(sys, "argv", ["attri-run", *words])
     with pytest.raises(SystemExit) as stop:
         main()

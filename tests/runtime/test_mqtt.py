@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -13,15 +14,21 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jinja2
 import pytest
-from peers import PREFIX, Listener, Mosquitto, real, wait_for
+from peers import PREFIX, Listener, Mosquitto, Relay, real, wait_for
 from results import FakeControl, file_size_limit, make_result
 
 from attri.runtime.errors import SinkError, UsageError
-from attri.runtime.mqtt import Broker, MqttSink
+from attri.runtime.home_assistant import sensors
+from attri.runtime.mqtt import Broker, MqttSink, source_topics
 from attri.runtime.spool import Spool, spool_path
 
 TESTS = Path(__file__).parents[1]
+
+
+def sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @pytest.fixture
@@ -207,12 +214,217 @@ def test_tls(connect, listen, tmp_path: Path, caplog) -> None:
         broker.kill()
 
 
-def test_names_that_fall_together_stay_apart(connect) -> None:
+def test_names_that_fall_together_stay_apart() -> None:
+    names = ["a/b", "a?b", "status", "b", "b-" + sha("b?")[:6], "b?"]
+    topics = source_topics(PREFIX, names)
+    assert topics["a/b"] == f"{PREFIX}/a-b"
+    assert len(set(topics.values())) == len(names)
+    assert f"{PREFIX}/status" not in topics.values()
+
+
+def test_topics_do_not_depend_on_who_comes_first(connect, tmp_path: Path) -> None:
+    """They are retained: the next run has to write over what this one wrote."""
+    names, found = ("cam 1", "cam-1", "cam_1"), []
+    for order in (names, names[::-1]):
+        sink = connect(1, *names)
+        for source in order:
+            sink.write(make_result(source, changed=True))
+        sink.close()
+        spool = Spool(tmp_path / "spool.sqlite")
+        found.append({json.loads(message.body)["source"]: message.topic for message in spool.after(0, 9)})
+        spool.done(99)
+        spool.close()
+    assert found[0] == found[1] == source_topics(PREFIX, names)
+
+
+class HomeAssistant:
+    """Its rule of availability (MqttAvailabilityMixin), written down from its source: each topic starts out as not
+    available, a rendered payload that is neither of the two words changes nothing, and mode "all" wants all topics."""
+
+    def __init__(self, config: dict[str, object]) -> None:
+        assert config["availability_mode"] == "all"
+        self.rules = {each["topic"]: each for each in config["availability"]}
+        self.available = dict.fromkeys(self.rules, False)
+
+    def hear(self, topic: str, payload: str) -> None:
+        rule = self.rules[topic]
+        if "value_template" in rule:
+            payload = jinja2.Template(rule["value_template"]).render(value=payload)
+        if payload == rule.get("payload_available", "online"):
+            self.available[topic] = True
+        elif payload == rule.get("payload_not_available", "offline"):
+            self.available[topic] = False
+
+    def is_available(self) -> bool:
+        return all(self.available.values())
+
+
+@pytest.mark.parametrize("state", ["opening", "retrying", "frozen", "dead", "ended", "live"])
+def test_home_assistant_sees_what_became_of_a_source(state: str) -> None:
+    for config in sensors("homeassistant", PREFIX, "door", f"{PREFIX}/door").values():
+        home = HomeAssistant(config)
+        home.hear(f"{PREFIX}/status", "online")
+        assert not home.is_available()
+        for before in ("live", state):
+            home.hear(f"{PREFIX}/door/state", before)
+        assert home.is_available() == (state == "live")
+        home.hear(f"{PREFIX}/door/state", "live")
+        assert home.is_available()
+        home.hear(f"{PREFIX}/status", "offline")
+        assert not home.is_available()
+
+
+def retained(listen: Callable[..., Listener], port: int) -> dict[str, bytes]:
+    """What the broker holds now: it comes before whatever is published after the subscription."""
+    listener = listen(port)
+
+    def heard() -> bool:
+        listener.client.publish("marker", b"", 1)
+        return bool(listener.of("marker"))
+
+    wait_for(heard)
+    return {topic: payload for topic, payload, held in list(listener.messages) if held}
+
+
+@real
+def test_what_is_no_longer_there_is_cleared(broker, connect, listen) -> None:
+    others = listen(broker.port)
+    others.client.publish("homeassistant/sensor/somebody/config", b"{}", 1, True)
+    others.client.publish(f"{PREFIX}/by/hand", b"x", 1, True)
+    others.client.publish(f"{PREFIX}2/camera1", b"x", 1, True)
+    first = connect(broker.port, "camera0", "camera1", discovery="homeassistant")
+    for source in ("camera0", "camera1"):
+        first.write(make_result(source, 1, changed=True))
+    wait_for(lambda: others.frames("camera1") == [1] and others.of(f"{PREFIX}/camera1/state") == [b"live"])
+    first.close()
+    before = retained(listen, broker.port)
+
+    second = connect(broker.port, "camera0", discovery="homeassistant")  # camera1 was removed
+    wait_for(lambda: others.of(f"{PREFIX}/camera1")[-1] == others.of(f"{PREFIX}/camera1/state")[-1] == b"")
+    wait_for(lambda: others.of(f"{PREFIX}/camera0/state")[-1] == b"live")
+    second.close()
+    after = retained(listen, broker.port)
+    gone = set(before) - set(after)
+    assert {topic.removeprefix(PREFIX) for topic in gone if topic.startswith(PREFIX)} == {"/camera1", "/camera1/state"}
+    assert len(gone) == 4  # and two sensors
+    assert {"homeassistant/sensor/somebody/config", f"{PREFIX}/by/hand", f"{PREFIX}2/camera1"} <= set(after)
+    assert after[f"{PREFIX}/camera0"] == before[f"{PREFIX}/camera0"]
+
+    cleared = len(others.of(f"{PREFIX}/camera1"))
+    third = connect(broker.port, "camera0")  # Home Assistant is no longer wanted
+    wait_for(lambda: others.of(f"{PREFIX}/camera0/state")[-1] == b"live")
+    third.close()
+    assert not [topic for topic in retained(listen, broker.port) if "camera0_" in topic]
+    assert len(others.of(f"{PREFIX}/camera1")) == cleared  # once is enough
+
+
+@real
+def test_what_is_gone_is_cleared_when_the_broker_comes_back(broker, connect, listen) -> None:
+    first = connect(broker.port, "camera0", "camera1")
+    first.write(make_result("camera1", 1, changed=True))
+    listener = listen(broker.port)
+    wait_for(lambda: listener.frames("camera1") == [1])
+    broker.process.send_signal(signal.SIGSTOP)
+    first.write(make_result("camera1", 2, changed=True))  # waits, and its source is gone before it is delivered
+    first.close()
+    second = connect(broker.port, "camera0")
+    second.close()  # a run that never reached the broker
+    broker.process.send_signal(signal.SIGCONT)
+    connect(broker.port, "camera0").write(make_result("camera0", 3, changed=True))
+    wait_for(lambda: listener.frames("camera0") == [3])
+    assert [json.loads(event)["frame"] for event in listener.of(f"{PREFIX}/camera1") if event][-1] == 2
+    held = retained(listen, broker.port)
+    assert f"{PREFIX}/camera1" not in held
+    assert f"{PREFIX}/camera1/state" not in held
+
+
+@real
+def test_two_with_their_own_prefixes_leave_each_other_alone(broker, listen, tmp_path: Path) -> None:
+    def run(prefix: str, *sources: str) -> MqttSink:
+        path = spool_path(tmp_path, "mqtt", f"mqtt://127.0.0.1:{broker.port}/{prefix}")
+        target = Broker("127.0.0.1", broker.port)
+        return MqttSink(target, prefix, lambda: Spool(path), FakeControl(*sources), "homeassistant")
+
+    listener = listen(broker.port)
+    for left, right in (("camera0", "camera1"), ("camera1", "camera0")):
+        sinks = [run("attri/a", left), run("attri/b", right)]
+        for name, source in (("a", left), ("b", right)):
+            wait_for(lambda name=name, source=source: listener.of(f"attri/{name}/{source}/state")[-1:] == [b"live"])
+        held = retained(listen, broker.port)
+        for sink in sinks:
+            sink.close()
+    states = {topic: payload for topic, payload in held.items() if topic.endswith("/state")}
+    assert states == {"attri/a/camera1/state": b"live", "attri/b/camera0/state": b"live"}
+    assert len([topic for topic in held if topic.endswith("/config")]) == 4
+
+
+@real
+@pytest.mark.parametrize(("state", "last"), [("ended", b"ended"), ("opening", b"ended"), ("dead", b"dead")])
+def test_the_last_state_of_a_source_stays(state: str, last: bytes, broker, listen, tmp_path: Path) -> None:
+    control = FakeControl("clip.mp4", state="opening")
+    sink = MqttSink(Broker("127.0.0.1", broker.port), PREFIX, lambda: Spool(tmp_path / "s"), control)
+    listener = listen(broker.port)
+    wait_for(lambda: listener.of(f"{PREFIX}/clip.mp4/state") == [b"opening"])
+    control.states["clip.mp4"] = state  # and at once the end, as of a short clip
+    sink.close()
+    held = retained(listen, broker.port)
+    assert (held[f"{PREFIX}/clip.mp4/state"], held[f"{PREFIX}/status"]) == (last, b"offline")
+
+
+@real
+def test_no_online_after_the_end(broker, listen, tmp_path: Path) -> None:
+    """The connection was lost, is there again, and what was on its way is acknowledged in the very last moment."""
+    relay = Relay(broker.port, lambda packet: packet[0] >> 4 == 3 and packet.endswith(b"offline"))
+    watcher = listen(broker.port)
+    sink = MqttSink(Broker("127.0.0.1", relay.port), PREFIX, lambda: Spool(tmp_path / "s"), FakeControl())
+    wait_for(lambda: watcher.of(f"{PREFIX}/camera0/state") == [b"live"])
+    relay.held.set()
+    for frame in range(3):
+        sink.write(make_result(frame=frame, changed=True))
+    wait_for(lambda: relay.waiting() == 3)
+    relay.cut()
+    wait_for(lambda: relay.waiting() == 3)  # paho has connected again and sent them anew
+    sink.close()
+    relay.close()
+    wait_for(lambda: watcher.of(f"{PREFIX}/status")[-1] == b"offline")
+    assert retained(listen, broker.port)[f"{PREFIX}/status"] == b"offline"
+
+
+@real
+def test_offline_when_the_last_events_are_not_acknowledged(broker, listen, tmp_path: Path) -> None:
+    """The farewell has no room among what is on its way, so the last will has to say it."""
+    relay, watcher = Relay(broker.port, lambda packet: False), listen(broker.port)
+    sink = MqttSink(Broker("127.0.0.1", relay.port), PREFIX, lambda: Spool(tmp_path / "s"), FakeControl())
+    wait_for(lambda: watcher.of(f"{PREFIX}/camera0/state") == [b"live"])
+    relay.held.set()
+    for frame in range(40):
+        sink.write(make_result(frame=frame, changed=True))
+    wait_for(lambda: relay.waiting() == 20)
+    sink.close()
+    relay.close()
+    wait_for(lambda: watcher.of(f"{PREFIX}/status")[-1] == b"offline")
+
+
+@real
+def test_an_event_whose_topic_was_damaged_holds_nothing_up(broker, connect, listen, tmp_path: Path, caplog) -> None:
     sink = connect(1)
-    topics = [sink._topic(name) for name in ("a/b", "a?b", "status", "a/b")]
-    assert topics[0] == topics[3] == f"{PREFIX}/a-b"
-    assert len(set(topics)) == 3
-    assert f"{PREFIX}/status" not in topics
+    for frame in range(4):
+        sink.write(make_result(frame=frame, changed=True))
+    sink.close()
+    base = sqlite3.connect(tmp_path / "spool.sqlite")
+    with base:
+        for number, topic in enumerate((b"attri/line2/#", b"\xff\xfe", None), 1):
+            base.execute("UPDATE messages SET topic = ? WHERE id = ?", (topic, number))
+        base.execute("INSERT INTO retained VALUES (?), (?)", ("somebody/else", f"{PREFIX}/+"))
+    base.close()
+    listener, again = listen(broker.port), connect(broker.port)
+    wait_for(lambda: listener.frames() == [3])
+    again.close()
+    assert "is damaged" in caplog.text
+    assert not listener.of("somebody/else")
+    spool = Spool(tmp_path / "spool.sqlite")
+    assert len(spool) == 0
+    spool.close()
 
 
 def test_pictures_of_a_folder_share_a_topic(connect) -> None:

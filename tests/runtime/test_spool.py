@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sqlite3
@@ -63,8 +64,9 @@ def test_a_disk_that_becomes_full_keeps_what_waits(full_disk: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [None, b"not a database, " * 99])
-def test_a_full_disk_in_one_line_with_exit_code_1(data: bytes | None, tmp_path: Path, capsys) -> None:
+def test_a_full_disk_in_one_line_with_exit_code_1(data: bytes | None, tmp_path: Path, capsys, monkeypatch) -> None:
     """1, since room may come: a service is started again."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # that of this stderr, which others must not get
 
     @click.command(cls=Command)
     @output_options

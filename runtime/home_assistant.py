@@ -1,0 +1,55 @@
+"""What Home Assistant's MQTT discovery has to know of each source: two sensors, and when they are available."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+# Home Assistant takes "online" and "offline" alone, and ignores every other word that a source's state may be.
+_IS_LIVE = "{{ 'online' if value == 'live' else 'offline' }}"
+
+
+def sensors(discovery: str, prefix: str, source: str, topic: str) -> dict[str, dict[str, Any]]:
+    """The sensors of a source: its label, with the event as attributes, and the label's score.
+
+    Args:
+        discovery: prefix of Home Assistant's own topics.
+        prefix: of ours; PREFIX/status says whether this program runs.
+        source: name that people see.
+        topic: of its events; TOPIC/state says how the source is.
+
+    Returns:
+        The topic and the content of each configuration.
+    """
+    unique = f"{identifier(topic)}_{hashlib.sha256(topic.encode()).hexdigest()[:6]}"
+    shown = source.encode(errors="replace").decode()
+    common = {
+        "state_topic": topic,
+        "availability": [
+            {"topic": f"{prefix}/status"},
+            {"topic": f"{topic}/state", "value_template": _IS_LIVE},
+        ],
+        "availability_mode": "all",
+        "device": {"identifiers": [prefix], "name": prefix, "manufacturer": "attri"},
+    }
+    label = {
+        "name": shown,
+        "unique_id": f"{unique}_label",
+        "value_template": "{{ value_json.label or 'none' }}",
+        "json_attributes_topic": topic,
+        "icon": "mdi:tag",
+    }
+    score = {
+        "name": f"{shown} score",
+        "unique_id": f"{unique}_score",
+        "value_template": "{{ (value_json.score * 100) | round(1) }}",
+        "unit_of_measurement": "%",
+        "state_class": "measurement",
+    }
+    kinds = {"label": label, "score": score}
+    return {f"{discovery}/sensor/{unique}/{kind}/config": common | own for kind, own in kinds.items()}
+
+
+def identifier(topic: str) -> str:
+    """A topic in the letters that discovery topics may hold."""
+    return "".join(char if char.isascii() and char.isalnum() else "_" for char in topic)
