@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import http.client
 import logging
 import random
+import socket
 import threading
 import time
 import urllib.error
@@ -23,7 +25,8 @@ from attri.runtime.sinks import json_object
 from attri.runtime.spool import Message, Spool
 
 _LOGGER = logging.getLogger("attri")
-TIMEOUT = 5.0  # seconds a request may take
+TIMEOUT = 5.0  # seconds a request may take, all in all, but for looking the host's name up
+_LOOK = 0.1  # seconds between tries to break off one that takes longer
 OLDEST = 86_400.0  # seconds after which an event is given up
 _PAUSES = (1.0, 60.0)  # seconds between tries, at first and at most
 _AGAIN = (408, 425, 429)  # these refuse the moment, the other 4xx the event
@@ -153,4 +156,49 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         """A POST that is redirected would arrive as a GET without its body."""
 
 
-_OPENER = urllib.request.build_opener(_NoRedirect)
+class _Deadline:
+    """For urllib's handlers: its timeout is of each read, so that a server that sends a byte now and then holds a
+    request for ever. After TIMEOUT its connection is broken off."""
+
+    def do_open(self, http_class: Any, req: urllib.request.Request, **options: Any) -> Any:
+        opened: list[http.client.HTTPConnection] = []
+        answered, expired = threading.Event(), threading.Event()
+
+        def connection(*args: Any, **kwargs: Any) -> http.client.HTTPConnection:
+            opened.append(http_class(*args, **kwargs))
+            return opened[-1]
+
+        def watch() -> None:
+            if answered.wait(TIMEOUT):
+                return
+            expired.set()
+            while not answered.wait(_LOOK):  # a connection may come about after the deadline
+                for each in opened:
+                    _break_off(each.sock)
+
+        threading.Thread(target=watch, name="webhook deadline", daemon=True).start()
+        try:
+            response = super().do_open(connection, req, **options)  # type: ignore[misc]  # of the class beside this one
+        finally:
+            answered.set()
+        if expired.is_set():  # half an answer looks like a whole one
+            response.close()
+            raise TimeoutError("timed out")
+        return response
+
+
+class _Http(_Deadline, urllib.request.HTTPHandler):
+    pass
+
+
+class _Https(_Deadline, urllib.request.HTTPSHandler):
+    pass
+
+
+def _break_off(connection: socket.socket | None) -> None:
+    if connection is not None:
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect, _Http, _Https)

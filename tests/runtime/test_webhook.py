@@ -67,6 +67,18 @@ def test_what_fails_is_tried_again_in_order(server: HookServer, hook, caplog) ->
     assert "T0KEN" not in caplog.text
 
 
+def test_an_answer_that_drips_in_is_broken_off(server: HookServer, hook, caplog) -> None:
+    """Each read of it is in time, and the status came at once."""
+    server.answers += ["drip", 200]
+    sink = hook(server.url)
+    for frame in range(2):
+        sink.write(make_result(frame=frame, changed=True))
+    wait_for(lambda: sink.delivered == 2)
+    assert server.frames == [0, 0, 1]
+    assert "timed out" in caplog.text
+    wait_for(server.dripped.is_set)  # nothing of the first one is left
+
+
 @pytest.mark.parametrize("status", [400, 401, 404, 302, 307])
 def test_what_is_refused_for_good_is_given_up(server: HookServer, hook, status: int, caplog) -> None:
     server.answers += [status]
