@@ -306,7 +306,8 @@ def test_stdout_on_a_full_disk(bundle, picture_files, tmp_path: Path) -> None:
 def test_the_page_for_operators_names_what_there_is() -> None:
     text = (Path(__file__).parents[2] / "docs" / "operate.md").read_text()
     known = {name for parameter in main.params for name in parameter.opts}
-    assert set(re.findall(r"--[a-z][a-z-]+", text)) - known == {"--now"}  # systemctl's
+    foreign = {"--now", "--remove-retained", "--retained-only"}  # systemctl's and mosquitto_sub's
+    assert set(re.findall(r"--[a-z][a-z-]+", text)) - known == foreign
     for kind in ("X-Attri-Signature", "X-Attri-Timestamp", "ATTRI_MQTT_PASSWORD", "ATTRI_SERVE_TOKEN"):
         assert kind in text
     (recipe,) = re.findall(r"^    import hashlib, hmac\n((?:    .*\n)+)", text, re.MULTILINE)
