@@ -260,6 +260,7 @@ class MqttSink:
             self._wake.clear()
         if self._online:
             self._part()
+        self._settle()  # what was acknowledged with the farewell
 
     def _is_over(self) -> bool:
         if not self._stop.is_set():
