@@ -59,7 +59,7 @@ class Delivery:
         if self._broken:
             return True
         with self._changed:
-            held = sum(nbytes(result.picture) for result, _ in self._queue)
+            held = sum(nbytes(item.picture) for item, _ in self._queue if isinstance(item, Result))
             return held < _BYTES and len(self._queue) + self._batch <= self._room
 
     def offer(self, result: Result, due: bool, live: bool) -> None:
