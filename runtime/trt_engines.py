@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -100,10 +101,15 @@ def _engine(
 ) -> TrtEngine:
     graph = bundle.graph(name, "tensorrt")
     key = make_key(bundle, graph, gpu, options or BuildOptions())
-    if not rebuild and (plan := _find(store, key, options)):
+    plan: Plan | None = None
+    if not rebuild:
+        # What is refused here may be half replaced: another process renames one file after the other, under the lock.
+        with suppress(EngineError):
+            plan = _find(store, key, options)
+    if plan:
         return _load(plan, graph, gpu)
     with store.lock(tell):
-        if not rebuild and (plan := _find(store, key, options)):  # built while this process waited
+        if not rebuild and (plan := _find(store, key, options)):  # written while this process waited
             return _load(plan, graph, gpu)
         for machine in store.foreign(key.name, gpu.machine):
             tell(f"{store.folder} has an engine of {key.name} for {machine}, which does not run on {gpu.machine}")

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import onnxruntime
@@ -22,6 +23,7 @@ from attri.runtime.cuda import Cuda, system
 from attri.runtime.engines import Request, open_engines
 from attri.runtime.errors import BundleError, EngineError, MissingExtra, ParityError, UsageError
 from attri.runtime.ort import OrtEngine
+from attri.runtime.plans import Store
 
 LABELS = ["red apple", "bird", "a small house", "cat"]
 
@@ -265,6 +267,30 @@ def test_a_rebuild_that_fails_leaves_the_engine_that_worked(copy, jetson):
     with pytest.raises(EngineError):
         open_engines(Bundle.open(copy), Request(rebuild=True))
     assert {file: file.read_bytes() for file in (copy / "engines").iterdir()} == before
+
+
+def test_an_engine_that_is_half_replaced_is_no_damaged_one(copy, jetson):
+    """Another process renames an engine, and then its record; in between they do not belong together."""
+    Classifier.load(copy).close()
+    (file,) = (copy / "engines").glob("vision.*.plan")
+    whole = file.read_bytes()
+    locked, waiting, told = threading.Event(), threading.Event(), []
+
+    def replace():
+        with Store(copy / "engines").lock(print):
+            file.write_bytes(whole + b"another")
+            locked.set()
+            waiting.wait()
+            file.write_bytes(whole)
+
+    other = threading.Thread(target=replace, daemon=True)
+    other.start()
+    locked.wait()
+    for engine in open_engines(Bundle.open(copy), tell=lambda line: told.append(line) or waiting.set()):
+        engine.close()
+    other.join()
+    assert told == [f"another process builds engines in {copy}/engines: waiting for it"]
+    assert jetson.builds == 2
 
 
 # What is chosen, and why.
