@@ -106,7 +106,7 @@ def build_engines(path: Path, options: BuildOptions, folder: Path | None, rebuil
     for engine in engines:
         engine.close()
     if options.hardware_compatible or options.version_compatible:
-        list_plans(bundle)
+        list_plans(bundle, click_tell)
     click.echo(f"engines {folder}  {gpu.machine}")
 
 

@@ -12,10 +12,11 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,12 @@ from attri.runtime.errors import EngineError
 SCHEMA = 1
 AMPERE = (8, 0)
 KEY_BYTES = 32
+# Fields of a record, of its key and of that key's machine, and the JSON type of each.
+_RECORD: dict[str, type] = {"schema": int, "key": dict, "built": str, "plan": dict, "figures": dict}
+_KEY: dict[str, type] = {"name": str, "graph": str, "machine": dict, "precision": str, "ranges": dict}
+_KEY |= {"hardware_compatible": bool, "version_compatible": bool}
+_MACHINE: dict[str, type] = {"tensorrt": str, "gpu": str, "capability": str, "system": str}
+_VERSION = re.compile(r"[0-9]{1,9}(\.\w{1,20})+", re.ASCII)
 Tell = Callable[[str], None]
 
 
@@ -61,15 +68,41 @@ class Key:
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan that was found and may be loaded."""
+    """A verified engine, which may be loaded.
+
+    Attributes:
+        data: the bytes that were verified. The file may have been replaced since; these have not.
+    """
 
     path: Path
     key: Key
     built: str  # UTC, ISO 8601
     figures: dict[str, Any]
+    data: bytes = field(repr=False)
 
-    def read(self) -> bytes:
-        return self.path.read_bytes()
+
+@dataclass(frozen=True)
+class _Record:
+    """An engine's JSON file, well-formed but not yet verified.
+
+    Attributes:
+        content: the JSON, all of it.
+        sha256, size: of the file.
+    """
+
+    file: Path
+    key: Key
+    content: dict[str, Any]
+    sha256: str
+    size: int
+
+    @property
+    def path(self) -> Path:
+        return self.file.with_suffix(".plan")
+
+    @property
+    def built(self) -> str:
+        return str(self.content["built"])
 
 
 class Store:
@@ -92,41 +125,46 @@ class Store:
         Raises:
             EngineError: there is one, but it is damaged, or built by someone else.
         """
-        plans, refused = [], ""
-        for file in sorted(self.folder.glob(f"{name}.{digest or '*'}.json")):
+        records, refused = [], ""
+        for file in self._files(name, digest):
             try:
-                plan = self._read(file)
-                if plan.key.graph == graph and fits(plan.key, machine):
-                    self._check(plan, file)
-                    plans.append(plan)
+                record = _read(file)
             except EngineError as error:
                 refused = str(error)
-        if not plans and refused:
+                continue
+            if record.key.graph == graph and fits(record.key, machine):
+                records.append(record)
+        for record in sorted(records, key=lambda record: record.built, reverse=True):
+            try:
+                return self._verify(record)  # one at a time: plans are large
+            except EngineError as error:
+                refused = str(error)
+        if refused:
             raise EngineError(f"{refused}; this is {machine}: --rebuild makes a new one")
-        return max(plans, key=lambda plan: plan.built) if plans else None
+        return None
 
     def foreign(self, name: str, machine: Machine) -> list[str]:
         """Machines that have a plan of this name, and are not this one."""
         found = set()
-        for file in self.folder.glob(f"{name}.*.json"):
-            try:
-                key = self._read(file).key
-            except EngineError:
-                continue
-            if not fits(key, machine):
-                found.add(str(key.machine))
+        for file in self._files(name):
+            with suppress(EngineError):
+                key = _read(file).key
+                if not fits(key, machine):
+                    found.add(str(key.machine))
         return sorted(found)
 
-    def portable(self) -> list[str]:
-        """Files of the plans that were built here for other machines too."""
-        names = []
-        for file in sorted(self.folder.glob("*.json")):
+    def portable(self) -> dict[str, dict[str, Any]]:
+        """Files of the engines that were built here for other machines too: size and sha256 by name, of what was
+        verified, which is what a manifest may list."""
+        entries = {}
+        for file in self._files("*"):
             with suppress(EngineError):
-                plan = self._read(file)
-                self._check(plan, file)
-                if plan.key.hardware_compatible or plan.key.version_compatible:
-                    names += [plan.path.name, file.name]
-        return names
+                record = _read(file)
+                if record.key.hardware_compatible or record.key.version_compatible:
+                    size = len(self._verify(record).data)
+                    entries[record.path.name] = {"size": size, "sha256": record.content["plan"]["sha256"]}
+                    entries[file.name] = {"size": record.size, "sha256": record.sha256}
+        return entries
 
     def save(self, key: Key, plan: bytes, figures: Mapping[str, Any]) -> Plan:
         """Write a plan and, last, since it makes the plan count, its JSON. Raises EngineError where it cannot."""
@@ -142,7 +180,7 @@ class Store:
         record["seal"] = seal(record)
         text = json.dumps(record, indent=2, sort_keys=True).encode() + b"\n"
         self.write({path.name: plan, path.with_suffix(".json").name: text})
-        return Plan(path, key, built, dict(figures))
+        return Plan(path, key, built, dict(figures), plan)
 
     def timing_cache(self, machine: Machine) -> bytes:
         """What earlier builds measured; b"" where nothing was, or someone else did."""
@@ -172,14 +210,13 @@ class Store:
 
     def keep_only(self, key: Key) -> None:
         """Drop what else `find` would find or refuse in the place of this plan."""
-        for file in self.folder.glob(f"{key.name}.*.json"):
+        for file in self._files(key.name):
             try:
-                other = self._read(file).key
+                other = _read(file).key
             except EngineError:
                 other = None
             if other is None or (other != key and other.graph == key.graph and fits(other, key.machine)):
-                file.unlink()
-                file.with_suffix(".plan").unlink(missing_ok=True)
+                self._remove(file)
 
     @contextmanager
     def lock(self, tell: Tell) -> Iterator[None]:
@@ -203,33 +240,76 @@ class Store:
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def _read(self, file: Path) -> Plan:
-        """The record alone. Raises EngineError where it cannot be read."""
-        try:
-            record = json.loads(file.read_text(encoding="utf-8"))
-            key = dict(record["key"])
-            key["machine"] = Machine(**{"system": ""} | key["machine"])  # early records lack it, and fit nowhere
-            key["ranges"] = {dim: tuple(each) for dim, each in key["ranges"].items()}
-            if record["schema"] != SCHEMA:
-                raise ValueError(f"schema {record['schema']}")
-            return Plan(file.with_suffix(".plan"), Key(**key), str(record["built"]), dict(record["figures"]))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise EngineError(f"{file} is damaged ({error})") from error
+    def _files(self, name: str, digest: str | None = None) -> list[Path]:
+        """Records of a graph: of "vision", but not of "vision.s8"."""
+        return sorted(self.folder.glob(f"{name}.{digest or '[0-9a-f]' * 16}.json"))
 
-    def _check(self, plan: Plan, file: Path) -> None:
-        """The plan is the one of the record, and the record is ours or the manifest lists both. Raises EngineError."""
-        what = f"{plan.path}, built for {plan.key.machine},"
+    def _remove(self, file: Path) -> None:
+        """Drop a record, first, since it makes the plan count, and its plan. Raises EngineError where it cannot."""
         try:
-            text, sha256 = file.read_bytes(), hashlib.sha256(plan.path.read_bytes()).hexdigest()
+            file.unlink(missing_ok=True)
+            file.with_suffix(".plan").unlink(missing_ok=True)
+        except OSError as error:
+            raise EngineError(f"cannot remove {file}: {error.strerror}") from error
+
+    def _verify(self, record: _Record) -> Plan:
+        """The plan is the one of the record, and the record is ours or the manifest lists both. Raises EngineError."""
+        what = f"{record.path}, built for {record.key.machine},"
+        try:
+            data = record.path.read_bytes()
         except OSError as error:
             raise EngineError(f"{what} cannot be read ({error.strerror})") from error
-        record = json.loads(text)
-        if sha256 != record["plan"]["sha256"]:
+        sha256 = hashlib.sha256(data).hexdigest()
+        if sha256 != record.content["plan"]["sha256"]:
             raise EngineError(f"{what} is damaged")
-        both = {plan.path.name: sha256, file.name: hashlib.sha256(text).hexdigest()}
-        listed = both.items() <= self.listed.items()
-        if not listed and not hmac.compare_digest(str(record.get("seal")), seal(record)):
+        both = {record.path.name: sha256, record.file.name: record.sha256}
+        if not both.items() <= self.listed.items() and not _is_sealed(record.content):
             raise EngineError(f"{what} was not built on this machine by this user, and plans are code")
+        return Plan(record.path, record.key, record.built, record.content["figures"], data)
+
+
+def _read(file: Path) -> _Record:
+    """A record, with every field of its type. Raises EngineError where it cannot be read or is not well-formed."""
+    try:
+        text = file.read_bytes()
+        content = json.loads(text.decode())
+        _require(content, _RECORD)
+        if content["schema"] != SCHEMA:
+            raise ValueError(f"schema {content['schema']}")
+        _require(content["plan"], {"size": int, "sha256": str})
+        _canonical(content)  # nested too deeply for the seal? then here
+        return _Record(file, _key(content["key"]), content, hashlib.sha256(text).hexdigest(), len(text))
+    except (OSError, ValueError, RecursionError) as error:
+        raise EngineError(f"{file} is damaged ({error})") from error
+
+
+def _key(fields: dict[str, Any]) -> Key:
+    """The key of a record. Raises ValueError where a field is missing, unknown, or of no use."""
+    _require(fields, _KEY, closed=True)
+    machine = {"system": ""} | fields["machine"]  # early records lack it, and fit nowhere
+    _require(machine, _MACHINE, closed=True)
+    if not all(_VERSION.fullmatch(machine[name]) for name in ("tensorrt", "capability")):
+        raise ValueError("a version is not one")
+    if not all(value.isprintable() for value in machine.values()):
+        raise ValueError("a machine's name is not printable")
+    if not all(_is_range(each) for each in fields["ranges"].values()):
+        raise ValueError("a range is not three whole numbers")
+    ranges = {dim: tuple(each) for dim, each in fields["ranges"].items()}
+    return Key(**fields | {"machine": Machine(**machine), "ranges": ranges})
+
+
+def _require(value: Any, kinds: Mapping[str, type], closed: bool = False) -> None:
+    """`value` is an object with these fields, each exactly of its type; `closed`: and no others. Raises ValueError."""
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    if wrong := [name for name, kind in kinds.items() if type(value.get(name)) is not kind]:
+        raise ValueError(f"{', '.join(wrong)} missing or of another type")
+    if closed and (unknown := value.keys() - kinds.keys()):
+        raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
+
+
+def _is_range(value: Any) -> bool:
+    return isinstance(value, list) and [type(each) for each in value] == [int] * 3
 
 
 def fits(key: Key, machine: Machine) -> bool:
@@ -245,6 +325,11 @@ def seal(record: Mapping[str, Any]) -> str:
     """HMAC-SHA256 of a record without its seal. Raises EngineError where no key can be kept."""
     rest = {name: value for name, value in record.items() if name != "seal"}
     return _mac(_canonical(rest))
+
+
+def _is_sealed(record: Mapping[str, Any]) -> bool:
+    """Whether the record carries the seal of this user on this machine."""
+    return hmac.compare_digest(str(record.get("seal")).encode(errors="replace"), seal(record).encode())
 
 
 def _mac(data: bytes) -> str:

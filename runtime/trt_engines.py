@@ -140,7 +140,7 @@ def _find(store: Store, key: Key, options: BuildOptions | None) -> Plan | None:
 def _load(plan: Plan, graph: Path, gpu: Gpu) -> TrtEngine:
     try:
         host_code = plan.key.version_compatible
-        return TrtEngine(gpu.trt, gpu.cuda, plan.read(), read_border(graph), host_code=host_code)
+        return TrtEngine(gpu.trt, gpu.cuda, plan.data, read_border(graph), host_code=host_code)
     except EngineError as error:
         raise EngineError(
             f"{error}; {plan.path} was built for {plan.key.machine}, this is {gpu.machine}: --rebuild makes a new one"
@@ -182,15 +182,15 @@ def _build(
     return engine
 
 
-def list_plans(bundle: Bundle) -> None:
+def list_plans(bundle: Bundle, tell: Tell) -> None:
     """Enter the bundle's portable engines in its manifest, so that other machines take them too. Raises EngineError.
 
     What stands there already, of other machines, stays for as long as the files are the same.
     """
-    files = bundle.manifest.files
-    built = [f"{ENGINES}/{name}" for name in Store(bundle.file(ENGINES)).portable()]
+    files, store = bundle.manifest.files, Store(bundle.file(ENGINES))
+    with store.lock(tell):  # or an engine that is being replaced is left out
+        entries = {f"{ENGINES}/{name}": entry for name, entry in store.portable().items()}
     try:
-        entries = {name: file_entry(bundle.file(name)) for name in built}
         gone = [name for name in files if name.startswith(f"{ENGINES}/") and not _is_there(bundle, name)]
         kept = {name: entry for name, entry in files.items() if name not in gone}
         save_manifest(dataclasses.replace(bundle.manifest, files=kept | entries), bundle.path)

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from attri.runtime import plans
 from attri.runtime.errors import EngineError
@@ -36,7 +38,7 @@ def find(store, machine=ORIN, **more):
 def test_what_was_kept_is_found_with_all_that_it_is(store):
     store.save(KEY, PLAN, {"parity": {"image features": 0.9999}})
     plan = find(store)
-    assert plan.read() == PLAN
+    assert plan.data == PLAN
     assert plan.key == KEY
     assert plan.figures == {"parity": {"image features": 0.9999}}
     assert sorted(file.suffix for file in store.folder.iterdir()) == [".json", ".plan"]
@@ -115,6 +117,111 @@ def test_a_damaged_engine_is_an_error_until_it_is_rebuilt(store, damage, message
     assert len([*store.folder.glob("*.json")]) == 1
 
 
+def test_what_was_verified_is_what_is_loaded(store):
+    found_in = store.save(KEY, PLAN, {}).path
+    plan = find(store)
+    found_in.write_bytes(b"another engine")
+    assert plan.data == PLAN
+
+
+def test_what_a_manifest_lists_is_what_was_verified(store):
+    portable = dataclasses.replace(KEY, hardware_compatible=True)
+    file = store.save(portable, PLAN, {}).path
+    record = file.with_suffix(".json").read_bytes()
+    listed = store.portable()
+    assert listed == {
+        each.name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for each, data in ((file, PLAN), (file.with_suffix(".json"), record))
+    }
+    file.write_bytes(b"another engine")
+    assert store.portable() == {}
+
+
+def paths(value, at=()):
+    """Every place in a JSON document."""
+    yield at
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield from paths(value[key], (*at, key))
+
+
+def changed(record, at, change):
+    """A copy with another value at that place; without it, where `change` is GONE."""
+    if not at:
+        return change
+    copy = json.loads(json.dumps(record))
+    inner = copy
+    for key in at[:-1]:
+        inner = inner[key]
+    if change is GONE:
+        del inner[at[-1]]
+    else:
+        inner[at[-1]] = change
+    return copy
+
+
+def find_or_refuse(store):
+    """What is found, or None where the error says what to do."""
+    try:
+        return find(store)
+    except EngineError as error:
+        message = str(error)
+    assert "--rebuild makes a new one" in message
+    return None
+
+
+GONE = object()
+ODD = [GONE, None, True, -1, 0.5, 10**30, "", "10", ".", "10.3.0", "²", "9" * 5000, "\u00e9", "\ud800", "\x1b[2J"]
+ODD += [[], [1], {}, {"x": 1}, {"x": [1, 2, 3]}]
+
+
+def test_a_record_with_a_wrong_value_anywhere_is_damaged_or_fits_nowhere(store):
+    portable = dataclasses.replace(KEY, hardware_compatible=True, version_compatible=True)
+    file = store.save(portable, PLAN, {"parity": {"image features": 0.9999}}).path.with_suffix(".json")
+    whole = json.loads(file.read_text())
+    assert find(store) is not None
+    for at in paths(whole):
+        for odd in ODD if at else ODD[1:]:
+            record = changed(whole, at, odd)
+            file.write_text(json.dumps(record))
+            if record == whole:
+                continue
+            assert find_or_refuse(store) is None
+            assert all(machine.isprintable() for machine in store.foreign("vision", THOR))
+            assert store.portable() == {}
+    store.keep_only(portable)
+
+
+@settings(deadline=None)  # it syncs files to the disk
+@given(st.data())
+def test_a_record_with_damaged_bytes_is_never_a_bug(tmp_path_factory, data):
+    store = Store(tmp_path_factory.mktemp("engines"))
+    file = store.save(KEY, PLAN, {}).path.with_suffix(".json")
+    text = file.read_bytes()
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, len(text)))
+    damaged = text[:start] + data.draw(st.binary(max_size=8)) + text[end:]
+    file.write_bytes(damaged)
+    assert find_or_refuse(store) is None or json.loads(damaged) == json.loads(text)
+    store.foreign("vision", THOR)
+    store.keep_only(KEY)
+
+
+@pytest.mark.parametrize("text", ['{"x":' * 100_000, "[" * 100_000], ids=["objects", "lists"])
+def test_a_record_that_is_nested_without_end_is_damaged(store, text):
+    file = store.save(KEY, PLAN, {}).path.with_suffix(".json")
+    file.write_text(text)
+    with pytest.raises(EngineError, match="is damaged"):
+        find(store)
+
+
+def test_a_damaged_record_of_another_graph_is_not_this_ones(store):
+    other = store.save(dataclasses.replace(KEY, name="vision.s8"), PLAN, {}).path.with_suffix(".json")
+    other.write_text("{")
+    assert find(store) is None
+    store.keep_only(KEY)
+    assert other.exists()
+
+
 def test_an_engine_of_another_machine_of_the_same_kind_is_refused(store, tmp_path, monkeypatch):
     store.save(KEY, PLAN, {})
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "other machine"))
@@ -141,7 +248,7 @@ def test_what_the_manifest_lists_is_taken(store, tmp_path, monkeypatch):
     file = store.save(KEY, PLAN, {}).path
     listed = {each.name: hashlib.sha256(each.read_bytes()).hexdigest() for each in (file, file.with_suffix(".json"))}
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "other machine"))
-    assert find(Store(store.folder, listed)).read() == PLAN
+    assert find(Store(store.folder, listed)).data == PLAN
     for wrong in ({file.name: listed[file.name]}, listed | {file.name: "0" * 64}):
         with pytest.raises(EngineError, match="plans are code"):
             find(Store(store.folder, wrong))
@@ -231,7 +338,7 @@ def test_a_full_disk_leaves_what_was_there(store, monkeypatch, written, before):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(EngineError, match=r"cannot write to .*: No space left on device"):
         store.save(KEY, PLAN + b"more", {})
-    assert find(store).read() == PLAN if before else find(store) is None
+    assert find(store).data == PLAN if before else find(store) is None
     assert not [file for file in store.folder.iterdir() if file.name.startswith(".")]
 
 
