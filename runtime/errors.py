@@ -80,4 +80,8 @@ class MissingExtra(FailedError):
     """Args: module: what failed to import; extra: the extra of attri that brings it."""
 
     def __init__(self, module: str, extra: str) -> None:
-        super().__init__(f"{module} is not installed: pip install 'attri[{extra}]'")
+        super().__init__(module, extra)  # unpickling calls the class with these again
+        self.module, self.extra = module, extra
+
+    def __str__(self) -> str:
+        return f"{self.module} is not installed: pip install 'attri[{self.extra}]'"
