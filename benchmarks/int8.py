@@ -114,7 +114,9 @@ def accuracy(folder: Path, run: Path) -> str:
     sides = {"float32": Classifier.load(folder / "accuracy" / "fp32", device="cpu")}
     bundle = Bundle.open(folder / "accuracy" / "int8")
     for flavour in (U8S8, S8S8):
-        vision, text = (OrtEngine(bundle.file(FILES[flavour][name]), "cpu") for name in (VISION, TEXT))
+        vision, text = (
+            OrtEngine(bundle.file(FILES[flavour][name]), "cpu", integers=flavour.integers) for name in (VISION, TEXT)
+        )
         sides[f"int8 {flavour.name}"] = Classifier(bundle, vision, text, trained.classes, TextCache(64 << 20))
     lines = [f"| pocket, trained, held-out pictures | {' | '.join(sides)} |", "|---" * (1 + len(sides)) + "|"]
     for what, root in (("own style", IMAGES / "test"), ("other style", OTHER_STYLE)):

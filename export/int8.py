@@ -83,9 +83,10 @@ class Judge:
         manifest = bundle.manifest
         return cls(bundle, pixels, run_model(model, pixels, manifest.labels, manifest.text["template"]))
 
-    def __call__(self, files: dict[str, str], gates: Gates) -> Report:
-        """files: name of the vision and of the text graph in the bundle"""
-        classifier = classifier_of(self.bundle, (files[VISION], files[TEXT]))
+    def __call__(self, flavour: Flavour, gates: Gates) -> Report:
+        """The bundle's graphs of that flavour."""
+        files = FILES[flavour]
+        classifier = classifier_of(self.bundle, (files[VISION], files[TEXT]), integers=flavour.integers)
         return judge(self.reference, run_bundle(classifier, self.pixels, self.reference.retrieved), gates)
 
 
@@ -187,7 +188,7 @@ class Search:
         while True:
             for name in self.sources:
                 self.write(name)
-            report = self.judge(self.files, gates)
+            report = self.judge(self.flavour, gates)
             missed = next((stage for stage in report.stages if not stage.held), None)
             if missed is None:
                 return report
@@ -230,7 +231,7 @@ class Search:
             self.tell(f"int8 {self.flavour.name}: sensitivity of the {len(self.found[name])} layers of {name}")
             source = self.sources[name]
             self.drifts[name] = int8.sensitivity(
-                source.proto, self.full[name], self.found[name], source.few, self.folder
+                source.proto, self.full[name], self.found[name], source.few, self.folder, self.flavour
             )
         return self.drifts[name]
 

@@ -169,15 +169,19 @@ def compare(model: AttriPrompt, bundle: Bundle, pixels: NDArray[np.float32], gat
 
 
 def classifier_of(
-    bundle: Bundle, files: tuple[str, str] = (VISION, TEXT), wrap: Callable[[Engine], Engine] = lambda engine: engine
+    bundle: Bundle,
+    files: tuple[str, str] = (VISION, TEXT),
+    wrap: Callable[[Engine], Engine] = lambda engine: engine,
+    integers: bool = True,
 ) -> Classifier:
     """The runtime's classifier on the CPU, without a cache, of a bundle that has no manifest on disk yet.
 
     Args:
         files: the vision and the text graph in the bundle.
         wrap: what to put around each engine.
+        integers: as of `OrtEngine`.
     """
-    vision, text = (wrap(OrtEngine(bundle.file(name), "cpu")) for name in files)
+    vision, text = (wrap(OrtEngine(bundle.file(name), "cpu", integers=integers)) for name in files)
     return Classifier(bundle, vision, text, bundle.manifest.labels, TextCache(0))
 
 

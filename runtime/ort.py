@@ -31,7 +31,9 @@ class OrtEngine:
         path: the ONNX file.
         device: "cpu", "cuda", "tensorrt" (ONNX Runtime's own use of TensorRT; what that cannot take runs on CUDA), or
             "auto": CUDA where ONNX Runtime has it and it starts, else the CPU.
-        threads: for the operators on the CPU; None is one per core that this process may use.
+        threads: for the operators on the CPU; None is as many as CPUs that this process may use.
+        integers: whether integer kernels compute int8 products; False computes them in float32, as ONNX defines them.
+            Processors without VNNI add pairs of products in 16 bits, where weights of 8 bits overflow.
 
     Raises:
         EngineError: the device is not there, or the graph cannot be loaded.
@@ -39,7 +41,7 @@ class OrtEngine:
         UsageError: no such kind of device.
     """
 
-    def __init__(self, path: Path, device: str = "auto", threads: int | None = None) -> None:
+    def __init__(self, path: Path, device: str = "auto", threads: int | None = None, *, integers: bool = True) -> None:
         try:
             import onnxruntime as ort
         except ModuleNotFoundError as error:
@@ -52,12 +54,12 @@ class OrtEngine:
             raise EngineError(f"--device {device}: {lack}: pip install 'attri[gpu]'")
         wanted = usual_device() if device == "auto" else device
         try:
-            self._session = _session(path, wanted, threads)
+            self._session = _session(path, wanted, threads, integers)
             self.description = f"ONNX Runtime {ort.__version__} on {wanted}"
         except EngineError:
             if device != "auto" or wanted == "cpu":
                 raise
-            self._session = _session(path, "cpu", threads)
+            self._session = _session(path, "cpu", threads, integers)
             self.description = f"CUDA does not start here: ONNX Runtime {ort.__version__} on cpu"
 
     limits: Mapping[str, int] = {}  # nothing is bounded, and nobody writes to it
@@ -80,7 +82,7 @@ def usual_device() -> str:
     return "cuda" if PROVIDERS["cuda"] in ort.get_available_providers() else "cpu"
 
 
-def _session(path: Path, device: str, threads: int | None) -> Any:
+def _session(path: Path, device: str, threads: int | None, integers: bool) -> Any:
     """A session on `device` and nothing else. Raises EngineError."""
     import onnxruntime as ort
 
@@ -89,6 +91,8 @@ def _session(path: Path, device: str, threads: int | None) -> Any:
     # Two graphs take turns. Threads of the one that is done would spin on for a while, and keep the cores from the
     # other: that costs a fifth of a frame and more on two cores (benchmarks/session.md).
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not integers:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.log_severity_level = 3
     try:
         # Left to itself a session whose provider fails prints that, on stdout, and goes on with the CPU. Old

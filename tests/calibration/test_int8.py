@@ -57,9 +57,9 @@ def initializers(proto):
     return {weight.name: numpy_helper.to_array(weight) for weight in proto.graph.initializer}
 
 
-def run(proto, tmp_path, feed):
+def run(proto, tmp_path, feed, integers=True):
     (tmp_path / "graph.onnx").write_bytes(proto.SerializeToString())
-    return OrtEngine(tmp_path / "graph.onnx", "cpu").run(feed)
+    return OrtEngine(tmp_path / "graph.onnx", "cpu", integers=integers).run(feed)
 
 
 def test_layers_are_blocks_and_nothing_of_retrieval(vision, text, found):
@@ -141,23 +141,53 @@ def test_activations_have_the_scale_of_their_range(quantized, flavour, scale, ze
         assert values[node.input[2]] == zero
 
 
-def test_int8_in_numpy_is_what_the_graph_computes(vision, quantized, found, measured, pictures, pocket_model, tmp_path):
-    """One product of the S8S8 graph, integer by integer."""
+@pytest.mark.parametrize("flavour", [U8S8, S8S8], ids=lambda flavour: flavour.name)
+def test_int8_in_numpy_is_what_the_graph_computes(vision, quantized, found, pictures, pocket_model, tmp_path, flavour):
+    """One product, integer by integer, on any processor."""
     proto = onnx.ModelProto()
-    proto.CopyFrom(quantized[S8S8])
+    proto.CopyFrom(quantized[flavour])
     name = found["block 0"][0]
     node = next(node for node in vision.graph.node if node.name == name)
     proto.graph.output.extend(
         onnx.helper.make_tensor_value_info(value, FLOAT, None) for value in (node.input[0], node.output[0])
     )
-    outputs = run(proto, tmp_path, {"pixels": pictures(pocket_model.backbone.preprocess(), 2)})
-    x, y = outputs[-2:]
+    feed = {"pixels": pictures(pocket_model.backbone.preprocess(), 2)}
+    x, y = run(proto, tmp_path, feed, flavour.integers)[-2:]
     values = initializers(proto)
     weight, channel = values[node.input[1] + "_quantized"].astype(np.int64), values[node.input[1] + "_scale"]
-    step = values[node.input[0] + "_scale"]
-    integers = np.clip(np.rint(x / step), -128, 127).astype(np.int64)
+    step, zero = values[node.input[0] + "_scale"], values[node.input[0] + "_zero_point"]
+    limits = np.iinfo(zero.dtype)
+    integers = np.clip(np.rint(x / step) + zero, limits.min, limits.max).astype(np.int64) - zero
     # Rounding ties may fall otherwise on one in thousands of values; a step of one moves a sum by one weight.
     assert np.abs(integers @ weight * (step * channel) - y).max() <= 2 * step * (np.abs(weight) * channel).max()
+
+
+@pytest.mark.parametrize("flavour", [U8S8, S8S8], ids=lambda flavour: flavour.name)
+def test_the_greatest_products_do_not_overflow(tmp_path, flavour):
+    """Every activation and weight at its end, where sums of two products have 16 bits without VNNI."""
+    names = ["step", "zero", "weight", "channel", "none"]
+    activation, zero = (np.int8, 0) if flavour.symmetric else (np.uint8, 96)
+    greatest = 127 if flavour.symmetric else 64
+    weight = np.full((64, 8), greatest, np.int8) * np.array([1, -1] * 4, np.int8)
+    constants = [np.float32(0.5), np.array(zero, activation), weight, np.ones(8, np.float32), np.zeros(8, np.int8)]
+    nodes = [
+        onnx.helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["integers"]),
+        onnx.helper.make_node("DequantizeLinear", ["integers", "step", "zero"], ["activation"]),
+        onnx.helper.make_node("DequantizeLinear", ["weight", "channel", "none"], ["floats"], axis=1),
+        onnx.helper.make_node("MatMul", ["activation", "floats"], ["y"]),
+    ]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "product",
+        [onnx.helper.make_tensor_value_info("x", FLOAT, ["M", 64])],
+        [onnx.helper.make_tensor_value_info("y", FLOAT, ["M", 8])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in zip(names, constants, strict=True)],
+    )
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    limits = np.iinfo(activation)
+    integers = np.array([[limits.min], [limits.max]]).repeat(64, 1) - zero
+    (y,) = run(proto, tmp_path, {"x": (integers / 2).astype(np.float32)}, flavour.integers)
+    np.testing.assert_array_equal(y, integers @ weight.astype(np.int64) / 2)  # all of them exact in float32
 
 
 def test_layers_can_go_back_to_float(vision, quantized, found, pictures, pocket_model, tmp_path):
@@ -183,7 +213,7 @@ def test_the_layer_with_the_wrong_range_is_the_most_sensitive(
     for name in int8.activations(vision.graph, {"block 4": found["block 4"]}):
         broken[name] = (-0.05, 0.05)
     feeds = [{"pixels": pictures(pocket_model.backbone.preprocess(), 2)}]
-    drifts = int8.sensitivity(vision, int8.quantize(vision, found, broken, S8S8), found, feeds, tmp_path)
+    drifts = int8.sensitivity(vision, int8.quantize(vision, found, broken, S8S8), found, feeds, tmp_path, S8S8)
     assert set(drifts) == set(found)
     assert max(drifts, key=lambda layer: drifts[layer].cosine) == "block 4"
     assert all(drift.cosine >= -1e-9 for drift in drifts.values())
