@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 import time
@@ -11,9 +10,11 @@ from datetime import date
 from pathlib import Path
 from typing import TypeVar
 
+from attri.runtime.cpus import usable_cpus
+
 Name, Result = TypeVar("Name", bound=Hashable), TypeVar("Result")
 REST = 0.1  # seconds between turns: threads of the one before still spin for a while, and there are few cores
-CORES = len(os.sched_getaffinity(0))
+CORES = usable_cpus().count
 
 
 def timed(run: Callable[[], object], before: int = 0) -> float:

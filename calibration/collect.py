@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attri.runtime.bundle import Bundle, file_entry
+from attri.runtime.cpus import usable_cpus
 from attri.runtime.engine import Engine
 from attri.runtime.errors import FailedError, ImageError, UsageError
 from attri.runtime.images import list_images
@@ -204,7 +205,7 @@ def ranges(
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         calibrator.augment_graph()
-        calibrator.create_inference_session()
+        calibrator.infer_session = _session(calibrator)
         for feed in feeds:  # one at a time: whatever it is given at once it keeps in memory at once
             calibrator.collect_data(_Once(feed))
         found = calibrator.compute_data()
@@ -213,6 +214,16 @@ def ranges(
         if not (math.isfinite(low) and math.isfinite(high)):
             raise FailedError(f"{name} ranges over {low} to {high} on the calibration pictures: int8 cannot hold it")
     return result
+
+
+def _session(calibrator: Any) -> Any:
+    """The calibrator's own, but on no more CPUs than this process may use."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = usable_cpus().count
+    return ort.InferenceSession(calibrator.augmented_model_path, options, providers=calibrator.execution_providers)
 
 
 class _Once:

@@ -10,6 +10,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from attri.runtime.cpus import usable_cpus
 from attri.runtime.engine import Engine
 
 Feed = dict[str, NDArray[Any]]
@@ -36,7 +37,7 @@ def session(proto: onnx.ModelProto, tensors: Sequence[str], optimize: bool = Tru
     watched.CopyFrom(proto)
     watched.graph.output.extend(onnx.ValueInfoProto(name=tensor) for tensor in tensors)
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level, options.intra_op_num_threads = 3, usable_cpus().count
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])

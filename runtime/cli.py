@@ -27,7 +27,7 @@ _BUNDLE = "Folder that attri-export wrote."
 @click.option("--engine-dir", type=click.Path(path_type=Path), help="Where TensorRT's engines are. [in the bundle]")
 @click.option("--rebuild", is_flag=True, help="Build TensorRT's engines again.")
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Below it: none of the labels. [the bundle's own]")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads. [one per core]")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads. [one per CPU that it may use]")
 @click.option("--cache-mb", type=click.IntRange(0), default=256, show_default=True, help="Bound on the text cache.")
 @click.option("--shortlist", type=click.IntRange(1), help="With more labels, prompt only the nearest of them. [all]")
 @input_options

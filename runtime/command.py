@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import click
 
+from attri.runtime.cpus import share_cpus
 from attri.runtime.errors import AttriError, FailedError, MissingExtra
 from attri.runtime.logs import start_logging
 from attri.runtime.redact import has_password, redact, redact_uri
@@ -65,6 +66,7 @@ class Command(click.Command):
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         start_logging()
         _hide_passwords(kwargs.get("args") or (args[0] if args else None) or sys.argv[1:])
+        share_cpus()
         if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be text
             sys.stdout.reconfigure(errors="backslashreplace")
         code = self._code(*args, **{**kwargs, "standalone_mode": False})

@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 from attri.runtime.command import Command
+from attri.runtime.cpus import usable_cpus
 from attri.runtime.printable import as_text, json_text
 from attri.runtime.wording import plural
 
@@ -112,8 +113,7 @@ def report(findings: list[Finding], choice: Choice) -> str:
 
 def _machine(_bundle: Path) -> Iterator[Finding]:
     group = "machine"
-    cores = plural(os.cpu_count() or 1, "core")
-    yield Finding(group, "CPU", OK, f"{len(os.sched_getaffinity(0))} of {cores} for this process")
+    yield Finding(group, "CPU", OK, str(usable_cpus()))
     memory = _memory()
     if memory:
         total, free = memory

@@ -27,7 +27,7 @@ class Request:
 
     backend     "auto" takes TensorRT where it and a GPU are, and else ONNX Runtime
     device      "auto", "cpu", "cuda", or "tensorrt", which is ONNX Runtime's TensorRT provider
-    threads     on the CPU; None is one per core
+    threads     on the CPU; None is one per CPU that this process may use
     engine_dir  where TensorRT's engines are kept; None is engines/ in the bundle
     rebuild     build them again, whatever is there
     """
