@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
+from attri.runtime.cpus import usable_cpus
 from attri.runtime.errors import EngineError, MissingExtra, UsageError
 
 PROVIDERS = {
@@ -87,7 +85,7 @@ def _session(path: Path, device: str, threads: int | None, integers: bool) -> An
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = threads or usable_cpus().count
     # Two graphs take turns. Threads of the one that is done would spin on for a while, and keep the cores from the
     # other: that costs a fifth of a frame and more on two cores (benchmarks/session.md).
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -95,11 +93,7 @@ def _session(path: Path, device: str, threads: int | None, integers: bool) -> An
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.log_severity_level = 3
     try:
-        # Left to itself a session whose provider fails prints that, on stdout, and goes on with the CPU. Old
-        # releases (1.20) know no keyword for it: what they print while they start must not stand among the results.
-        with contextlib.redirect_stdout(sys.stderr):
-            session = ort.InferenceSession(str(path), options, providers=SESSIONS[device], enable_fallback=0)
-        session.disable_fallback()
+        session = _strict(ort)(str(path), options, providers=SESSIONS[device], enable_fallback=0)
     except Exception as error:  # onnxruntime raises a dozen kinds, all of them its own
         raise EngineError(f"ONNX Runtime cannot load {path} on {device}: {_first_line(error)}") from error
     # Without its libraries a provider logs an error and leaves the session to the CPU.
@@ -107,6 +101,19 @@ def _session(path: Path, device: str, threads: int | None, integers: bool) -> An
         lack = f"{PROVIDERS[device]} does not start here (driver or libraries missing)"
         raise EngineError(f"--device {device}: {lack}: use --device cpu")
     return session
+
+
+def _strict(ort: Any) -> Any:
+    """The class of a session whose provider fails with an error.
+
+    Left to itself it prints on stdout, where results go, and goes on with the CPU. Releases before the keyword
+    `enable_fallback` (1.20) set this attribute themselves, and read it while they start.
+    """
+
+    class Session(ort.InferenceSession):  # type: ignore[misc]  # the module is known at run time only
+        _enable_fallback = property(lambda self: False, lambda self, value: None)
+
+    return Session
 
 
 def _first_line(error: Exception) -> str:
