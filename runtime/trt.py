@@ -20,6 +20,7 @@ from attri.runtime.onnxfile import Border, Tensor
 
 logger = logging.getLogger("attri.tensorrt")
 OLDEST = (8, 6)
+CLOSING = 0.2  # seconds that closing waits for a run: attri-run has 2 to end, of which its pipeline takes 1.5
 FEW = 3  # errors in a message, beside the last
 # By the name of the member of trt.DataType: trt.nptype raises for types that NumPy lacks.
 DTYPES = {
@@ -87,6 +88,7 @@ class TrtEngine:
     def __init__(self, trt: Any, cuda: Cuda, plan: bytes, border: Border, *, host_code: bool = False) -> None:
         self._trt, self._cuda, self._border = trt, cuda, border
         self._lock = threading.Lock()
+        self._closed = False  # or being closed
         self._buffers: dict[str, Buffer] = {}
         self._graph: Graph | None = None
         self._capture = True  # until TensorRT shows that it cannot be
@@ -121,7 +123,7 @@ class TrtEngine:
             EngineError: inputs that are missing, unknown, of another type or outside the profile; or the run failed.
         """
         with self._lock:
-            if self._stream is None:
+            if self._closed:
                 raise EngineError("the engine is closed")
             arrays = self._check_inputs(inputs)
             self._log.start()
@@ -130,6 +132,9 @@ class TrtEngine:
             except BaseException:
                 self._shapes = {}  # whatever state the context is in, the next run sets all of it again
                 raise
+            finally:
+                if self._closed:  # meanwhile
+                    self._release()
 
     def inspect(self) -> str:
         """What TensorRT tells of its layers, as JSON; types are in it where the plan was built with DETAILED."""
@@ -137,22 +142,37 @@ class TrtEngine:
         return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
 
     def close(self) -> None:
-        """Give back all device memory; further runs raise EngineError."""
-        with self._lock:
-            stream, self._stream = self._stream, None
-            if stream is None:
-                return
-            self._drop_graph()
-            for buffer in self._buffers.values():
-                buffer.close()
-            self._buffers = {}
-            stream.close()
-            # In this order: each of them uses the next.
-            self._context = self._engine = self._runtime = None
+        """Give back all device memory; further runs raise EngineError.
+
+        A run that does not end, as on a hung GPU, holds the memory: it is given back when the run ends, if it does.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        if not self._lock.acquire(timeout=CLOSING):
+            logger.warning("a run on the GPU has not ended: its memory is given back when it does")
+            return
+        try:
+            self._release()
+        finally:
+            self._lock.release()
 
     def __del__(self) -> None:
         with suppress(Exception):  # half made, or the interpreter is on its way out
             self.close()
+
+    def _release(self) -> None:
+        """With the lock held. Does nothing where it was done already, or where nothing was made yet."""
+        stream, self._stream = self._stream, None
+        if stream is None:
+            return
+        self._drop_graph()
+        for buffer in self._buffers.values():
+            buffer.close()
+        self._buffers = {}
+        stream.close()
+        # In this order: each of them uses the next.
+        self._context = self._engine = self._runtime = None
 
     def _run(self, arrays: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         shapes = {name: array.shape for name, array in arrays.items()}

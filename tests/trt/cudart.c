@@ -3,6 +3,7 @@
    against what is allocated, and everything that lives is counted. Error codes and texts are those of CUDA 12. */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { OK = 0, INVALID_VALUE = 1, MEMORY_ALLOCATION = 2, NO_DEVICE = 100, ILLEGAL_ADDRESS = 700, CAPTURE_UNSUPPORTED = 900, INVALIDATED = 901 };
 enum { DEVICE, HOST };
@@ -17,6 +18,7 @@ static int streams, graphs, capturing, devices = 1, major = 8, minor = 7;
 static size_t free_bytes = (size_t)4 << 30, total_bytes = (size_t)8 << 30;
 static char device_name[256] = "Orin", failing[64];
 static int failure, failing_after;
+static volatile int hanging, waiting;
 
 static int fails(const char *name) {
     if (strcmp(name, failing) != 0 || failing_after-- > 0) return OK;
@@ -43,6 +45,9 @@ int fake_streams(void) { return streams; }
 int fake_graphs(void) { return graphs; }
 int fake_capturing(void *stream) { return ((Stream *)stream)->capturing; }
 void fake_invalidate(void *stream) { ((Stream *)stream)->invalid = 1; }
+
+void fake_hang(int whether) { hanging = whether; } /* synchronizing does not return until it is 0 again */
+int fake_waiting(void) { return waiting; }
 
 static void push(Stream *stream, Op op) {
     Op *copy = malloc(sizeof op);
@@ -117,6 +122,8 @@ int cudaStreamDestroy(void *stream) {
 int cudaStreamSynchronize(void *handle) {
     Stream *stream = handle;
     int code = fails("cudaStreamSynchronize");
+    for (; hanging; waiting = 1) usleep(1000);
+    waiting = 0;
     if (stream->capturing) { stream->invalid = 1; return CAPTURE_UNSUPPORTED; }
     Op *op = stream->first;
     stream->first = stream->last = NULL;

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -25,6 +28,7 @@ from attri.runtime.errors import BundleError, EngineError, MissingExtra, ParityE
 from attri.runtime.ort import OrtEngine
 from attri.runtime.plans import Store
 
+HERE = Path(__file__).parent
 LABELS = ["red apple", "bird", "a small house", "cat"]
 
 
@@ -104,6 +108,43 @@ def test_attri_run_builds_says_so_and_prints_what_runs(copy, jetson, picture_fil
     assert third.exit_code == 0
     assert jetson.builds == 4
     assert len(list((copy / "engines").glob("*.plan"))) == 2
+
+
+HANGING = """
+import sys, threading, time
+import as_gpu
+as_gpu.pytest_configure()
+from attri.runtime.cli import main
+
+cudart = sys.modules["tensorrt"].cudart
+cudart.fake_hang(1)
+
+def tell():
+    while not cudart.fake_waiting():
+        time.sleep(0.01)
+    print("it hangs", file=sys.stderr, flush=True)
+
+threading.Thread(target=tell, daemon=True).start()
+main(prog_name="attri-run")
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["TERM", "INT"])
+def test_a_hung_gpu_does_not_keep_attri_run_from_ending(copy, jetson, cudart_file, picture_files, number, code):
+    """The promise is 2 s; without it the process never ends."""
+    Classifier.load(copy).close()
+    environment = os.environ | {"ATTRI_CUDART": str(cudart_file), "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+    words = [sys.executable, "-c", HANGING, picture_files[0], "--bundle", copy]
+    with subprocess.Popen(words, env=environment, text=True, stderr=subprocess.PIPE) as run:
+        try:
+            while run.stderr.readline() != "it hangs\n":
+                assert run.poll() is None
+            run.send_signal(number)
+            run.wait(60)
+        finally:
+            run.kill()
+        assert run.returncode == code
+        assert "a run on the GPU has not ended" in run.stderr.read()
 
 
 def test_what_is_fused_is_not_judged_by_its_types(copy, jetson):

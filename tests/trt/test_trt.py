@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import graphs
 import numpy as np
@@ -225,6 +226,25 @@ def test_closed_is_closed(engine, cudart, trt):
     assert [cudart.fake_alive(0), cudart.fake_alive(1), cudart.fake_streams(), cudart.fake_graphs()] == [0, 0, 0, 0]
     assert trt.live == {"engine": 0, "context": 0}
     engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.run(graphs.inputs(0))
+
+
+def test_a_run_that_hangs_does_not_keep_the_engine_from_closing(newest, graph, cudart, caplog):
+    engine = TrtEngine(newest, Cuda(cudart), make_plan(newest, graph), read_border(graph))
+    assert_right(engine, graphs.inputs(0))
+    cudart.fake_hang(1)
+    run = threading.Thread(target=assert_right, args=(engine, graphs.inputs(1)), daemon=True)
+    run.start()
+    while not cudart.fake_waiting():
+        time.sleep(0.01)
+    engine.close()
+    assert caplog.messages == ["a run on the GPU has not ended: its memory is given back when it does"]
+    assert run.is_alive()
+    engine.close()
+    cudart.fake_hang(0)
+    run.join()
+    assert [cudart.fake_alive(0), cudart.fake_alive(1), cudart.fake_streams(), cudart.fake_graphs()] == [0, 0, 0, 0]
     with pytest.raises(EngineError, match="closed"):
         engine.run(graphs.inputs(0))
 
