@@ -90,7 +90,7 @@ def _quotas(root: Path) -> Iterator[float]:
 
 def _groups(root: Path) -> dict[str, str]:
     """The group of this process by controller; "" is the one of cgroup v2."""
-    groups = {}
+    groups: dict[str, str] = {}
     for line in _lines(root / "proc/self/cgroup"):
         _, _, rest = line.partition(":")
         controllers, _, group = rest.partition(":")
