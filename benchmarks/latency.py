@@ -13,6 +13,7 @@ is not exact: how often it finds the best label of all is printed. Memory is tha
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import subprocess
 import sys
 import tempfile
@@ -28,11 +29,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from attri.export.check import save_check
 from attri.export.graphs import to_trace
 from attri.export.onnx import save, strip, trace_text, trace_vision
+from attri.export.parity import Gates, compare
 from attri.export.writer import copy_merges, describe, save_embedding, save_manifest
 from attri.runtime import Classifier
-from attri.runtime.bundle import EMBEDDING, MERGES, TEXT, VISION
+from attri.runtime.bundle import EMBEDDING, MERGES, TEXT, VISION, Bundle
 from attri.runtime.images import list_images
 from attri.runtime.ort import OrtEngine
 from attri.runtime.prompts import LabelTokens, encode_labels
@@ -115,7 +118,10 @@ class Setting:
         save(trace_text(model, "fp32", 18), folder / TEXT)
         save_embedding(model.backbone.token_embedding, folder / EMBEDDING, "fp32")
         copy_merges(folder / MERGES)
-        save_manifest(describe(model, names(LABELS), TEMPLATE, "fp32", 18), folder)
+        manifest, pixels = describe(model, names(LABELS), TEMPLATE, "fp32", 18), np.concatenate(self.pictures)
+        save_check(model, Bundle(folder, manifest), pixels)
+        parity = compare(model, Bundle(folder, manifest), pixels, Gates.of("fp32")).to_dict()
+        save_manifest(dataclasses.replace(manifest, parity=parity), folder)
         export(Plain(model), {"pixels": torch.from_numpy(self.pictures[0])}, folder / PLAIN)
 
     def literal(self, classes: int) -> OrtEngine:

@@ -1,6 +1,7 @@
 """The bundle: a folder that can be copied to a device. Nothing in it is used before it is verified.
 
-manifest.json         what the model is, what the graphs expect, and every other file with its size and sha256
+manifest.json         what the model is, what the graphs expect, every other file with its size and sha256, and a
+                      sha256 of all that
 vision.onnx           pixels float32 [B, 3, H, W]
                       -> image_features float32 [B, D], retrieved int32 [B, L, M], scores float32 [B, L, K, N]
 text.onnx             retrieved, and labels (`attri.runtime.prompts.LabelTokens`): stem float32 [P, W], own float32
@@ -8,29 +9,36 @@ text.onnx             retrieved, and labels (`attri.runtime.prompts.LabelTokens`
                       -> text_features float32 [B, C, D]
 token_embedding.npy   float16 or float32 [49408, W], read with mmap: a label touches a handful of its rows
 merges.txt.gz         the tokenizer's merges
-check.npz             a few pictures with what the PyTorch model made of them: TensorRT's engines are held against it
+check.npz             a few images with what the PyTorch model made of them: what runs the graphs is held against it
 parity.json           how far the bundle is from the PyTorch model, picture by picture; the runtime does not read it
 report.html           the same to read, and the model card
 
 An int8 bundle holds its graphs twice, since the runtimes want different integers, and `Bundle.graph` picks:
 vision.onnx, text.onnx           U8S8 for ONNX Runtime: uint8 activations with a zero point, 7-bit weights
 vision.s8.onnx, text.s8.onnx     S8S8 for TensorRT: int8 activations and weights around zero
+
+What was verified is held open and read by what is held, so that a folder that is replaced meanwhile gives one bundle
+whole, the old or the new.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attri.runtime.errors import BundleError
+from attri.runtime.held import HeldFiles, entry_of
 
 SCHEMA = 2  # 1 had text graphs that read padded labels
 MANIFEST, VISION, TEXT, EMBEDDING, MERGES = (
@@ -42,7 +50,9 @@ MANIFEST, VISION, TEXT, EMBEDDING, MERGES = (
 )
 CHECK = "check.npz"
 ENGINES = "engines"  # folder of TensorRT's
-FILES = (VISION, TEXT, EMBEDDING, MERGES)
+FILES = (VISION, TEXT, EMBEDDING, MERGES, CHECK)
+DIGEST = "sha256"  # the manifest's own, of everything else in it
+TRIES, PAUSE = 5, 0.05  # of opening a folder that changes under it; seconds between them
 SYMMETRIC = {VISION: "vision.s8.onnx", TEXT: "text.s8.onnx"}
 PRECISIONS = ("fp32", "fp16", "int8")
 RESIZE = "shorter side to size, Pillow bicubic with antialias; centre crop; RGB"
@@ -70,58 +80,143 @@ class Manifest:
     files: dict[str, dict[str, Any]] = field(repr=False)  # size in bytes and sha256 of each other file
 
     def to_json(self) -> str:
-        return json.dumps(self.__dict__, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        signed = {**self.__dict__, DIGEST: manifest_digest(self.__dict__)}
+        return json.dumps(signed, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def manifest_digest(raw: Mapping[str, Any]) -> str:
+    """sha256 of a manifest's fields but this one, whatever its layout.
+
+    It tells damage and edits by hand. It is no signature: whoever edits on purpose can compute it again.
+    """
+    rest = {name: value for name, value in raw.items() if name != DIGEST}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle."""
+    """A verified bundle.
+
+    path  where it was opened, for messages and for its engines; something else may be there by now
+    held  its files, open; None while it is being written, and they are read by their paths
+    """
 
     path: Path
     manifest: Manifest
+    held: HeldFiles | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: Path | str) -> Bundle:
-        """Read and verify a bundle. Its engines are not looked at: each is verified where it is loaded.
+        """Read and verify a bundle, and hold its files. Its engines are not looked at: each is verified where it is
+        loaded.
+
+        A folder that changes meanwhile is tried again a few times.
 
         Raises:
             BundleError: it is missing, incomplete, changed, of another schema, or names files outside itself.
         """
         path = Path(path)
-        manifest = read_manifest(path)
-        wanted = FILES + tuple(SYMMETRIC.values()) * (manifest.precision == "int8")
-        if unlisted := [name for name in wanted if name not in manifest.files]:
-            raise BundleError(f"{path / MANIFEST} does not list {', '.join(unlisted)}: export the bundle again")
-        for name, entry in manifest.files.items():
-            if not name.startswith(f"{ENGINES}/"):  # they are rebuilt at will, and another machine's are of no use
-                _verify(path, name, entry)
-        return cls(path, manifest)
+        for _ in range(TRIES):
+            before = _snapshot(path)
+            try:
+                return cls._open(path)
+            except BundleError as error:
+                problem = error
+            if before is not None and _snapshot(path) == before:
+                raise problem
+            time.sleep(PAUSE)
+        if before is None:
+            raise problem
+        raise BundleError(f"{path} is being replaced: try again when that is done ({problem})")
+
+    @classmethod
+    def _open(cls, path: Path) -> Bundle:
+        try:
+            held = HeldFiles(path)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise BundleError(f"no bundle at {path}: run attri-export, or name one with --bundle") from error
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{path} cannot be opened: {error}") from error
+        try:
+            manifest = _read_manifest(held.folder, path)
+            wanted = FILES + tuple(SYMMETRIC.values()) * (manifest.precision == "int8")
+            if unlisted := [name for name in wanted if name not in manifest.files]:
+                raise BundleError(f"{path / MANIFEST} does not list {', '.join(unlisted)}: export the bundle again")
+            for name, entry in manifest.files.items():
+                if not _is_engine(name):  # they are rebuilt at will, and another machine's are of no use
+                    _verify(held, path, name, entry)
+        except BaseException:
+            held.close()
+            raise
+        return cls(path, manifest, held)
+
+    def __enter__(self) -> Bundle:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the files go: what was loaded stays, nothing more is read."""
+        if self.held is not None:
+            self.held.close()
+
+    @property
+    def folder(self) -> Path:
+        """The folder that was opened, also where `path` is another by now."""
+        return self.path if self.held is None else self.held.folder
 
     def file(self, name: str) -> Path:
-        return self.path / name
+        """Where to read a file: of an open bundle a path to what was verified, whatever lies at `path` by now.
+
+        Engines are found by `path`: they come and go.
+
+        Raises:
+            BundleError: the manifest does not list it.
+        """
+        if self.held is None or _is_engine(name):
+            return self.path / name
+        if name not in self.manifest.files:
+            raise BundleError(f"{self.path} has no {name}: export it again")
+        return self.held.path(name)
+
+    def graph_name(self, name: str, backend: str = "onnxruntime") -> str:
+        """Of VISION or TEXT, the file that "onnxruntime" or "tensorrt" wants."""
+        return SYMMETRIC[name] if self.manifest.precision == "int8" and backend == "tensorrt" else name
 
     def graph(self, name: str, backend: str = "onnxruntime") -> Path:
-        """VISION or TEXT as "onnxruntime" or "tensorrt" wants it."""
-        symmetric = self.manifest.precision == "int8" and backend == "tensorrt"
-        return self.file(SYMMETRIC[name] if symmetric else name)
+        """Where to read that file. Its path says nothing of its name."""
+        return self.file(self.graph_name(name, backend))
 
     def token_embedding(self) -> NDArray[Any]:
         """[49408, W], mapped and not read."""
         table: NDArray[Any] = np.load(self.file(EMBEDDING), mmap_mode="r", allow_pickle=False)
         return table
 
+    def require_unchanged(self) -> None:
+        """Raises BundleError where a file was written to in place since it was verified, and may be mixed."""
+        if self.held is not None and (changed := self.held.changed()):
+            raise BundleError(f"{self.path} was written to while it was read ({', '.join(changed)}): start again")
+
 
 def read_manifest(path: Path) -> Manifest:
     """The manifest alone, without verifying other files. Raises BundleError."""
-    file = path / MANIFEST
     if not path.is_dir():
         raise BundleError(f"no bundle at {path}: run attri-export, or name one with --bundle")
+    return _read_manifest(path, path)
+
+
+def _read_manifest(folder: Path, path: Path) -> Manifest:
+    """path: what messages call the folder."""
+    file = path / MANIFEST
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        digest = manifest_digest(raw) if isinstance(raw, dict) else ""
     except FileNotFoundError as error:
         raise BundleError(f"{path} is not a bundle, it has no {MANIFEST}: run attri-export") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"{file} cannot be read ({error}): export the bundle again") from error
+        reason = getattr(error, "strerror", None) or error
+        raise BundleError(f"{file} cannot be read ({reason}): export the bundle again") from error
     schema = raw.get("schema") if isinstance(raw, dict) else None
     if not isinstance(schema, int):
         raise BundleError(f"{file} is not a manifest of attri: export the bundle again")
@@ -129,9 +224,11 @@ def read_manifest(path: Path) -> Manifest:
         raise BundleError(f"{path} has schema {schema}, this attri reads up to {SCHEMA}: update attri on this machine")
     if schema < SCHEMA:
         raise BundleError(f"{path} has schema {schema}, of an older attri; this one reads {SCHEMA}: export it again")
-    known = {each.name for each in fields(Manifest)}
+    known = {DIGEST, *(each.name for each in fields(Manifest))}
     if odd := known ^ raw.keys():
         raise BundleError(f"{file} has missing or unknown fields ({', '.join(sorted(odd))}): export the bundle again")
+    if raw.pop(DIGEST) != digest:
+        raise BundleError(f"{file} is not the one that was exported (sha256 differs): copy or export the bundle again")
     manifest = Manifest(**raw)
     if bad := [name for name, right in _checks(manifest).items() if not right]:
         raise BundleError(f"{file} has unusable values ({', '.join(bad)}): export the bundle again")
@@ -181,10 +278,7 @@ def _is_colour(value: object) -> bool:
 def file_entry(file: Path) -> dict[str, Any]:
     """Size and sha256 of a file, as the manifest keeps them."""
     with file.open("rb") as stream:
-        digest = hashlib.sha256()
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return {"size": file.stat().st_size, "sha256": digest.hexdigest()}
+        return entry_of(stream.fileno())
 
 
 def save_manifest(manifest: Manifest, folder: Path) -> None:
@@ -193,17 +287,32 @@ def save_manifest(manifest: Manifest, folder: Path) -> None:
     temporary.replace(folder / MANIFEST)
 
 
-def _verify(path: Path, name: str, entry: dict[str, Any]) -> None:
-    pure = PurePosixPath(name)
-    file = path / name
+def _is_engine(name: str) -> bool:
+    return name == ENGINES or name.startswith(f"{ENGINES}/")
+
+
+def _verify(held: HeldFiles, path: Path, name: str, entry: dict[str, Any]) -> None:
+    if "/" in name or name == "..":
+        raise BundleError(f"{path} names a file outside itself ({name!r}): do not use it")
     try:
-        inside = not pure.is_absolute() and ".." not in pure.parts and file.resolve().is_relative_to(path.resolve())
-        if not inside:
-            raise BundleError(f"{path} names a file outside itself ({name!r}): do not use it")
-        if not file.is_file():
-            raise BundleError(f"{path} is incomplete, {name!r} is missing: copy or export it again")
-        same = file.stat().st_size == entry.get("size") and file_entry(file) == entry
-    except (OSError, ValueError, RuntimeError) as error:  # no permission, a NUL in the name, a loop of links
+        same = held.hold(name) == entry
+    except FileNotFoundError as error:
+        raise BundleError(f"{path} is incomplete, {name!r} is missing: copy or export it again") from error
+    except (OSError, ValueError) as error:  # no permission, not a file, a NUL in the name
+        if getattr(error, "errno", None) == errno.ELOOP:
+            raise BundleError(f"{path}: {name!r} is a link, which may lead outside itself: copy the file") from error
         raise BundleError(f"{path}: {name!r} cannot be read: copy or export it again") from error
     if not same:
-        raise BundleError(f"{file} is not the file that was exported (size or sha256 differs): copy or export it again")
+        raise BundleError(
+            f"{path / name} is not the file that was exported (size or sha256 differs): copy or export it again"
+        )
+
+
+def _snapshot(path: Path) -> object:
+    """What tells that somebody changed the folder; None where there is none."""
+    try:
+        with os.scandir(path) as entries:
+            stats = [(each.name, each.stat(follow_symlinks=False)) for each in entries if each.name != ENGINES]
+    except (OSError, ValueError):
+        return None
+    return sorted((name, each.st_ino, each.st_size, each.st_mtime_ns) for name, each in stats)

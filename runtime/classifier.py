@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from attri.runtime.bundle import Bundle
+from attri.runtime.check import spot_check
 from attri.runtime.engine import Engine
 from attri.runtime.engines import Request, open_engines
 from attri.runtime.errors import UsageError
@@ -23,7 +27,9 @@ from attri.runtime.steady import Steady
 from attri.runtime.textcache import TextCache
 from attri.runtime.textencoder import LabelSet, TextEncoder
 
+logger = logging.getLogger("attri")
 Picture = str | Path | bytes | Image.Image | NDArray[np.uint8]
+OWN: Literal["own"] = "own"  # in the place of a threshold: the bundle's, for the labels that it was chosen for
 READERS = 2  # threads that decode and resize; Pillow leaves the others alone meanwhile
 
 
@@ -37,7 +43,7 @@ class Prediction:
     retrieved      pool entries, int32 [L, M], each row ascending
     cache          "hit" where the text features were known
     latency_ms     preprocess, vision, text, and their total; of vision and text the picture's share of its batch
-    threshold      the rejection threshold; None never rejects
+    threshold      the rejection threshold that these labels had; None never rejects
     """
 
     label: str | None
@@ -70,17 +76,14 @@ class Classifier:
     ) -> None:
         manifest = bundle.manifest
         self.bundle, self.cache, self.batch = bundle, cache, batch
-        self._threshold: float | None = None
-        self._own_threshold, self._own_labels = True, True
+        self._threshold: float | Literal["own"] | None = OWN
         self._vision, self._text = vision, TextEncoder(bundle, text, cache, shortlist)
         self._preprocess = Preprocess(
             manifest.image["size"], tuple(manifest.image["mean"]), tuple(manifest.image["std"])
         )
         self._scale = np.float32(manifest.logit_scale / manifest.temperature)
-        self._given: LabelSet | None = None
         self._changing = threading.Lock()
-        if labels is not None:
-            self.set_labels(labels)
+        self._given = None if labels is None else self._label_set(labels)
 
     @classmethod
     def load(
@@ -114,14 +117,22 @@ class Classifier:
         _at_least("shortlist", shortlist, 1)
         _at_least("threads", threads, 1)
         _at_least("cache_bytes", cache_bytes, 0)
-        bundle = Bundle.open(path)
-        vision, text = open_engines(bundle, Request(backend, device, threads, engine_dir, rebuild))
-        return cls(bundle, vision, text, labels, TextCache(cache_bytes), shortlist, batch)
+        with Bundle.open(path) as bundle, ExitStack() as undo:
+            engines = open_engines(bundle, Request(backend, device, threads, engine_dir, rebuild))
+            for engine in engines:
+                undo.callback(engine.close)
+            spot_check(bundle, *engines)
+            classifier = cls(bundle, *engines, None, TextCache(cache_bytes), shortlist, batch)
+            bundle.require_unchanged()
+            if labels is not None:
+                classifier.set_labels(labels)
+            undo.pop_all()
+        return classifier
 
     def close(self) -> None:
-        """Give back the engines' device memory; nothing is classified after it."""
-        for engine in (self._vision, self._text.engine):
-            engine.close()
+        """Give back the engines' device memory and the bundle's files; nothing is classified after it."""
+        self._vision.close()
+        self._text.close()
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -140,18 +151,25 @@ class Classifier:
         The bundle's own was chosen from scores of its default labels: with others it says nothing, and is not applied.
         Assign one to reject with whatever labels, or None to reject nothing.
         """
-        if self._own_threshold:
-            return self.bundle.manifest.threshold if self._own_labels else None
-        return self._threshold
+        return self._threshold_of(self._given)
 
     @threshold.setter
     def threshold(self, threshold: float | None) -> None:
-        self._threshold, self._own_threshold = threshold, False
+        self._threshold = threshold
+
+    def _threshold_of(self, labels: LabelSet | None) -> float | None:
+        """labels: None are the bundle's own, not encoded yet."""
+        chosen = self._threshold
+        if chosen != OWN:
+            return chosen
+        return self.bundle.manifest.threshold if labels is None or labels.own else None
 
     @property
     def leaves_threshold(self) -> bool:
         """Whether the bundle has a threshold that is not applied, since the labels are others than its own."""
-        return self._own_threshold and not self._own_labels and self.bundle.manifest.threshold is not None
+        given = self._given
+        foreign = given is not None and not given.own
+        return self._threshold == OWN and foreign and self.bundle.manifest.threshold is not None
 
     @property
     def description(self) -> str:
@@ -172,12 +190,22 @@ class Classifier:
                 (our choice: the kinds of a defect stay kinds, where an average would look for something in between).
             template: the sentence around each, with {} in its place; None is the bundle's.
         """
+        given = self._label_set(labels, places, prompts, template)
+        _warn_of_one(given.labels)
+        with self._changing:
+            self._given = given
+
+    def _label_set(
+        self,
+        labels: Sequence[str],
+        places: Sequence[str] | None = None,
+        prompts: Sequence[Sequence[str]] | None = None,
+        template: str | None = None,
+    ) -> LabelSet:
         if isinstance(labels, str):
             raise TypeError("labels is one string: give a list of strings")
-        given = self._text.label_set(labels, places, prompts, template)
         own = _same_words(labels, prompts, self.bundle.manifest.labels) and template in (None, self.template)
-        with self._changing:
-            self._given, self._own_labels = given, own
+        return dataclasses.replace(self._text.label_set(labels, places, prompts, template), own=own)
 
     @property
     def _set(self) -> LabelSet:
@@ -185,7 +213,8 @@ class Classifier:
         if self._given is None:
             with self._changing:  # or labels that come meanwhile would be replaced by these
                 if self._given is None:
-                    self._given = self._text.label_set(self.bundle.manifest.labels)
+                    self._given = self._label_set(self.bundle.manifest.labels)
+                    _warn_of_one(self._given.labels)
         return self._given
 
     @overload
@@ -249,6 +278,7 @@ class Classifier:
         self, pictures: Sequence[tuple[NDArray[np.float32], float]], steady: Steady | None
     ) -> list[Prediction]:
         labels = self._set
+        threshold = self._threshold_of(labels)  # of these labels, also where others come meanwhile
         started = time.perf_counter()
         pixels = np.stack([pixels for pixels, _ in pictures])  # [B, 3, S, S]
         features, retrieved, scores = self._see(pixels)
@@ -262,23 +292,32 @@ class Classifier:
         for result, entries, hit, (_, reading) in zip(results, retrieved, known, pictures, strict=True):
             parts = {"preprocess": 1000 * reading, "vision": vision, "text": text}
             latency = {name: round(t, 3) for name, t in (parts | {"total": sum(parts.values())}).items()}
-            predictions.append(self._prediction(labels, result, entries, hit, latency))
+            predictions.append(_prediction(labels.labels, threshold, result, entries, hit, latency))
         return predictions
 
-    def _prediction(
-        self,
-        labels: LabelSet,
-        probabilities: NDArray[np.float32],
-        retrieved: NDArray[np.int32],
-        hit: bool,
-        latency: dict[str, float],
-    ) -> Prediction:
-        best = int(probabilities.argmax())
-        score = float(probabilities[best])
-        threshold = self.threshold
-        label = None if threshold is not None and score < threshold else labels.labels[best]
-        cache = "hit" if hit else "miss"
-        return Prediction(label, score, probabilities, labels.labels, retrieved, cache, latency, threshold)
+
+def _prediction(
+    labels: tuple[str, ...],
+    threshold: float | None,
+    probabilities: NDArray[np.float32],
+    retrieved: NDArray[np.int32],
+    hit: bool,
+    latency: dict[str, float],
+) -> Prediction:
+    best = int(probabilities.argmax())
+    score = float(probabilities[best])
+    label = None if threshold is not None and score < threshold else labels[best]
+    cache = "hit" if hit else "miss"
+    return Prediction(label, score, probabilities, labels, retrieved, cache, latency, threshold)
+
+
+def _warn_of_one(labels: Sequence[str]) -> None:
+    if len(labels) == 1:
+        logger.warning(
+            'one label ("%s") always scores 100%%, whatever the threshold, since nothing is compared with it: add a'
+            ' second for what else is seen, such as "background"',
+            labels[0],
+        )
 
 
 def _same_words(labels: Sequence[str], prompts: Sequence[Sequence[str]] | None, own: Sequence[str]) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,9 @@ from attri.runtime.command import Command
 from attri.runtime.cpus import usable_cpus
 from attri.runtime.printable import as_text, json_text
 from attri.runtime.wording import plural
+
+if TYPE_CHECKING:
+    from attri.runtime.bundle import Bundle
 
 OK, MISSING, NOTE = "ok", "missing", "note"
 _MARKS = {OK: "ok", MISSING: "--", NOTE: "!"}
@@ -185,17 +188,39 @@ def _model(bundle: Path) -> Iterator[Finding]:
     from attri.runtime.errors import BundleError
 
     try:
-        manifest = Bundle.open(bundle).manifest
+        with Bundle.open(bundle) as opened:
+            yield _agreement(opened)
     except BundleError as error:
         what, _, advice = str(error).rpartition(": ")
         yield Finding("bundle", str(bundle), MISSING, what or str(error), advice)
         return
-    labels = plural(len(manifest.labels), "label")
-    value = f"{manifest.model.get('name', 'a model')}, {manifest.precision}, {labels}, verified"
-    yield Finding("bundle", str(bundle), OK, value)
     engines = sorted(file.name for file in (bundle / "engines").glob("*") if file.is_file())
     if engines:
         yield Finding("bundle", "engines", OK, ", ".join(engines))
+
+
+def _agreement(bundle: Bundle) -> Finding:
+    """Of a verified bundle: whether its graphs give here what the PyTorch model gave for its reference images."""
+    from attri.runtime.bundle import TEXT, VISION
+    from attri.runtime.check import compare
+    from attri.runtime.engines import Request, open_engines
+    from attri.runtime.errors import EngineError, MissingExtra, ParityError
+
+    manifest, name = bundle.manifest, str(bundle.path)
+    labels = plural(len(manifest.labels), "label")
+    value = f"{manifest.model.get('name', 'a model')}, {manifest.precision}, {labels}, verified"
+    try:
+        engines = open_engines(bundle, Request("onnxruntime"))  # TensorRT's are held against the model when built
+        for graph, engine in zip((VISION, TEXT), engines, strict=True):
+            compare(bundle, graph, engine)
+    except MissingExtra:
+        return Finding("bundle", name, OK, f"{value}; not compared with the model, which takes ONNX Runtime")
+    except ParityError as error:
+        said = f"{value}, but {str(error).partition(';')[0]}"
+        return Finding("bundle", name, MISSING, said, "export it again; other bundles too? Update ONNX Runtime")
+    except EngineError as error:
+        return Finding("bundle", name, MISSING, f"{value}, but {error}", "update ONNX Runtime, or export it again")
+    return Finding("bundle", name, OK, f"{value}, and agrees with the model")
 
 
 LOOKS: list[Callable[[Path], Iterator[Finding]]] = [_machine, _engines, _sources, _extras, _model]

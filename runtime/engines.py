@@ -78,10 +78,18 @@ def open_engines(
         folder = request.engine_dir or bundle.file(ENGINES)
         tell = tell or (lambda line: logger.info("%s", line))
         return tensorrt_engines(bundle, gpu, folder, tell, rebuild=request.rebuild)
-    graphs = [bundle.graph(name, request.device) for name in (VISION, TEXT)]  # TensorRT's, also as a provider's
-    vision, text = (OrtEngine(graph, request.device, request.threads) for graph in graphs)
+    vision, text = (_on_onnx_runtime(bundle, name, request) for name in (VISION, TEXT))
     vision.description = f"{why}: {vision.description}" if why else vision.description
     return vision, text
+
+
+def _on_onnx_runtime(bundle: Bundle, name: str, request: Request) -> OrtEngine:
+    graph = bundle.graph(name, request.device)  # TensorRT's, also as a provider's
+    try:
+        return OrtEngine(graph, request.device, request.threads)
+    except EngineError as error:  # the path of what is held says nothing to a person
+        file = bundle.path / bundle.graph_name(name, request.device)
+        raise EngineError(str(error).replace(str(graph), str(file))) from error
 
 
 def choose_tensorrt(request: Request) -> tuple[Gpu | None, str]:

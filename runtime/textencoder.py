@@ -24,6 +24,7 @@ class LabelSet:
     """What is told apart; swapped whole, so that other threads see the old or the new.
 
     labels  C labels as they were given
+    own     whether they are the bundle's own, which its rejection threshold was chosen for
     tokens  of the U distinct prompts among them
     ids     uint64 [U], ascending, of the prompts' token ids
     prompt  intp [P], the distinct prompt of each prompt: one of each label, or several
@@ -37,6 +38,7 @@ class LabelSet:
     prompt: NDArray[np.intp]
     starts: NDArray[np.intp]
     plain: Features | None = None
+    own: bool = False
 
 
 class TextEncoder:
@@ -59,6 +61,11 @@ class TextEncoder:
         self._context: int = text["context_length"]
         self._tokenizer = Tokenizer(bundle.file(MERGES))
         self._embedding = bundle.token_embedding()
+
+    def close(self) -> None:
+        """Give back the engine's device memory and the mapped file; nothing is encoded after it."""
+        self.engine.close()
+        self._embedding = np.empty((0, self._embedding.shape[1]), self._embedding.dtype)
 
     def label_set(
         self,

@@ -88,6 +88,7 @@ def build(
     timing_cache: bytes | None = b"",
     tell: Tell = lambda line: None,
     adjust: Callable[[Any], None] = lambda config: None,
+    name: str | None = None,
 ) -> Built:
     """Build one graph.
 
@@ -98,19 +99,20 @@ def build(
         workspace: in bytes.
         timing_cache: of an earlier build, which saves time; b"" starts one, None goes without (tensorrt_rtx has none).
         adjust: is given the builder's config last (tensorrt_rtx must be told its GPUs).
+        name: of the graph in messages; None is that of its path.
 
     Raises:
         EngineError: a node that TensorRT cannot take, by name, operator and reason; or the build failed.
         UsageError: an option that this TensorRT does not have.
         KeyboardInterrupt: Ctrl-C, at the next step of the build; on 8.6, which asks nobody, when it is done.
     """
-    started = time.perf_counter()
+    started, name = time.perf_counter(), name or graph.name
     log, border = make_log(trt), read_border(graph)
     try:
         builder = trt.Builder(log)
     except (RuntimeError, TypeError) as error:  # what the bindings make of a null pointer
         raise EngineError(f"TensorRT {trt.__version__} does not start: {log.reason()}") from error
-    network = _parse(trt, builder, graph, border, log)
+    network = _parse(trt, builder, graph, name, border, log)
     config = builder.create_builder_config()
     _set_precision(trt, network, config, precision)
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
@@ -121,19 +123,19 @@ def build(
         raise EngineError(f"TensorRT {trt.__version__} takes no such ranges: {log.reason()} ({dict(ranges)})")
     cached = _set_timing_cache(config, timing_cache)
     with _held_back_interrupt() as interrupted:
-        failures = _watch(trt, config, f"building {graph.name} for TensorRT {trt.__version__}", tell, interrupted)
+        failures = _watch(trt, config, f"building {name} for TensorRT {trt.__version__}", tell, interrupted)
         adjust(config)
         log.start()
         plan = builder.build_serialized_network(network, config)
     if failures:
         raise failures[0]
     if plan is None:
-        raise EngineError(f"TensorRT {trt.__version__} cannot build {graph.name}: {log.reason()}")
+        raise EngineError(f"TensorRT {trt.__version__} cannot build {name}: {log.reason()}")
     kept = bytes(memoryview(config.get_timing_cache().serialize())) if cached else b""
     return Built(bytes(memoryview(plan)), kept, time.perf_counter() - started)
 
 
-def _parse(trt: Any, builder: Any, graph: Path, border: Border, log: Any) -> Any:
+def _parse(trt: Any, builder: Any, graph: Path, name: str, border: Border, log: Any) -> Any:
     kinds = trt.NetworkDefinitionCreationFlag
     typed = getattr(kinds, "STRONGLY_TYPED", None)
     network = builder.create_network(1 << int(kinds.EXPLICIT_BATCH if typed is None else typed))
@@ -142,7 +144,7 @@ def _parse(trt: Any, builder: Any, graph: Path, border: Border, log: Any) -> Any
     if not parser.parse(graph.read_bytes()):
         errors = [_parser_error(parser.get_error(i), border) for i in range(parser.num_errors)]
         text = "; ".join(errors[:3]) or log.reason()
-        raise EngineError(f"TensorRT {trt.__version__} does not take {graph.name}: {text}")
+        raise EngineError(f"TensorRT {trt.__version__} does not take {name}: {text}")
     return network
 
 

@@ -100,7 +100,7 @@ def _engine(
     bundle: Bundle, name: str, gpu: Gpu, store: Store, tell: Tell, options: BuildOptions | None, rebuild: bool
 ) -> TrtEngine:
     graph = bundle.graph(name, "tensorrt")
-    key = make_key(bundle, graph, gpu, options or BuildOptions())
+    key = make_key(bundle, name, gpu, options or BuildOptions())
     plan: Plan | None = None
     if not rebuild:
         # What is refused here may be half replaced: another process renames one file after the other, under the lock.
@@ -119,12 +119,13 @@ def _engine(
         return engine
 
 
-def make_key(bundle: Bundle, graph: Path, gpu: Gpu, options: BuildOptions) -> Key:
-    dims = read_border(graph).dims
+def make_key(bundle: Bundle, name: str, gpu: Gpu, options: BuildOptions) -> Key:
+    file = bundle.graph_name(name, "tensorrt")
+    dims = read_border(bundle.file(file)).dims
     ranges = options.ranges(int(bundle.manifest.text["context_length"]))
     return Key(
-        graph.name.removesuffix(".onnx"),
-        bundle.manifest.files[graph.name]["sha256"],
+        file.removesuffix(".onnx"),
+        bundle.manifest.files[file]["sha256"],
         gpu.machine,
         bundle.manifest.precision,
         {dim: each for dim, each in ranges.items() if dim in dims},
@@ -152,6 +153,7 @@ def _build(
 ) -> TrtEngine:
     """Build, check, and only then keep."""
     workspace = options.workspace or free_memory(gpu.cuda) // 2
+    file = bundle.graph_name(name, "tensorrt")
     built = build(
         gpu.trt,
         graph,
@@ -161,14 +163,15 @@ def _build(
         workspace=workspace,
         timing_cache=store.timing_cache(key.machine),
         tell=tell,
+        name=file,
     )
     engine = TrtEngine(gpu.trt, gpu.cuda, built.plan, read_border(graph), host_code=options.version_compatible)
     try:
         shares = type_shares(engine.inspect())
         if shares is None and key.precision != "fp32":
-            tell(f"TensorRT does not show how much of {graph.name} is {key.precision}: its answers alone are checked")
+            tell(f"TensorRT does not show how much of {file} is {key.precision}: its answers alone are checked")
         asked = bundle.manifest.arithmetic.get("graphs", {}).get(name, {}).get("tensors", 1.0)
-        check_shares(shares, key.precision, graph.name, asked)
+        check_shares(shares, key.precision, file, asked)
         figures = compare(bundle, name, engine)
         about = {"parity": figures, "types": shares, "seconds": round(built.seconds, 1), "workspace": workspace}
         plan = store.save(key, built.plan, about | {"options": asdict(options)})
@@ -193,7 +196,7 @@ def list_plans(bundle: Bundle, tell: Tell) -> None:
     try:
         gone = [name for name in files if name.startswith(f"{ENGINES}/") and not _is_there(bundle, name)]
         kept = {name: entry for name, entry in files.items() if name not in gone}
-        save_manifest(dataclasses.replace(bundle.manifest, files=kept | entries), bundle.path)
+        save_manifest(dataclasses.replace(bundle.manifest, files=kept | entries), bundle.folder)
     except OSError as error:
         raise EngineError(f"cannot list the engines in {bundle.path}'s manifest: {error.strerror}") from error
 

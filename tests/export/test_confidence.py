@@ -9,6 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
+from manifests import set_manifest
 
 from attri.calibration.confidence import fit_temperature, logits_of
 from attri.export import cli
@@ -227,8 +228,7 @@ def test_pictures_that_are_all_right_leave_the_temperature_at_one(bundle, valida
 def changed(bundle, tmp_path, **manifest):
     path = tmp_path / "changed"
     shutil.copytree(bundle, path)
-    raw = json.loads((path / "manifest.json").read_text()) | manifest
-    (path / "manifest.json").write_text(json.dumps(raw))
+    set_manifest(path, **manifest)
     return Classifier.load(path, device="cpu")
 
 

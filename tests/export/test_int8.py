@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
+from manifests import edit_manifest
 from traces import cached
 
 from attri.export import int8 as module
@@ -84,8 +85,8 @@ def test_a_bundle_holds_both_flavours_and_the_reader_picks(exported):
     listed = set(opened.manifest.files)
     assert listed == {*FILES, *SYMMETRIC.values(), *EXTRAS} == {f.name for f in exported.iterdir()} - {MANIFEST}
     for name in (VISION, TEXT):
-        assert opened.graph(name) == exported / name
-        assert opened.graph(name, "tensorrt") == exported / SYMMETRIC[name]
+        assert opened.graph(name).resolve() == exported / name
+        assert opened.graph(name, "tensorrt").resolve() == exported / SYMMETRIC[name]
         assert kinds(opened.graph(name)) == {onnx.TensorProto.UINT8}
         assert kinds(opened.graph(name, "tensorrt")) == {onnx.TensorProto.INT8}
     assert opened.token_embedding().dtype == np.float16
@@ -93,15 +94,13 @@ def test_a_bundle_holds_both_flavours_and_the_reader_picks(exported):
 
 def test_other_bundles_have_one_graph_for_all(bundle):
     opened = Bundle.open(bundle)
-    assert opened.graph(VISION, "tensorrt") == opened.graph(VISION) == bundle / VISION
+    assert opened.graph(VISION, "tensorrt").resolve() == opened.graph(VISION).resolve() == bundle / VISION
 
 
 def test_a_bundle_without_its_second_flavour_is_refused(exported, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(exported, copy)
-    raw = json.loads((copy / MANIFEST).read_text())
-    del raw["files"][SYMMETRIC[VISION]]
-    (copy / MANIFEST).write_text(json.dumps(raw))
+    edit_manifest(copy, lambda raw: raw["files"].pop(SYMMETRIC[VISION]))
     with pytest.raises(BundleError, match=r"does not list vision.s8.onnx"):
         Bundle.open(copy)
 

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from manifests import edit_manifest as edit
+from manifests import set_manifest
 
-from attri.runtime.bundle import CHECK, EMBEDDING, FILES, MANIFEST, SCHEMA, TEXT, Bundle, file_entry
+from attri.runtime.bundle import EMBEDDING, FILES, MANIFEST, SCHEMA, TEXT, VISION, Bundle, file_entry, save_manifest
+from attri.runtime.check import read_check
 from attri.runtime.errors import BundleError
 
 
 @pytest.fixture
 def copy(bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(bundle, tmp_path / "copy"))
-
-
-def edit(path: Path, change) -> None:
-    raw = json.loads((path / MANIFEST).read_text())
-    change(raw)
-    (path / MANIFEST).write_text(json.dumps(raw))
 
 
 def refused(path: Path) -> str:
@@ -37,7 +39,7 @@ def test_opens_and_says_what_the_model_is(bundle: Path) -> None:
     opened = Bundle.open(str(bundle))
     assert opened.manifest.labels == ["red apple", "bird", "a small house"]
     assert set(opened.manifest.files) == {file.name for file in bundle.iterdir()} - {MANIFEST}
-    assert set(opened.manifest.files) == {*FILES, CHECK, "parity.json", "report.html"}
+    assert set(opened.manifest.files) == {*FILES, "parity.json", "report.html"}
     assert json.loads(opened.manifest.to_json()) == json.loads((bundle / MANIFEST).read_text())
 
 
@@ -188,10 +190,152 @@ def test_a_name_that_leads_outside(copy: Path, tmp_path: Path, name: str) -> Non
     assert f"names a file outside itself ({name!r})" in refused(copy)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"logit_scale": 7.5}, {"temperature": 2.0}, {"labels": ["cat"]}, {"threshold": 0.9}, {"created": "yesterday"}],
+    ids=str,
+)
+def test_a_manifest_that_was_edited_by_hand_is_refused(copy: Path, change: dict[str, object]) -> None:
+    raw = json.loads((copy / MANIFEST).read_text())
+    (copy / MANIFEST).write_text(json.dumps(raw | change))
+    assert "manifest.json is not the one that was exported (sha256 differs)" in refused(copy)
+
+
+def test_an_edited_mean_is_refused(copy: Path) -> None:
+    file = copy / MANIFEST
+    raw = json.loads(file.read_text())
+    raw["image"]["mean"][0] += 0.01
+    file.write_text(json.dumps(raw))
+    assert "sha256 differs" in refused(copy)
+
+
+def test_a_manifest_without_its_hash_is_of_an_older_attri(copy: Path) -> None:
+    raw = json.loads((copy / MANIFEST).read_text())
+    del raw["sha256"]
+    (copy / MANIFEST).write_text(json.dumps(raw))
+    assert "missing or unknown fields (sha256): export the bundle again" in refused(copy)
+
+
+def test_the_layout_of_a_manifest_is_free(copy: Path) -> None:
+    """A formatter changes no field, so the hash of the fields stays right."""
+    raw = json.loads((copy / MANIFEST).read_text())
+    (copy / MANIFEST).write_text(json.dumps(dict(reversed(raw.items())), ensure_ascii=True, indent=8))
+    Bundle.open(copy)
+
+
+def test_a_manifest_that_is_saved_again_opens(copy: Path) -> None:
+    save_manifest(dataclasses.replace(Bundle.open(copy).manifest, labels=["Äpfel", "\u2028"]), copy)
+    assert Bundle.open(copy).manifest.labels == ["Äpfel", "\u2028"]
+
+
+def test_a_file_that_is_replaced_after_opening_is_not_read(copy: Path) -> None:
+    opened = Bundle.open(copy)
+    before = {name: (copy / name).read_bytes() for name in FILES}
+    for name in FILES:
+        (copy / "new").write_bytes(b"something else")
+        (copy / "new").replace(copy / name)
+    for name in FILES:
+        assert opened.file(name).read_bytes() == before[name]
+    assert opened.token_embedding().tobytes() == np.load(io.BytesIO(before[EMBEDDING])).tobytes()
+
+
+def test_a_folder_that_is_deleted_after_opening_is_read_whole(copy: Path, bundle: Path) -> None:
+    opened = Bundle.open(copy)
+    shutil.rmtree(copy)
+    assert opened.graph(VISION).read_bytes() == (bundle / VISION).read_bytes()
+    assert len(read_check(opened).pixels)
+
+
+def test_a_manifest_is_saved_to_the_folder_that_was_opened(copy: Path, tmp_path: Path) -> None:
+    """What was replaced meanwhile is another bundle's."""
+    opened = Bundle.open(copy)
+    copy.rename(tmp_path / "old")
+    (tmp_path / "copy").mkdir()
+    save_manifest(dataclasses.replace(opened.manifest, labels=["cat"]), opened.folder)
+    assert not list((tmp_path / "copy").iterdir())
+    assert Bundle.open(tmp_path / "old").manifest.labels == ["cat"]
+
+
+def test_a_file_that_is_written_to_in_place_is_told(copy: Path) -> None:
+    opened = Bundle.open(copy)
+    opened.require_unchanged()
+    with (copy / TEXT).open("r+b") as file:
+        file.write(b"another graph")
+    os.utime(copy / TEXT, ns=(0, 0))  # also where the clock of the file system is coarse
+    with pytest.raises(BundleError, match=r"was written to while it was read \(text.onnx\): start again"):
+        opened.require_unchanged()
+
+
+def test_a_closed_bundle_is_not_read(copy: Path) -> None:
+    with Bundle.open(copy) as opened:
+        pass
+    with pytest.raises(ValueError, match="closed"):
+        opened.file(TEXT)
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_no_descriptors_are_left(copy: Path) -> None:
+    Bundle.open(copy)
+    before = descriptors()
+    for _ in range(20):
+        Bundle.open(copy)  # goes with its last reference
+        Bundle.open(copy).close()
+    (copy / TEXT).write_bytes(b"torn")
+    for _ in range(20):
+        refused(copy)
+    assert descriptors() == before
+
+
+def test_a_pipe_in_the_place_of_a_file_does_not_block(copy: Path) -> None:
+    (copy / TEXT).unlink()
+    os.mkfifo(copy / TEXT)
+    assert "'text.onnx' cannot be read" in refused(copy)
+
+
+SWAP = """
+import itertools, os, sys, time
+path, *others = sys.argv[1:]
+print(flush=True)
+for number in itertools.count():  # as `attri.export.writer.swap` does it, with three folders in turn
+    os.rename(path, others[1])
+    os.rename(others[0], path)
+    others.reverse()
+    time.sleep(0.002)
+"""
+
+
+def test_a_bundle_that_is_swapped_all_the_time_opens_whole(bundle: Path, tmp_path: Path) -> None:
+    """Two bundles whose files differ in every name take turns: what opens is one of them, from first to last."""
+    paths = [tmp_path / name for name in ("bundle", "next", "old")]
+    for path, mark in zip(paths[:2], (b"one", b"two"), strict=True):
+        shutil.copytree(bundle, path)
+        for name in FILES:
+            (path / name).write_bytes(mark + name.encode())
+        files = {name: file_entry(path / name) for name in FILES}
+        set_manifest(path, labels=[mark.decode()], files=files)
+    seen = set()
+    with subprocess.Popen([sys.executable, "-c", SWAP, *map(str, paths)], stdout=subprocess.PIPE) as swapper:
+        assert swapper.stdout is not None
+        swapper.stdout.readline()
+        for _ in range(300):
+            with Bundle.open(paths[0]) as opened:
+                (mark,) = opened.manifest.labels
+                assert {opened.file(name).read_bytes() for name in FILES} == {
+                    mark.encode() + name.encode() for name in FILES
+                }
+                seen.add(mark)
+        assert swapper.poll() is None
+        swapper.kill()
+    assert seen == {"one", "two"}
+
+
 def test_a_link_that_leads_outside(copy: Path, tmp_path: Path) -> None:
     (copy / TEXT).rename(tmp_path / TEXT)
     (copy / TEXT).symlink_to(tmp_path / TEXT)
-    assert "outside itself" in refused(copy)
+    assert "'text.onnx' is a link, which may lead outside itself" in refused(copy)
 
 
 @pytest.mark.parametrize("name", ["with\0nul", "two\nlines", "", "loop"])

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from manifests import edit_manifest, set_manifest
 from PIL import Image
 
 from attri.runtime import AttriError, Classifier, Prediction
 from attri.runtime import textencoder as module
-from attri.runtime.bundle import MANIFEST
-from attri.runtime.errors import EngineError, ImageError, LabelsError, MissingExtra, UsageError
+from attri.runtime.bundle import CHECK, MANIFEST, TEXT, VISION, Bundle, file_entry
+from attri.runtime.errors import EngineError, ImageError, LabelsError, MissingExtra, ParityError, UsageError
+from attri.runtime.ort import OrtEngine
 from attri.runtime.prompts import encode_labels
 from attri.runtime.steady import Steady
+from attri.runtime.textcache import TextCache
 from attri.runtime.tokenizer import Tokenizer
 
 LABELS = ["red apple", "green apple", "bird", "a small house", "car"]
@@ -329,6 +335,133 @@ def test_below_the_threshold_there_is_no_label(classifier: Classifier, five: lis
     assert rejected.score == accepted.score
 
 
+class Interrupted:
+    """An engine during whose first run something else happens."""
+
+    def __init__(self, engine: OrtEngine, then: Callable[[], object]) -> None:
+        self.engine, self.description, self.limits, self.then = engine, "", engine.limits, then
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        then, self.then = self.then, lambda: None
+        then()
+        return self.engine.run(inputs)
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+@pytest.mark.parametrize("own_first", [True, False])
+def test_a_prediction_has_the_threshold_of_its_own_labels(
+    bundle: Path, five: list[Path], tmp_path: Path, own_first: bool
+) -> None:
+    """Other labels come while an image is classified: the bundle's threshold is for its own alone."""
+    path = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    set_manifest(path, threshold=1.0)
+    opened = Bundle.open(path)
+    own, others = opened.manifest.labels, ["cat", "dog", "teapot"]
+    first, second = (own, others) if own_first else (others, own)
+    engine = Interrupted(OrtEngine(opened.graph(VISION)), lambda: classifier.set_labels(second))
+    classifier = Classifier(opened, engine, OrtEngine(opened.graph(TEXT)), first, TextCache(0))
+    before, after = classifier(five[0]), classifier(five[0])
+    assert (before.labels, after.labels) == (tuple(first), tuple(second))
+    found = {each.labels: (each.threshold, each.label is None) for each in (before, after)}
+    assert found == {tuple(own): (1.0, True), tuple(others): (None, False)}
+
+
+ONE = (
+    'one label ("cat") always scores 100%, whatever the threshold, since nothing is compared with it: add a second for'
+    ' what else is seen, such as "background"'
+)
+
+
+def test_one_label_is_warned_of(bundle: Path, five: list[Path], caplog: pytest.LogCaptureFixture) -> None:
+    classifier = Classifier.load(bundle, ["cat"], threads=1)
+    assert classifier(five[0]).score == 1
+    assert caplog.messages == [ONE]
+    classifier.labels = ["cat", "background"]
+    assert caplog.messages == [ONE]
+    classifier.set_labels(["cat"], prompts=[["a cat", "a kitten"]])  # still one label
+    assert caplog.messages == [ONE, ONE]
+
+
+def test_one_label_of_the_bundle_itself_is_warned_of(
+    bundle: Path, five: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    set_manifest(path, labels=["cat"])
+    classifier = Classifier.load(path, threads=1)
+    classifier(five[0]), classifier(five[1])
+    assert caplog.messages == [ONE]
+
+
+def test_a_graph_that_gives_other_answers_is_not_loaded(bundle: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    edit_manifest(path, lambda raw: raw["image"].update(std=[0.1, 0.2, 0.3]))
+    with pytest.raises(ParityError, match=r"does not agree with the PyTorch model: image features of vision.onnx is"):
+        Classifier.load(path, threads=1)
+
+
+def negated(bundle: Path, path: Path) -> None:
+    """Another bundle: what its graphs give is turned round, so that two graphs of it agree, and with others do not."""
+    import onnx
+
+    shutil.copytree(bundle, path)
+    for name, output in ((VISION, "image_features"), (TEXT, "text_features")):
+        proto = onnx.load(path / name)
+        for node in proto.graph.node:
+            node.output[:] = [f"{each}.before" if each == output else each for each in node.output]
+            node.input[:] = [f"{each}.before" if each == output else each for each in node.input]
+        proto.graph.node.append(onnx.helper.make_node("Neg", [f"{output}.before"], [output]))
+        (path / name).write_bytes(proto.SerializeToString())
+    with np.load(path / CHECK) as file:
+        arrays = {name: -value if name.endswith("_features") else value for name, value in file.items()}
+    np.savez_compressed(path / CHECK, **arrays)
+    files = {name: file_entry(path / name) for name in (VISION, TEXT, CHECK)}
+    edit_manifest(path, lambda raw: raw["files"].update(files) or raw.update(created="negated"))
+
+
+SWAP = """
+import os, sys, time
+path, *others = sys.argv[1:]
+print(flush=True)
+while True:  # as `attri.export.writer.swap` does it, with three folders in turn
+    os.rename(path, others[1])
+    os.rename(others[0], path)
+    others.reverse()
+    time.sleep(0.005)
+"""
+
+
+def test_a_bundle_that_is_swapped_all_the_time_loads_whole(bundle: Path, tmp_path: Path, five: list[Path]) -> None:
+    paths = [tmp_path / name for name in ("bundle", "next", "old")]
+    shutil.copytree(bundle, paths[0])
+    negated(bundle, paths[1])
+    pixels = Classifier.load(bundle, LABELS, threads=1)._preprocess(five[0])[None]
+    wanted = {}
+    for path in paths[:2]:
+        with closing(Classifier.load(path, LABELS, threads=1)) as whole:
+            wanted[whole.bundle.manifest.created] = whole.encode_image(pixels)[0], whole(five[0]).probabilities
+    with subprocess.Popen([sys.executable, "-c", SWAP, *map(str, paths)], stdout=subprocess.PIPE) as swapper:
+        assert swapper.stdout is not None
+        swapper.stdout.readline()
+        for _ in range(20):
+            with closing(Classifier.load(paths[0], LABELS, threads=1)) as found:
+                features, scores = wanted[found.bundle.manifest.created]
+                np.testing.assert_array_equal(found.encode_image(pixels)[0], features)
+                np.testing.assert_array_equal(found(five[0]).probabilities, scores)
+        assert swapper.poll() is None
+        swapper.kill()
+
+
+def test_a_load_leaves_no_descriptors(bundle: Path) -> None:
+    def load() -> int:
+        Classifier.load(bundle, LABELS, threads=1).close()
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    first = load()
+    assert [load() for _ in range(10)] == [first] * 10
+
+
 def test_top_is_sorted_and_no_longer_than_the_labels(classifier: Classifier, five: list[Path]) -> None:
     prediction = classifier(five[0])
     top = prediction.top(99)
@@ -361,7 +494,7 @@ def test_the_manifest_sets_scale_and_temperature(
 ) -> None:
     path = Path(shutil.copytree(bundle, tmp_path / "copy"))
     raw = json.loads((path / MANIFEST).read_text())
-    (path / MANIFEST).write_text(json.dumps(raw | change))
+    set_manifest(path, **change)
     factor = change.get("logit_scale", raw["logit_scale"]) / raw["logit_scale"] / change.get("temperature", 1)
     powers = probabilities(classifier(five)).astype(np.float64) ** factor
     found = probabilities(Classifier.load(path, LABELS, threads=1)(five))

@@ -13,8 +13,10 @@ from types import SimpleNamespace
 
 import onnxruntime
 import pytest
+from manifests import edit_manifest
 
 from attri.runtime import doctor, trt_engines
+from attri.runtime.bundle import MANIFEST
 from attri.runtime.doctor import MISSING, OK, Choice, Finding, choose, main
 from attri.runtime.errors import MissingExtra
 
@@ -42,7 +44,7 @@ def test_this_machine(ask, bundle: Path) -> None:
     assert found["would_use"]["backend"] in ("onnxruntime", "tensorrt")
     state = {each["name"]: each for each in found["findings"]}
     assert state["ONNX Runtime"]["state"] == "ok"
-    assert state[str(bundle)]["value"].endswith("fp32, 3 labels, verified")
+    assert state[str(bundle)]["value"].endswith("fp32, 3 labels, verified, and agrees with the model")
     assert all(each["advice"] for each in found["findings"] if each["state"] != "ok")
     code, out, _ = ask("--bundle", str(bundle))
     assert code == 0
@@ -64,6 +66,25 @@ def test_a_damaged_bundle_is_a_failure(ask, bundle: Path, tmp_path: Path) -> Non
     code, out, _ = ask("--bundle", str(copy))
     assert code == 1
     assert "text.onnx" in out
+
+
+def test_a_manifest_that_was_edited_is_a_failure(ask, bundle: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    raw = json.loads((copy / MANIFEST).read_text())
+    (copy / MANIFEST).write_text(json.dumps(raw | {"logit_scale": 7.0}))
+    code, out, _ = ask("--bundle", str(copy))
+    assert code == 1
+    assert "manifest.json is not the one that was exported" in out
+
+
+def test_a_bundle_that_gives_other_answers_is_a_failure(ask, bundle: Path, tmp_path: Path) -> None:
+    """Every hash is right, as after a forgery: the reference images tell."""
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    edit_manifest(copy, lambda raw: raw["image"].update(mean=[0.1, 0.2, 0.3]))
+    code, out, _ = ask("--bundle", str(copy))
+    assert code == 1
+    assert "verified, but ONNX Runtime" in out
+    assert "does not agree with the PyTorch model: image features of vision.onnx is" in out
 
 
 @pytest.mark.parametrize(
