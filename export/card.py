@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from attri.runtime.errors import FailedError
 from attri.train.checkpoint import Run
 from attri.train.folder import RESULTS
 
@@ -36,8 +37,14 @@ class Card:
 
     @classmethod
     def of(cls, folder: Path, run: Run) -> Card:
-        """Of a run folder, which may belong to a protocol."""
+        """Of a run folder, which may belong to a protocol.
+
+        Raises:
+            FailedError: its results are of another training than the run that was read.
+        """
         results = read_results(folder)
+        if not is_of(results, run):
+            raise FailedError(f"the results in {folder} are of another training than its prompt: export it again")
         train = {name: getattr(run.train, name) for name in ("shots", "epochs", "seed")}
         pictures = results.get("train", {}).get("pictures")
         compared = protocol_rows(folder, run)
@@ -83,6 +90,13 @@ def read_results(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return results if isinstance(results, dict) else {}
+
+
+def is_of(results: dict[str, Any], run: Run) -> bool:
+    """Whether results, where they say whose they are, are of this run."""
+    meta = results.get("run")
+    own = {"prompt": asdict(run.prompt), "train": asdict(run.train), "classes": run.classes, "data": run.data}
+    return not isinstance(meta, dict) or json.loads(json.dumps(own)).items() <= meta.items()
 
 
 def licence(pretrained: str) -> str:

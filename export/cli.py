@@ -113,7 +113,9 @@ def main(
     from attri.train.checkpoint import load_run
 
     words = read_labels(labels) if labels else None
+    run = run.resolve()  # once: runs/latest points elsewhere when a training ends meanwhile
     trained = load_run(run)
+    card = Card.of(run, trained)  # before anything that takes long
     confidence = confidence_options(trained, calibrate, validation_data, negatives, false_accepts, false_rejects)
     pictures = sample(parity_data or Path(trained.data), parity_pictures)
     precision = "int8" if int8 else "fp16" if fp16 else "fp32"
@@ -132,7 +134,7 @@ def main(
         gates=gates,
         calibration=calibration,
         confidence=confidence,
-        card=Card.of(run, trained),
+        card=card,
         tell=lambda line: click.echo(line, err=True),
     )
     click.echo(report.table())

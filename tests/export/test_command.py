@@ -19,6 +19,7 @@ from attri.export.writer import check_target
 from attri.runtime import Classifier
 from attri.runtime.bundle import Bundle
 from attri.runtime.cli import main as attri_run
+from attri.runtime.errors import FailedError
 from attri.train import pocket
 from attri.train.backbone import load_backbone
 from attri.train.checkpoint import load_run, load_tensors, save_tensors
@@ -90,6 +91,40 @@ def test_a_bundle_and_its_parity_table(run, tmp_path):
     )
     assert len(Bundle.open("bundle").manifest.labels) == len(list((pocket.IMAGES / "train").iterdir()))
     assert [p.name for p in tmp_path.iterdir() if p.name != "runs"] == ["bundle"]
+
+
+def test_a_latest_run_that_changes_while_it_is_exported_is_read_whole(run, other_run, tmp_path, monkeypatch):
+    """A training that ends meanwhile points runs/latest to its own run: prompt and results stay of one."""
+    link = tmp_path / "runs" / "latest"
+    link.parent.mkdir()
+    link.symlink_to(run)
+
+    def load_and_move(folder):
+        loaded = load_run(folder)
+        link.unlink()
+        link.symlink_to(other_run)
+        return loaded
+
+    def stop(model, path, labels, pictures, *, card, **_):
+        raise FailedError(f"{len(labels)} labels, results of {[row['classes'] for row in card.accuracy]}")
+
+    monkeypatch.setattr("attri.train.checkpoint.load_run", load_and_move)
+    monkeypatch.setattr("attri.export.onnx.export_bundle", stop)
+    classes = len(load_run(run).classes)
+    rows = [classes for part in ("test", "val") if part in json.loads((run / "results.json").read_text())]
+    assert classes != len(load_run(other_run).classes)
+    assert export("--no-calibrate").stderr == f"error: {classes} labels, results of {rows}\n"
+
+
+def test_results_of_another_training_are_not_put_beside_a_prompt(run, other_run, tmp_path):
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    shutil.copy(run / "prompt.safetensors", mixed)
+    shutil.copy(other_run / "results.json", mixed)
+    result = export(mixed)
+    assert result.exit_code == 1
+    assert result.stderr == f"error: the results in {mixed} are of another training than its prompt: export it again\n"
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_int8_says_on_stderr_what_it_does_and_on_stdout_what_came_out(run):
