@@ -129,7 +129,7 @@ def test_a_batch_goes_through_the_vision_graph_at_once(
         read.append(1)
 
     def running(self: OrtEngine, inputs: dict[str, Any]) -> Any:
-        if "pixels" in inputs:
+        if "pixels" in inputs and read:  # not the reference image of the load
             sizes.append(len(inputs["pixels"]))
             wait_for(lambda: len(read) == 41)  # then what comes next is a whole batch
         return run(self, inputs)
@@ -174,6 +174,17 @@ def write_video(path: Path, pictures: list[Path]) -> Path:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(shot, "rgb24")))
         container.mux(stream.encode())
     return path
+
+
+@pytest.mark.parametrize("options", [(), ("--threshold", "0.5")], ids=str)
+def test_one_label_is_warned_of_at_start_and_once(
+    attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    (tmp_path / "one.txt").write_text("cat\n")
+    result = attri_run(*picture_files[:2], *options, labels=tmp_path / "one.txt")
+    assert result.code == 0
+    assert result.err.splitlines()[0].startswith('one label ("cat") always scores 100%, whatever the threshold')
+    assert result.err.count("one label") == 1
 
 
 def test_a_video(attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path) -> None:
