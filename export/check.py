@@ -39,7 +39,7 @@ def save_check(model: AttriPrompt, unfinished: Bundle, pixels: NDArray[np.float3
         "text_features": reference.text,
         **{f"text.{name}": value for name, value in feed.items()},
     }
-    np.savez_compressed(unfinished.file(CHECK), **arrays)
+    np.savez_compressed(unfinished.path / CHECK, **arrays)
 
 
 def few_labels(labels: Sequence[str], template: str) -> list[str]:

@@ -49,7 +49,7 @@ def write_report(
     """
     facts = describe(bundle, report, pictures, card, confidence)
     text = json_text(facts, indent=2, allow_nan=False) + "\n"
-    write_file(bundle.file(JSON), text.encode())
+    write_file(bundle.path / JSON, text.encode())
     shown = {i: thumbnail(pictures.files[i], preprocess) for i in {stage.worst_picture for stage in report.stages}}
     page = render(
         Path(__file__).with_name(PAGE),
@@ -62,7 +62,7 @@ def write_report(
         ],
         shown=SHOWN,
     )
-    write_file(bundle.file(PAGE), page.encode(errors="backslashreplace"))
+    write_file(bundle.path / PAGE, page.encode(errors="backslashreplace"))
 
 
 def describe(
