@@ -14,6 +14,7 @@ from typing import Any
 from attri.runtime.errors import MissingExtra, SourceError
 from attri.runtime.source_uris import InputOptions, SourceSpec
 from attri.runtime.sources import Capture, Shot
+from attri.runtime.v4l2 import cameras_here, find_device, opencv_name
 
 _FOURCC = {"mjpeg": "MJPG", "raw": "YUYV"}
 # One buffer, dropped when a newer frame is there: what waits in GStreamer is lag that nobody sees.
@@ -29,9 +30,16 @@ def open_camera(spec: SourceSpec) -> Iterator[Capture]:
         MissingExtra: without OpenCV.
     """
     cv2 = _cv2()
-    device = _v4l2(cv2, spec) if spec.kind == "v4l2" else _gstreamer(cv2, pipeline(spec))
+    where = ""
+    if spec.kind == "v4l2":
+        path = find_device(spec.uri)
+        where = "" if path.name == Path(spec.uri).name else f"{path}, "
+        _probe(path, spec.uri)
+        device = _v4l2(cv2, path, spec.input)
+    else:
+        device = _gstreamer(cv2, pipeline(spec))
     try:
-        yield Capture(_description(cv2, device, spec), _shots(cv2, device))
+        yield Capture(where + _description(cv2, device, spec), _shots(cv2, device))
     finally:
         device.release()
 
@@ -48,12 +56,10 @@ def pipeline(spec: SourceSpec) -> str:
     return f"nvarguscamerasrc sensor-id={spec.uri} ! {','.join(caps)} ! {convert} ! {_SINK}"
 
 
-def _v4l2(cv2: Any, spec: SourceSpec) -> Any:
-    _probe(spec.uri)
-    device = cv2.VideoCapture(int(spec.uri.removeprefix("/dev/video")), cv2.CAP_V4L2)
+def _v4l2(cv2: Any, path: Path, asked: InputOptions) -> Any:
+    device = cv2.VideoCapture(opencv_name(path), cv2.CAP_V4L2)
     if not device.isOpened():
-        raise SourceError(f"{spec.uri} is no camera that gives pictures")
-    asked = spec.input
+        raise SourceError(f"{path} is no camera that gives pictures")
     # The format before the size, since sizes depend on it; MJPEG, because USB carries large pictures only compressed.
     device.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter_fourcc(*_FOURCC[asked.codec or "mjpeg"]))
     for name, value in (("FRAME_WIDTH", asked.width), ("FRAME_HEIGHT", asked.height), ("FPS", asked.rate)):
@@ -63,13 +69,12 @@ def _v4l2(cv2: Any, spec: SourceSpec) -> Any:
     return device
 
 
-def _probe(path: str) -> None:
+def _probe(path: Path, uri: str) -> None:
     """OpenCV only says that it could not open a device; the system says why."""
     try:
         os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
     except FileNotFoundError as error:
-        there = ", ".join(sorted(map(str, Path("/dev").glob("video*")))) or "none"
-        raise SourceError(f"there is no {path}; cameras here: {there}") from error
+        raise SourceError(f"there is no {uri}; {cameras_here()}") from error
     except PermissionError as error:
         raise SourceError(f"{path} may not be opened: add this user to the group video", final=True) from error
     except OSError as error:

@@ -48,8 +48,8 @@ def main(
     inputs: Inputs,
     outputs: Outputs,
 ) -> int:
-    """Classify SOURCEs: pictures, folders, quoted globs, videos, camera0, /dev/video0, csi://0, rtsp://, http://,
-    gst:PIPELINE, - for JPEGs on standard input, or names from the --sources file."""
+    """Classify SOURCEs: pictures, folders, quoted globs, videos, camera0, camera:NAME, /dev/v4l/by-id/..., csi://0,
+    rtsp://, http://, gst:PIPELINE, - for JPEGs on standard input, or names from the --sources file."""
     from attri.runtime.classifier import Classifier
     from attri.runtime.inputs import find_inputs, open_pipeline, read_labels_files
     from attri.runtime.outputs import open_sinks

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from attri.runtime import v4l2
 from attri.runtime.command import Command
 from attri.runtime.cpus import usable_cpus
 from attri.runtime.printable import as_text, json_text
@@ -157,12 +158,12 @@ def _engines(_bundle: Path) -> Iterator[Finding]:
 
 def _sources(_bundle: Path) -> Iterator[Finding]:
     group = "sources"
-    cameras = sorted(Path("/dev").glob("video*"), key=lambda path: (len(path.name), path.name))
+    cameras = v4l2.list_cameras()
     for camera in cameras:
-        name = _text(f"/sys/class/video4linux/{camera.name}/name") or "a camera"
-        allowed = os.access(camera, os.R_OK | os.W_OK)
+        allowed = os.access(camera.device, os.R_OK | os.W_OK)
         advice = "" if allowed else "no permission: sudo usermod -aG video $USER, and log in again"
-        yield Finding(group, str(camera), OK if allowed else NOTE, name, advice)
+        names = ", ".join(map(str, (camera, *camera.links)))  # each may be given to attri-run
+        yield Finding(group, str(camera.device), OK if allowed else NOTE, names, advice)
     if not cameras:
         yield Finding(group, "cameras", MISSING, "no /dev/video*", "plug one in, or classify files and streams")
     found = _package("cv2", "opencv-python-headless", "opencv-python")

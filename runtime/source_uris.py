@@ -15,6 +15,7 @@ from attri.runtime.images import list_images
 from attri.runtime.printable import as_text
 from attri.runtime.redact import redact, redact_uri
 from attri.runtime.transient import missing
+from attri.runtime.v4l2 import BY_NAME, is_device
 
 _SUFFIXES = "mp4 m4v mov mkv webm avi mpg mpeg ts wmv flv ogv"
 VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
@@ -25,7 +26,8 @@ FLIPS = (
 )  # jetson-utils' names, in the order of nvvidconv's numbers
 CODECS = ("mjpeg", "raw")
 KNOWN = (
-    "a picture, folder, quoted glob or video file, camera0, /dev/video0, v4l2://0, csi://0, rtsp://, http://, gst:, -"
+    "an image, folder, quoted glob or video file, camera0, camera:NAME, /dev/video0, /dev/v4l/by-id/..., csi://0, "
+    "rtsp://HOST/PATH, http://HOST/PATH, gst:PIPELINE, or - for JPEGs on standard input"
 )
 
 _VIDEO_OPTIONS = {"flip", "stride", "roi", "steady"}
@@ -68,7 +70,7 @@ class SourceSpec:
 
     name   as shown: the name in the sources file, or what was typed, without credentials
     kind   a key of OPTIONS_OF
-    uri    for the opener: a device, a URI, a GStreamer pipeline, or a path
+    uri    for the opener: a device or its link, camera:NAME, a URI, a GStreamer pipeline, or a path
     files  of the kind "pictures"
     """
 
@@ -173,8 +175,8 @@ def _names(specs: Sequence[SourceSpec]) -> list[str]:
 
 def _by_path(word: str, watch: bool) -> SourceSpec | None:
     path = Path(word.removeprefix("file://"))
-    if device := re.fullmatch(r"/dev/video\d+", word):
-        return SourceSpec(word, "v4l2", device[0])
+    if is_device(str(path)):
+        return SourceSpec(word, "v4l2", str(path.absolute()))
     if path.is_dir():
         return _folder(word, path, watch)
     if path.exists():
@@ -203,8 +205,12 @@ def _by_form(word: str, name: str) -> SourceSpec | None:
         return SourceSpec(name, "gst", word.removeprefix("gst:"))
     if colon and scheme.lower() in STREAMS:
         return SourceSpec(name, "stream", f"{scheme.lower()}://{rest}")
+    if word.startswith(BY_NAME) and not re.fullmatch(r"\W*\d*", word.removeprefix(BY_NAME)):
+        return SourceSpec(word, "v4l2", word)
     if device := re.fullmatch(r"v4l2://(?:/dev/video)?(\d+)", word):
         return SourceSpec(word, "v4l2", f"/dev/video{int(device[1])}")
+    if scheme == "v4l2" and is_device(rest):
+        return SourceSpec(word, "v4l2", rest)
     if camera := re.fullmatch(r"csi://(\d+)", word):
         return SourceSpec(word, "csi", camera[1])
     if colon and scheme != "file":

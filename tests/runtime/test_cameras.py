@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import pytest
 from streams import NEEDS_GSTREAMER, SYSTEM_PYTHON
 
 import attri.runtime
+from attri.runtime import v4l2
 from attri.runtime.capture_cv import pipeline
 from attri.runtime.errors import MissingExtra, SourceError
 from attri.runtime.source_uris import InputOptions, SourceSpec, find_source
@@ -105,14 +107,15 @@ def opened(word: str, **options: object) -> Capture:
 
 
 class Device:
-    """A V4L2 camera as OpenCV shows it: 640 x 480 at 30 frames per second at most, blue, until it is unplugged."""
+    """A V4L2 camera as OpenCV shows it: 640 x 480 at 30 frames per second at most, blue, until it is unplugged. Nodes
+    of odd numbers give metadata alone."""
 
     def __init__(self, number: int, backend: int) -> None:
         self.number, self.backend, self.calls, self.left, self.released = number, backend, [], 3, False
         self.values = {"FRAME_WIDTH": 320.0, "FRAME_HEIGHT": 240.0, "FPS": 30.0, "FOURCC": 0.0}
 
     def isOpened(self) -> bool:
-        return self.number == 0
+        return self.number % 2 == 0
 
     def set(self, name: str, value: float) -> bool:
         self.calls.append(name)
@@ -136,8 +139,47 @@ class Device:
         self.released = True
 
 
+class Machine:
+    """/dev and /sys as Linux and udev lay them out: each camera has a node for frames and one for metadata."""
+
+    def __init__(self, root: Path) -> None:
+        self.dev, self.sys = root / "dev", root / "sys"
+        for folder in ("by-id", "by-path"):
+            (self.dev / "v4l" / folder).mkdir(parents=True)
+
+    def plug(self, number: int, name: str, serial: str = "", port: str = "") -> None:
+        for index in (0, 1):
+            node = f"video{number + index}"
+            (self.dev / node).touch()
+            facts = self.sys / "class/video4linux" / node
+            facts.mkdir(parents=True)
+            (facts / "name").write_text(f"{name}\n")
+            (facts / "index").write_text(f"{index}\n")
+            for folder, link in (("by-id", f"usb-{serial}"), ("by-path", f"pci-0000:00:14.0-usb-{port}")):
+                if not link.endswith("-"):
+                    (self.dev / "v4l" / folder / f"{link}-video-index{index}").symlink_to(f"../../{node}")
+
+    def unplug(self, number: int) -> None:
+        for node in (f"video{number}", f"video{number + 1}"):
+            for link in (self.dev / "v4l").glob("*/*"):
+                if link.readlink().name == node:
+                    link.unlink()
+            (self.dev / node).unlink()
+            shutil.rmtree(self.sys / "class/video4linux" / node)
+
+
 @pytest.fixture
-def devices(monkeypatch: pytest.MonkeyPatch) -> list[Device]:
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    made = Machine(tmp_path)
+    monkeypatch.setattr(v4l2, "DEV", made.dev)
+    monkeypatch.setattr(v4l2, "SYS", made.sys)
+    return made
+
+
+@pytest.fixture
+def devices(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> list[Device]:
+    """What OpenCV opened, on a machine with one camera."""
+    machine.plug(0, "HD Pro Webcam C920", serial="046d_HD_Pro_Webcam_C920_1234", port="0:3:1.0")
     made: list[Device] = []
 
     def capture(number: int, backend: int) -> Device:
@@ -151,7 +193,6 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> list[Device]:
     tools = {"VideoCapture": capture, "VideoWriter_fourcc": code, "CAP_V4L2": 200, "COLOR_BGR2RGB": 4}
     fake = SimpleNamespace(**names, **tools, cvtColor=lambda image, _: image[:, :, ::-1].copy())
     monkeypatch.setitem(sys.modules, "cv2", fake)
-    monkeypatch.setattr("attri.runtime.capture_cv._probe", lambda path: None)
     return made
 
 
@@ -181,11 +222,74 @@ def test_a_device_that_is_no_camera(devices: list[Device]) -> None:
         opened("camera1")
 
 
-def test_no_device() -> None:
+BY_ID = "/dev/v4l/by-id/usb-046d_HD_Pro_Webcam_C920_1234-video-index0"
+BY_PATH = "/dev/v4l/by-path/pci-0000:00:14.0-usb-0:3:1.0-video-index0"
+IDENTITIES = [BY_ID, BY_PATH, f"v4l2://{BY_ID}", "camera:HD Pro Webcam C920", "camera:hd pro webcam c920"]
+
+
+@pytest.mark.parametrize("word", IDENTITIES)
+def test_a_camera_is_found_again_under_another_number(devices: list[Device], machine: Machine, word: str) -> None:
+    spec = find_source(word)
+    assert (spec.name, spec.kind, spec.live) == (word, "v4l2", True)
+    with open_source(spec, 3, threading.Event()) as capture:
+        assert capture.description.startswith(f"{machine.dev}/video0, 320 x 240")
+    machine.unplug(0)
+    with pytest.raises(SourceError, match=r"there is no .*; cameras here: none") as error:
+        opened(word)
+    assert not error.value.final  # it may be plugged in again
+    machine.plug(0, "Other Camera")
+    machine.plug(4, "HD Pro Webcam C920", serial="046d_HD_Pro_Webcam_C920_1234", port="0:3:1.0")
+    with open_source(spec, 3, threading.Event()) as capture:
+        assert capture.description.startswith(f"{machine.dev}/video4, 320 x 240")
+    assert [device.number for device in devices] == [0, 4]
+
+
+@pytest.mark.parametrize("word", ["camera97", BY_ID, "camera:C920"])
+def test_no_such_camera(machine: Machine, word: str) -> None:
+    """What is there instead is said, but for the nodes that give metadata alone."""
     pytest.importorskip("cv2", reason="OpenCV is not installed")
-    with pytest.raises(SourceError, match="there is no /dev/video97; cameras here: ") as error:
-        opened("camera97")
-    assert not error.value.final  # it may be plugged in
+    machine.plug(10, "HD Pro Webcam C920")
+    machine.plug(2, "Integrated Camera")
+    listed = r"cameras here: camera2 \(Integrated Camera\), camera10 \(HD Pro Webcam C920\)$"
+    with pytest.raises(SourceError, match=listed) as error:
+        opened(word)
+    assert not error.value.final
+
+
+def test_two_cameras_of_one_name(devices: list[Device], machine: Machine) -> None:
+    """Neither is taken: the message gives the paths that tell them apart."""
+    machine.plug(2, "HD Pro Webcam C920", port="0:4:1.0")
+    with pytest.raises(SourceError, match="2 cameras have that name") as error:
+        opened("camera:HD Pro Webcam C920")
+    assert error.value.final
+    for port in ("0:3:1.0", "0:4:1.0"):
+        assert f"by-path/pci-0000:00:14.0-usb-{port}-video-index0" in str(error.value)
+    assert not devices
+
+
+def test_a_link_of_ones_own(devices: list[Device], machine: Machine, tmp_path: Path) -> None:
+    """As udev's SYMLINK+= makes them."""
+    (machine.dev / "front").symlink_to("video0")
+    assert find_source(str(machine.dev / "front")).kind == "v4l2"
+    assert opened(str(machine.dev / "front")).description.startswith(f"{machine.dev}/video0, ")
+
+
+def test_a_node_in_the_place_of_a_link(
+    devices: list[Device], machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docker --device /dev/v4l/by-id/... makes the node itself under that name: OpenCV gets the path."""
+    monkeypatch.setattr(Device, "isOpened", lambda self: True)
+    node = machine.dev / "v4l/by-id/usb-9-video-index0"
+    node.touch()
+    opened("/dev/v4l/by-id/usb-9-video-index0")
+    assert devices[0].number == str(node)
+
+
+def test_a_kernel_that_says_nothing_of_cameras(machine: Machine) -> None:
+    """As in a container without /sys."""
+    (machine.dev / "video3").touch()
+    (machine.dev / "video-front").touch()
+    assert [str(camera) for camera in v4l2.list_cameras()] == ["camera3"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 from manifests import edit_manifest
 
-from attri.runtime import doctor, trt_engines
+from attri.runtime import doctor, trt_engines, v4l2
 from attri.runtime.bundle import MANIFEST
 from attri.runtime.doctor import MISSING, OK, Choice, Finding, choose, main
 from attri.runtime.errors import MissingExtra
@@ -141,6 +141,30 @@ def test_a_package_that_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor._package("onnxruntime", "onnxruntime") == "broken: libcublas.so.12: cannot open shared object file"
     (runtime, *_) = doctor._engines(Path())
     assert (runtime.state, runtime.advice) == (MISSING, "pip install --force-reinstall onnxruntime")
+
+
+def test_cameras_with_their_identities(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ask) -> None:
+    """Each name that attri-run takes; a node for metadata is no camera."""
+    dev, facts = tmp_path / "dev", tmp_path / "sys/class/video4linux"
+    for number in (0, 1, 10):
+        (facts / f"video{number}").mkdir(parents=True)
+        (facts / f"video{number}/name").write_text("HD Pro Webcam C920\n" if number < 10 else "Other\n")
+        (facts / f"video{number}/index").write_text(f"{number % 10}\n")
+    links = [
+        dev / "v4l/by-id/usb-046d_C920_1234-video-index0",
+        dev / "v4l/by-path/pci-0000:00:14.0-usb-0:3:1.0-video-0",
+    ]
+    for link in links:
+        link.parent.mkdir(parents=True)
+        link.symlink_to("../../video0")
+    for number in (0, 1, 10):
+        (dev / f"video{number}").touch()
+    monkeypatch.setattr(v4l2, "DEV", dev)
+    monkeypatch.setattr(v4l2, "SYS", tmp_path / "sys")
+    found = {each["name"]: each for each in json.loads(ask("--json")[1])["findings"] if each["group"] == "sources"}
+    assert found[f"{dev}/video0"]["value"] == f"camera0 (HD Pro Webcam C920), {links[0]}, {links[1]}"
+    assert found[f"{dev}/video10"]["value"] == "camera10 (Other)"
+    assert f"{dev}/video1" not in found
 
 
 def test_a_jetson(monkeypatch: pytest.MonkeyPatch) -> None:

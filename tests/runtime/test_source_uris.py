@@ -104,7 +104,7 @@ def test_a_password_is_in_no_name(folder: Path) -> None:
         ("x" * 300, "File name too long"),
         ("a\0b", "does not exist"),
         ("", "is empty"),
-        ("ftp://user:secret@host/1", r"ftp://\*\*\*@host/1 is no source that attri knows: give a picture"),
+        ("ftp://user:secret@host/1", r"ftp://\*\*\*@host/1 is no source that attri knows: give an image"),
         ("rtsp:/user:%73secret@host/1", r"^rtsp:/\*\*\*@host/1 does not exist"),
         ("user:p%40secret@host/1", r"^\*\*\*@host/1 does not exist"),
         ("rtsp//user:secret[1]*@host/1", r"nothing matches rtsp//\*\*\*@host/1"),
