@@ -14,21 +14,19 @@ from attri.runtime.errors import UsageError
 from attri.runtime.images import list_images
 from attri.runtime.printable import as_text
 from attri.runtime.redact import redact, redact_uri
+from attri.runtime.source_hints import did_you_mean, not_known, not_there
 from attri.runtime.transient import missing
 from attri.runtime.v4l2 import BY_NAME, is_device
 
 _SUFFIXES = "mp4 m4v mov mkv webm avi mpg mpeg ts wmv flv ogv"
 VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 STREAMS = ("rtsp", "rtsps", "http", "https")
+ESCAPED = "in a password write / as %2F, ? as %3F, # as %23"
 FLIPS = (
     *("none", "counterclockwise", "rotate-180", "clockwise", "horizontal", "vertical"),
     *("upper-right-diagonal", "upper-left-diagonal"),
 )  # jetson-utils' names, in the order of nvvidconv's numbers
 CODECS = ("mjpeg", "raw")
-KNOWN = (
-    "an image, folder, quoted glob or video file, camera0, camera:NAME, /dev/video0, /dev/v4l/by-id/..., csi://0, "
-    "rtsp://HOST/PATH, http://HOST/PATH, gst:PIPELINE, or - for JPEGs on standard input"
-)
 
 _VIDEO_OPTIONS = {"flip", "stride", "roi", "steady"}
 OPTIONS_OF = {
@@ -102,7 +100,7 @@ def find_sources(
 
     Raises: UsageError: nothing there, a kind of source that is not known, or an option that none of them takes.
     """
-    found = [[named[word]] if word in named else _behind(word, watch) for word in words]
+    found = [[named[word]] if word in named else _behind(word, watch, tuple(named)) for word in words]
     specs = _together([spec for specs in found for spec in specs])
     taken = set().union(*(spec.options for spec in specs))
     if idle := sorted(options.asked() - taken):
@@ -125,7 +123,7 @@ def option_name(field_name: str) -> str:
     return f"--{field_name}" if field_name in ("stride", "roi", "steady") else f"--input-{field_name}"
 
 
-def _behind(word: str, watch: bool) -> list[SourceSpec]:
+def _behind(word: str, watch: bool, names: Sequence[str] = ()) -> list[SourceSpec]:
     """A pattern may match videos, and each is a source. Raises UsageError."""
     name = redact(word) if word.startswith("gst:") else redact_uri(word)
     if not word:  # an unset variable of a shell; as a path it would mean this folder
@@ -133,7 +131,7 @@ def _behind(word: str, watch: bool) -> list[SourceSpec]:
     try:
         if spec := _by_path(word, watch) or _by_form(word, name):
             return [spec]
-        return _glob(word, name)
+        return _glob(word, names)
     except (OSError, ValueError) as error:  # a name too long, a folder that may not be read, a NUL
         raise UsageError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
@@ -204,6 +202,7 @@ def _by_form(word: str, name: str) -> SourceSpec | None:
     if word.startswith("gst:"):
         return SourceSpec(name, "gst", word.removeprefix("gst:"))
     if colon and scheme.lower() in STREAMS:
+        _check_host(name, rest)
         return SourceSpec(name, "stream", f"{scheme.lower()}://{rest}")
     if word.startswith(BY_NAME) and not re.fullmatch(r"\W*\d*", word.removeprefix(BY_NAME)):
         return SourceSpec(word, "v4l2", word)
@@ -214,18 +213,38 @@ def _by_form(word: str, name: str) -> SourceSpec | None:
     if camera := re.fullmatch(r"csi://(\d+)", word):
         return SourceSpec(word, "csi", camera[1])
     if colon and scheme != "file":
-        raise UsageError(f"{name} is no source that attri knows: give {KNOWN}")
+        raise UsageError(not_known(word))
     return None
 
 
-def _glob(word: str, name: str) -> list[SourceSpec]:
+def _check_host(name: str, rest: str) -> None:
+    """Refuse what stands behind `scheme://` where its host or port cannot be one. Raises UsageError."""
+    account, host, port = split_authority(rest)
+    hint = f" ({ESCAPED})" if not account and "@" in rest else ""
+    if not host:
+        raise UsageError(f"{name} names no host: write HOST or HOST:PORT behind the ://, IPv6 as [ADDRESS]{hint}")
+    if port is not None and not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65536):
+        raise UsageError(f"{name}: the port must be a number from 1 to 65535{hint}")
+
+
+def split_authority(rest: str) -> tuple[str, str, str | None]:
+    """User and password, host, and port (None: the default) of what stands behind `scheme://`, as FFmpeg reads it.
+
+    An IPv6 address stands in brackets, which the host here has no more; the host is "" where none can be read.
+    """
+    account, _, place = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+(?:%.*)?)\]|([^:\[\]]+))(?::(.*))?", place)
+    return (account, found[1] or found[2], found[3]) if found else (account, "", None)
+
+
+def _glob(word: str, names: Sequence[str]) -> list[SourceSpec]:
     """The pictures that match as one source, and each of the videos."""
     if not glob.has_magic(word):
-        raise UsageError(f"{name} does not exist") from missing(word.removeprefix("file://"))
+        raise UsageError(not_there(word, names)) from missing(word.removeprefix("file://"))
     matches = glob.glob(word, recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
     files = sorted(path for path in map(Path, matches) if path.is_file())
     if not files:
-        raise UsageError(f"nothing matches {name}") from missing(word)
+        raise UsageError(f"nothing matches {redact_uri(word)}{did_you_mean(word)}") from missing(word)
     pictures = tuple(path for path in files if not _is_video(path))
     videos = [SourceSpec(str(path), "video", str(path), (path,)) for path in files if _is_video(path)]
     return [SourceSpec(word, "pictures", word, pictures), *videos] if pictures else videos
@@ -270,7 +289,10 @@ def _entry(path: Path, name: str, table: Any) -> SourceSpec:
             raise UsageError(f"{path}: {name}.{key} cannot be {redact(repr(value))}")
     if "uri" not in table:
         raise UsageError(f"{path}: {name} has no uri")
-    spec = find_source(_beside(path, table["uri"]), table.get("watch", False))
+    try:
+        spec = find_source(_beside(path, table["uri"]), table.get("watch", False))
+    except UsageError as error:
+        raise UsageError(f"{path}: {name}.uri: {error}") from error
     if table.get("watch") and spec.kind != "watch":
         raise UsageError(f"{path}: {name}.watch is for a folder")
     given: dict[str, Any] = {

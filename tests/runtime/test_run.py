@@ -242,6 +242,8 @@ def test_an_unreadable_picture_stops_no_other(
         (["--shortlist", "2", "--topk", "3"], "--topk 3 shows more labels than --shortlist 2"),
         (["--device", "gpu"], "--device"),
         (["gone.png"], "gone.png does not exist"),
+        (["webcam"], "webcam does not exist: did you mean camera0?"),
+        (["rtsp://host:99999/1"], "rtsp://host:99999/1: the port must be a number from 1 to 65535"),
         (["ftp://host/x"], "is no source that attri knows"),
         ([""], "a SOURCE is empty"),
         (["camera0", "--input-loop", "1"], "--input-loop: none of the sources takes it"),

@@ -104,7 +104,7 @@ def test_a_password_is_in_no_name(folder: Path) -> None:
         ("x" * 300, "File name too long"),
         ("a\0b", "does not exist"),
         ("", "is empty"),
-        ("ftp://user:secret@host/1", r"ftp://\*\*\*@host/1 is no source that attri knows: give an image"),
+        ("ftp://user:secret@host/1", r"ftp://\*\*\*@host/1 is no source that attri knows\. A SOURCE is an image"),
         ("rtsp:/user:%73secret@host/1", r"^rtsp:/\*\*\*@host/1 does not exist"),
         ("user:p%40secret@host/1", r"^\*\*\*@host/1 does not exist"),
         ("rtsp//user:secret[1]*@host/1", r"nothing matches rtsp//\*\*\*@host/1"),
@@ -117,6 +117,90 @@ def test_what_is_no_source(folder: Path, word: str, words: str) -> None:
         find_sources(("b.png", word), {})
     assert "secret" not in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("camera", "camera0"),
+        ("cam0", "camera0"),
+        ("0", "camera0"),
+        ("1", "camera1"),
+        ("webcam", "camera0"),
+        ("USB Camera 2", "camera2"),
+        ("camera:1", "camera1"),
+        ("camra1", "camera1"),
+        ("csi:0", "csi://0"),
+        ("csi1", "csi://1"),
+        ("rtsp//h", "rtsp://h"),
+        ("rtsp:/h/1", "rtsp://h/1"),
+        ("rtsp:h/1", "rtsp://h/1"),
+        ("rstp://h/1", "rtsp://h/1"),
+        ("192.0.2.7/1", "rtsp://192.0.2.7/1"),
+        ("rtsp:/u:p%40ss@host/x", r"rtsp://\*\*\*@host/x"),
+        ("u:p%40ss@host/x", r"rtsp://\*\*\*@host/x"),
+        ("dor", "door"),
+        ("Hall", "hall or hall left"),
+        ("hall_left", "hall left or hall"),  # the nearest first
+    ],
+)
+def test_what_a_mistyped_word_was_meant_to_be(folder: Path, word: str, meant: str) -> None:
+    """One line: the nearest, then all kinds of sources, then the names of the sources file."""
+    named = read_sources(write(folder, '[door]\nuri="camera0"\n[hall]\nuri="camera1"\n["hall left"]\nuri="camera2"'))
+    with pytest.raises(
+        UsageError, match=rf"(not exist|not? .* knows): did you mean {meant}\? A SOURCE is .*csi://0"
+    ) as error:
+        find_sources((word,), named)
+    assert "p%40ss" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_names_of_the_sources_file_are_listed_nearest_first(folder: Path) -> None:
+    named = read_sources(write(folder, "".join(f'[{name}]\nuri="camera0"\n' for name in ("aisle", "door", "hall"))))
+    with pytest.raises(UsageError, match=r"or a name of the sources file \(hall, aisle, door\)$"):
+        find_sources(("halls",), named)
+
+
+def test_a_file_that_is_nearly_named(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"^deep/c\.png does not exist: did you mean deep/c\.PNG\?$"):
+        find_source("deep/c.png")
+    (folder / "broken.png").symlink_to("gone.png")
+    with pytest.raises(UsageError, match=r"^broken\.png is a link to gone\.png, which does not exist$"):
+        find_source("broken.png")
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "http"])
+@pytest.mark.parametrize(
+    ("rest", "words"),
+    [
+        ("host:99999/1", "the port must be a number from 1 to 65535$"),
+        ("host:0/1", "the port must be"),
+        ("host:-5/1", "the port must be"),
+        ("host:abc/1", "the port must be"),
+        ("host:/1", "the port must be"),
+        ("host:٣/1", "the port must be"),
+        ("user:secret@host:abc", "the port must be"),
+        ("user:sec/ret@host/1", r"the port must be .* \(in a password write / as %2F"),
+        ("[::1]:x/1", "the port must be"),
+        ("", "names no host"),
+        ("/1", "names no host"),
+        (":554/1", "names no host"),
+        ("user:secret@/1", "names no host"),
+        ("::1/1", r"names no host: .*IPv6 as \[ADDRESS\]"),
+        ("[::1/1", "names no host"),
+    ],
+)
+def test_a_host_or_port_that_cannot_be_one(folder: Path, scheme: str, rest: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as error:
+        find_source(f"{scheme}://{rest}")
+    assert "sec" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "rest", ["[::1]:8554/1", "[fe80::1%25eth0]/1", "a:b%2F@host:1/1", "a:b@c@host", "host?a=b@c", "cam_1.local:65535"]
+)
+def test_hosts_and_ports_that_can_be(folder: Path, rest: str) -> None:
+    assert find_source(f"rtsp://{rest}").uri == f"rtsp://{rest}"
 
 
 def test_pictures_named_in_a_row_are_one_source(folder: Path) -> None:
@@ -240,7 +324,8 @@ def test_paths_are_meant_from_the_sources_file(folder: Path, monkeypatch: pytest
         ('[door]\nuri = ""', "door.uri cannot be ''"),
         ("[door]\nuri = 3", "door.uri cannot be 3"),
         ('[door]\nurl = "camera0"', "door.url is not known: use uri, "),
-        ('[door]\nuri = "gone.png"', "gone.png does not exist"),
+        ('[door]\nuri = "gone.png"', r"sources\.toml: door\.uri: gone\.png does not exist"),
+        ('[door]\nuri = "rtsp://user:secret@host:x"', r"door\.uri: rtsp://\*\*\*@host:x: the port must be"),
         ('[door]\nuri = "camera0"\nwidth = 0', "door.width cannot be 0"),
         ('[door]\nuri = "camera0"\nwidth = true', "door.width cannot be True"),
         ('[door]\nuri = "camera0"\nrate = nan', "door.rate cannot be nan"),
