@@ -6,6 +6,7 @@ import glob
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -183,11 +184,15 @@ def _by_path(word: str, watch: bool) -> SourceSpec | None:
 
 
 def _folder(word: str, path: Path, watch: bool) -> SourceSpec:
+    """Raises UsageError, and OSError: it may not be read, which a search for images below it would not say."""
+    there = list(path.iterdir())
     if watch:
         return SourceSpec(word, "watch", str(path))
     files = list_images(path)
     if not files:
-        raise UsageError(f"the folder {word} has no pictures") from missing(path)
+        video = next((each for each in there if _is_video(each)), None)
+        hint = f": for its videos give '{path / '*'}{video.suffix}', in quotes" if video else ""
+        raise UsageError(f"the folder {word} has no images{hint}") from missing(path)
     return SourceSpec(word, "pictures", str(path), tuple(files))
 
 
@@ -239,6 +244,8 @@ def split_authority(rest: str) -> tuple[str, str, str | None]:
 
 def _glob(word: str, names: Sequence[str]) -> list[SourceSpec]:
     """The pictures that match as one source, and each of the videos."""
+    with suppress(FileNotFoundError, NotADirectoryError, ValueError):
+        Path(word).stat()  # raises where a folder may not be read; from Python 3.14 on, exists() does not
     if not glob.has_magic(word):
         raise UsageError(not_there(word, names)) from missing(word.removeprefix("file://"))
     matches = glob.glob(word, recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern

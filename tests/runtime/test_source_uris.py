@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,6 +15,8 @@ from PIL import Image
 
 from attri.runtime.errors import UsageError
 from attri.runtime.source_uris import FLIPS, InputOptions, SourceSpec, find_source, find_sources, read_sources
+
+_NOBODY = 65534
 
 
 @pytest.fixture
@@ -100,7 +105,7 @@ def test_a_password_is_in_no_name(folder: Path) -> None:
         ("camera-1", "does not exist"),
         ("file://gone.png", "does not exist"),
         ("*.bmp", "nothing matches"),
-        ("empty", "has no pictures"),
+        ("empty", "the folder empty has no images$"),
         ("x" * 300, "File name too long"),
         ("a\0b", "does not exist"),
         ("", "is empty"),
@@ -201,6 +206,40 @@ def test_a_host_or_port_that_cannot_be_one(folder: Path, scheme: str, rest: str,
 )
 def test_hosts_and_ports_that_can_be(folder: Path, rest: str) -> None:
     assert find_source(f"rtsp://{rest}").uri == f"rtsp://{rest}"
+
+
+def test_a_folder_of_videos_alone(folder: Path) -> None:
+    (folder / "empty" / "a.mkv").touch()
+    with pytest.raises(UsageError, match=r"^the folder empty has no images: for its videos give 'empty/\*\.mkv', in"):
+        find_source("empty")
+    assert find_source("empty/*.mkv").kind == "video"
+
+
+@pytest.fixture
+def shut(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that may not be read, with an image in it, in the working directory; root is somebody else meanwhile."""
+    root = os.geteuid() == 0
+    with TemporaryDirectory() as here:
+        monkeypatch.chdir(here)
+        path = Path(here) / "shut"
+        path.mkdir()
+        (path / "b.png").touch()
+        for each in (path, Path(here)):
+            os.chown(each, _NOBODY if root else -1, -1)
+        path.chmod(0)
+        os.seteuid(_NOBODY if root else os.geteuid())
+        try:
+            yield path
+        finally:
+            os.seteuid(0 if root else os.geteuid())
+            path.chmod(0o700)
+
+
+@pytest.mark.parametrize("watch", [False, True])
+@pytest.mark.parametrize("word", ["shut", "shut/b.png", "shut/*.png"])
+def test_a_folder_that_may_not_be_read(shut: Path, word: str, watch: bool) -> None:
+    with pytest.raises(UsageError, match=r"^shut\S* cannot be read: Permission denied$"):
+        find_sources((word,), {}, watch=watch)
 
 
 def test_pictures_named_in_a_row_are_one_source(folder: Path) -> None:
