@@ -6,6 +6,7 @@ import errno
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,7 +54,13 @@ def open_video(spec: SourceSpec) -> Iterator[Capture]:
     with _opened(av, spec.uri) as container:
         stream = _video_stream(container, spec.uri)
         stream.thread_type = "AUTO"
-        yield Capture(_description(container, stream), _rounds(av, container, stream, rounds))
+        yield _begun(container, stream, _rounds(av, container, stream, rounds))
+
+
+def _begun(container: InputContainer, stream: VideoStream, shots: Iterator[Shot]) -> Capture:
+    """Described by its first frame: only that tells whether the video is rotated, and so the size."""
+    first = next(shots)
+    return Capture(_description(container, stream, first), chain(iter([first]), shots))
 
 
 def _rounds(av: Any, container: InputContainer, stream: VideoStream, again: int) -> Iterator[Shot]:
@@ -135,10 +142,13 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
     return container.streams.video[0]
 
 
-def _description(container: InputContainer, stream: VideoStream) -> str:
+def _description(container: InputContainer, stream: VideoStream, first: Shot | None = None) -> str:
     codec = stream.codec_context
+    height, width = codec.height, codec.width
+    if first is not None and isinstance(first.image, np.ndarray):
+        height, width = first.image.shape[:2]
     rate = f"{float(stream.average_rate):.4g} fps" if stream.average_rate else "rate unknown"
-    return f"{codec.width} x {codec.height}, {rate}, {codec.name} {codec.pix_fmt} ({container.format.name})"
+    return f"{width} x {height}, {rate}, {codec.name} {codec.pix_fmt} ({container.format.name})"
 
 
 def _upright(frame: VideoFrame) -> NDArray[np.uint8]:

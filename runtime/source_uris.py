@@ -201,6 +201,8 @@ def _by_form(word: str, name: str) -> SourceSpec | None:
     if word == "-":
         if sys.stdin is None:
             raise UsageError("-: standard input is closed")
+        if sys.stdin.isatty():
+            raise UsageError("-: standard input is a terminal: pipe JPEGs into it, or name files")
         return SourceSpec("-", "stdin", "-")
     if camera := re.fullmatch(r"camera(\d+)", word):
         return SourceSpec(word, "v4l2", f"/dev/video{int(camera[1])}")

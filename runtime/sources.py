@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,8 +157,19 @@ def _states(folder: Path) -> dict[Path, tuple[int, int]]:
 @contextmanager
 def _stdin(max_pixels: int) -> Iterator[Capture]:
     # Without the buffer, whose lock a thread that waits for input would still hold when the process ends.
-    stream = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
-    yield Capture("JPEGs from standard input", (_from_bytes(data, max_pixels) for data in split_jpegs(stream)))
+    yield Capture("JPEGs from standard input", _piped(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), max_pixels))
+
+
+def _piped(stream: BinaryIO, max_pixels: int) -> Iterator[Shot]:
+    data = None
+    try:
+        for data in split_jpegs(stream):
+            yield _from_bytes(data, max_pixels)
+    except OSError as error:
+        raise SourceError(f"standard input cannot be read: {error.strerror or error}", final=True) from error
+    if data is None:
+        message = "standard input had no JPEG in it: - takes JPEGs one after the other; name other images as files"
+        raise SourceError(message, final=True)
 
 
 def _from_bytes(data: bytes, max_pixels: int) -> Shot:

@@ -413,6 +413,26 @@ def test_jpegs_from_standard_input(bundle: Path, picture_files: list[Path], tmp_
     ]
 
 
+@pytest.mark.parametrize("kind", ["png", "empty", "text"])
+def test_standard_input_without_a_jpeg(bundle: Path, picture_files: list[Path], kind: str) -> None:
+    """`cat x.png | attri-run -` said "0 frames" and exit code 0."""
+    data = {"png": picture_files[0].read_bytes(), "empty": b"", "text": b"no image\n" * 1000}[kind]
+    run = process(bundle, "-", stdin=subprocess.PIPE)
+    out, err = run.communicate(data.decode("latin-1"))
+    (error,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert error.startswith("error: standard input had no JPEG in it: - takes JPEGs one after the other")
+    assert (run.returncode, out) == (1, "")
+
+
+def test_standard_input_that_is_a_terminal(bundle: Path) -> None:
+    ours, theirs = os.openpty()
+    run = process(bundle, "-", stdin=theirs)
+    assert run.communicate() == ("", "error: -: standard input is a terminal: pipe JPEGs into it, or name files\n")
+    assert run.returncode == 2
+    os.close(ours)
+    os.close(theirs)
+
+
 def test_a_dead_camera_costs_nothing_and_ends_with_1(bundle: Path) -> None:
     """Loading apart, the process sleeps while it waits to try again; a loop that does not would take a whole core, and
     the bound leaves room for a busy machine."""

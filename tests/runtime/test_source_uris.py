@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -30,6 +31,7 @@ def folder(picture_files: list[Path], tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "clip.MP4").write_bytes(b"")
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))  # no terminal, also under pytest -s
     return tmp_path
 
 

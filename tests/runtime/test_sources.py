@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -104,6 +103,9 @@ def test_a_telephones_video_is_turned_upright(shots: list[np.ndarray], tmp_path:
     upright.write_bytes(data)
     for found, stored in zip(frames(upright), frames(lying), strict=True):
         np.testing.assert_array_equal(found.image, np.rot90(stored.image, -1))
+    for path, size in ((lying, f"{WIDTH} x {HEIGHT}"), (upright, f"{HEIGHT} x {WIDTH}")):
+        with open_source(find_source(str(path)), 5, threading.Event()) as capture:  # what the log says
+            assert capture.description.startswith(f"{size}, 10 fps, h264")
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
@@ -262,7 +264,7 @@ def test_any_bytes_are_split_without_loss(parts: list[bytes]) -> None:
 
 
 def test_standard_input(jpegs: list[bytes], shots: list[np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"".join([*jpegs, jpegs[0][:300]]))))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"".join([*jpegs, jpegs[0][:300]]))))
     *found, broken = shots_of(find_source("-"))
     for shot, data in zip(found, jpegs, strict=True):
         assert shot.image.tobytes() == Image.open(io.BytesIO(data)).tobytes()
