@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import errno
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attri.runtime.errors import MissingExtra, SourceError
-from attri.runtime.source_uris import SourceSpec
+from attri.runtime.source_uris import ESCAPED, SourceSpec, split_authority
 from attri.runtime.sources import Capture, Shot
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 _OPENING = 10.0  # seconds that a server may take to answer
 _ANALYSED = 500_000  # microseconds of a stream that FFmpeg looks at before it is open; its own 5 s are a long silence
+_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}  # FFmpeg's defaults
 _GARBAGE = 100  # packets in a row that are no pictures
 
 
@@ -37,14 +40,14 @@ def open_stream(spec: SourceSpec, patience: float) -> Iterator[Capture]:
     if spec.uri.startswith("rtsp"):
         latency = spec.input.latency
         options |= {"rtsp_transport": "tcp"} if latency is None else _over_udp(latency)
-    waited = _OPENING
+    began = False
     try:
         with av.open(spec.uri, timeout=(_OPENING, patience), options=options, metadata_errors="replace") as container:
             stream = _video_stream(container, "the stream")
-            waited = patience
+            began = True
             yield Capture(_description(container, stream), _live(av, container, stream))
     except av.FFmpegError as error:
-        raise _fault(av, error, waited) from error
+        raise _fault(av, error, patience) if began else _refusal(av, error, spec.uri) from error
 
 
 @contextmanager
@@ -118,18 +121,54 @@ def _live(av: Any, container: InputContainer, stream: VideoStream) -> Iterator[S
     raise SourceError("the stream ended")
 
 
-def _fault(av: Any, error: Any, waited: float) -> SourceError:
-    """FFmpeg's words for what went wrong, without the URI and so without its password."""
-    if isinstance(error, av.error.HTTPUnauthorizedError | av.error.HTTPForbiddenError):
-        return SourceError("it refuses the user name or password (401 or 403): mend them in the URI", final=True)
+def _refusal(av: Any, error: Any, uri: str) -> SourceError:
+    """Why a stream did not begin, in words that hold neither its password nor what may be a part of it."""
+    scheme, _, rest = uri.partition("://")
+    account, host, port = split_authority(rest)
+    hint = "" if account or "@" not in rest else f" ({ESCAPED})"  # then the host is a part of the user's name
+    number = getattr(error, "errno", None)
+    if number == errno.ECONNREFUSED:
+        where = f"port {_PORTS[scheme]}, the default" if port is None else "that port"
+        return SourceError(f"nothing listens on {where} (connection refused){hint}")
+    if number in (errno.EHOSTUNREACH, errno.ENETUNREACH):
+        return SourceError(f"no way to the host ({str(error.strerror).lower()}): is it on, and on this network?")
+    if number == errno.EIO and not _resolves(host):  # FFmpeg has the same word for this and for a broken connection
+        return SourceError(f"the name of its host does not resolve: is it spelt right, and is DNS there?{hint}")
+    if number == errno.EIO and scheme in ("https", "rtsps"):
+        return SourceError("no TLS connection came about: does the server speak it on that port?")
+    return _answer(av, error, bool(account)) or _fault(av, error, _OPENING)
+
+
+def _answer(av: Any, error: Any, account: bool) -> SourceError | None:
+    """What the server said, where it said no. account: whether the URI has a user name."""
+    if isinstance(error, av.error.HTTPUnauthorizedError):
+        asks = "it asks for a user name and password (401): write USER:PASSWORD@ before HOST"
+        refuses = "it refuses the user name or password (401): mend them in the URI"
+        return SourceError(refuses if account else asks, final=True)
+    if isinstance(error, av.error.HTTPForbiddenError):
+        return SourceError("this user may not see it (403): mend the user name or the path in the URI", final=True)
     if isinstance(error, av.error.HTTPNotFoundError):
         return SourceError("the server knows no such stream (404)")
+    if isinstance(error, av.error.HTTPServerError):
+        return SourceError("the server failed (5xx): does it speak this protocol on that port?")
+    return None
+
+
+def _fault(av: Any, error: Any, waited: float) -> SourceError:
+    """What went wrong with a stream, without the URI and so without its password."""
     if isinstance(error, av.error.ExitError):
         return SourceError(f"no answer for {waited:g} s")
     if isinstance(error, av.InvalidDataError):
         return SourceError("what it sends is no video")
     broken = isinstance(error, OSError) and error.errno == errno.EIO
     return SourceError("the connection broke off" if broken else str(error.strerror))
+
+
+def _resolves(host: str) -> bool:
+    try:
+        return bool(socket.getaddrinfo(unquote(host), None, type=socket.SOCK_STREAM))
+    except (OSError, UnicodeError):  # UnicodeError: too long, or an empty part
+        return False
 
 
 def _over_udp(latency: int) -> dict[str, str]:

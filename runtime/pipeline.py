@@ -54,6 +54,7 @@ class Channel:
         self.reader, self.labels = reader, labels
         self.frames = 0
         self.busy = 0  # frames that are being classified
+        self.unreadable = 0  # images that the classifier refused; the reader's thread counts its own
         self._decide, self._schedule = Decider(rule), schedule
         self._steady = _steady(reader.spec.input.steady, labels)
         self._interval = float("inf")  # seconds between results, smoothed
@@ -266,7 +267,7 @@ class Pipeline:
                 for frame in frames:
                     yield from self._predictions(channel, [frame])
                 return
-            channel.reader.unreadable += 1
+            channel.unreadable += 1
             _LOGGER.error("error: %s", redact(str(error)))
 
     def _promise(self) -> bool:
@@ -326,8 +327,8 @@ class Pipeline:
         return time.monotonic() > self._stopped + seconds
 
     def _files_failed(self) -> int:
-        readers = [channel.reader for channel in self._channels]
-        return sum(reader.unreadable + (reader.state == "dead" and not reader.spec.live) for reader in readers)
+        dead = sum(each.reader.state == "dead" and not each.reader.spec.live for each in self._channels)
+        return dead + sum(each.unreadable + each.reader.unreadable for each in self._channels)
 
     def _sources_lost(self) -> int:
         return sum(channel.reader.state == "dead" and channel.reader.spec.live for channel in self._channels)

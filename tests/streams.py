@@ -73,6 +73,9 @@ def jpeg(number: int, size: tuple[int, int] = (64, 48)) -> bytes:
     return data.getvalue()
 
 
+ERRORS = {"/forbidden": 403, "/broken": 500}
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Nothing on stderr."""
@@ -87,6 +90,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.end_headers()
         elif self.path == "/page":
             self._answer("text/html", b"<html>" + b"no camera here " * 1000)
+        elif self.path in ERRORS:
+            self.send_error(ERRORS[self.path])
         elif self.path.startswith("/none"):
             self.send_error(404)
         else:

@@ -157,6 +157,20 @@ def test_a_picture_that_cannot_be_read_costs_its_batch_nothing(
     assert [m for m in caplog.messages if "number 6" in m] == ["error: number 6 cannot be read"]
 
 
+def test_images_that_reader_or_classifier_cannot_read_are_both_counted(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each thread has a count of its own: += is not atomic, so a shared one could lose some."""
+
+    def refuse(*_: object) -> None:
+        raise ImageError("the classifier cannot read it")
+
+    bench.classifier.__class__ = type("Refusing", (FakeClassifier,), {"__call__": refuse})
+    steps = [picture(1), lambda: ImageError("the reader cannot"), picture(2)] * 5
+    assert not bench.make({video(): steps}).run([])
+    assert caplog.messages[-1].endswith(", 15 files failed")
+
+
 def test_a_sink_with_room_is_not_kept_waiting(bench: Bench) -> None:
     sink = FakeSink(seconds=0.001)
     start = time.monotonic()

@@ -448,7 +448,8 @@ def test_a_dead_camera_costs_nothing_and_ends_with_1(bundle: Path) -> None:
     assert used < 0.25
     assert run.returncode == 1
     last, summary = rest.splitlines()
-    assert last == "error: rtsp://***@127.0.0.1:9/cam: Connection refused, given up after 3 retries"
+    words = "nothing listens on that port (connection refused), given up after 3 retries"
+    assert last == f"error: rtsp://***@127.0.0.1:9/cam: {words}"
     assert summary == "0 frames, 0% from the text cache, 1 source given up"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from fakes import FakeClassifier, FakeSink, wait_for
 from streams import NEEDS_RTSP, MjpegServer, RtspServer, mjpeg_server
 
 from attri.runtime.decide import Rule
+from attri.runtime.errors import SourceError
 from attri.runtime.live_labels import LiveLabels
 from attri.runtime.pipeline import Pipeline, Schedule
 from attri.runtime.reader import Patience
@@ -96,7 +98,7 @@ def test_rtsp_killed_and_back(run: Callable[..., Run], rtsp: RtspServer, caplog:
     assert found.states() == ["live"]
     assert found.pipeline.health()[0].restarts >= 1
     assert found.sink.results[-1].image.shape == (48, 64, 3)
-    assert "Connection refused; trying again" in caplog.text
+    assert "nothing listens on that port (connection refused); trying again" in caplog.text
     assert "secret" not in caplog.text
 
 
@@ -105,7 +107,7 @@ def test_rtsp_with_a_wrong_password_is_final(
     run: Callable[..., Run], rtsp: RtspServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert not run(rtsp.uri(account="user:wrong")).over()
-    message = "it refuses the user name or password (401 or 403): mend them in the URI"
+    message = "it refuses the user name or password (401): mend them in the URI"
     assert caplog.messages[0] == f"error: {rtsp.uri(account='***')}: {message}"
     assert "trying again" not in caplog.text
 
@@ -132,7 +134,7 @@ def test_mjpeg(run: Callable[..., Run], mjpeg: MjpegServer) -> None:
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("/private", "it refuses the user name or password (401 or 403): mend them in the URI"),
+        ("/private", "it refuses the user name or password (401): mend them in the URI"),
         ("/none?token=secret", "the server knows no such stream (404), given up after 3 retries"),
         ("/page", "given up after 3 retries"),
         ("/garbage", "what it sends is no video, given up after 3 retries"),
@@ -153,7 +155,51 @@ def test_what_is_no_stream(
 
 def test_nobody_there(run: Callable[..., Run], caplog: pytest.LogCaptureFixture) -> None:
     assert not run("http://127.0.0.1:9/cam").over()
-    assert caplog.messages[-2] == "error: http://127.0.0.1:9/cam: Connection refused, given up after 3 retries"
+    words = "nothing listens on that port (connection refused), given up after 3 retries"
+    assert caplog.messages[-2] == f"error: http://127.0.0.1:9/cam: {words}"
+
+
+def refused(uri: str) -> SourceError:
+    with pytest.raises(SourceError) as error, open_source(find_source(uri), 3, threading.Event()):
+        pass
+    return error.value
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "http", "https"])
+@pytest.mark.parametrize(
+    ("rest", "words"),
+    [
+        ("no-such-host.invalid/cam", r"^the name of its host does not resolve: is it spelt right, and is DNS there\?$"),
+        ("user:secret@no-such-host.invalid/cam", r"does not resolve.*there\?$"),
+        ("secret.invalid/part@host/cam", r"does not resolve.*in a password write / as %2F"),
+        ("[::1]:9/cam", r"^nothing listens on that port \(connection refused\)$"),
+        ("user:9/secret@host/cam", r"(does not resolve|refused).*in a password write / as %2F"),
+    ],
+)
+def test_why_a_stream_does_not_begin(scheme: str, rest: str, words: str) -> None:
+    """At the first attempt, and not for good: the network may come up later."""
+    error = refused(f"{scheme}://{rest}")
+    assert re.search(words, str(error)), error
+    assert not error.final
+    assert "secret" not in str(error)
+
+
+@NEEDS_RTSP
+def test_what_an_rtsp_server_refuses(rtsp: RtspServer) -> None:
+    assert "asks for a user name and password (401)" in str(refused(rtsp.uri()))
+    assert "refuses the user name or password (401)" in str(refused(rtsp.uri(account="user:wrong")))
+    assert str(refused(rtsp.uri("/none", "user:secret"))) == "the server knows no such stream (404)"
+    assert "no TLS connection" in str(refused(rtsp.uri().replace("rtsp", "rtsps")))
+
+
+def test_what_an_http_server_refuses(mjpeg: MjpegServer) -> None:
+    error = refused(mjpeg.uri("/private"))
+    assert (str(error)[:39], error.final) == ("it asks for a user name and password (4", True)
+    error = refused(mjpeg.uri("/forbidden", "user:secret"))
+    assert ("this user may not see it (403)" in str(error), error.final) == (True, True)
+    error = refused(mjpeg.uri("/broken"))
+    assert ("the server failed (5xx)" in str(error), error.final) == (True, False)
+    assert "no TLS connection" in str(refused(mjpeg.uri().replace("http", "https")))
 
 
 def test_damaged_frames_are_left_out(run: Callable[..., Run], mjpeg: MjpegServer) -> None:
