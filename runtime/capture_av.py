@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _OPENING = 10.0  # seconds that a server may take to answer
 _ANALYSED = 500_000  # microseconds of a stream that FFmpeg looks at before it is open; its own 5 s are a long silence
 _PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}  # FFmpeg's defaults
-_GARBAGE = 100  # packets in a row that are no pictures
+_GARBAGE = 100  # packets in a row that may give no image; one more is a fault
 
 
 @contextmanager

@@ -51,13 +51,12 @@ def main(
     """Classify SOURCEs: pictures, folders, quoted globs, videos, camera0, camera:NAME, /dev/v4l/by-id/..., csi://0,
     rtsp://, http://, gst:PIPELINE, - for JPEGs on standard input, or names from the --sources file."""
     from attri.runtime.classifier import Classifier
-    from attri.runtime.inputs import find_inputs, open_pipeline, read_labels_files
+    from attri.runtime.inputs import open_pipeline, read_inputs
     from attri.runtime.outputs import open_sinks
 
     if shortlist is not None and shortlist < outputs.topk:
         raise UsageError(f"--topk {outputs.topk} shows more labels than --shortlist {shortlist} prompts: raise that")
-    specs = find_inputs(words, inputs)
-    files = read_labels_files(specs, labels)  # before anything that takes long
+    specs, files = read_inputs(words, inputs, labels)  # before anything that takes long
     if outputs.install_service:
         from attri.runtime.install import absolute_words, check_service, print_unit
         from attri.runtime.source_uris import read_sources

@@ -1,4 +1,4 @@
-"""How a frame lies, and which part of it counts."""
+"""Orientation (flip, rotate) and region of interest of a frame."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import logging
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 
 _LOGGER = logging.getLogger("attri")
+_ATTEMPTS = 5  # to read files that belong together
 
 
 class RoiType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.3 on
@@ -148,6 +150,42 @@ def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(OPTIONS):
         wrapper = option(wrapper)
     return wrapper
+
+
+def read_inputs(
+    words: tuple[str, ...], inputs: Inputs, labels: Path | None
+) -> tuple[list[SourceSpec], dict[Path, LabelsFile]]:
+    """The sources that were asked for and the labels files of all of them, as they were at one moment.
+
+    A folder that is replaced meanwhile (a link that is turned to a new version) would give the sources of one version
+    with the labels of the other: then all files are read again.
+
+    Raises:
+        UsageError, LabelsError: A file cannot be used, or the sources file is still changing after some attempts.
+    """
+    for _ in range(_ATTEMPTS):
+        before = _version(inputs.sources)
+        try:
+            specs = find_inputs(words, inputs)
+            files = read_labels_files(specs, labels)
+        except UsageError:
+            if _version(inputs.sources) == before:
+                raise
+            continue
+        if _version(inputs.sources) == before:
+            return specs, files
+    raise UsageError(f"{inputs.sources} changes while it is read: start again when it is written")
+
+
+def _version(path: Path | None) -> object:
+    """Tells one version of a file from another; None for a pipe, which can be read only once, or no file."""
+    try:
+        status = path.stat() if path else None
+    except OSError:
+        return None
+    if status is None or not stat.S_ISREG(status.st_mode):
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def find_inputs(words: tuple[str, ...], inputs: Inputs) -> list[SourceSpec]:

@@ -26,7 +26,7 @@ ESCAPED = "in a password write / as %2F, ? as %3F, # as %23"
 FLIPS = (
     *("none", "counterclockwise", "rotate-180", "clockwise", "horizontal", "vertical"),
     *("upper-right-diagonal", "upper-left-diagonal"),
-)  # jetson-utils' names, in the order of nvvidconv's numbers
+)  # jetson-utils' names
 CODECS = ("mjpeg", "raw")
 
 _VIDEO_OPTIONS = {"flip", "stride", "roi", "steady"}

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -494,6 +495,40 @@ def test_named_sources_with_labels_of_their_own(
     assert (one["label"] in ("cat", "dog"), two["label"]) == (True, None)
     (alone,) = attri_run("two", "--sources", file, "--json").objects
     assert alone["source"] == two["source"]
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_sources_and_labels_of_two_versions_are_not_mixed(
+    attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path, removed: bool
+) -> None:
+    """A link to the folder is turned to the next version after the sources file was read and before labels are."""
+    for version, words in (("v1", "cat\ndog"), ("v2", "red apple\nbird")):
+        (tmp_path / version).mkdir()
+        for name in ("a", "b"):
+            shutil.copy(picture_files[0], tmp_path / version / f"{name}.png")
+            (tmp_path / version / f"{name}{version}.txt").write_text(words)
+        tables = [f'[{name}]\nuri = "{name}.png"\nlabels = "{name}{version}.txt"\n' for name in ("a", "b")]
+        (tmp_path / version / "sources.toml").write_text("".join(tables))
+    if not removed:  # the second version has the names of the first too
+        for name in ("a", "b"):
+            shutil.copy(tmp_path / "v2" / f"{name}v2.txt", tmp_path / "v2" / f"{name}v1.txt")
+    now, first = tmp_path / "now", tmp_path / "v1" / "av1.txt"
+    now.symlink_to("v1")
+    first.unlink()
+    os.mkfifo(first)  # reading it waits for us
+
+    def turn() -> None:
+        with first.open("w") as pipe:  # once it is read
+            (tmp_path / "next").symlink_to("v2")
+            (tmp_path / "next").replace(now)
+            pipe.write("cat\ndog")
+
+    thread = threading.Thread(target=turn)
+    thread.start()
+    found = attri_run("--sources", now / "sources.toml", "--json", "--topk", 2)
+    thread.join()
+    assert found.code == 0, found.err
+    assert [{each["label"] for each in one["top"]} for one in found.objects] == [{"red apple", "bird"}] * 2
 
 
 def test_a_region_is_what_is_classified(
