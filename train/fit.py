@@ -42,25 +42,31 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":
-        return torch.device("cpu")
+        return repeatable(torch.device("cpu"))
     if not torch.cuda.is_available():
         raise EngineError("--device cuda: this machine has no CUDA that PyTorch can use; try --device cpu")
     if parallel.local_rank() >= torch.cuda.device_count():
         raise EngineError(f"{parallel.local_rank() + 1} processes, but {torch.cuda.device_count()} GPUs: start fewer")
-    device = torch.device("cuda", parallel.local_rank())
-    repeatable(device)
+    device = repeatable(torch.device("cuda", parallel.local_rank()))
     torch.cuda.set_device(device)
     return device
 
 
-def repeatable(device: torch.device) -> None:
-    """Have CUDA add in the same order every time: it is faster without, but no run would give the same bits twice.
+def repeatable(device: torch.device) -> torch.device:
+    """Enable PyTorch's deterministic algorithms, so that the same training gives the same bits twice.
 
-    cuBLAS reads its part when it starts, so this comes before the first product on a GPU.
+    An operation that has no deterministic kernel raises. cuBLAS reads its setting when it starts, so this comes before
+    the first product on a GPU.
     """
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True)
+    return device
+
+
+def restore_threads(place: dict[str, Any]) -> None:
+    """Use as many CPU threads as the stopped run: sums that are split in another way differ in their last bits."""
+    torch.set_num_threads(place.get("threads", torch.get_num_threads()))
 
 
 def label_tokens(model: AttriPrompt, labels: list[str], template: str) -> LabelTokens:
@@ -125,6 +131,7 @@ def fit(
     meta = checkpoint.describe(prompt, config, identity, dataset)
     start = time.monotonic()
     with claim(output, f"{backbone.name}-{dataset.name}", meta) as run:
+        restore_threads(run.place)
         trainer = new_trainer(backbone, dataset, prompt, config, store)
         if run.place:
             trainer.restore(run.state, run.place)
@@ -133,7 +140,8 @@ def fit(
         train(trainer, run, store.progress, scalars)
         run.save_prompt(dict(trainer.model.pool.state_dict()))
         results = evaluate(trainer, dataset, store)
-        results |= {"seconds": round(time.monotonic() - start, 1), "versions": versions(), "run": meta}
+        results |= {"seconds": round(time.monotonic() - start, 1), "threads": torch.get_num_threads()}
+        results |= {"versions": versions(), "run": meta}
         picture = (dataset.test or dataset.train)[0]
         parallel.from_first(
             lambda: write_report(run.path, results, trainer.history, draw(trainer, results, picture, run.path))

@@ -160,7 +160,14 @@ class Trainer:
 
     def place(self) -> dict[str, Any]:
         """Where it stands, as JSON."""
-        return {"epoch": self.epoch, "steps": self.steps, "sums": self.sums, "history": self.history}
+        threads = torch.get_num_threads()
+        return {
+            "epoch": self.epoch,
+            "steps": self.steps,
+            "sums": self.sums,
+            "history": self.history,
+            "threads": threads,
+        }
 
     def restore(self, tensors: dict[str, Tensor], place: dict[str, Any]) -> None:
         """The reverse of `tensors` and `place`."""

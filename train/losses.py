@@ -30,7 +30,8 @@ def instance_similarity(features: Tensor, targets: Tensor, text: Tensor, scale: 
 
     features [B, D] and targets [B] of the rows; text [B', C, D] of the columns -> [B, B']
     """
-    of_class = text.transpose(0, 1)[targets]  # [B, B', D]
+    # Not text[targets]: on a CPU its gradient is added up by several threads in whatever order they come.
+    of_class = text.transpose(0, 1).index_select(0, targets)  # [B, B', D]
     return scale * (of_class @ features[:, :, None]).squeeze(-1)
 
 
