@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
+import errno
 import glob
 import json
 import os
@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from torch import Tensor
@@ -22,9 +21,11 @@ from torch import Tensor
 from attri.runtime import bundle, tokenizer
 from attri.runtime.bundle import MANIFEST, MERGES, RESIZE, SCHEMA, Manifest, file_entry
 from attri.runtime.errors import FailedError, UsageError
+from attri.runtime.filelock import try_lock, unlock
 from attri.train.model import AttriPrompt
 
 OLD = ".old"  # behind the name of what a bundle is replaced by, while it steps aside
+WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 EMBEDDING_DTYPES = {"fp32": np.float32, "fp16": np.float16, "int8": np.float16}
 
 
@@ -66,42 +67,49 @@ def staging(path: Path) -> Iterator[Path]:
     target = path.resolve()  # a link to a bundle stays a link
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock = claim(target)
+        lock = try_lock(lock_of(target))
     except OSError as error:
         raise FailedError(f"cannot write to {path.absolute().parent}: {error.strerror}") from error
     if lock is None:
         raise FailedError(f"another attri-export writes {path}: wait for it, or choose another --output")
     try:
-        sweep(target)
-        folder = Path(tempfile.mkdtemp(prefix=prefix(target), dir=target.parent))
-        yield folder
-        folder.chmod(0o755)
-        check_target(path)
-        swap(folder, target)
-    except OSError as error:
-        raise FailedError(f"cannot write {path}: {error.strerror or error}") from error
+        with writing(path):
+            sweep(target)
+            folder = Path(tempfile.mkdtemp(prefix=prefix(target), dir=target.parent))
+        with writing(path, only_below=folder):
+            yield folder
+        with writing(path):
+            folder.chmod(0o755)
+            check_target(path)
+            swap(folder, target)
     finally:
         sweep(target)
-        lock_of(target).unlink(missing_ok=True)
-        lock.close()
+        unlock(lock_of(target), lock)
+
+
+@contextmanager
+def writing(path: Path, only_below: Path | None = None) -> Iterator[None]:
+    """Turn an OSError into a FailedError that says that `path` cannot be written.
+
+    Args:
+        only_below: leave errors alone that are not about writing files of this folder.
+    """
+    try:
+        yield
+    except OSError as error:
+        if only_below is not None and not _about_writing(error, only_below):
+            raise
+        raise FailedError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _about_writing(error: OSError, folder: Path) -> bool:
+    if error.filename is None:  # as of a write to an open file
+        return error.errno in WRITE_ERRORS
+    return folder in Path(os.fsdecode(error.filename)).parents
 
 
 def lock_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.attri.lock")
-
-
-def claim(path: Path) -> IO[str] | None:
-    """An exclusive lock that dies with the process, or None where another export holds it."""
-    lock = lock_of(path).open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Whoever held it removed it when done: perhaps after it was opened here, and then this one locks nothing.
-        if os.path.samestat(os.fstat(lock.fileno()), lock_of(path).stat()):
-            return lock
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    lock.close()
-    return None
 
 
 def prefix(path: Path) -> str:
@@ -132,7 +140,10 @@ def swap(folder: Path, path: Path) -> None:
 
 
 def save_embedding(table: Tensor, path: Path, precision: str) -> None:
-    np.save(path, table.detach().cpu().numpy().astype(EMBEDDING_DTYPES[precision]), allow_pickle=False)
+    try:
+        np.save(path, table.detach().cpu().numpy().astype(EMBEDDING_DTYPES[precision]), allow_pickle=False)
+    except OSError as error:  # a short write, of which NumPy tells neither the errno nor the file
+        raise OSError(error.errno or errno.ENOSPC, error.strerror or str(error), str(path)) from error
 
 
 def copy_merges(path: Path) -> None:

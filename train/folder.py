@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -16,12 +15,14 @@ from typing import IO, Any
 from torch import Tensor
 
 from attri.runtime.errors import FailedError, UsageError
+from attri.runtime.filelock import try_lock, unlock
 from attri.runtime.printable import json_text
 from attri.train import parallel
 from attri.train.checkpoint import load_tensors, save_tensors
 
 RUNS = Path("runs")
 STATE, PROMPT, RESULTS = "state.safetensors", "prompt.safetensors", "results.json"
+LOCK = ".attri.lock"
 PLACE = "place"  # what the metadata of STATE holds beyond that of PROMPT
 logger = logging.getLogger("attri")
 
@@ -109,29 +110,33 @@ def _claim(output: Path | None, name: str, meta: dict[str, Any]) -> Iterator[Run
     try:
         yield _open(folder, meta)
     finally:
-        (folder / ".lock").unlink(missing_ok=True)
-        lock.close()
+        unlock(folder / LOCK, lock)
 
 
 def _numbered(name: str, meta: dict[str, Any]) -> tuple[Path, IO[str]]:
     for number in count(1):
         folder = RUNS / f"{name}-{number}"
-        if (folder / RESULTS).exists():
+        if folder.exists() and _taken(folder):
             continue
         lock = _lock(folder)
         if lock is not None:
-            if _free(folder, meta):
+            if not _taken(folder) and _free(folder, meta):
                 return folder, lock
-            lock.close()
+            unlock(folder / LOCK, lock)
     raise AssertionError("count() does not end")
 
 
+def _taken(folder: Path) -> bool:
+    """Whether there is a finished run, or something that attri-train did not write and must not touch."""
+    if not folder.is_dir() or (folder / RESULTS).exists():
+        return True
+    return not (folder / STATE).exists() and bool(_contents(folder))
+
+
 def _free(folder: Path, meta: dict[str, Any]) -> bool:
-    """Is it empty, or this very run unfinished? What is damaged or somebody's own is left alone."""
-    if not (folder / STATE).exists():
-        return not _contents(folder)
+    """Whether a folder that is not taken is empty, or holds this very run unfinished; a damaged state is left alone."""
     try:
-        return _same(folder, meta)
+        return not (folder / STATE).exists() or _same(folder, meta)
     except FailedError as error:
         logger.warning("%s, in another folder", error)
         return False
@@ -142,15 +147,8 @@ def _contents(folder: Path) -> list[str]:
 
 
 def _lock(folder: Path) -> IO[str] | None:
-    """An exclusive lock that dies with the process, or None when another holds it."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / ".lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        return None
-    return lock
+    return try_lock(folder / LOCK)
 
 
 def _same(folder: Path, meta: dict[str, Any]) -> bool:

@@ -23,13 +23,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from attri.runtime.errors import UsageError
 from attri.train import checkpoint, parallel, tables
 from attri.train.backbone import Backbone
 from attri.train.config import METHODS, PromptConfig, TrainConfig, learned
 from attri.train.data import Dataset
 from attri.train.features import Features, Store
-from attri.train.fit import fit, label_tokens, load_model, versions
+from attri.train.fit import fit, label_tokens, load_model, restore_threads, versions
 from attri.train.folder import RESULTS, claim
 from attri.train.model import AttriPrompt
 from attri.train.predict import accuracy, predict, predict_plain
@@ -133,7 +135,8 @@ def run(
         learned(prompts(prompt)[method], config)
     meta = describe(plan, backbone, prompt, config, first)
     with claim(output, f"{plan.protocol}-{backbone.name}-{first.name}", meta) as folder:
-        folder.save_state({}, {"begun": True})
+        restore_threads(folder.place)
+        folder.save_state({}, {"threads": torch.get_num_threads()})
         scores = [
             record
             for seed, shots in plan.trainings()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import json
 import resource
 from pathlib import Path
@@ -72,15 +72,15 @@ def test_two_exports_at_once_do_not_mix(bundle):
     assert names(bundle.parent) == ["bundle", "bundle.2"]
 
 
-def test_a_lock_that_its_holder_removed_meanwhile_locks_nothing(bundle, monkeypatch):
-    flock = fcntl.flock
-
-    def late(lock, how):
-        Path(lock.name).unlink()
-        flock(lock, how)
-
-    monkeypatch.setattr(fcntl, "flock", late)
-    assert writer.claim(bundle) is None
+def test_an_error_of_reading_is_not_called_one_of_writing(bundle, tmp_path):
+    with pytest.raises(FileNotFoundError), staging(bundle):
+        (tmp_path / "missing.png").read_bytes()
+    with pytest.raises(BrokenPipeError), staging(bundle):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+    with pytest.raises(FailedError, match=r"cannot write .*bundle: No such file"), staging(bundle) as folder:
+        (folder / "engines" / "plan").write_text("")
+    assert said(bundle) == "old"
+    assert names(tmp_path) == ["bundle"]
 
 
 def test_a_link_stays_a_link(bundle):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
@@ -309,6 +310,46 @@ def test_a_numbered_folder_of_somebody_s_own_is_passed_over(tmp_path):
     own.mkdir(parents=True)
     with claim(None, "pocket-photos", {}) as run:
         assert run.path.name == "pocket-photos-2"
+
+
+@pytest.mark.parametrize("own", ["notes.txt", "results.json", "."])
+def test_nothing_is_left_in_folders_that_are_passed_over(own):
+    """Not even for a moment: they may be read-only, or have a lock of their own."""
+    first = Path("runs/pocket-photos-1")
+    if own == ".":
+        first.parent.mkdir()
+        first.write_text("a file")
+    else:
+        first.mkdir(parents=True)
+        (first / own).write_text("{}")
+        before = first.stat().st_mtime_ns
+    with claim(None, "pocket-photos", {}) as run:
+        assert run.path.name == "pocket-photos-2"
+    assert own == "." or (first.stat().st_mtime_ns, list(first.iterdir())) == (before, [first / own])
+    assert not list(run.path.iterdir())
+
+
+def test_a_damaged_state_of_another_run_is_left_without_a_lock():
+    state = Path("runs/pocket-photos-1/state.safetensors")
+    state.parent.mkdir(parents=True)
+    state.write_bytes(b"junk")
+    with claim(None, "pocket-photos", {}):
+        assert list(state.parent.iterdir()) == [state]
+
+
+def test_a_lock_that_is_removed_while_another_waits_for_it_lets_one_in(monkeypatch):
+    """A stops and removes its lock after B opened it; B must not hold the nameless file while C takes a new one."""
+    flock, first = fcntl.flock, claim(Path("mine"), "x", {})
+    first.__enter__()
+
+    def late(lock, how):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        first.__exit__(None, None, None)
+        flock(lock, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with claim(Path("mine"), "x", {}), pytest.raises(FailedError, match="another attri-train is at work in mine"):
+        claim(Path("mine"), "x", {}).__enter__()
 
 
 def no_links(*arguments):

@@ -1,0 +1,44 @@
+"""Exclusive locks between processes, held on files."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import IO
+
+
+def try_lock(path: Path) -> IO[str] | None:
+    """Lock the file at `path`, which is made where it is missing, without waiting.
+
+    The lock ends with `unlock`, or with the process.
+
+    Returns:
+        The open file that holds the lock, or None if another process holds it.
+
+    Raises:
+        OSError: the file cannot be made or opened.
+    """
+    while True:
+        lock = path.open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The last holder removes the file. If it did so after the file was opened here, then this lock is on a file
+            # without a name, which keeps nobody out.
+            if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                return lock
+        except BlockingIOError:
+            lock.close()
+            return None
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            lock.close()
+            raise
+        lock.close()
+
+
+def unlock(path: Path, lock: IO[str]) -> None:
+    """Remove the file and release its lock, in this order: a name without a lock never stays behind."""
+    path.unlink(missing_ok=True)
+    lock.close()
