@@ -44,6 +44,11 @@ IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 MAX_PIXELS = 2**28
 _LARGE = 2**25  # pixels from which on files are decoded one at a time
 
+# Folders that systems and tools leave among images: archives of macOS, network storage, recycle bins, Python.
+STRAY_FOLDERS = frozenset(
+    "__MACOSX @eaDir @Recycle #recycle $RECYCLE.BIN lost+found __pycache__".split() + ["System Volume Information"]
+)
+
 # Named, because some of the formats that Pillow knows start other programs (EPS), and few hold photographs.
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "PPM", "WEBP", "TIFF", "AVIF")
 _AVIF_BRANDS = (b"avif", b"avis")
@@ -118,8 +123,13 @@ def crop_image(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Imag
     return part
 
 
+def is_stray(name: str) -> bool:
+    """Whether a file or folder of that name is hidden, or one that a system or a tool leaves among images."""
+    return name.startswith(".") or name in STRAY_FOLDERS
+
+
 def list_images(folder: Path) -> list[Path]:
-    """The images under `folder`, known by their suffix, sorted; hidden files and folders are left out.
+    """The images under `folder`, known by their suffix, sorted; hidden and stray files and folders are left out.
 
     Raises:
         ImageError: not a folder.
@@ -130,7 +140,7 @@ def list_images(folder: Path) -> list[Path]:
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and not any(map(is_stray, path.relative_to(folder).parts))
         and path.is_file()
     )
 

@@ -148,6 +148,12 @@ def refuse_config(name: str, config: dict[str, object]) -> None:
         raise UsageError(f"{name} cannot be folded: its text tower is a Hugging Face model, not a causal CLIP tower")
     if vision.get("timm_model_name") or isinstance(vision.get("layers"), list):
         raise UsageError(f"{name} is not supported: its image tower is not a ViT of open_clip")
+    if config.get("multimodal_cfg") or text.get("embed_cls"):
+        raise UsageError(f"{name} cannot be folded: it reads a class token after the words (CoCa), not EOT")
+    if vision.get("attentional_pool"):
+        raise UsageError(f"{name} is not supported: its image tower pools by attention")
+    if (vocabulary := text.get("vocab_size", VOCABULARY)) != VOCABULARY:
+        raise UsageError(f"{name} is not supported: its vocabulary has {vocabulary} tokens, CLIP's has {VOCABULARY}")
     if text.get("no_causal_mask"):
         raise UsageError(f"{name} cannot be folded: its text tower is not causal, so words change what prompts become")
 

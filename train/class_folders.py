@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from functools import cache
 from pathlib import Path
 
 from attri.runtime.errors import UsageError
-from attri.runtime.images import list_images
+from attri.runtime.images import is_stray, list_images
 from attri.runtime.labels import class_words
 from attri.runtime.wording import plural
 from attri.train.dataset import SPLITS, Dataset, Picture
+
+logger = logging.getLogger("attri")
 
 
 def read_class_folders(root: Path) -> Dataset:
@@ -33,11 +37,23 @@ def read_class_folders(root: Path) -> Dataset:
 
 
 def list_classes(folder: Path) -> list[str]:
-    """The names of the folders in `folder` but hidden ones, sorted. Raises UsageError if it cannot be read."""
+    """The names of the folders in `folder`, sorted. Hidden and stray ones are left out, which is said once.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
     try:
-        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     except OSError as error:
         raise UsageError(f"{folder} cannot be read: {error.strerror or error}") from error
+    if stray := [name for name in names if is_stray(name)]:
+        _say_left_out(folder, ", ".join(stray))
+    return [name for name in names if not is_stray(name)]
+
+
+@cache  # folders are listed several times
+def _say_left_out(folder: Path, names: str) -> None:
+    logger.warning("%s: not classes, left out: %s", folder, names)
 
 
 def list_pictures(folder: Path, numbers: dict[str, int]) -> list[Picture]:

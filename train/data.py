@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from attri.runtime.errors import UsageError
@@ -10,6 +12,8 @@ from attri.train.class_folders import list_classes, read_class_folders
 from attri.train.coop import IMAGE_FOLDERS, LISTS, read_coop, recognise
 from attri.train.dataset import SPLITS, Dataset, Picture, check, few_shot, hold_out
 from attri.train.table import read_table
+
+logger = logging.getLogger("attri")
 
 __all__ = ["Dataset", "Picture", "read_data", "read_target"]
 
@@ -31,6 +35,7 @@ def read_data(path: Path, holdout: float = 0.25, shots: int | None = None, seed:
     check(dataset)
     if not dataset.test:
         dataset = hold_out(dataset, holdout, seed)
+        _say_untested(dataset)
     return few_shot(dataset, shots, seed) if shots else dataset
 
 
@@ -43,6 +48,21 @@ def read_target(path: Path) -> Dataset:
     dataset = _read(path.expanduser().resolve())
     check(dataset)
     return replace(dataset, train=[], val=[], test=dataset.test or [*dataset.train, *dataset.val])
+
+
+def _say_untested(dataset: Dataset) -> None:
+    tested = {picture.target for picture in dataset.test}
+    single = [name for number, name in enumerate(dataset.classes) if number not in tested]
+    if single:
+        all_of_them = len(single) == len(dataset.classes)
+        which = "every class" if all_of_them else ", ".join(single[:5]) + (", ..." if len(single) > 5 else "")
+        what = "there is no test part, and no accuracy" if all_of_them else "none is left for the test part"
+        _warn_once(f"{dataset.root}: a single image of {which}, which trains: {what}")
+
+
+@cache  # a protocol reads its data for every seed
+def _warn_once(line: str) -> None:
+    logger.warning("%s", line)
 
 
 def _read(path: Path) -> Dataset:

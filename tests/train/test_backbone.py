@@ -28,6 +28,17 @@ def test_what_cannot_be_folded_is_refused_by_name(name, reason):
         load_backbone(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("coca_ViT-B-32", "class token after the words"), ("ViT-B-16-SigLIP", "not a ViT of open_clip")],
+)
+def test_what_cannot_be_folded_is_refused_before_its_weights_are_looked_at(name, reason, tmp_path):
+    file = tmp_path / "weights.pt"
+    file.write_bytes(b"of another model")
+    with pytest.raises(UsageError, match=f"^{name} .*{reason}"):
+        load_backbone(name, str(file))
+
+
 def test_a_text_tower_without_causal_mask_is_refused():
     config = open_clip.get_model_config("ViT-B-32")
     config["vision_cfg"] |= {"layers": 1, "image_size": 64}

@@ -106,6 +106,44 @@ def test_a_name_like_that_of_a_known_dataset_means_nothing(tree):
     assert read_data(root.rename(root.with_name("EuroSAT"))).template == "a photo of a {}."
 
 
+STRAYS = ["__MACOSX", "@eaDir", ".ipynb_checkpoints", ".thumbnails", "$RECYCLE.BIN"]
+
+
+@pytest.mark.parametrize("part", ["", "train/"])
+def test_what_systems_leave_among_images_is_left_out_and_said_once(tree, caplog, part):
+    root = tree({f"{part}{name}": 2 for name in ("bird", "red_apple", *STRAYS)} | {f"{part}bird/@eaDir/1.png": 1})
+    for name in ("._0.png", "Thumbs.db", ".DS_Store"):
+        (root / part / "bird" / name).write_bytes(b"no image")
+        (root / part / name).write_bytes(b"no image")
+    for _ in range(2):
+        data = read_data(root)
+        assert data.classes == ["bird", "red apple"]
+        assert len(data.train) + len(data.test) == 4
+    assert caplog.messages == [f"{root / part}: not classes, left out: {', '.join(sorted(STRAYS))}"]
+
+
+@pytest.mark.parametrize(
+    ("layout", "said"),
+    [
+        (
+            {"a": 1, "b": 1},
+            "a single image of every class, which trains: there is no test part, and no accuracy",
+        ),
+        ({"a": 1, "b": 2}, "a single image of a, which trains: none is left for the test part"),
+    ],
+)
+def test_classes_that_nothing_tests_are_said_once(tree, caplog, layout, said):
+    root = tree(layout)
+    table = root.with_name("table.csv")
+    rows = [f"data/{path.relative_to(root)},{path.parent.name}\n" for path in sorted(root.rglob("*.png"))]
+    table.write_text("path,label\n" + "".join(rows))
+    for source in (root, table):
+        caplog.clear()
+        read_data(source)
+        read_data(source)
+        assert caplog.messages == [f"{source}: {said}"]
+
+
 def test_a_single_picture_trains(tree):
     data = read_data(tree({"a": 1, "b": 2}))
     assert (len(data.train), len(data.test)) == (2, 1)
