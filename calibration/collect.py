@@ -118,7 +118,8 @@ def find_pictures(folder: Path, judged: Sequence[Path] = ()) -> list[Path]:
         UsageError: there is no such folder, or no picture in it, or none but those.
     """
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder; name one of real pictures with --calibration-data")
+        what = "is a file, not a folder" if folder.exists() else "no such folder"
+        raise UsageError(f"{folder}: {what}; name a folder of real images with --calibration-data")
     part = folder / "train" if is_split(folder) else folder
     pictures = list_images(part)
     if not pictures:

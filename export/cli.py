@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attri.calibration.collect import METHODS
+from attri.calibration.collect import METHODS, evenly, find_pictures
 from attri.export.engines import build_engines, engine_options, takes_only_engines, with_engine_options
 from attri.runtime.command import Command
 from attri.runtime.errors import FailedError, UsageError
@@ -105,38 +105,48 @@ def main(
         return
     calibration = int8_options(int8, fp16, calibration_data, calibration_method, int8_target)
     require_run(run, trt)
-    from attri.export.card import Card
-    from attri.export.onnx import export_bundle
-    from attri.export.parity import Gates
+    from attri.export.stages import Stages
     from attri.runtime.bundle import read_manifest
     from attri.runtime.labels import read_labels
-    from attri.train.checkpoint import load_run
 
     words = read_labels(labels) if labels else None
-    run = run.resolve()  # once: runs/latest points elsewhere when a training ends meanwhile
-    trained = load_run(run)
-    card = Card.of(run, trained)  # before anything that takes long
-    confidence = confidence_options(trained, calibrate, validation_data, negatives, false_accepts, false_rejects)
-    pictures = sample(parity_data or Path(trained.data), parity_pictures)
-    precision = "int8" if int8 else "fp16" if fp16 else "fp32"
-    usual = Gates.of(precision)
-    given = (min_cosine, min_retrieved, min_top1)
-    usual_values = (usual.cosine, usual.retrieved, usual.top1)
-    gates = Gates(*(u if g is None else g for g, u in zip(given, usual_values, strict=True)))
-    report = export_bundle(
-        rebuild(trained, run),
-        output,
-        words or trained.classes,
-        pictures,
-        precision=precision,
-        template=trained.train.template,
-        opset=opset,
-        gates=gates,
-        calibration=calibration,
-        confidence=confidence,
-        card=card,
-        tell=lambda line: click.echo(line, err=True),
-    )
+    with Stages() as stages:
+        stages.begin("starting PyTorch")
+        from attri.export.card import Card
+        from attri.export.onnx import check_request, export_bundle
+        from attri.export.parity import Gates
+        from attri.train.checkpoint import load_run
+
+        run = run.resolve()  # once: runs/latest points elsewhere when a training ends meanwhile
+        trained = load_run(run)
+        card = Card.of(run, trained)  # before anything that takes long
+        words = words or trained.classes
+        confidence = confidence_options(trained, calibrate, validation_data, negatives, false_accepts, false_rejects)
+        pictures = sample(parity_data, parity_pictures) if parity_data else sample_of_run(trained, parity_pictures)
+        precision = "int8" if int8 else "fp16" if fp16 else "fp32"
+        usual = Gates.of(precision)
+        given = (min_cosine, min_retrieved, min_top1)
+        usual_values = (usual.cosine, usual.retrieved, usual.top1)
+        gates = Gates(*(u if g is None else g for g, u in zip(given, usual_values, strict=True)))
+        if calibration is not None:
+            calibration = calibration.judged_on(pictures)
+        check_request(trained.prompt, output, words, precision, opset, gates, calibration, confidence)
+        stages.begin(f"loading {trained.backbone['model']}")
+        report = export_bundle(
+            rebuild(trained, run),
+            output,
+            words,
+            pictures,
+            precision=precision,
+            template=trained.train.template,
+            opset=opset,
+            gates=gates,
+            calibration=calibration,
+            confidence=confidence,
+            card=card,
+            tell=stages.say,
+            stage=stages.begin,
+        )
     click.echo(report.table())
     size = sum(file.stat().st_size for file in output.iterdir()) / 2**20
     click.echo(f"bundle  {output}  {precision}  {size:.1f} MB")
@@ -181,6 +191,7 @@ def int8_options(
         return None
     if data is None:
         raise UsageError("--int8 is fitted on real pictures: name a folder of about 100 with --calibration-data")
+    find_pictures(data)  # before anything heavy is imported
     from attri.export.int8 import Calibration
 
     return Calibration(data, method or METHODS[0], target)
@@ -261,6 +272,21 @@ def shares(graph: dict[str, Any]) -> str:
     return f"{graph['flavour']}, {graph['initializers']:.1%} of its initializers{kept}"
 
 
+def sample_of_run(run: Run, count: int) -> list[Path]:
+    """Up to `count` of the test pictures of a run, so that its training pictures are left for int8 to be fitted on.
+
+    Of a run without test pictures, or whose data is no dataset any more, what `sample` finds.
+    """
+    from attri.export.confidence import data_of
+
+    try:
+        test = [picture.path for picture in data_of(run)[0].test]
+    except UsageError:
+        test = []
+    chosen: list[Path] = evenly(test, count) if test else sample(Path(run.data), count)
+    return chosen
+
+
 def sample(data: Path, count: int) -> list[Path]:
     """Up to `count` pictures, evenly over the folder; of test where it is a dataset that has such."""
     from attri.runtime.images import list_images
@@ -276,7 +302,8 @@ def sample(data: Path, count: int) -> list[Path]:
         pictures = list_images(data)  # not a dataset, but pictures all the same
     if not pictures:
         raise UsageError(f"{data} holds no pictures: name some for the parity check with --parity-data")
-    return [pictures[i * len(pictures) // count] for i in range(count)] if len(pictures) > count else pictures
+    chosen: list[Path] = evenly(pictures, count)
+    return chosen
 
 
 if __name__ == "__main__":

@@ -46,6 +46,9 @@ class Calibration:
     target: float | None = None
     judged: tuple[Path, ...] = ()
 
+    def judged_on(self, pictures: list[Path]) -> Calibration:
+        return dataclasses.replace(self, judged=tuple(pictures))
+
     def check(self, gates: Gates) -> None:
         """Raises UsageError where the folder has no pictures, there is no such method, or the target is no target.
 

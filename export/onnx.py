@@ -27,6 +27,7 @@ from attri.export.report import write_report
 from attri.runtime import bundle
 from attri.runtime.errors import FailedError, UsageError
 from attri.runtime.prompts import LabelTokens
+from attri.train.config import PromptConfig
 from attri.train.model import AttriPrompt
 
 OPSETS = (17, 18)  # lowest first: LayerNormalization is from 17 on; TensorRT 8.6 reads both
@@ -47,6 +48,7 @@ def export_bundle(
     confidence: Confidence | None = None,
     card: Card | None = None,
     tell: Callable[[str], None] = lambda line: None,
+    stage: Callable[[str], None] = lambda title: None,
 ) -> Report:
     """Write the bundle, after its graphs were held against the model on real pictures.
 
@@ -58,7 +60,8 @@ def export_bundle(
         calibration: what int8 is fitted on.
         confidence: what temperature and threshold are fitted on; None does neither.
         card: what the report says of the training.
-        tell: is given lines of progress.
+        tell: is given what is worth a line that stays.
+        stage: is given the name of each stage when it begins.
 
     Raises:
         ParityError: the graphs do not agree with the model; nothing is written.
@@ -66,6 +69,72 @@ def export_bundle(
             a bundle.
         FailedError: the tracer did not do as asked, what is called fp16 or int8 would not be, most pictures cannot be
             read, or the disk is full.
+    """
+    gates = gates or Gates.of(precision)
+    confidence = confidence or Confidence()
+    if calibration is not None:
+        calibration = calibration.judged_on(pictures)
+    check_request(model.config, path, labels, precision, opset, gates, calibration, confidence)
+    stage(f"reading {len(pictures)} images for the parity check")
+    model = model.eval().cpu()
+    seen = read_pictures(model.backbone, pictures)
+    with writer.staging(path) as folder:
+        stage("tracing the vision graph")
+        save(trace_vision(model, precision, opset), folder / bundle.VISION)
+        stage("tracing the text graph")
+        save(trace_text(model, precision, opset), folder / bundle.TEXT)
+        stage("writing the tokens' embedding")
+        writer.save_embedding(model.backbone.token_embedding, folder / bundle.EMBEDDING, precision)
+        writer.copy_merges(folder / bundle.MERGES)
+        manifest = writer.describe(model, labels, template, precision, opset)
+        unfinished = bundle.Bundle(folder, manifest)
+        save_check(model, unfinished, seen.pixels)
+        arithmetic: dict[str, Any] = {}
+        if calibration is not None:
+            stage("fitting int8 to the calibration images")
+            report, arithmetic = quantize_bundle(model, unfinished, seen.pixels, gates, calibration, tell)
+        else:
+            if precision == "fp16":
+                stage("proving that half precision does not overflow")
+                arithmetic = half_report(unfinished, model.backbone.preprocess(), seen.pixels)
+            stage("comparing the graphs with the PyTorch model")
+            report = compare(model, unfinished, seen.pixels, gates)
+        report = dataclasses.replace(report, stages=[seen.stage, *report.stages], asked=len(pictures))
+        report = report.beside(Gates.of(precision))
+        if report.missed:
+            tell(report.table())
+            stage("looking for the layer that differs first")
+        report.check(lambda stage: culprit(model, unfinished, stage.name, seen.pixels[[stage.worst_picture]]))
+        if confidence.validation is not None:
+            stage(f"fitting the scores to {confidence.validation.what}")
+        sure = measure(confidence, classifier_of(unfinished))
+        manifest = dataclasses.replace(
+            manifest,
+            arithmetic=arithmetic,
+            parity=report.to_dict(),
+            temperature=sure["temperature"],
+            threshold=sure["threshold"],
+        )
+        stage("writing the report")
+        write_report(bundle.Bundle(folder, manifest), report, seen, model.backbone.preprocess(), card or Card(), sure)
+        writer.save_manifest(manifest, folder)
+    return report
+
+
+def check_request(
+    prompt: PromptConfig,
+    path: Path,
+    labels: list[str],
+    precision: str,
+    opset: int,
+    gates: Gates,
+    calibration: Calibration | None,
+    confidence: Confidence,
+) -> None:
+    """Refuse what cannot be exported, before the model is loaded or anything else takes long.
+
+    Raises:
+        UsageError: see `export_bundle`.
     """
     if precision not in DTYPES:
         raise UsageError(f"precision is {precision!r}: choose {', '.join(DTYPES)}")
@@ -78,52 +147,14 @@ def export_bundle(
             f"opset is {opset}: these graphs are written at {' or '.join(map(str, OPSETS))}, the lowest that works is"
             f" {OPSETS[0]}"
         )
-    if model.config.retrieved == 0:
+    if prompt.retrieved == 0:
         raise UsageError(
             "a prompt without a pool is a baseline of training and cannot be exported: train with --pool-size"
         )
-    gates = gates or Gates.of(precision)
     if calibration is not None:
-        calibration = dataclasses.replace(calibration, judged=tuple(pictures))
         calibration.check(gates)
-    confidence = confidence or Confidence()
     confidence.check(labels)
     writer.check_target(path)
-    model = model.eval().cpu()
-    seen = read_pictures(model.backbone, pictures)
-    with writer.staging(path) as folder:
-        save(trace_vision(model, precision, opset), folder / bundle.VISION)
-        save(trace_text(model, precision, opset), folder / bundle.TEXT)
-        writer.save_embedding(model.backbone.token_embedding, folder / bundle.EMBEDDING, precision)
-        writer.copy_merges(folder / bundle.MERGES)
-        manifest = writer.describe(model, labels, template, precision, opset)
-        unfinished = bundle.Bundle(folder, manifest)
-        save_check(model, unfinished, seen.pixels)
-        arithmetic: dict[str, Any] = {}
-        if calibration is not None:
-            report, arithmetic = quantize_bundle(model, unfinished, seen.pixels, gates, calibration, tell)
-        else:
-            if precision == "fp16":
-                arithmetic = half_report(unfinished, model.backbone.preprocess(), seen.pixels)
-            report = compare(model, unfinished, seen.pixels, gates)
-        report = dataclasses.replace(report, stages=[seen.stage, *report.stages], asked=len(pictures))
-        report = report.beside(Gates.of(precision))
-        if report.missed:
-            tell(report.table())
-        report.check(lambda stage: culprit(model, unfinished, stage.name, seen.pixels[[stage.worst_picture]]))
-        if confidence.validation is not None:
-            tell(f"scores: fitting on {confidence.validation.what}")
-        sure = measure(confidence, classifier_of(unfinished))
-        manifest = dataclasses.replace(
-            manifest,
-            arithmetic=arithmetic,
-            parity=report.to_dict(),
-            temperature=sure["temperature"],
-            threshold=sure["threshold"],
-        )
-        write_report(bundle.Bundle(folder, manifest), report, seen, model.backbone.preprocess(), card or Card(), sure)
-        writer.save_manifest(manifest, folder)
-    return report
 
 
 def trace_vision(model: AttriPrompt, precision: str, opset: int) -> onnx.ModelProto:

@@ -46,7 +46,16 @@ _LARGE = 2**25  # pixels from which on files are decoded one at a time
 
 # Folders that systems and tools leave among images: archives of macOS, network storage, recycle bins, Python.
 STRAY_FOLDERS = frozenset(
-    "__MACOSX @eaDir @Recycle #recycle $RECYCLE.BIN lost+found __pycache__".split() + ["System Volume Information"]
+    (
+        "__MACOSX",
+        "@eaDir",
+        "@Recycle",
+        "#recycle",
+        "$RECYCLE.BIN",
+        "System Volume Information",
+        "lost+found",
+        "__pycache__",
+    )
 )
 
 # Named, because some of the formats that Pillow knows start other programs (EPS), and few hold photographs.

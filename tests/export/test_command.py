@@ -140,6 +140,61 @@ def test_int8_says_on_stderr_what_it_does_and_on_stdout_what_came_out(run):
     assert len(lines) == 18
 
 
+@pytest.fixture(scope="module")
+def folder_run(photos, tmp_path_factory):
+    """A folder per class with five real pictures each, and what was trained on it."""
+    root = tmp_path_factory.mktemp("own") / "photos"
+    for file in sorted(photos.rglob("*.png")):
+        (root / file.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, root / file.parent.name / f"{file.parent.parent.name}-{file.name}")
+    config = TrainConfig(epochs=1, views=1)
+    run = root.with_name("run")
+    return root, fit(read_data(root), load_backbone(), PromptConfig(pool_size=4), config, run, latest=False)
+
+
+def test_int8_is_fitted_on_the_run_s_own_pictures_and_judged_on_those_held_out(folder_run):
+    root, run = folder_run
+    result = export(run, "--int8", "--calibration-data", root, "--min-top1", 0.5, "--min-retrieved", 0.5)
+    assert result.exit_code == 0, result.output
+    assert "int8: 20 calibration pictures" in result.stderr
+    assert Bundle.open("bundle").manifest.parity["pictures"] == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--int8", "--calibration-data", "nowhere"], "nowhere: no such folder"),
+        (["--int8", "--calibration-data", "labels.txt"], "labels.txt: is a file, not a folder"),
+        (["--int8", "--calibration-data", "judged", "--parity-data", "judged"], "no pictures but those that int8 is"),
+        (["--labels", "nowhere.txt"], "nowhere.txt"),
+        (["--opset", "16"], "opset is 16"),
+        (["--output", "precious"], "precious exists and is not a bundle"),
+        (["--int8", "--calibration-data", "judged", "--int8-target", "0.5"], "is below the gate"),
+    ],
+)
+def test_what_can_be_refused_is_refused_before_the_model_is_loaded(
+    folder_run, arguments, message, tmp_path, monkeypatch, picture_files
+):
+    monkeypatch.setattr("attri.export.cli.rebuild", None)
+    (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("mine")
+    (tmp_path / "judged").mkdir()
+    for file in picture_files[:2]:
+        shutil.copy(file, tmp_path / "judged" / file.name)
+    result = export(folder_run[1], *arguments)
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr.splitlines()[-1]
+
+
+def test_every_stage_is_named_when_it_begins(run):
+    result = export(run, "--fp16", "--calibrate")
+    assert result.exit_code == 0, result.output
+    stages = [line.removeprefix("export: ") for line in result.stderr.splitlines() if line.startswith("export: ")]
+    begun = ["starting", "loading", "reading", "tracing", "tracing", "writing", "proving", "comparing", "fitting"]
+    assert [stage.split()[0] for stage in stages] == [*begun, "writing"]
+
+
 def test_an_existing_bundle_is_replaced_whole(run, tmp_path):
     assert export(run).exit_code == 0
     (tmp_path / "bundle" / "engines").mkdir()
