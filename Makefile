@@ -18,10 +18,12 @@ types: $(VENV)/installed
 	$(BIN)/mypy $(PACKAGES)
 
 unit: $(VENV)/installed
+	@echo "tests: some minutes, more on few cores"
 	$(BIN)/python -m pytest
 
 # The commands in the middle are the product; docs/demo.py only lays out pictures and draws the sheet.
 demo: $(VENV)/installed
+	@echo "demo: trains, exports and classifies in ./demo: some minutes"
 	rm -rf demo
 	$(BIN)/python docs/demo.py prepare demo
 	cd demo && ../$(BIN)/attri-train
@@ -32,15 +34,17 @@ demo: $(VENV)/installed
 
 # A regular install, not an editable one: what is tested is what a user gets, and mypy sees it.
 $(VENV)/installed: $(VENV)/dependencies $(SOURCES)
-	rm -rf build *.egg-info
+	@echo "installing attri into $(VENV)"
+	@rm -rf build *.egg-info
 	$(BIN)/pip install --quiet --no-deps --force-reinstall .
-	rm -rf build *.egg-info
-	touch $@
+	@rm -rf build *.egg-info
+	@touch $@
 
 $(VENV)/dependencies: pyproject.toml constraints.txt
+	@echo "making $(VENV) with PyTorch and all that attri and its tests need: 6.5 GB, some minutes, only the first time"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt '.[all,dev]'
-	touch $@
+	$(BIN)/pip install --progress-bar on --constraint constraints.txt '.[all,dev]'
+	@touch $@
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

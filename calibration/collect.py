@@ -27,6 +27,7 @@ from attri.runtime.images import list_images
 from attri.runtime.preprocess import Preprocess
 from attri.runtime.prompts import LabelTokens, encode_labels
 from attri.runtime.tokenizer import Tokenizer
+from attri.runtime.wording import plural
 
 logger = logging.getLogger("attri")
 
@@ -171,7 +172,8 @@ def collect(
     if not usable:
         raise UsageError(f"no picture of {folder} can be read: int8 is calibrated on about {WANTED} real ones")
     if len(usable) < WANTED:
-        logger.warning("int8 is calibrated on %d pictures, %d are wanted: its ranges may clip", len(usable), WANTED)
+        found_few = plural(len(usable), "picture")
+        logger.warning("int8 is calibrated on %s, %d are wanted: its ranges may clip", found_few, WANTED)
     retrieved = np.unique(np.concatenate(found), axis=0)
     return Samples(usable, preprocess, retrieved, labels, embedding)
 

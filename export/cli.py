@@ -33,7 +33,11 @@ class Number(click.FloatRange):
 @click.command(cls=Command)
 @click.argument("run", type=click.Path(path_type=Path), default=Path("runs/latest"), metavar="[RUN|BUNDLE]")
 @click.option(
-    "--output", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True, help="Folder of the bundle."
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("bundle"),
+    show_default=True,
+    help="Bundle to write; an older bundle there is replaced.",
 )
 @click.option("--fp16", is_flag=True, help="Half precision; retrieval, norms and softmax stay float32.")
 @click.option("--int8", is_flag=True, help="Int8 products for ONNX Runtime and TensorRT; the rest stays float32.")
@@ -67,7 +71,7 @@ class Number(click.FloatRange):
 )
 @click.option("--false-accepts", type=Number(0, 1), help="Share of --negatives that may pass. [0.05]")
 @click.option("--false-rejects", type=Number(0, 1), help="A threshold that rejects this share of validation pictures.")
-@click.option("--opset", type=int, default=18, show_default=True, help="17 or 18.")
+@click.option("--opset", type=int, default=18, show_default=True, help="ONNX opset, 17 or 18.")
 @click.version_option(package_name="attri")
 def main(
     run: Path,

@@ -26,6 +26,7 @@ from attri.export.parity import Gates, Report, Stages, classifier_of, judge, run
 from attri.runtime.bundle import SYMMETRIC, TEXT, VISION, Bundle
 from attri.runtime.errors import FailedError, UsageError
 from attri.runtime.ort import OrtEngine
+from attri.runtime.wording import plural
 from attri.train.model import AttriPrompt
 
 FILES = {U8S8: {VISION: VISION, TEXT: TEXT}, S8S8: SYMMETRIC}
@@ -116,7 +117,7 @@ def quantize_bundle(
         words, embedding = label_tokens(bundle), bundle.token_embedding()
         preprocess = model.backbone.preprocess()
         samples = collect(calibration.data, vision, preprocess, words, embedding, calibration.judged)
-        tell(f"int8: {len(samples.pictures)} calibration pictures, {len(samples.retrieved)} sets of entries")
+        tell(f"int8: {plural(len(samples.pictures), 'calibration picture')}, {len(samples.retrieved)} sets of entries")
         sources = {name: measure(bundle.file(name), samples, calibration.method, folder, tell) for name in FEATURES}
         reports: list[Report] = []
         graphs: dict[str, Any] = {}
@@ -156,7 +157,7 @@ def measure(file: Path, samples: Samples, method: str, folder: Path, tell: Tell)
     found = int8.layers(proto.graph, FEATURES[name])
     feeds = samples.vision if name == VISION else samples.text
     tensors = int8.activations(proto.graph, found)
-    tell(f"int8: ranges of {len(tensors)} tensors of {name}, {method}")
+    tell(f"int8: ranges of {plural(len(tensors), 'tensor')} of {name}, {method}")
     return Source(proto, found, ranges(path, tensors, feeds(), method, folder), list(feeds(SENSITIVITY_SAMPLES)))
 
 

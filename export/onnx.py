@@ -27,6 +27,7 @@ from attri.export.report import write_report
 from attri.runtime import bundle
 from attri.runtime.errors import FailedError, UsageError
 from attri.runtime.prompts import LabelTokens
+from attri.runtime.wording import plural
 from attri.train.config import PromptConfig
 from attri.train.model import AttriPrompt
 
@@ -75,7 +76,7 @@ def export_bundle(
     if calibration is not None:
         calibration = calibration.judged_on(pictures)
     check_request(model.config, path, labels, precision, opset, gates, calibration, confidence)
-    stage(f"reading {len(pictures)} images for the parity check")
+    stage(f"reading {plural(len(pictures), 'image')} for the parity check")
     model = model.eval().cpu()
     seen = read_pictures(model.backbone, pictures)
     with writer.staging(path) as folder:

@@ -22,6 +22,7 @@ from attri.runtime.ort import OrtEngine
 from attri.runtime.prompts import encode_labels
 from attri.runtime.textcache import TextCache
 from attri.runtime.tokenizer import Tokenizer
+from attri.runtime.wording import plural
 from attri.train.model import AttriPrompt
 
 BATCH = 16
@@ -136,7 +137,7 @@ class Report:
         """What it was compared on, for a person."""
         missing = self.asked is not None and self.asked > self.pictures
         of = f" (only {self.pictures} of {self.asked} could be read)" if missing else ""
-        return f"{self.pictures} pictures{of}, {self.labels} labels"
+        return f"{plural(self.pictures, 'picture')}{of}, {plural(self.labels, 'label')}"
 
     def table(self) -> str:
         hand = ", gates set by hand" if any(stage.by_hand for stage in self.stages) else ""

@@ -19,22 +19,32 @@ RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def test_the_three_commands_as_readme_writes_them(tmp_path, picture_files):
+def test_the_three_commands_as_readme_writes_them(tmp_path):
     lines = re.findall(r"^    (attri-(?:train|export|run).*?)(?:  +#.*)?$", README, re.MULTILINE)[:3]
     assert [line.split()[0] for line in lines] == ["attri-train", "attri-export", "attri-run"]
-    shutil.copy(picture_files[0], tmp_path / "photo.jpg")
-    (tmp_path / "labels.txt").write_text("red apple\nbird\n")
+    for line in re.findall(r"^    ((?:cp|printf) .*)$", README, re.MULTILINE):
+        words = line.replace("train/pocket", f"{ROOT}/train/pocket")
+        subprocess.run(["/bin/sh", "-c", words], cwd=tmp_path, check=True)
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for line in lines:
         done = subprocess.run(line.split(), cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"photo.jpg  (red apple|bird) \d+\.\d%\n", done.stdout)
+    assert re.fullmatch(r"photo.png  (green apple|bird|tool)  ?\d+\.\d%\n", done.stdout)
+
+
+def test_a_wheel_is_built_before_it_is_copied():
+    for page in PAGES:
+        for block in re.findall(r"(?:^    .*\n)+", page.read_text(encoding="utf-8"), re.MULTILINE):
+            before, copies, _ = block.partition("rsync")
+            assert not copies or "pip wheel" in before, page
+            before, builds, _ = block.partition("docker build")
+            assert not builds or "pip wheel" in before, page
 
 
 def test_the_python_lines_of_readme(bundle, tmp_path, picture_files, monkeypatch):
     code = "\n".join(re.findall(r"^    ((?:from attri|classifier|prediction).*)$", README, re.MULTILINE))
     shutil.copytree(bundle, tmp_path / "bundle")
-    shutil.copy(picture_files[0], tmp_path / "photo.jpg")
+    shutil.copy(picture_files[0], tmp_path / "photo.png")
     monkeypatch.chdir(tmp_path)
     scope = {}
     exec(code, scope)

@@ -58,10 +58,14 @@ class OneOfSeveral(Command):
     metavar="N[,N...]",
     help="Training pictures per class; several for few-shot. [all; protocols: 16]",
 )
-@click.option("--epochs", type=int, default=40, show_default=True, help="Passes over the training images.")
+@click.option("--epochs", type=int, default=40, show_default=True, help="Passes over the training pictures.")
 @click.option("--batch", type=int, default=32, show_default=True, help="Pictures per step, of all processes together.")
 @click.option(
-    "--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True, help="Updates the prompts."
+    "--optimizer",
+    type=click.Choice(["adamw", "sgd"]),
+    default="adamw",
+    show_default=True,
+    help="AdamW, or SGD with a momentum of 0.9.",
 )
 @click.option("--lr", type=float, default=2e-3, show_default=True, help="Peak learning rate; cosine to 0.")
 @click.option("--views", type=int, default=8, show_default=True, help="Cached augmented views per picture.")
@@ -97,10 +101,14 @@ class OneOfSeveral(Command):
     type=click.Choice(["fp32", "bf16"]),
     default="fp32",
     show_default=True,
-    help="Of the text encoder's products.",
+    help="Of the text encoder's products; what is learned stays fp32.",
 )
 @click.option(
-    "--seed", type=int, default=1, show_default=True, help="Of the held-out images, the shots and the training."
+    "--seed",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Of the first prompts, the views, the order and the held-out pictures.",
 )
 @click.option("--protocol", type=click.Choice(PROTOCOLS), help="Compare methods instead of training one prompt.")
 @click.option("--target", type=PICTURES, multiple=True, help="Another dataset to score; may be repeated. (protocols)")
@@ -108,7 +116,11 @@ class OneOfSeveral(Command):
 @click.option("--method", type=click.Choice(METHODS), multiple=True, help="May be repeated. (protocols) [all]")
 @click.option("--output", type=PICTURES, metavar="DIR", help="Run folder. [runs/MODEL-DATA-NUMBER]")
 @click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where it trains."
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="auto takes CUDA where PyTorch has it.",
 )
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard events into the run folder.")
 @click.version_option(package_name="attri")
@@ -240,7 +252,7 @@ def report(folder: Path) -> None:
         if part in results:
             row = results[part]
             accuracy = f"zero-shot {row['zero_shot']:6.1%}   prompted {row['prompted']:6.1%}"
-            click.echo(f"{part:<5} {row['pictures']:>5} pictures   {accuracy}")
+            click.echo(f"{part:<5} {plural(row['pictures'], 'picture'):>14}   {accuracy}")
     if "pool_alive" in results:
         alive = results["pool_alive"]
         shares = " to ".join(dict.fromkeys(f"{share:.0%}" for share in (min(alive), max(alive))))

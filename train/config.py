@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from attri.runtime.errors import UsageError
 from attri.runtime.labels import prompt
+from attri.runtime.wording import plural
 
 TEMPLATE = "a photo of a {}."
 TERMS = ("class", "instance", "text", "logits", "retrieval", "diversity")  # of the loss, in the order of losses.py
@@ -40,7 +41,7 @@ class PromptConfig:
         if self.pool_size == 0 and self.static_tokens == 0:
             raise UsageError("pool_size and static_tokens are both 0: nothing would be learned")
         if self.pool_size and self.topk > self.pool_size:
-            raise UsageError(f"topk is {self.topk}, but the pool has only {self.pool_size} entries")
+            raise UsageError(f"topk is {self.topk}, but the pool has only {plural(self.pool_size, 'entry')}")
 
     @property
     def retrieved(self) -> int:

@@ -16,6 +16,7 @@ from attri.runtime.errors import EngineError, ImageError, UsageError
 from attri.runtime.images import load_image
 from attri.runtime.prompts import LabelTokens, encode_labels
 from attri.runtime.tokenizer import Tokenizer
+from attri.runtime.wording import plural
 from attri.train import checkpoint, parallel
 from attri.train.backbone import Backbone, load_backbone
 from attri.train.checkpoint import Run
@@ -46,7 +47,9 @@ def pick_device(name: str) -> torch.device:
     if not torch.cuda.is_available():
         raise EngineError("--device cuda: this machine has no CUDA that PyTorch can use; try --device cpu")
     if parallel.local_rank() >= torch.cuda.device_count():
-        raise EngineError(f"{parallel.local_rank() + 1} processes, but {torch.cuda.device_count()} GPUs: start fewer")
+        raise EngineError(
+            f"{parallel.local_rank() + 1} processes, but {plural(torch.cuda.device_count(), 'GPU')}: start fewer"
+        )
     device = repeatable(torch.device("cuda", parallel.local_rank()))
     torch.cuda.set_device(device)
     return device

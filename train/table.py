@@ -10,6 +10,7 @@ from pathlib import Path
 
 from attri.runtime.errors import UsageError
 from attri.runtime.labels import class_words
+from attri.runtime.wording import plural
 from attri.train.dataset import SPLITS, Dataset, Picture
 from attri.train.files import read_text, require
 
@@ -51,7 +52,7 @@ def _rows(file: Path) -> Iterator[Row]:
         raise UsageError(f"{file}, line {first}: the columns are {header}; begin with path,label or path,label,split")
     for line, fields in lines:
         if len(fields) != len(header):
-            count = f"{len(fields)} fields for {len(header)} columns"
+            count = f"{plural(len(fields), 'field')} for {plural(len(header), 'column')}"
             raise UsageError(f"{file}, line {line}: {count}; a name with a comma needs quotes around it")
         values = dict(zip(header, fields, strict=True))
         label = class_words(values["label"])

@@ -6,6 +6,8 @@ import statistics
 from collections import defaultdict
 from typing import Any
 
+from attri.runtime.wording import plural
+
 Row = dict[tuple[str, int], list[float]]  # accuracies over seeds, in percent, by column and shots
 
 
@@ -19,9 +21,10 @@ def markdown(results: dict[str, Any]) -> str:
     make = {"base-to-novel": _base_to_novel, "few-shot": _few_shot}.get(results["protocol"], _targets)
     header, body = make(rows, columns)
     seeds = len(run["seeds"])
-    shots = "" if results["protocol"] == "few-shot" else f", {run['shots'][0]} shots"
+    shots = "" if results["protocol"] == "few-shot" else f", {plural(run['shots'][0], 'shot')}"
     spread = "standard deviation over seeds" if seeds > 1 else "one seed, no spread"
-    about = f"{results['protocol']}, {run['backbone']['model']}{shots}, {seeds} seeds; accuracy in percent ({spread})."
+    about = f"{results['protocol']}, {run['backbone']['model']}{shots}, {plural(seeds, 'seed')};"
+    about += f" accuracy in percent ({spread})."
     if results["protocol"] == "base-to-novel":
         classes = {score["column"]: score["classes"] for score in scores}
         about += (
