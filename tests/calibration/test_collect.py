@@ -161,7 +161,7 @@ def test_damaged_pictures_are_named_and_left_out(samples, picture_files, tmp_pat
 
 
 def test_a_folder_without_a_usable_picture_is_refused(samples, tmp_path):
-    with pytest.raises(UsageError, match="nowhere: no such folder; name one of real pictures with --calibration-data"):
+    with pytest.raises(UsageError, match="nowhere: no such folder; name a folder of real images with --calibration-data"):
         find_pictures(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="holds no pictures: int8 is calibrated on about 100 real ones"):
         find_pictures(tmp_path)
