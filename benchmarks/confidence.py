@@ -21,12 +21,12 @@ import numpy as np
 
 from attri.calibration.confidence import auroc, logits_of, probabilities, summary
 from attri.export.cli import sample
-from attri.export.confidence import FALSE_ACCEPTS, Confidence, Validation, look
 from attri.export.onnx import export_bundle
+from attri.export.score_calibration import FALSE_ACCEPTS, Confidence, Validation, look
 from attri.runtime import Classifier
-from attri.train.checkpoint import load_run
 from attri.train.data import read_data
 from attri.train.fit import load_model
+from attri.train.training.checkpoint import load_run
 from benchmarks.common import keep
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from attri.runtime import Classifier
-from attri.runtime.ort import OrtEngine
+from attri.runtime.engines.onnxruntime import OrtEngine
 from attri.runtime.tokenizer import EOT
 from benchmarks.common import peak_memory
 

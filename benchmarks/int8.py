@@ -21,23 +21,23 @@ import numpy as np
 import onnxruntime as ort
 import torch
 
-from attri.calibration.collect import label_tokens
-from attri.calibration.int8 import S8S8, U8S8
-from attri.export.int8 import FILES, Calibration
+from attri.calibration.activation_ranges import label_tokens
+from attri.calibration.qdq import S8S8, U8S8
 from attri.export.onnx import export_bundle
-from attri.export.parity import Gates
+from attri.export.parity.compare import Gates
+from attri.export.quantize import FILES, Calibration
 from attri.runtime import Classifier
 from attri.runtime.bundle import TEXT, VISION, Bundle
+from attri.runtime.engines.onnxruntime import OrtEngine
 from attri.runtime.images import list_images
 from attri.runtime.labels import class_words
-from attri.runtime.ort import OrtEngine
-from attri.runtime.textcache import TextCache
-from attri.train.backbone import load_backbone
-from attri.train.checkpoint import load_run
+from attri.runtime.text.cache import TextCache
 from attri.train.config import PromptConfig
 from attri.train.fit import load_model
 from attri.train.model import AttriPrompt
+from attri.train.model.backbone import load_backbone
 from attri.train.pocket import IMAGES, OTHER_STYLE
+from attri.train.training.checkpoint import load_run
 from benchmarks.common import in_turn, keep, names, timed
 
 LEAST_SPEED = 2.0

@@ -29,22 +29,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from attri.export.check import save_check
-from attri.export.graphs import to_trace
+from attri.export.bundle.writer import copy_merges, describe, save_embedding, save_manifest
+from attri.export.graph.modules import to_trace
 from attri.export.onnx import save, strip, trace_text, trace_vision
-from attri.export.parity import Gates, compare
-from attri.export.writer import copy_merges, describe, save_embedding, save_manifest
+from attri.export.parity.compare import Gates, compare
+from attri.export.parity.reference import save_check
 from attri.runtime import Classifier
 from attri.runtime.bundle import EMBEDDING, MERGES, TEXT, VISION, Bundle
+from attri.runtime.engines.onnxruntime import OrtEngine
 from attri.runtime.images import list_images
-from attri.runtime.ort import OrtEngine
-from attri.runtime.prompts import LabelTokens, encode_labels
+from attri.runtime.text.label_tokens import LabelTokens, encode_labels
 from attri.runtime.tokenizer import Tokenizer
-from attri.train.backbone import load_backbone
 from attri.train.config import TEMPLATE, PromptConfig
 from attri.train.model import AttriPrompt
+from attri.train.model.backbone import load_backbone
+from attri.train.model.vision import VisionTower
 from attri.train.pocket import IMAGES
-from attri.train.vision import VisionTower
 from benchmarks.common import REST, in_turn, keep, names, timed
 from benchmarks.footprint import AT_ONCE, KINDS, LABELS, LITERAL, PLAIN
 from benchmarks.literal import CONTEXT, Literal, padded

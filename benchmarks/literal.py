@@ -1,5 +1,7 @@
-"""The method as published, done literally: what attri's fold is measured against. (tests/literal.py, which attri is
-held against, is another one, for a picture at a time, and shares nothing with this.)"""
+"""The method as published, done literally: what attri's fold is measured against.
+
+tests/support/literal.py, which attri is held against, is another one, for an image at a time; they share nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from attri.runtime.prompts import LabelTokens
+from attri.runtime.text.label_tokens import LabelTokens
 from attri.train.model import AttriPrompt
 
 CONTEXT = 77

@@ -17,11 +17,11 @@ import torch
 
 from attri.export.cli import sample
 from attri.export.onnx import export_bundle
-from attri.export.parity import Gates
+from attri.export.parity.compare import Gates
 from attri.runtime.labels import class_words
-from attri.train.backbone import load_backbone
 from attri.train.config import PromptConfig
 from attri.train.model import AttriPrompt
+from attri.train.model.backbone import load_backbone
 from attri.train.pocket import IMAGES
 from benchmarks.common import keep
 

@@ -5,8 +5,8 @@
 A frame is the vision graph and then the text graph, each in a session of its own, as attri.runtime has them; float32 on
 the CPU, the contestants taking turns. Threads may spin while they wait for the next operator ("on"), also while another
 session works, or stop when a run is done ("stop"), or never spin ("off"). Processor time is that of all threads.
-`attri.runtime.ort` uses the marked setting. A second table has the vision graph and a product with 1,000 text features,
-a cached frame that is, by NumPy's BLAS or by a loop of NumPy's own, which `attri.runtime.textencoder` uses. All must
+`OrtEngine` uses the marked setting. A second table has the vision graph and a product with 1,000 text features,
+a cached frame that is, by NumPy's BLAS or by a loop of NumPy's own, which `attri.runtime.text.encoder` uses. All must
 give the same features and scores, or the script fails. The tables are kept in benchmarks/session.md.
 """
 
@@ -26,11 +26,11 @@ import torch
 
 from attri.export.onnx import save, trace_text, trace_vision
 from attri.runtime.bundle import TEXT, VISION
-from attri.runtime.prompts import encode_labels
+from attri.runtime.text.label_tokens import encode_labels
 from attri.runtime.tokenizer import Tokenizer
-from attri.train.backbone import load_backbone
 from attri.train.config import TEMPLATE, PromptConfig
 from attri.train.model import AttriPrompt
+from attri.train.model.backbone import load_backbone
 from benchmarks.common import CORES, in_turn, keep, names
 
 LEVELS = {
@@ -43,7 +43,7 @@ SPINNING = {
     "stop": {"session.force_spinning_stop": "1"},
     "off": {"session.intra_op.allow_spinning": "0"},
 }
-USED = (CORES, "stop", "all")  # what attri.runtime.ort asks for
+USED = (CORES, "stop", "all")  # what attri.runtime.engines.onnxruntime asks for
 SETTINGS = [
     USED,
     (CORES, "on", "all"),

@@ -34,9 +34,9 @@ from attri.train.pocket import IMAGES
 from benchmarks.common import keep, process_status
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from streams import MjpegServer
+from support.streams import MjpegServer
 
-COMMAND = [sys.executable, "-m", "attri.runtime.cli"]
+COMMAND = [sys.executable, "-m", "attri.runtime.cli.run"]
 SETTLED, EVERY, MOST = 500, 100, 20.0  # frames, frames, MB that memory may grow by
 THINGS = ["apple", "bird", "car", "dog", "house", "shoe", "tree", "boat", "fish", "star"]
 MEMORY = 4.0  # MB that may come and go: arenas of allocators, and frames on their way

@@ -21,12 +21,11 @@ import torch
 from torch import Tensor
 
 from attri.runtime.images import list_images
-from attri.runtime.prompts import encode_labels
+from attri.runtime.text.label_tokens import encode_labels
 from attri.runtime.tokenizer import Tokenizer
-from attri.train import losses
-from attri.train.backbone import load_backbone
 from attri.train.config import TEMPLATE, PromptConfig
-from attri.train.model import AttriPrompt
+from attri.train.model import AttriPrompt, losses
+from attri.train.model.backbone import load_backbone
 from attri.train.pocket import IMAGES
 from benchmarks.common import in_turn, keep, names, peak_memory, process_status, timed
 from benchmarks.literal import Literal, padded

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attri.calibration.collect import METHODS, evenly, find_pictures
-from attri.export.engines import build_engines, engine_options, takes_only_engines, with_engine_options
-from attri.runtime.command import Command
+from attri.calibration.activation_ranges import METHODS, evenly, find_pictures
+from attri.export.engine_options import build_engines, engine_options, takes_only_engines, with_engine_options
+from attri.runtime.cli.command import Command
 from attri.runtime.errors import FailedError, UsageError
 
 if TYPE_CHECKING:
-    from attri.export.confidence import Confidence
-    from attri.export.int8 import Calibration
-    from attri.train.checkpoint import Run
+    from attri.export.quantize import Calibration
+    from attri.export.score_calibration import Confidence
     from attri.train.model import AttriPrompt
+    from attri.train.training.checkpoint import Run
 
 
 class Number(click.FloatRange):
@@ -116,10 +116,10 @@ def main(
     words = read_labels(labels) if labels else None
     with Stages() as stages:
         stages.begin("starting PyTorch")
-        from attri.export.card import Card
+        from attri.export.bundle.model_card import Card
         from attri.export.onnx import check_request, export_bundle
-        from attri.export.parity import Gates
-        from attri.train.checkpoint import load_run
+        from attri.export.parity.compare import Gates
+        from attri.train.training.checkpoint import load_run
 
         run = run.resolve()  # once: runs/latest points elsewhere when a training ends meanwhile
         trained = load_run(run)
@@ -196,7 +196,7 @@ def int8_options(
     if data is None:
         raise UsageError("--int8 is fitted on real pictures: name a folder of about 100 with --calibration-data")
     find_pictures(data)  # before anything heavy is imported
-    from attri.export.int8 import Calibration
+    from attri.export.quantize import Calibration
 
     return Calibration(data, method or METHODS[0], target)
 
@@ -210,7 +210,7 @@ def confidence_options(
     false_rejects: float | None,
 ) -> Confidence:
     """What to fit on which pictures. Only where nobody asked for it, a temperature may be missing: that is said."""
-    from attri.export.confidence import FALSE_ACCEPTS, Confidence, Validation, find_negatives
+    from attri.export.score_calibration import FALSE_ACCEPTS, Confidence, Validation, find_negatives
 
     if false_accepts is not None and negatives is None:
         raise UsageError("--false-accepts is a share of pictures that show none of the labels: name them, --negatives")
@@ -281,7 +281,7 @@ def sample_of_run(run: Run, count: int) -> list[Path]:
 
     Of a run without test pictures, or whose data is no dataset any more, what `sample` finds.
     """
-    from attri.export.confidence import data_of
+    from attri.export.score_calibration import data_of
 
     try:
         test = [picture.path for picture in data_of(run)[0].test]

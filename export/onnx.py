@@ -13,21 +13,21 @@ import onnx
 import torch
 from torch import nn
 
-from attri.export import writer
-from attri.export.card import Card
-from attri.export.check import save_check
-from attri.export.confidence import Confidence, measure
-from attri.export.culprit import culprit
-from attri.export.graphs import TextGraph, VisionGraph
-from attri.export.int8 import Calibration, quantize_bundle
-from attri.export.parity import Gates, Report, classifier_of, compare
-from attri.export.pictures import read_pictures
-from attri.export.precision import DTYPES, half_report
-from attri.export.report import write_report
+from attri.export.bundle import writer
+from attri.export.bundle.model_card import Card
+from attri.export.bundle.report import write_report
+from attri.export.graph.modules import TextGraph, VisionGraph
+from attri.export.graph.precision import DTYPES, half_report
+from attri.export.parity.compare import Gates, Report, classifier_of, compare
+from attri.export.parity.drift import culprit
+from attri.export.parity.images import read_pictures
+from attri.export.parity.reference import save_check
+from attri.export.quantize import Calibration, quantize_bundle
+from attri.export.score_calibration import Confidence, measure
 from attri.runtime import bundle
+from attri.runtime._util.wording import plural
 from attri.runtime.errors import FailedError, UsageError
-from attri.runtime.prompts import LabelTokens
-from attri.runtime.wording import plural
+from attri.runtime.text.label_tokens import LabelTokens
 from attri.train.config import PromptConfig
 from attri.train.model import AttriPrompt
 

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attri.runtime.bundle import Bundle
-from attri.runtime.check import spot_check
-from attri.runtime.engine import Engine
-from attri.runtime.engines import Request, open_engines
+from attri.runtime.engines.base import Engine
+from attri.runtime.engines.select import Request, open_engines
+from attri.runtime.engines.verify import spot_check
 from attri.runtime.errors import UsageError
 from attri.runtime.preprocess import Preprocess
-from attri.runtime.steady import Steady
-from attri.runtime.textcache import TextCache
-from attri.runtime.textencoder import LabelSet, TextEncoder
+from attri.runtime.text.cache import TextCache
+from attri.runtime.text.encoder import LabelSet, TextEncoder
+from attri.runtime.text.hysteresis import Steady
 
 logger = logging.getLogger("attri")
 Picture = str | Path | bytes | Image.Image | NDArray[np.uint8]
@@ -105,7 +105,7 @@ class Classifier:
         Args:
             labels: what to tell apart, in plain words; None takes the classes that the prompt was trained on, and
                 encodes them when they are needed.
-            backend, device, threads, engine_dir, rebuild: what runs, as `attri.runtime.engines.Request` tells.
+            backend, device, threads, engine_dir, rebuild: what runs, as `attri.runtime.engines.select.Request` tells.
             cache_bytes: bound on cached text features; 0 keeps none.
             shortlist: with more labels than this, prompt only so many, those that plain CLIP finds nearest.
             batch: pictures of a list that go through the graphs together.

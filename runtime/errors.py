@@ -17,7 +17,7 @@ Anything else that escapes is a bug and keeps its traceback.
 
 from __future__ import annotations
 
-from attri.runtime.transient import may_pass
+from attri.runtime._util.transient import may_pass
 
 
 class AttriError(Exception):

@@ -24,9 +24,9 @@ from PIL import (  # each registers its format in Image.OPEN
     WebPImagePlugin,  # noqa: F401
 )
 
+from attri.runtime._util.printable import as_text
+from attri.runtime._util.wording import plural
 from attri.runtime.errors import ImageError
-from attri.runtime.printable import as_text
-from attri.runtime.wording import plural
 
 try:
     from PIL import AvifImagePlugin

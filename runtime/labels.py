@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from attri.runtime._util.printable import CONTROLS
 from attri.runtime.errors import LabelsError, UsageError
-from attri.runtime.printable import CONTROLS
 
 _LOGGER = logging.getLogger("attri")
 _SHOWN_REPEATS = 5

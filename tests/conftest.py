@@ -1,13 +1,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # the literal reference and the small models are modules of the tests
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +45,7 @@ def pictures(picture_files):
 @pytest.fixture(scope="session")
 def pocket_model():
     """The embedded backbone with prompts that nobody trained."""
-    from make_bundle import random_model
+    from support.make_bundle import random_model
 
     return random_model()
 
@@ -56,7 +53,7 @@ def pocket_model():
 @pytest.fixture
 def shared_traces(monkeypatch):
     """Graphs of the same model are traced once for all tests that use this."""
-    from traces import cached
+    from support.traces import cached
 
     from attri.export import onnx as exporter
 
@@ -69,7 +66,7 @@ def bundle(request, picture_files, tmp_path_factory) -> Path:
     """A finished fp32 bundle, or $ATTRI_TEST_BUNDLE; read it, copy it, do not write to it."""
     if given := os.environ.get("ATTRI_TEST_BUNDLE"):
         return Path(given)
-    from make_bundle import LABELS
+    from support.make_bundle import LABELS
 
     from attri.export.onnx import export_bundle
 

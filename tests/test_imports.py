@@ -18,8 +18,30 @@ MAY_IMPORT = {
     "calibration": {"calibration", "runtime"},
     "export": {"export", "train", "calibration", "runtime"},
 }
+# The rooms of each package, from the ground up. A room imports from its own floor and those below, never from above.
+FLOORS = {
+    "runtime": [
+        "errors _util",
+        "images preprocess labels tokenizer bundle",
+        "engines text",
+        "classifier",
+        "capture decide",
+        "deliver",
+        "pipeline web",
+        "cli",
+    ],
+    "train": ["config pocket", "model data", "training", "report", "fit", "evaluation", "cli"],
+    "export": ["graph stages engine_options score_calibration", "parity", "quantize bundle", "onnx", "cli"],
+    "calibration": ["activation_ranges qdq confidence"],
+}
+FLOOR = {
+    f"attri.{part}.{room}": number
+    for part, floors in FLOORS.items()
+    for number, rooms in enumerate(floors)
+    for room in rooms.split()
+}
 FILES = [file for part in MAY_IMPORT for file in sorted((ROOT / part).rglob("*.py"))]
-TESTS = {"tests", *(file.stem for file in ROOT.joinpath("tests").glob("*.py"))}
+TESTS = {"tests", "support", "tools", "benchmarks"}
 HEAVY = ["torch", "torchvision", "open_clip", "onnx", "onnxruntime", "onnxscript", "tensorrt", "cv2", "av"]
 HEAVY += ["paho", "prometheus_client", "starlette", "uvicorn"]
 
@@ -55,7 +77,55 @@ def test_imports_go_one_way(path: Path) -> None:
             assert root not in TESTS | set(MAY_IMPORT), name
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "runtime").glob("*.py")), ids=name_of)
+def module_of(path: Path) -> str:
+    return "attri." + path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Our modules that `path` imports, inside functions and for type checkers too."""
+    found = set()
+    for name in imports(ast.parse(path.read_text(encoding="utf-8"))):
+        while name and name not in MODULES:
+            name = name.rpartition(".")[0]
+        found.add(name)
+    return found - {"", module_of(path)}
+
+
+def room_of(module: str) -> str:
+    return ".".join(module.split(".")[:3])
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_no_room_imports_from_a_floor_above(path: Path) -> None:
+    room = room_of(module_of(path))
+    if room.count(".") < 2:  # a package's own __init__ shows what is public
+        return
+    package = room.rpartition(".")[0]
+    for module in imported_modules(path):
+        if module.startswith(f"{package}."):
+            assert FLOOR[room_of(module)] <= FLOOR[room], f"{room} imports {module}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    left = {module: imported_modules(path) for module, path in MODULES.items() if path.name != "__init__.py"}
+    while free := [module for module, needs in left.items() if not needs & left.keys()]:
+        for module in free:
+            del left[module]
+    assert list(left) == []
+
+
+def test_a_folder_can_be_read_at_one_glance() -> None:
+    counts: dict[str, int] = {}
+    for path in FILES:
+        folder = path.parent.relative_to(ROOT).as_posix()
+        counts[folder] = counts.get(folder, 0) + (path.name != "__init__.py")
+    assert max(counts.values()) <= 15, counts
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "runtime").rglob("*.py")), ids=name_of)
 def test_a_runtime_module_is_light(path: Path) -> None:
     names = imports(ast.parse(path.read_text(encoding="utf-8")), at_module_level=True)
     allowed = {"numpy", "PIL", "click", "attri", *sys.stdlib_module_names}
@@ -94,7 +164,7 @@ def test_the_runtime_is_imported_about_as_fast_as_what_it_stands_on() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["attri.runtime.cli", "attri.runtime.doctor", "attri.train.cli", "attri.export.cli"]
+    "command", ["attri.runtime.cli.run", "attri.runtime.cli.doctor", "attri.train.cli", "attri.export.cli"]
 )
 def test_help_needs_no_extra(command: str) -> None:
     block = f"import runpy, sys; sys.modules.update(dict.fromkeys({HEAVY}))"

@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 import click
 from click.core import ParameterSource
 
-from attri.runtime.command import Command
+from attri.runtime._util.wording import plural
+from attri.runtime.cli.command import Command
 from attri.runtime.errors import FailedError, UsageError
-from attri.runtime.wording import plural
 from attri.train.config import METHODS, PROTOCOLS, TERMS
 
 
@@ -133,15 +133,15 @@ def main(ctx: click.Context, /, **options: Any) -> None:
     check(ctx, options)
     from torch.cuda import OutOfMemoryError
 
-    from attri.train import parallel
     from attri.train.fit import pick_device
-    from attri.train.progress import Progress
+    from attri.train.training import distributed
+    from attri.train.training.progress import Progress
 
     device = pick_device(options.pop("device"))
-    with parallel.process_group(device):
-        progress = Progress(quiet=parallel.rank() > 0)
+    with distributed.process_group(device):
+        progress = Progress(quiet=distributed.rank() > 0)
         try:
-            with parallel.one_voice():
+            with distributed.one_voice():
                 (compare if options["protocol"] else train)(options, device, progress)
         except KeyboardInterrupt:
             progress.say("stopped: the same command goes on from here")
@@ -172,7 +172,7 @@ def check(ctx: click.Context, options: dict[str, Any]) -> None:
 def configs(options: dict[str, Any], template: str) -> tuple[Any, Any]:
     """The PromptConfig and TrainConfig that the options say; `template` is the dataset's."""
     from attri.train.config import PromptConfig, TrainConfig
-    from attri.train.templates import DEFAULT, ENSEMBLE
+    from attri.train.data.templates import DEFAULT, ENSEMBLE
 
     prompt = {name: value for name, value in options.items() if hasattr(PromptConfig, name)}
     names = ("epochs", "batch", "optimizer", "lr", "views", "average", "precision", "seed")
@@ -189,7 +189,7 @@ def configs(options: dict[str, Any], template: str) -> tuple[Any, Any]:
 
 
 def load(options: dict[str, Any], device: Any) -> Any:
-    from attri.train.backbone import load_backbone
+    from attri.train.model.backbone import load_backbone
 
     backbone = load_backbone(options["model"], options["pretrained"])
     backbone.clip.to(device)
@@ -198,9 +198,9 @@ def load(options: dict[str, Any], device: Any) -> Any:
 
 def train(options: dict[str, Any], device: Any, progress: Any) -> None:
     from attri.train import pocket
-    from attri.train.data import read_data
-    from attri.train.features import Store
+    from attri.train.data.read import read_data
     from attri.train.fit import fit
+    from attri.train.training.features import Store
 
     shots = options["shots"][0] if options["shots"] else None
     dataset = read_data(options["data"] or pocket.IMAGES, shots=shots, seed=options["seed"])
@@ -213,8 +213,9 @@ def train(options: dict[str, Any], device: Any, progress: Any) -> None:
 
 
 def compare(options: dict[str, Any], device: Any, progress: Any) -> None:
-    from attri.train import pocket, protocols
-    from attri.train.data import read_data, read_target
+    from attri.train import pocket
+    from attri.train.data.read import read_data, read_target
+    from attri.train.evaluation import protocols
 
     def read(seed: int, shots: int) -> Any:
         return read_data(options["data"] or pocket.IMAGES, shots=shots, seed=seed)
@@ -241,9 +242,9 @@ def report(folder: Path) -> None:
     """The result, as a small table on stdout, from the first process."""
     import json
 
-    from attri.train import parallel
+    from attri.train.training import distributed
 
-    if parallel.rank() > 0:
+    if distributed.rank() > 0:
         return
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     if "protocol" in results:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from attri.runtime._util.wording import plural
 from attri.runtime.errors import UsageError
 from attri.runtime.labels import prompt
-from attri.runtime.wording import plural
 
 TEMPLATE = "a photo of a {}."
 TERMS = ("class", "instance", "text", "logits", "retrieval", "diversity")  # of the loss, in the order of losses.py

@@ -12,28 +12,28 @@ from typing import Any
 import numpy as np
 import torch
 
+from attri.runtime._util.signals import deferred
+from attri.runtime._util.wording import plural
 from attri.runtime.errors import EngineError, ImageError, UsageError
 from attri.runtime.images import load_image
-from attri.runtime.prompts import LabelTokens, encode_labels
+from attri.runtime.text.label_tokens import LabelTokens, encode_labels
 from attri.runtime.tokenizer import Tokenizer
-from attri.runtime.wording import plural
-from attri.train import checkpoint, parallel
-from attri.train.backbone import Backbone, load_backbone
-from attri.train.checkpoint import Run
-from attri.train.clusters import draw_clusters, usage_by_class
 from attri.train.config import PromptConfig, TrainConfig, learned
-from attri.train.data import Dataset, Picture
-from attri.train.features import Features, Store, require_classes
-from attri.train.folder import RunFolder, claim
-from attri.train.interrupt import deferred
-from attri.train.loop import Trainer
-from attri.train.model import AttriPrompt
-from attri.train.plots import draw_confusion, draw_curves, draw_usage
-from attri.train.pool import fit_keys
-from attri.train.predict import accuracy, predict, predict_plain, retrieve
-from attri.train.progress import Progress
-from attri.train.report import write_report
-from attri.train.scalars import Scalars
+from attri.train.data.read import Dataset, Picture
+from attri.train.model.attriprompt import AttriPrompt
+from attri.train.model.backbone import Backbone, load_backbone
+from attri.train.model.pool import fit_keys
+from attri.train.report.cluster_sheet import draw_clusters, usage_by_class
+from attri.train.report.plots import draw_confusion, draw_curves, draw_usage
+from attri.train.report.report import write_report
+from attri.train.training import checkpoint, distributed
+from attri.train.training.checkpoint import Run
+from attri.train.training.features import Features, Store, require_classes
+from attri.train.training.predict import accuracy, predict, predict_plain, retrieve
+from attri.train.training.progress import Progress
+from attri.train.training.run_folder import RunFolder, claim
+from attri.train.training.tensorboard import Scalars
+from attri.train.training.trainer import Trainer
 
 SAVE_EVERY = 60.0  # seconds between checkpoints inside a long epoch
 
@@ -46,11 +46,11 @@ def pick_device(name: str) -> torch.device:
         return repeatable(torch.device("cpu"))
     if not torch.cuda.is_available():
         raise EngineError("--device cuda: this machine has no CUDA that PyTorch can use; try --device cpu")
-    if parallel.local_rank() >= torch.cuda.device_count():
+    if distributed.local_rank() >= torch.cuda.device_count():
         raise EngineError(
-            f"{parallel.local_rank() + 1} processes, but {plural(torch.cuda.device_count(), 'GPU')}: start fewer"
+            f"{distributed.local_rank() + 1} processes, but {plural(torch.cuda.device_count(), 'GPU')}: start fewer"
         )
-    device = repeatable(torch.device("cuda", parallel.local_rank()))
+    device = repeatable(torch.device("cuda", distributed.local_rank()))
     torch.cuda.set_device(device)
     return device
 
@@ -146,7 +146,7 @@ def fit(
         results |= {"seconds": round(time.monotonic() - start, 1), "threads": torch.get_num_threads()}
         results |= {"versions": versions(), "run": meta}
         picture = (dataset.test or dataset.train)[0]
-        parallel.from_first(
+        distributed.from_first(
             lambda: write_report(run.path, results, trainer.history, draw(trainer, results, picture, run.path))
         )
         run.finish(results)
@@ -172,7 +172,7 @@ def train(trainer: Trainer, run: RunFolder, progress: Progress, scalars: bool) -
     def on_step(record: dict[str, float]) -> None:
         bar(record)
         # Signals and clocks differ between processes, which must stop and save after the same step.
-        stop, late = parallel.anywhere(asked(), time.monotonic() - saved > SAVE_EVERY)
+        stop, late = distributed.anywhere(asked(), time.monotonic() - saved > SAVE_EVERY)
         if stop or late:
             save()
         if stop:

@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from attri.export.bundle.writer import check_target
 from attri.export.cli import main, sample
-from attri.export.writer import check_target
 from attri.runtime import Classifier
 from attri.runtime.bundle import Bundle
-from attri.runtime.cli import main as attri_run
+from attri.runtime.cli.run import main as attri_run
 from attri.runtime.errors import FailedError
 from attri.train import pocket
-from attri.train.backbone import load_backbone
-from attri.train.checkpoint import load_run, load_tensors, save_tensors
 from attri.train.config import PromptConfig, TrainConfig
 from attri.train.data import read_data
 from attri.train.fit import fit
+from attri.train.model.backbone import load_backbone
+from attri.train.training.checkpoint import load_run, load_tensors, save_tensors
 
 pytestmark = pytest.mark.usefixtures("shared_traces")
 
@@ -108,7 +108,7 @@ def test_a_latest_run_that_changes_while_it_is_exported_is_read_whole(run, other
     def stop(model, path, labels, pictures, *, card, **_):
         raise FailedError(f"{len(labels)} labels, results of {[row['classes'] for row in card.accuracy]}")
 
-    monkeypatch.setattr("attri.train.checkpoint.load_run", load_and_move)
+    monkeypatch.setattr("attri.train.training.checkpoint.load_run", load_and_move)
     monkeypatch.setattr("attri.export.onnx.export_bundle", stop)
     classes = len(load_run(run).classes)
     rows = [classes for part in ("test", "val") if part in json.loads((run / "results.json").read_text())]

@@ -9,15 +9,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from models import small_backbone
-from traces import cached
+from support.models import small_backbone
+from support.traces import cached
 
 from attri.export import onnx as exporter
 from attri.export.onnx import export_bundle, trace_text, trace_vision
 from attri.runtime import Classifier
 from attri.runtime.bundle import Bundle
 from attri.runtime.errors import FailedError, UsageError
-from attri.runtime.prompts import encode_labels
+from attri.runtime.text.label_tokens import encode_labels
 from attri.runtime.tokenizer import Tokenizer
 from attri.train.config import PromptConfig
 from attri.train.model import AttriPrompt

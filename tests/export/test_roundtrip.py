@@ -15,17 +15,17 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from literal import literal_centres, literal_image, literal_retrieve, literal_text
+from support.literal import literal_centres, literal_image, literal_retrieve, literal_text
 
+from attri.export.bundle.writer import weights_name
 from attri.export.cli import main
-from attri.export.writer import weights_name
 from attri.runtime import Classifier
 from attri.train import pocket
-from attri.train.backbone import load_backbone
-from attri.train.checkpoint import load_run
 from attri.train.config import PromptConfig, TrainConfig
 from attri.train.data import read_data
 from attri.train.fit import fit
+from attri.train.model.backbone import load_backbone
+from attri.train.training.checkpoint import load_run
 
 NAME, SCALE = "tiny-quickgelu", 12.5
 TOWER = {"width": 64, "layers": 1}

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from manifests import edit_manifest as edit
-from manifests import set_manifest
+from support.manifests import edit_manifest as edit
+from support.manifests import set_manifest
 
 from attri.runtime.bundle import EMBEDDING, FILES, MANIFEST, SCHEMA, TEXT, VISION, Bundle, file_entry, save_manifest
-from attri.runtime.check import read_check
+from attri.runtime.engines.verify import read_check
 from attri.runtime.errors import BundleError
 
 
@@ -299,7 +299,7 @@ SWAP = """
 import itertools, os, sys, time
 path, *others = sys.argv[1:]
 print(flush=True)
-for number in itertools.count():  # as `attri.export.writer.swap` does it, with three folders in turn
+for number in itertools.count():  # as `attri.export.bundle.writer.swap` does it, with three folders in turn
     os.rename(path, others[1])
     os.rename(others[0], path)
     others.reverse()

@@ -14,17 +14,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from manifests import edit_manifest, set_manifest
 from PIL import Image
+from support.manifests import edit_manifest, set_manifest
 
 from attri.runtime import AttriError, Classifier, Prediction
-from attri.runtime import textencoder as module
 from attri.runtime.bundle import CHECK, MANIFEST, TEXT, VISION, Bundle, file_entry
+from attri.runtime.engines.onnxruntime import OrtEngine
 from attri.runtime.errors import EngineError, ImageError, LabelsError, MissingExtra, ParityError, UsageError
-from attri.runtime.ort import OrtEngine
-from attri.runtime.prompts import encode_labels
-from attri.runtime.steady import Steady
-from attri.runtime.textcache import TextCache
+from attri.runtime.text import encoder as module
+from attri.runtime.text.cache import TextCache
+from attri.runtime.text.hysteresis import Steady
+from attri.runtime.text.label_tokens import encode_labels
 from attri.runtime.tokenizer import Tokenizer
 
 LABELS = ["red apple", "green apple", "bird", "a small house", "car"]
@@ -424,7 +424,7 @@ SWAP = """
 import os, sys, time
 path, *others = sys.argv[1:]
 print(flush=True)
-while True:  # as `attri.export.writer.swap` does it, with three folders in turn
+while True:  # as `attri.export.bundle.writer.swap` does it, with three folders in turn
     os.rename(path, others[1])
     os.rename(others[0], path)
     others.reverse()

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attri.runtime._util.printable import CONTROLS
 from attri.runtime.errors import LabelsError, UsageError
 from attri.runtime.labels import class_words, load_labels, parse_labels, prompt, read_labels
-from attri.runtime.printable import CONTROLS
 
 
 @pytest.fixture

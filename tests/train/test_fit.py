@@ -20,14 +20,14 @@ from safetensors.torch import load_file
 
 from attri.runtime.errors import FailedError, UsageError
 from attri.train import fit as module
-from attri.train.backbone import load_backbone
-from attri.train.checkpoint import load_run, save_tensors
 from attri.train.config import TERMS, PromptConfig, TrainConfig
 from attri.train.data import read_data
 from attri.train.fit import fit, load_model, pick_device
-from attri.train.folder import RunFolder, claim
-from attri.train.loop import Trainer
-from attri.train.progress import Progress
+from attri.train.model.backbone import load_backbone
+from attri.train.training.checkpoint import load_run, save_tensors
+from attri.train.training.progress import Progress
+from attri.train.training.run_folder import RunFolder, claim
+from attri.train.training.trainer import Trainer
 
 QUICK = TrainConfig(epochs=3, views=2, shots=2, batch=16)
 PROMPT = PromptConfig(pool_size=8)
@@ -504,7 +504,7 @@ def test_a_template_without_a_place_for_the_label():
 def test_a_disk_that_takes_no_more_keeps_the_last_checkpoint(backbone, dataset, monkeypatch, tmp_path):
     import resource
 
-    from attri.train import folder as run_folder
+    from attri.train.training import run_folder
 
     whole = run_folder.save_tensors
     epochs = []

@@ -1,0 +1,1 @@
+"""Write a bundle: files, report, model card."""

@@ -1,0 +1,80 @@
+"""The two static graphs, as modules to trace. Across their borders indices are int32, pixels and features float32."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from attri.export.graph.precision import DTYPES, in_precision
+from attri.train.model import AttriPrompt
+from attri.train.model.prompted_text import EmbeddedLabels, TextTower, prompted_text
+
+Tower = TypeVar("Tower", bound=nn.Module)
+
+
+class Gelu(nn.Module):
+    """nn.GELU spelt as ONNX Runtime and TensorRT know it, who then make one pass of it; halving is exact."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * 0.5) * (1 + torch.erf(x / math.sqrt(2)))
+
+
+def to_trace(tower: Tower, precision: str) -> Tower:
+    """A copy of a tower in that precision, its activations spelt for the runtimes."""
+    tower = in_precision(tower, precision)
+    for module in list(tower.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.GELU):
+                setattr(module, name, Gelu())
+    return tower
+
+
+class VisionGraph(nn.Module):
+    """pixels float32 [B, 3, H, W] -> image_features float32 [B, D], retrieved int32 [B, L, M] and
+    scores float32 [B, L, K, N]
+
+    Of the scores, cosines of centres and keys, retrieval is the top; a runtime that weighs frames together wants all.
+    """
+
+    def __init__(self, model: AttriPrompt, precision: str) -> None:
+        super().__init__()
+        self.vision = copy.copy(model.vision)
+        self.vision._modules = {**model.vision._modules, "visual": to_trace(model.vision.visual, precision)}
+        self.pool = model.pool
+        self.dtype = DTYPES[precision]
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features, centres = self.vision(pixels.to(self.dtype))
+        scores = self.pool.scores(centres)
+        return features, self.pool.choose(scores).to(torch.int32), scores
+
+
+class TextGraph(nn.Module):
+    """retrieved int32 [B, L, M] and labels (`LabelTokens`) -> text_features float32 [B, C, D]
+
+    Of the labels, stem [P, W] and own [R, W] are float32 token embeddings; places [R], slots [C, T], cells [R] and last
+    [C] are int32. The key and value tables are constants of the graph: prompts have been folded away.
+    """
+
+    pool: Tensor
+    static: Tensor
+
+    def __init__(self, model: AttriPrompt, precision: str) -> None:
+        super().__init__()
+        dtype = DTYPES[precision]
+        self.dtype = dtype
+        self.text: TextTower = to_trace(model.text, precision)
+        with torch.no_grad():
+            pool, static = model.tables()
+        self.register_buffer("pool", pool.detach().to(dtype))
+        self.register_buffer("static", static.detach().to(dtype))
+
+    def forward(
+        self, retrieved: Tensor, stem: Tensor, own: Tensor, places: Tensor, slots: Tensor, cells: Tensor, last: Tensor
+    ) -> Tensor:
+        labels = EmbeddedLabels(stem.to(self.dtype), own.to(self.dtype), places, slots, cells, last)
+        return prompted_text(self.text, self.pool, self.static, retrieved, labels)

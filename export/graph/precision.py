@@ -1,0 +1,129 @@
+"""What computes in half precision: matrix products, convolution and embeddings, weights and all.
+
+Norms, softmax and retrieval compute in float32 (`attri.train.model.blocks` widens what it gets), so their weights stay.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from attri.calibration.activation_ranges import Feed, Samples, label_tokens
+from attri.calibration.qdq import FEATURES, PRODUCTS, needed
+from attri.export.graph.probe import session
+from attri.runtime.bundle import TEXT, VISION, Bundle
+from attri.runtime.engines.onnxruntime import OrtEngine
+from attri.runtime.errors import FailedError
+from attri.runtime.preprocess import Preprocess
+
+Module = TypeVar("Module", bound=nn.Module)
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.float32}  # int8 is made from the float32 graph
+KEPT = ("proj",)  # visual.proj also projects cluster centres, which are part of retrieval; it is cast where it is used
+HALF = onnx.TensorProto.FLOAT16
+PEAK_PICTURES = 4
+FLOATS = (onnx.TensorProto.FLOAT, HALF, onnx.TensorProto.DOUBLE)
+
+
+def in_precision(module: Module, precision: str) -> Module:
+    """A copy of a tower whose products run in that precision: "fp32" or "fp16"."""
+    module = copy.deepcopy(module)
+    for child in module.modules():
+        if isinstance(child, nn.LayerNorm):
+            continue
+        for name, parameter in child.named_parameters(recurse=False):
+            if name not in KEPT:
+                parameter.data = parameter.data.to(DTYPES[precision])
+    return module
+
+
+def float_types(proto: onnx.ModelProto) -> dict[str, int]:
+    """The type of every floating-point tensor and initializer, by shape inference."""
+    graph = onnx.shape_inference.infer_shapes(proto).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output, *graph.input)}
+    types |= {weight.name: weight.data_type for weight in graph.initializer}
+    return {name: kind for name, kind in types.items() if kind in FLOATS}
+
+
+def half_report(bundle: Bundle, preprocess: Preprocess, pixels: NDArray[np.float32]) -> dict[str, Any]:
+    """Check that both graphs are half and stay in its range; what the manifest keeps of that.
+
+    Args:
+        pixels: real pictures [I, 3, S, S], of which a few are run, beside artificial extremes.
+
+    Raises:
+        FailedError: they are not, or do not.
+    """
+    protos = {name: onnx.load(bundle.file(name)) for name in FEATURES}
+    graphs: dict[str, dict[str, float]] = {name: half_shares(protos[name], name, FEATURES[name]) for name in FEATURES}
+    extremes = [preprocess(picture) for picture in extreme_pictures(preprocess.size)]
+    some = np.stack([*extremes, *pixels[:PEAK_PICTURES]])
+    retrieved = OrtEngine(bundle.file(VISION), "cpu").run({"pixels": some})[1]
+    samples = Samples([], preprocess, np.unique(retrieved, axis=0), label_tokens(bundle), bundle.token_embedding())
+    graphs[VISION]["peak"] = half_peak(protos[VISION], VISION, ({"pixels": one[None]} for one in some))
+    graphs[TEXT]["peak"] = half_peak(protos[TEXT], TEXT, samples.text())
+    return {"graphs": graphs}
+
+
+def half_shares(proto: onnx.ModelProto, name: str, output: str) -> dict[str, float]:
+    """How much of a graph that is called fp16 is: of the elements of its initializers, and of its tensors.
+
+    Args:
+        name: of the graph, for messages.
+        output: the features; products that they do not need are retrieval.
+
+    Raises:
+        FailedError: a product on the way to the features is not half, or one of retrieval is.
+    """
+    types, on_the_way = float_types(proto), needed(proto.graph, output)
+    for node in proto.graph.node:
+        if node.op_type in PRODUCTS and node.input[0] in types:
+            is_half = {types.get(value) == HALF for value in (*node.input, *node.output)}
+            if is_half != {node.name in on_the_way}:
+                what = "a product is not half" if node.name in on_the_way else "retrieval is not float32"
+                raise FailedError(f"{name} is not fp16 as it should be, {what} ({node.name}): nothing was written")
+    weights = {weight.name: int(torch.Size(weight.dims).numel()) for weight in proto.graph.initializer}
+    halves = sum(size for weight, size in weights.items() if types.get(weight) == HALF)
+    tensors = [kind for tensor, kind in types.items() if tensor not in weights]
+    return {
+        "initializers": halves / sum(size for weight, size in weights.items() if weight in types),
+        "tensors": tensors.count(HALF) / len(tensors),
+    }
+
+
+def half_peak(proto: onnx.ModelProto, name: str, feeds: Iterable[Feed]) -> float:
+    """The greatest magnitude in any half tensor of a graph on these inputs; half ends at 65504.
+
+    On a CPU, ONNX Runtime computes half in float32 and rounds only outputs: parity there says nothing about overflow.
+    Here every half tensor is an output, and what would overflow on a GPU is infinite.
+
+    Raises:
+        FailedError: a tensor overflows.
+    """
+    types = float_types(proto)
+    tensors = [value for node in proto.graph.node for value in node.output if types.get(value) == HALF]
+    running = session(proto, tensors, optimize=False)
+    peak = 0.0
+    for feed in feeds:
+        for tensor, value in zip(tensors, running.run(tensors, feed), strict=True):
+            greatest = float(np.abs(value).max(initial=0))
+            if not greatest < np.inf:  # also NaN
+                raise FailedError(f"{name} overflows half precision ({tensor}): use fp32; nothing was written")
+            peak = max(peak, greatest)
+    return peak
+
+
+def extreme_pictures(size: int) -> list[NDArray[np.uint8]]:
+    """Black, white, checkerboard, saturated colours and noise, uint8 [size, size, 3]."""
+    row, column = np.indices((size, size))
+    checkerboard = ((row // 8 + column // 8) % 2 * 255)[..., None].repeat(3, 2)
+    saturated = np.stack([row * 2 // size, column * 2 // size, 1 - row * 2 // size], -1) * 255
+    noise = np.random.default_rng(0).integers(0, 256, (size, size, 3))
+    flat = [np.full((size, size, 3), value) for value in (0, 255)]
+    return [picture.astype(np.uint8) for picture in (*flat, checkerboard, saturated, noise)]

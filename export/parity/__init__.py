@@ -1,0 +1,1 @@
+"""Parity of a bundle with the PyTorch model."""

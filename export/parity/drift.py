@@ -1,0 +1,137 @@
+"""Where a graph that missed a gate drifted first: its norms held against those of the module that it was traced from.
+
+Both halves of a transformer block begin with a LayerNorm, in the module and, one for one and in the same order, in the
+graph. What goes into each norm and what comes out is compared on the worst picture and the worst labels. Rounding alone
+is off by about the same everywhere: the first layer that is off by ten times what stands before it is to blame.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from attri.calibration.qdq import FEATURES
+from attri.export.graph.modules import TextGraph, VisionGraph
+from attri.export.graph.probe import Feed, Recorder, inner
+from attri.export.parity.compare import classifier_of, cosine, run_bundle, run_model
+from attri.runtime.bundle import TEXT, VISION, Bundle
+from attri.runtime.engines.base import Engine
+from attri.train.model import AttriPrompt
+
+JUMP = 10  # times what stands before a layer, or what rounding makes (our choice)
+ROUNDING = {"fp32": 1e-12, "fp16": 2.5e-7}  # 1 - cosine, as measured of sound graphs or a little more
+GRAPHS = {"image features": [VISION], "retrieved entries": [VISION], "text features": [TEXT], "top-1": [VISION, TEXT]}
+BLOCK_NORM = re.compile(r"(\d+)\.ln_([12])\.")
+Array = NDArray[Any]
+
+
+def culprit(model: AttriPrompt, bundle: Bundle, stage: str, pixels: NDArray[np.float32]) -> str:
+    """The graph and the layer that drifted first, in words to put behind an error; "" for stages without a graph.
+
+    Args:
+        bundle: fp32 or fp16; it may be unfinished.
+        pixels: of the worst picture, [1, 3, S, S].
+    """
+    if stage not in GRAPHS:
+        return ""
+    feeds = worst_feeds(model, bundle, pixels)
+    modules: dict[str, nn.Module] = {VISION: VisionGraph(model, "fp32"), TEXT: TextGraph(model, "fp32")}
+    said = []
+    for name in GRAPHS[stage]:
+        proto = onnx.load(bundle.file(name))
+        ours = graph_tensors(proto, FEATURES[name], feeds[name])
+        drifts = layer_drifts(ours, module_tensors(modules[name], proto, feeds[name]))
+        layer = first_jump(drifts, ROUNDING[bundle.manifest.precision])
+        said.append(f"; {name} drifts first in {layer}" if layer else f"; no layer of {name} drifts by itself")
+    return "".join(said)
+
+
+def first_jump(drifts: Iterable[tuple[str, float]], before: float) -> str | None:
+    for layer, drift in drifts:
+        if not drift <= JUMP * before:  # NaN jumps
+            return f"{layer} (1 - cosine {drift:.1e})"
+        before = max(before, drift)
+    return None
+
+
+def worst_feeds(model: AttriPrompt, bundle: Bundle, pixels: NDArray[np.float32]) -> dict[str, Feed]:
+    """What both graphs are given for this picture and the two labels that are furthest off.
+
+    Two, because a single one would share all its words with itself, and be encoded as those before the labels are.
+    """
+    recorders: list[Recorder] = []
+
+    def record(engine: Engine) -> Recorder:
+        recorders.append(Recorder(engine))
+        return recorders[-1]
+
+    classifier = classifier_of(bundle, wrap=record)
+    labels = list(classifier.labels)
+    reference = run_model(model, pixels, labels, classifier.template)
+    same = cosine(reference.text, run_bundle(classifier, pixels, reference.retrieved).text)[0]  # [C]
+    classifier.set_labels([labels[i] for i in np.nan_to_num(same, nan=-1).argsort(kind="stable")[:2]])
+    classifier.encode_text(reference.retrieved)
+    return {name: recorder.feeds[-1] for name, recorder in zip((VISION, TEXT), recorders, strict=True)}
+
+
+def graph_tensors(proto: onnx.ModelProto, features: str, feed: Feed) -> list[Array]:
+    """Input and output of every LayerNormalization, in turn; last the features."""
+    nodes = [node for node in proto.graph.node if node.op_type == "LayerNormalization"]
+    order = [name for node in nodes for name in (node.input[0], node.output[0])]
+    names = sorted(set(order))
+    values = dict(zip([*names, features], inner(proto, names, feed, [features]), strict=True))
+    return [values[name] for name in [*order, features]]
+
+
+@torch.no_grad()
+def module_tensors(module: nn.Module, proto: onnx.ModelProto, feed: Feed) -> list[tuple[str, Array]]:
+    """The same of the module, each with the layer that made it. Inputs go by their order in the graph."""
+    with Norms() as norms:
+        result = module.eval()(*(torch.from_numpy(feed[value.name]) for value in proto.graph.input))
+    features = result if isinstance(result, torch.Tensor) else result[0]
+    weights = {parameter.data_ptr(): name for name, parameter in module.named_parameters()}
+    names = name_layers(weights.get(weight.data_ptr(), "") for weight, _, _ in norms.calls)
+    tensors = [tensor.numpy() for _, x, y in norms.calls for tensor in (x, y)]
+    return list(zip([*names, "the projection"], [*tensors, features.numpy()], strict=True))
+
+
+def name_layers(weights: Iterable[str]) -> Iterator[str]:
+    """For each norm, by the name of its weight, what comes before it, and the norm itself."""
+    last = -1  # the latest block of which both halves have begun
+    for weight in weights:
+        match = BLOCK_NORM.search(weight)
+        block, half = (int(match[1]), int(match[2])) if match else (last + 1, 1)
+        last = block if half == 2 else last
+        yield f"block {block}, attention" if half == 2 else f"block {block - 1}, MLP" if block else "the embedding"
+        yield f"block {block}, ln_{half}" if match else weight.removesuffix(".weight").rpartition(".")[2]
+
+
+def layer_drifts(ours: list[Array], reference: list[tuple[str, Array]]) -> list[tuple[str, float]]:
+    """How far each layer is off, 1 - cosine of the worst token; empty where graph and module have different norms."""
+    if [x.shape for x in ours] != [x.shape for _, x in reference]:
+        return []
+    return [(layer, float((1 - cosine(a, b)).max())) for a, (layer, b) in zip(ours, reference, strict=True)]
+
+
+class Norms(TorchFunctionMode):
+    """Remembers, in order, the weight, input and output of every LayerNorm that is computed under it, each once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function is torch.nn.functional.layer_norm:
+            x, weight = args[0], (kwargs or {})["weight"]
+            if not any(x is other and weight is its_weight for its_weight, other, _ in self.calls):
+                self.calls.append((weight, x, result))  # the tracer, too, merges what is computed twice
+        return result

@@ -1,0 +1,62 @@
+"""The pictures that a bundle carries, so that an engine built on a device can be held against the PyTorch model there.
+
+What is in the file, and who reads it: `attri.runtime.engines.verify`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attri.calibration.activation_ranges import evenly
+from attri.export.parity.compare import run_model
+from attri.runtime.bundle import CHECK, Bundle
+from attri.runtime.engines.tensorrt.builder import CHECK_LABELS, TOKENS_PER_LABEL
+from attri.runtime.labels import prompt
+from attri.runtime.preprocess import Preprocess
+from attri.runtime.text.label_tokens import encode_labels
+from attri.runtime.tokenizer import Tokenizer
+from attri.train.model import AttriPrompt
+
+PICTURES = 8  # one flipped entry among them must not be more than a gate allows
+
+
+def save_check(model: AttriPrompt, unfinished: Bundle, pixels: NDArray[np.float32]) -> None:
+    """Write check.npz from a few of the parity pictures [I, 3, S, S]."""
+    manifest = unfinished.manifest
+    some = np.stack(evenly(list(pixels), PICTURES))
+    labels = few_labels(manifest.labels, manifest.text["template"])
+    reference = run_model(model, some, labels, manifest.text["template"])
+    tokens = encode_labels(Tokenizer(), labels, manifest.text["template"], manifest.text["context_length"])
+    feed = tokens.feed(unfinished.token_embedding())
+    arrays: dict[str, Any] = {
+        "pixels": to_bytes(some, model.backbone.preprocess()),
+        "image_features": reference.features,
+        "retrieved": reference.retrieved,
+        "text_features": reference.text,
+        **{f"text.{name}": value for name, value in feed.items()},
+    }
+    np.savez_compressed(unfinished.path / CHECK, **arrays)
+
+
+def few_labels(labels: Sequence[str], template: str) -> list[str]:
+    """As many as every engine takes at once, by their number and their tokens; evenly over all."""
+    tokenizer = Tokenizer()
+    some: list[str] = []
+    tokens = 0
+    for label in evenly(list(labels), CHECK_LABELS):
+        tokens += len(tokenizer.encode(prompt(template, label))) + 2  # SOS and EOT
+        if some and tokens > CHECK_LABELS * TOKENS_PER_LABEL:
+            break
+        some.append(label)
+    return some
+
+
+def to_bytes(pixels: NDArray[np.float32], preprocess: Preprocess) -> NDArray[np.uint8]:
+    """What was normalised, [I, 3, S, S] -> uint8 [I, S, S, 3]; normalised again it is the same to the bit."""
+    mean, std = (np.array(value, np.float64).reshape(3, 1, 1) for value in (preprocess.mean, preprocess.std))
+    values: NDArray[np.uint8] = np.rint((pixels * std + mean) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    return values

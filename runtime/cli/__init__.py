@@ -1,0 +1,1 @@
+"""The commands attri-run and attri-doctor."""

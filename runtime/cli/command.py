@@ -1,0 +1,143 @@
+"""What the commands share: errors become one line and an exit code, and logs go to stderr."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import logging
+import os
+import select
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from attri.runtime._util.cpus import share_cpus
+from attri.runtime._util.logs import start_logging
+from attri.runtime._util.redact import has_password, redact, redact_uri
+from attri.runtime.errors import AttriError, FailedError, MissingExtra
+
+_LOGGER = logging.getLogger("attri")
+
+EXTRAS = {
+    "torch": "train",
+    "torchvision": "train",
+    "open_clip": "train",
+    "safetensors": "train",
+    "rich": "train",
+    "matplotlib": "train",
+    "jinja2": "train",
+    "tensorboard": "tensorboard",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "onnx",
+    "tensorrt": "trt",
+    "av": "camera",
+    "paho": "mqtt",
+    "prometheus_client": "metrics",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "cv2": "camera",
+    "pillow_heif": "heif",
+}
+
+
+ARGUMENTS = "attri.arguments"  # of the command line, in `click.Context.meta`
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module can be imported, without importing it."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # sys.modules says that there is none
+        return False
+
+
+def require(module: str) -> None:
+    """Check that a module of an extra is installed. Raises MissingExtra."""
+    if not is_installed(module):
+        raise MissingExtra(module, EXTRAS[module])
+
+
+class Command(click.Command):
+    """A click command with attri's exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        start_logging()
+        _hide_passwords(kwargs.get("args") or (args[0] if args else None) or sys.argv[1:])
+        share_cpus()
+        if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be text
+            sys.stdout.reconfigure(errors="backslashreplace")
+        code = self._code(*args, **{**kwargs, "standalone_mode": False})
+        try:
+            sys.stdout.flush()
+        except OSError as error:  # stdout is a file, and its disk is full
+            _leave_stdout()
+            _LOGGER.error("error: stdout: %s", error.strerror)
+            code = code or 1
+        sys.exit(code)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[ARGUMENTS] = tuple(args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:  # caught here, because click would make it exit code 1 without a word
+            if not _stdout_is_broken():
+                raise FailedError("the other end of a pipe or connection has gone: see that it stays") from error
+            _leave_stdout()  # its reader has gone (| head)
+            return 0
+
+    def _code(self, *args: Any, **kwargs: Any) -> int:
+        try:
+            code = super().main(*args, **kwargs)
+        except click.exceptions.Exit as stop:
+            return stop.exit_code
+        except click.ClickException as error:
+            words = io.StringIO()
+            error.show(words)
+            click.echo(redact(words.getvalue()), err=True, nl=False)  # it quotes what was typed
+            return error.exit_code
+        except (click.Abort, KeyboardInterrupt):
+            _LOGGER.error("interrupted")
+            return 130
+        except AttriError as error:
+            _LOGGER.error("error: %s", error)
+            return error.exit_code
+        except ModuleNotFoundError as error:
+            extra = EXTRAS.get((error.name or "").partition(".")[0])
+            if extra is None:
+                _LOGGER.critical("this is a bug in attri:", exc_info=True)
+            else:
+                _LOGGER.error("error: %s", MissingExtra(str(error.name), extra))
+            return 1
+        except Exception:  # a bug keeps its traceback
+            _LOGGER.critical("this is a bug in attri:", exc_info=True)
+            return 1
+        return code if isinstance(code, int) else 0
+
+
+def _hide_passwords(words: Sequence[str]) -> None:
+    """Whatever option a URI was given to by mistake, no message may show its password."""
+    for word in words:
+        value = word.partition("=")[2] if word.startswith("--") else word
+        if not value.startswith("gst:") and has_password(value):
+            redact_uri(value)
+
+
+def _stdout_is_broken() -> bool:
+    """Whether nobody can read what is written to stdout."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)  # errors are told of without being asked for
+    except (OSError, ValueError):  # it is no file, or closed
+        return False
+    return bool(poll.poll(0))
+
+
+def _leave_stdout() -> None:
+    """What is left in its buffer must not raise again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

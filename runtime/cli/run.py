@@ -1,0 +1,91 @@
+"""attri-run: classify pictures, videos, cameras and streams with a bundle."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import closing
+from pathlib import Path
+
+import click
+
+from attri.runtime._util.wording import plural
+from attri.runtime.cli.command import ARGUMENTS, Command
+from attri.runtime.cli.sink_options import Outputs, output_options
+from attri.runtime.cli.source_options import Inputs, input_options
+from attri.runtime.engines.select import BACKENDS, DEVICES, Request
+from attri.runtime.errors import UsageError
+
+_BUNDLE = "Folder that attri-export wrote."
+
+
+@click.command(cls=Command)
+@click.argument("words", nargs=-1, metavar="SOURCE...")
+@click.option("--labels", type=click.Path(path_type=Path), help="Text file, one label a line. [the bundle's own]")
+@click.option("--bundle", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True, help=_BUNDLE)
+@click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What runs the graphs.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where they run.")
+@click.option("--engine-dir", type=click.Path(path_type=Path), help="Where TensorRT's engines are. [in the bundle]")
+@click.option("--rebuild", is_flag=True, help="Build TensorRT's engines again.")
+@click.option("--threshold", type=click.FloatRange(0, 1), help="Below it: none of the labels. [the bundle's own]")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads. [one per CPU that it may use]")
+@click.option("--cache-mb", type=click.IntRange(0), default=256, show_default=True, help="Bound on the text cache.")
+@click.option("--shortlist", type=click.IntRange(1), help="With more labels, prompt only the nearest of them. [all]")
+@input_options
+@output_options
+@click.version_option(package_name="attri")
+def main(
+    words: tuple[str, ...],
+    labels: Path | None,
+    bundle: Path,
+    backend: str,
+    device: str,
+    engine_dir: Path | None,
+    rebuild: bool,
+    threshold: float | None,
+    threads: int | None,
+    cache_mb: int,
+    shortlist: int | None,
+    inputs: Inputs,
+    outputs: Outputs,
+) -> int:
+    """Classify SOURCEs: pictures, folders, quoted globs, videos, camera0, camera:NAME, /dev/v4l/by-id/..., csi://0,
+    rtsp://, http://, gst:PIPELINE, - for JPEGs on standard input, or names from the --sources file."""
+    from attri.runtime.classifier import Classifier
+    from attri.runtime.cli.sink_options import open_sinks
+    from attri.runtime.cli.source_options import open_pipeline, read_inputs
+
+    if shortlist is not None and shortlist < outputs.topk:
+        raise UsageError(f"--topk {outputs.topk} shows more labels than --shortlist {shortlist} prompts: raise that")
+    specs, files = read_inputs(words, inputs, labels)  # before anything that takes long
+    if outputs.install_service:
+        from attri.runtime.capture.spec import read_sources
+        from attri.runtime.cli.install import absolute_words, check_service, print_unit
+
+        request = Request(backend, device, threads, engine_dir, rebuild)
+        check_service(specs, files, labels, bundle, request, inputs, outputs)
+        context = click.get_current_context()
+        named = read_sources(inputs.sources) if inputs.sources else {}
+        print_unit(absolute_words(context.meta[ARGUMENTS], context.command, named))
+        return 0
+    classifier = Classifier.load(
+        bundle,
+        backend=backend,
+        device=device,
+        threads=threads,
+        engine_dir=engine_dir,
+        rebuild=rebuild,
+        cache_bytes=cache_mb << 20,
+        shortlist=shortlist,
+        batch=inputs.batch,
+    )
+    with closing(classifier):
+        if threshold is not None:
+            classifier.threshold = threshold
+        pipeline = open_pipeline(specs, classifier, files, labels, inputs)
+        counted = plural(len(pipeline.labels()), "label")
+        logging.getLogger("attri").info("%s: %s, %s", bundle, classifier.description, counted)
+        return 0 if pipeline.run(open_sinks(outputs, pipeline)) else 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""From scores of single frames to a decision."""

@@ -1,0 +1,55 @@
+"""The label on the picture, for recordings."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from attri.runtime._util.printable import printable
+from attri.runtime.deliver.console import NONE
+from attri.runtime.deliver.result import Result
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "LiberationSans-Regular.ttf")  # the first that is there
+_ACCENT, _TEXT, _MUTED = (255, 196, 0), (255, 255, 255), (170, 170, 170)
+
+
+def annotate(result: Result) -> NDArray[np.uint8]:
+    """A copy of the frame, uint8 [H, W, 3], with the decided label, its score and its source in a strip below it."""
+    image = Image.fromarray(result.image)
+    font = _font(max(11, min(48, image.height // 20)))
+    label = printable(f"{result.label or NONE}  {result.score:.0%}")
+    _, top, _, bottom = font.getbbox(f"{label}|")
+    pad = int(bottom - top) // 2
+    strip = int(bottom - top) + 2 * pad
+    _darken(image, strip)
+    draw = ImageDraw.Draw(image)
+    upper = image.height - strip
+    draw.rectangle((0, upper, round(result.score * (image.width - 1)), upper + max(1, pad // 4)), fill=_ACCENT)
+    draw.text((pad, upper + pad - top), label, font=font, fill=_TEXT if result.label else _MUTED)
+    source = printable(result.source)
+    room = image.width - 3 * pad - font.getlength(label)
+    if (width := font.getlength(source)) <= room:
+        draw.text((image.width - pad - width, upper + pad - top), source, font=font, fill=_MUTED)
+    return np.asarray(image)
+
+
+def _darken(image: Image.Image, strip: int) -> None:
+    box = (0, max(0, image.height - strip), image.width, image.height)
+    image.paste(Image.eval(image.crop(box), lambda value: value // 4), box)
+
+
+@functools.lru_cache(maxsize=8)
+def _font(size: int) -> Font:
+    for name in FONTS:
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:
+            continue
+    try:
+        return ImageFont.load_default(size)
+    except (TypeError, OSError):  # Pillow before 10.1, or without FreeType: one size only
+        return ImageFont.load_default()

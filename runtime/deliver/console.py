@@ -1,0 +1,216 @@
+"""What is said about a frame on stdout: lines for a person, a live line on a terminal, or JSON for a program."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import sys
+import threading
+import unicodedata
+from typing import Any
+
+from attri.runtime._util.printable import json_text, printable
+from attri.runtime._util.timefmt import utc
+from attri.runtime.deliver.result import Result, Takes
+from attri.runtime.errors import SinkError
+
+NONE = "(none of the labels)"
+_BLOCKS = " ▏▎▍▌▋▊▉█"  # a bar in eighths of a cell
+
+
+def json_object(result: Result, topk: int) -> dict[str, Any]:
+    """The fields that README lists, in its order; a live source adds what only it can have."""
+    prediction = result.prediction
+    found = {
+        "source": result.source,
+        "frame": result.frame,
+        "time": round(result.time, 6),
+        "label": result.label,
+        "score": round(result.score, 6),
+        "top": [{"label": label, "score": round(score, 6)} for label, score in prediction.top(topk)],
+        "retrieved": prediction.retrieved.tolist(),
+        "cache": prediction.cache,
+        "latency_ms": prediction.latency_ms,
+    }
+    if result.live:
+        live = {"age_ms": round(result.age_ms, 1), "fps": round(result.fps, 2), "dropped": result.dropped}
+        found |= {"changed": result.changed, **live}
+    return found
+
+
+def json_line(result: Result, topk: int) -> str:
+    """One object; `label` is null where it was rejected."""
+    return json_text(json_object(result, topk))
+
+
+def text_line(result: Result, topk: int) -> str:
+    """Source, the frame's time in a video or on the clock, and the best labels with their scores; safe to print.
+
+    The decided label stands first. Where it is not the frame's own best (smoothing, a minimum duration), the frame's
+    follow in brackets.
+    """
+    where = printable(result.source)
+    if result.kind == "video":
+        where = f"{where} {result.time:8.2f}s"
+    elif not result.still:
+        where = f"{utc(result.time)} {where}"
+    best = result.prediction.top(topk)
+    if result.label is None:
+        return f"{where}  {NONE}  best: {printable(best[0][0])} {best[0][1]:.1%}"
+    scores = "  ".join(f"{printable(label)} {score:.1%}" for label, score in best)
+    if best[0][0] == result.label:
+        return f"{where}  {scores}"
+    return f"{where}  {printable(result.label)} {result.score:.1%}  [{scores}]"
+
+
+def live_line(result: Result, columns: int) -> str:
+    """One row of a terminal, `columns` cells at most: source, label, score and its bar, rate, age, what was skipped."""
+    right = f"{result.score:6.1%} {_bar(result.score, 10)} {result.fps:5.1f} fps {result.age_ms:5.0f} ms"
+    right += f"  {result.dropped} dropped" if result.dropped else ""
+    left = max(0, columns - len(right) - 1)
+    source = _cells(result.source, left // 2)
+    label = _cells(result.label or NONE, left - _width(source) - 2)
+    line = f"{source}  {label}"
+    return _cells(f"{line}{' ' * max(1, left + 1 - _width(line))}{right}", columns)
+
+
+class Console:
+    """A line per frame; on a terminal, videos and live sources have one row each that is written over.
+
+    A change of the label scrolls up as a line of its own, so that it stays readable, and so does the last row of a
+    source that has ended. Log lines go above the rows. Of more rows than the terminal has, the first are shown and the
+    others counted.
+
+    Args:
+        style: "json", or "text".
+        topk: labels per frame.
+        stream: where to; stdout unless told otherwise. BrokenPipeError passes through: the reader has gone, and the
+            command ends as it does for any `| head`.
+    """
+
+    name = "console"
+    lossless = True
+    takes: Takes = "due"
+
+    def __init__(self, style: str, topk: int, stream: Any = None) -> None:
+        self._stream = stream or sys.stdout
+        self._style, self._topk = style, topk
+        self._rows: dict[str, str] = {}  # the last row of each source that is followed
+        self._drawn = 0
+        self._follows = style == "text" and self._stream.isatty()
+        self._lock = threading.Lock()  # the terminal is for one at a time: results, or a log line
+        self._handlers = _terminal_handlers() if self._follows else []
+        for handler in self._handlers:
+            handler.setStream(_LogStream(self, handler.stream))
+
+    def write(self, result: Result) -> None:
+        line = json_line(result, self._topk) if self._style == "json" else text_line(result, self._topk)
+        with self._lock:
+            if not self._follows:
+                self._say(f"{line}\n")
+            elif result.still:
+                self._draw(line)
+            else:
+                columns = shutil.get_terminal_size().columns
+                self._rows[result.origin] = live_line(result, columns - 1)  # a full row would wrap
+                self._draw(line if result.changed else None)
+
+    def source_ended(self, origin: str) -> None:
+        """Let its row scroll up with the lines that stay."""
+        with self._lock:
+            if row := self._rows.pop(origin, None):
+                self._draw(row)
+
+    def log(self, text: str, stream: Any) -> None:
+        """Write to `stream`, which is the same terminal, above the rows."""
+        with self._lock:
+            with contextlib.suppress(OSError, SinkError):
+                self._erase()
+            stream.write(text)
+            stream.flush()
+            with contextlib.suppress(OSError, SinkError):
+                self._draw(None)
+
+    def close(self) -> None:
+        """Leaves the last rows on the screen."""
+        for handler in self._handlers:
+            handler.setStream(handler.stream.stream)
+        with self._lock:
+            if self._drawn:
+                self._say("\n")
+                self._drawn = 0
+
+    def _draw(self, event: str | None) -> None:
+        above = f"{event}\n" if event else ""
+        rows = self._visible()
+        if above or rows or self._drawn:
+            # The cursor rests at the start of the last row: what others write to the terminal begins there.
+            self._say(self._up() + above + "\n".join(rows) + "\r")
+            self._drawn = len(rows)
+
+    def _erase(self) -> None:
+        if self._drawn:
+            self._say(self._up())
+            self._drawn = 0
+
+    def _up(self) -> str:
+        """Move to the first row and clear from there."""
+        return "\r" + (f"\x1b[{self._drawn - 1}A" if self._drawn > 1 else "") + "\x1b[J"
+
+    def _visible(self) -> list[str]:
+        """As many rows as the terminal has beside a line that scrolls; cursor-up reaches no further."""
+        columns, lines = shutil.get_terminal_size()
+        rows = [_cells(row, columns - 1) for row in self._rows.values()]  # it may be narrower by now
+        room = max(1, lines - 1)
+        hidden = len(rows) - room + 1
+        return rows if hidden <= 1 else [*rows[: room - 1], f"… and {hidden} more sources"]
+
+    def _say(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise SinkError(f"stdout: {error.strerror or error}") from error
+
+
+class _LogStream:
+    """The stream of a log handler while rows stand on the terminal."""
+
+    def __init__(self, console: Console, stream: Any) -> None:
+        self.stream, self._console = stream, console
+
+    def write(self, text: str) -> None:
+        self._console.log(text, self.stream)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+def _terminal_handlers() -> list[Any]:
+    """The log handlers that write to a terminal."""
+    handlers = [each for each in logging.getLogger().handlers if isinstance(each, logging.StreamHandler)]
+    return [each for each in handlers if hasattr(each.stream, "isatty") and each.stream.isatty()]
+
+
+def _bar(share: float, cells: int) -> str:
+    eighths = round(max(0.0, min(1.0, share)) * cells * 8)
+    full, rest = divmod(eighths, 8)
+    return ("█" * full + (_BLOCKS[rest] if rest else "")).ljust(cells)
+
+
+def _width(text: str) -> int:
+    """Cells that a terminal uses: East Asian characters take two, marks that combine none."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _cells(text: str, cells: int) -> str:
+    """`text` for a terminal, cut to so many cells, with an ellipsis where something was cut."""
+    text = printable(text)
+    if _width(text) <= cells:
+        return text
+    while text and _width(text) > cells - 1:
+        text = text[:-1]
+    return f"{text}…" if cells > 0 else ""

@@ -1,0 +1,136 @@
+"""Figures for Prometheus: what was decided and how long it took, counted here; how sources are, asked when scraped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from attri.runtime._util.net import refusal
+from attri.runtime._util.redact import redact
+from attri.runtime.deliver.console import NONE
+from attri.runtime.deliver.result import Control, Result, Takes
+from attri.runtime.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
+STATES = ("opening", "live", "frozen", "retrying", "ended", "dead")
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+_SERIES = 1000  # pairs of source and label; labels can be edited for months, and each that ever was stays
+
+
+class Metrics:
+    """Counters and histograms in a registry of their own.
+
+    attri_results_total, attri_events_total   by source and decided label
+    attri_score                               of the last frame, by source
+    attri_frame_age_seconds                   from capture to result, by source
+    attri_stage_seconds                       preprocess, vision, text
+    attri_text_cache_total                    hit, miss
+    attri_source_*                            state, frames, dropped, waiting, restarts, fps, last frame
+
+    Raises MissingExtra: prometheus-client is not installed.
+    """
+
+    name = "metrics"
+    lossless = True
+    takes: Takes = "all"
+
+    def __init__(self, control: Control) -> None:
+        try:
+            from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+        except ModuleNotFoundError as error:
+            raise MissingExtra("prometheus-client", "metrics") from error
+        self._control = control
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        by_label, by_source = ("source", "label"), ("source",)
+        own: dict[str, Any] = {"namespace": "attri", "registry": self.registry}
+        Gauge("info", "Version.", ("version",), **own).labels(version("attri")).set(1)
+        self._results = Counter("results", "Frames classified.", by_label, **own)
+        self._events = Counter("events", "Changes of the decided label.", by_label, **own)
+        self._score = Gauge("score", "Score of the last frame's decided label.", by_source, **own)
+        self._age = Histogram("frame_age_seconds", "From capture to result.", by_source, buckets=_SECONDS, **own)
+        self._stage = Histogram("stage_seconds", "Time by stage.", ("stage",), buckets=_SECONDS, **own)
+        self._cache = Counter("text_cache", "Frames whose text features were known.", ("result",), **own)
+        self._series: set[tuple[str, str]] = set()
+        self.registry.register(self)
+
+    def write(self, result: Result) -> None:
+        source = "(pictures)" if result.still else _text(result.source)
+        pair = self._pair(source, _text(result.label or NONE))
+        self._results.labels(*pair).inc()
+        if result.changed:
+            self._events.labels(*pair).inc()
+        self._score.labels(pair[0]).set(result.score)
+        self._age.labels(pair[0]).observe(result.age_ms / 1000)
+        for stage in ("preprocess", "vision", "text"):
+            self._stage.labels(stage).observe(result.prediction.latency_ms[stage] / 1000)
+        self._cache.labels(result.prediction.cache).inc()
+
+    def close(self) -> None:
+        pass
+
+    def render(self) -> tuple[bytes, str]:
+        """What a scrape gets, and its content type."""
+        from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+        return generate_latest(self.registry), CONTENT_TYPE_PLAIN_0_0_4
+
+    def collect(self) -> Iterable[Metric]:
+        """The health of sources as it is now; the registry asks."""
+        from prometheus_client.metrics_core import CounterMetricFamily as Counter
+        from prometheus_client.metrics_core import GaugeMetricFamily as Gauge
+
+        state = Gauge("attri_source_state", "1 for the state that it is in.", labels=("source", "state"))
+        frames = Counter("attri_source_frames", "Frames that came.", labels=("source",))
+        dropped = Counter("attri_source_dropped_frames", "Frames skipped for newer ones.", labels=("source",))
+        waiting = Gauge("attri_source_waiting_frames", "Frames that wait for the model.", labels=("source",))
+        restarts = Counter("attri_source_restarts", "Times it was opened again.", labels=("source",))
+        fps = Gauge("attri_source_fps", "Results per second.", labels=("source",))
+        last = Gauge("attri_source_last_frame_timestamp_seconds", "Unix time of the last frame.", labels=("source",))
+        for health in self._control.health():
+            source = [_text(health.source)]
+            for each in STATES:
+                state.add_metric([*source, each], health.state == each)
+            frames.add_metric(source, health.frames)
+            dropped.add_metric(source, health.dropped)
+            waiting.add_metric(source, health.waiting)
+            restarts.add_metric(source, health.restarts)
+            fps.add_metric(source, health.fps)
+            if health.last_frame is not None:
+                last.add_metric(source, health.last_frame)
+        return [state, frames, dropped, waiting, restarts, fps, last]
+
+    def _pair(self, source: str, label: str) -> tuple[str, str]:
+        if (source, label) not in self._series:
+            if len(self._series) >= _SERIES:
+                return source, "(other)"
+            self._series.add((source, label))
+        return source, label
+
+
+class MetricsServer(Metrics):
+    """The same, at http://HOST:PORT/metrics. Raises FailedError, UsageError: the address cannot be had."""
+
+    def __init__(self, control: Control, address: tuple[str, int]) -> None:
+        super().__init__(control)
+        from prometheus_client import start_http_server
+
+        host, port = address
+        try:
+            self._server, self._thread = start_http_server(port, host, self.registry)
+        except OSError as error:
+            raise refusal(address, "--metrics", error) from error
+        self.port = self._server.server_port
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def _text(value: str) -> str:
+    """Names of files need not be text; a scrape has to be."""
+    return redact(value.encode(errors="replace").decode())

@@ -1,0 +1,245 @@
+"""Annotated video: MP4 in fragments of a second, so that a killed run leaves a file that plays."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import io
+import logging
+import math
+import os
+import re
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from attri.runtime._util.transient import missing
+from attri.runtime.capture.spec import VIDEO_SUFFIXES
+from attri.runtime.deliver.annotate import annotate
+from attri.runtime.deliver.files import file_name
+from attri.runtime.deliver.result import Result, Takes
+from attri.runtime.errors import FailedError, MissingExtra, SinkError, UsageError
+from attri.runtime.images import IMAGE_SUFFIXES
+
+_LOGGER = logging.getLogger("attri")
+SOURCE = "{source}"
+SUFFIXES = (".mp4", ".m4v", ".mov")
+SLIDE = 0.5  # seconds that a picture stays
+_RETRY = 10.0  # seconds until a new file is tried after one that failed
+_OPEN_FILES = 64
+_CODEC: Final = "libx264"
+_TICKS = 1000  # per second
+# Nothing is held back: no look-ahead, no frame that waits for a later one. What a kill can cost is one fragment.
+_ENCODER = {"preset": "veryfast", "tune": "zerolatency", "crf": "23"}
+_CONTAINER = {"movflags": "empty_moov+default_base_moof", "frag_duration": "1000000", "flush_packets": "1"}
+
+
+class VideoSink:
+    """Annotated video, frames as far apart as they came; a video that is played again goes on, and so does the next.
+
+    Args:
+        path: out.mp4 for all sources, or 'out-{source}.mp4' for a file of each, closed when the source has ended; the
+            images of a folder, a glob or --watch are one source. A file that is there is never written over: the next
+            one is out-2.mp4, and a line in the log names it.
+
+    Raises:
+        UsageError: the name is of no kind that can be written, or its folder is not there.
+        FailedError: FFmpeg has no encoder for H.264.
+        MissingExtra: PyAV is not installed.
+    """
+
+    name = "video"
+    lossless = True
+    takes: Takes = "all"
+
+    def __init__(self, path: Path) -> None:
+        check_recording(path)
+        self._path = path
+        self._files: dict[str, _Recording] = {}  # by source, or one for all
+        self._again = 0.0  # monotonic time before which nothing is tried
+
+    def write(self, result: Result) -> None:
+        key = result.origin if SOURCE in self._path.name else ""
+        if time.monotonic() < self._again:
+            raise SinkError(f"--save {self._path}: waiting until it can be written again")
+        if key not in self._files and len(self._files) == _OPEN_FILES:
+            raise SinkError(f"--save {self._path}: more than {_OPEN_FILES} sources, one file for each")
+        try:
+            if key not in self._files:
+                self._files[key] = _Recording(self._path, result)
+            self._files[key].write(result)
+        except _errors() as error:
+            self._again = time.monotonic() + _RETRY
+            if failed := self._files.pop(key, None):
+                failed.give_up()
+            raise self._failure(error) from error
+
+    def source_ended(self, origin: str) -> None:
+        """Close the recording of a source that has one of its own."""
+        if recording := self._files.pop(origin, None):
+            try:
+                recording.close()
+            except _errors() as error:
+                recording.give_up()
+                raise self._failure(error) from error
+
+    def close(self) -> None:
+        """Close all recordings. Raises SinkError: the end of one was lost; the others are closed all the same."""
+        failure = None
+        for key in list(self._files):
+            try:
+                self.source_ended(key)
+            except SinkError as error:
+                failure = error
+        if failure:
+            raise failure
+
+    def _failure(self, error: Exception) -> SinkError:
+        return SinkError(f"--save {self._path}: {getattr(error, 'strerror', None) or error}")
+
+
+def check_recording(path: Path) -> None:
+    """Whether a recording can be made there, as far as can be told before the first frame. Raises as VideoSink does."""
+    try:
+        import av
+    except ModuleNotFoundError as error:
+        raise MissingExtra("av (for --save)", "camera") from error
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"--save {path}: name a file that ends in {', '.join(SUFFIXES)}")
+    if not path.parent.is_dir():
+        raise UsageError(f"--save {path}: the folder {path.parent} does not exist") from missing(path.parent)
+    try:
+        av.Codec(_CODEC, "w")
+    except ValueError as error:  # av.codec.codec.UnknownCodecError
+        raise FailedError(
+            f"--save {path}: the FFmpeg of this PyAV has no encoder {_CODEC} (H.264): "
+            "pip install --force-reinstall --only-binary av av brings one that has"
+        ) from error
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What writing a recording may raise; not all errors of FFmpeg are OSErrors."""
+    import av
+
+    return OSError, av.FFmpegError, av.codec.codec.UnknownCodecError
+
+
+class _Recording:
+    """One open file, of the size of its first frame."""
+
+    def __init__(self, path: Path, first: Result) -> None:
+        height, width = first.image.shape[:2]
+        self._size = (max(2, width & ~1), max(2, height & ~1))  # 4:2:0 wants even sides
+        what = first.origin if SOURCE in path.name else "all sources"
+        self._file = _create(path.with_name(path.name.replace(SOURCE, _source_name(first))), what)
+        try:
+            self._open()
+        except BaseException:
+            self._file.close()
+            Path(self._file.name).unlink(missing_ok=True)
+            raise
+        self._last = -1  # tick of the last frame
+        self._end = 0.0  # seconds: where what is new begins
+        self._starts: dict[str, tuple[float, float]] = {}  # of each source: its clock where this file begins, and now
+        self._header = self._whole = 0  # bytes up to the first fragment, and up to the last one that was written whole
+
+    def _open(self) -> None:
+        import av
+
+        self._container = av.open(self._file, "w", format="mp4", container_options=_CONTAINER)
+        self._stream: Any = self._container.add_stream(_CODEC, rate=30, options=_ENCODER)
+        self._stream.width, self._stream.height = self._size
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.time_base = self._stream.codec_context.time_base = Fraction(1, _TICKS)
+        self._stream.codec_context.gop_size = 60
+
+    def write(self, result: Result) -> None:
+        import av
+
+        self._last = max(self._last + 1, round(self._position(result) * _TICKS))
+        frame = av.VideoFrame.from_ndarray(self._fit(annotate(result)), "rgb24")
+        frame.pts, frame.time_base = self._last, Fraction(1, _TICKS)
+        self._container.mux(self._stream.encode(frame))
+        self._whole = self._file.tell()
+        self._header = self._header or self._whole  # the first frame waits for the rest of its fragment
+
+    def _position(self, result: Result) -> float:
+        """Seconds from the beginning of this file."""
+        position, lasts = self._end, SLIDE
+        if not result.still:
+            start, before = self._starts.get(result.source, (0.0, math.inf))
+            again = result.clock < before  # or for the first time
+            start = result.clock - self._end if again else start
+            position, lasts = result.clock - start, 0.0 if again else min(result.clock - before, SLIDE)
+            self._starts[result.source] = start, result.clock
+        self._end = position + lasts
+        return position
+
+    def close(self) -> None:
+        """Write what is left and close the file. Raises what `_errors` names."""
+        self._container.mux(self._stream.encode())
+        self._container.close()
+        self._file.close()
+
+    def give_up(self) -> None:
+        """Close it after a write that failed, and cut off the torn fragment, which players stumble over; a file with
+        no other goes."""
+        with contextlib.suppress(OSError), self._file:
+            with contextlib.suppress(*_errors()):
+                self._container.close()
+            self._file.truncate(self._whole)
+            if self._whole == self._header:
+                Path(self._file.name).unlink()
+
+    def _fit(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """uint8 [H, W, 3] -> the file's own size: an odd row is cut off, another shape gets black borders."""
+        width, height = self._size
+        if 0 <= image.shape[0] - height <= 1 and 0 <= image.shape[1] - width <= 1:
+            return np.ascontiguousarray(image[:height, :width])
+        return np.asarray(ImageOps.pad(Image.fromarray(image), self._size, Image.Resampling.BILINEAR))
+
+
+class _File(io.FileIO):
+    """Takes all or says that it does not: nobody who writes here looks at how much was taken."""
+
+    def write(self, data: Any) -> int:
+        if (taken := super().write(data)) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return taken
+
+
+def _source_name(result: Result) -> str:
+    """The source as part of a file's name; of a file or folder its own name, without path and suffix."""
+    suffixes = IMAGE_SUFFIXES if result.still else VIDEO_SUFFIXES if result.kind in ("video", "stream") else ()
+    name = result.origin
+    if result.kind in ("video", "pictures", "watch") and not glob.has_magic(name):
+        name = Path(name).absolute().name
+    found = re.search(r"\.\w+(?=( \(\d+\))?$)", name)  # a file that was given twice has a number behind it
+    if found and found[0].lower() in suffixes:
+        name = name[: found.start()] + name[found.end() :]
+    return file_name(name)
+
+
+def _create(path: Path, what: str) -> io.FileIO:
+    """A new file of the first name that is free: out.mp4, out-2.mp4, out-3.mp4, ... The log says which, for `what`."""
+    for candidate in _names(path):
+        try:
+            file = _File(candidate, "x+")
+        except FileExistsError:
+            continue
+        kept = "" if candidate == path else f" ({path.name} is already there and is kept)"
+        _LOGGER.info("--save: %s to %s%s", what, candidate, kept)
+        return file
+    raise FileExistsError(f"{path} has too many parts")
+
+
+def _names(path: Path) -> Iterator[Path]:
+    yield path
+    yield from (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(2, 100_000))

@@ -1,0 +1,1 @@
+"""Run a graph: ONNX Runtime, TensorRT, and the choice between them."""

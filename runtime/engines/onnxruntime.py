@@ -1,0 +1,120 @@
+"""Graphs on ONNX Runtime. What was asked for is what runs: a provider that is not there is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from attri.runtime._util.cpus import usable_cpus
+from attri.runtime.errors import EngineError, MissingExtra, UsageError
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+# What TensorRT cannot take runs on CUDA beside it; ONNX Runtime itself adds the CPU to every session.
+SESSIONS = {name: [provider] for name, provider in PROVIDERS.items()} | {
+    "tensorrt": [PROVIDERS["tensorrt"], PROVIDERS["cuda"]]
+}
+
+
+class OrtEngine:
+    """A graph in an ONNX Runtime session.
+
+    Args:
+        path: the ONNX file.
+        device: "cpu", "cuda", "tensorrt" (ONNX Runtime's own use of TensorRT; what that cannot take runs on CUDA), or
+            "auto": CUDA where ONNX Runtime has it and it starts, else the CPU.
+        threads: for the operators on the CPU; None is as many as CPUs that this process may use.
+        integers: whether integer kernels compute int8 products; False computes them in float32, as ONNX defines them.
+            Processors without VNNI add pairs of products in 16 bits, where weights of 8 bits overflow.
+
+    Raises:
+        EngineError: the device is not there, or the graph cannot be loaded.
+        MissingExtra: ONNX Runtime is not installed.
+        UsageError: no such kind of device.
+    """
+
+    def __init__(self, path: Path, device: str = "auto", threads: int | None = None, *, integers: bool = True) -> None:
+        try:
+            import onnxruntime as ort
+        except ModuleNotFoundError as error:
+            raise MissingExtra("onnxruntime", "onnx") from error
+        if device not in ("auto", *PROVIDERS):
+            raise UsageError(f"device is {device!r}: choose auto, {', '.join(PROVIDERS)}")
+        available = ort.get_available_providers()
+        if device != "auto" and PROVIDERS[device] not in available:
+            lack = f"this ONNX Runtime has no {PROVIDERS[device]}"
+            raise EngineError(f"--device {device}: {lack}: pip install 'attri[gpu]'")
+        wanted = usual_device() if device == "auto" else device
+        try:
+            self._session = _session(path, wanted, threads, integers)
+            self.description = f"ONNX Runtime {ort.__version__} on {wanted}"
+        except EngineError:
+            if device != "auto" or wanted == "cpu":
+                raise
+            self._session = _session(path, "cpu", threads, integers)
+            self.description = f"CUDA does not start here: ONNX Runtime {ort.__version__} on cpu"
+
+    limits: Mapping[str, int] = {}  # nothing is bounded, and nobody writes to it
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        try:
+            outputs: list[NDArray[Any]] = self._session.run(None, dict(inputs))
+        except Exception as error:
+            raise EngineError(f"ONNX Runtime failed: {_first_line(error)}") from error
+        return outputs
+
+    def close(self) -> None:
+        """A session goes with its last reference, and has no other way."""
+
+
+def usual_device() -> str:
+    """What "auto" tries here."""
+    import onnxruntime as ort
+
+    return "cuda" if PROVIDERS["cuda"] in ort.get_available_providers() else "cpu"
+
+
+def _session(path: Path, device: str, threads: int | None, integers: bool) -> Any:
+    """A session on `device` and nothing else. Raises EngineError."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or usable_cpus().count
+    # Two graphs take turns. Threads of the one that is done would spin on for a while, and keep the cores from the
+    # other: that costs a fifth of a frame and more on two cores (benchmarks/session.md).
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not integers:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options.log_severity_level = 3
+    try:
+        session = _strict(ort)(str(path), options, providers=SESSIONS[device], enable_fallback=0)
+    except Exception as error:  # onnxruntime raises a dozen kinds, all of them its own
+        raise EngineError(f"ONNX Runtime cannot load {path} on {device}: {_first_line(error)}") from error
+    # Without its libraries a provider logs an error and leaves the session to the CPU.
+    if session.get_providers()[0] != PROVIDERS[device]:
+        lack = f"{PROVIDERS[device]} does not start here (driver or libraries missing)"
+        raise EngineError(f"--device {device}: {lack}: use --device cpu")
+    return session
+
+
+def _strict(ort: Any) -> Any:
+    """The class of a session whose provider fails with an error.
+
+    Left to itself it prints on stdout, where results go, and goes on with the CPU. Releases before the keyword
+    `enable_fallback` (1.20) set this attribute themselves, and read it while they start.
+    """
+
+    class Session(ort.InferenceSession):  # type: ignore[misc]  # the module is known at run time only
+        _enable_fallback = property(lambda self: False, lambda self, value: None)
+
+    return Session
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

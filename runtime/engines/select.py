@@ -1,0 +1,112 @@
+"""Which engines run a bundle here: what was asked for, or the best that this machine has. They say which, and why."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attri.runtime.bundle import ENGINES, TEXT, VISION, Bundle
+from attri.runtime.engines.base import Engine
+from attri.runtime.engines.onnxruntime import PROVIDERS, OrtEngine
+from attri.runtime.errors import EngineError, MissingExtra, UsageError
+
+if TYPE_CHECKING:
+    from attri.runtime.engines.tensorrt.load import Gpu
+
+logger = logging.getLogger("attri")
+BACKENDS = ("auto", "onnxruntime", "tensorrt")
+DEVICES = ("auto", *PROVIDERS)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asks for.
+
+    backend     "auto" takes TensorRT where it and a GPU are, and else ONNX Runtime
+    device      "auto", "cpu", "cuda", or "tensorrt", which is ONNX Runtime's TensorRT provider
+    threads     on the CPU; None is one per CPU that this process may use
+    engine_dir  where TensorRT's engines are kept; None is engines/ in the bundle
+    rebuild     build them again, whatever is there
+    """
+
+    backend: str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    engine_dir: Path | None = None
+    rebuild: bool = False
+
+    @property
+    def needs_tensorrt(self) -> bool:
+        return self.backend == "tensorrt" or self.engine_dir is not None or self.rebuild
+
+    def check(self) -> None:
+        """Raises UsageError for a value that does not exist, or two that exclude each other."""
+        for name, value, known in (("backend", self.backend, BACKENDS), ("device", self.device, DEVICES)):
+            if value not in known:
+                raise UsageError(f"{name} is {value!r}: choose {', '.join(known)}")
+        if self.device == "tensorrt" and self.backend != "onnxruntime":
+            raise UsageError("--device tensorrt is a provider of ONNX Runtime: add --backend onnxruntime")
+        if self.needs_tensorrt and self.device == "cpu":
+            raise UsageError("TensorRT runs on a GPU: leave out --device cpu, or --backend, --engine-dir and --rebuild")
+        if self.backend == "onnxruntime" and self.needs_tensorrt:
+            raise UsageError("--engine-dir and --rebuild are about TensorRT's engines, ONNX Runtime has none")
+
+
+def open_engines(
+    bundle: Bundle, request: Request | None = None, tell: Callable[[str], None] | None = None
+) -> tuple[Engine, Engine]:
+    """The engines of the vision and of the text graph.
+
+    Args:
+        tell: is given lines of progress where TensorRT builds; None logs them.
+
+    Raises:
+        EngineError: what was asked for is not here, or does not work here.
+        MissingExtra: neither TensorRT nor ONNX Runtime is installed, or not the one that was asked for.
+        ParityError: TensorRT's engine does not agree with the model.
+        UsageError: what was asked for contradicts itself.
+    """
+    from attri.runtime.engines.tensorrt.load import tensorrt_engines
+
+    request = request or Request()
+    request.check()
+    gpu, why = choose_tensorrt(request)
+    if gpu is not None:
+        folder = request.engine_dir or bundle.file(ENGINES)
+        tell = tell or (lambda line: logger.info("%s", line))
+        return tensorrt_engines(bundle, gpu, folder, tell, rebuild=request.rebuild)
+    vision, text = (_on_onnx_runtime(bundle, name, request) for name in (VISION, TEXT))
+    vision.description = f"{why}: {vision.description}" if why else vision.description
+    return vision, text
+
+
+def _on_onnx_runtime(bundle: Bundle, name: str, request: Request) -> OrtEngine:
+    graph = bundle.graph(name, request.device)  # TensorRT's, also as a provider's
+    try:
+        return OrtEngine(graph, request.device, request.threads)
+    except EngineError as error:  # the path of what is held says nothing to a person
+        file = bundle.path / bundle.graph_name(name, request.device)
+        raise EngineError(str(error).replace(str(graph), str(file))) from error
+
+
+def choose_tensorrt(request: Request) -> tuple[Gpu | None, str]:
+    """The GPU for TensorRT; or None, where ONNX Runtime is to be taken, and why if TensorRT would have been welcome.
+
+    Raises:
+        EngineError, MissingExtra: TensorRT was asked for and does not work here.
+    """
+    from attri.runtime.engines.tensorrt.load import find_tensorrt
+
+    if request.backend == "onnxruntime" or request.device == "cpu":
+        return None, ""
+    try:
+        return find_tensorrt(), ""
+    except (EngineError, MissingExtra) as error:
+        if request.needs_tensorrt:
+            raise
+        # To go without what is optional is no fault: how to install it is nothing that was asked for.
+        why = str(error).partition(":")[0] if isinstance(error, MissingExtra) else str(error)
+        return None, f"no TensorRT here ({why})"

@@ -1,0 +1,1 @@
+"""TensorRT engines: build, cache, verify and run them."""

@@ -1,0 +1,159 @@
+"""The bundle's reference images, with what the PyTorch model made of them: an engine must agree before it is used.
+
+Who runs them: TensorRT's engines once they are built, attri-doctor always, and a load of a small bundle the first.
+
+check.npz holds, by names of the graphs' inputs and outputs:
+pixels uint8 [I, S, S, 3]             pictures after resizing and cropping, RGB
+image_features float32 [I, D]         the model's
+retrieved int32 [I, L, M]             the model's
+text_features float32 [I, C, D]       the model's, at those entries, for a few of the default labels
+text.NAME                             what the text graph reads for these labels, but for `retrieved`
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attri.runtime.bundle import CHECK, TEXT, VISION, Bundle
+from attri.runtime.engines.base import Engine
+from attri.runtime.errors import BundleError, ParityError
+from attri.runtime.preprocess import Preprocess
+
+ARRAYS = ("pixels", "image_features", "retrieved", "text_features")
+STAGES = ("image features", "retrieved entries", "text features", "top-1")  # of the export's parity check
+# Bytes of both graphs up to which loading runs an image. In CPU time, one image is 7% of loading the embedded model
+# (16 MB) without the imports, and 20% of loading ViT-B-16 (500 MB): there it is left to attri-doctor.
+SMALL = 64 << 20
+TIE = 1e-5  # two best cosines closer than this are a tie: either class may come first
+
+
+@dataclass(frozen=True)
+class Check:
+    """What stands in check.npz, pixels normalised to float32 [I, 3, S, S]."""
+
+    pixels: NDArray[np.float32]
+    image_features: NDArray[np.float32]
+    retrieved: NDArray[np.int32]
+    text_features: NDArray[np.float32]
+    text: Mapping[str, NDArray[Any]]
+
+
+def read_check(bundle: Bundle, count: int | None = None) -> Check:
+    """The first `count` images, or all. Raises BundleError where the file has not these arrays."""
+    try:
+        with np.load(bundle.file(CHECK), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        pixels, image, retrieved, text = (arrays[name] for name in ARRAYS)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{bundle.path} has no {CHECK} to check an engine with: export it again") from error
+    pixels, image, retrieved, text = (array[:count] for array in (pixels, image, retrieved, text))
+    about = bundle.manifest.image
+    preprocess = Preprocess(about["size"], tuple(about["mean"]), tuple(about["std"]))
+    inputs = {name.partition(".")[2]: value for name, value in arrays.items() if name.startswith("text.")}
+    return Check(np.stack([preprocess(each) for each in pixels]), image, retrieved, text, inputs)
+
+
+def compare(bundle: Bundle, name: str, engine: Engine) -> dict[str, float]:
+    """Hold one engine against the model, by the gates of the bundle's own parity check.
+
+    Args:
+        name: VISION or TEXT.
+
+    Returns:
+        figures by stage: worst cosine of features, mean share of equal entries, of equal best classes.
+
+    Raises:
+        ParityError: a gate does not hold; NaN never does.
+        BundleError, EngineError
+    """
+    check, gates = read_check(bundle), read_gates(bundle)
+    figures = _vision(check, engine) if name == VISION else _text(check, engine)
+    counts = {"retrieved entries": check.retrieved.size, "top-1": len(check.pixels)}
+    for stage, value in figures.items():
+        _require(engine, name, stage, value, _of_so_many(gates[stage], counts.get(stage)))
+    return figures
+
+
+def spot_check(bundle: Bundle, vision: Engine, text: Engine) -> None:
+    """Run both graphs of a small bundle on its first reference image, and hold their features to the gates.
+
+    Retrieved entries are left to `compare`: one image has few, and near ties fall either way on other hardware.
+
+    Raises:
+        ParityError, BundleError, EngineError: as `compare`.
+    """
+    if sum(bundle.manifest.files[name]["size"] for name in (VISION, TEXT)) > SMALL:
+        return
+    check, gates = read_check(bundle, 1), read_gates(bundle)
+    for name, engine, figures in ((VISION, vision, _vision(check, vision)), (TEXT, text, _text(check, text))):
+        for stage in ("image features", "text features"):
+            if stage in figures:
+                _require(engine, name, stage, figures[stage], gates[stage])
+
+
+def _require(engine: Engine, name: str, stage: str, value: float, gate: float) -> None:
+    if not value >= gate:
+        raise ParityError(
+            f"{engine.description} does not agree with the PyTorch model: {stage} of {name} is {value:.6f} on the"
+            f" bundle's own pictures, the gate is {gate:g}; the engine is not used"
+        )
+
+
+def _of_so_many(gate: float, count: int | None) -> float:
+    """The gate of a share of so many: one in few is no evidence, where the gate allows for one in many."""
+    return gate if not count else math.floor(gate * count + 1e-9) / count
+
+
+def read_gates(bundle: Bundle) -> dict[str, float]:
+    """Gate by stage, as the export was held to; of int8, those of the graphs that TensorRT takes."""
+    stages = bundle.manifest.parity.get("stages", [])
+    gates = {str(each["name"]).removesuffix(", S8S8"): each["gate"] for each in stages}
+    if missing := [stage for stage in STAGES if not isinstance(gates.get(stage), (int, float))]:
+        raise BundleError(f"{bundle.path} has no gates for {', '.join(missing)} in its manifest: export it again")
+    return {stage: float(gates[stage]) for stage in STAGES}
+
+
+def _vision(check: Check, engine: Engine) -> dict[str, float]:
+    features, retrieved = (
+        np.concatenate(part)
+        for part in zip(*(engine.run({"pixels": rows})[:2] for rows in _rows(check.pixels, engine)), strict=True)
+    )
+    cosines = np.einsum("icd,id->ic", check.text_features, features)
+    return {
+        "image features": float(_cosine(features, check.image_features).min()),
+        "retrieved entries": float((retrieved == check.retrieved).mean()) if retrieved.size else 1.0,
+        "top-1": _same_best(check, cosines),
+    }
+
+
+def _text(check: Check, engine: Engine) -> dict[str, float]:
+    parts = [engine.run({"retrieved": rows, **check.text})[0] for rows in _rows(check.retrieved, engine)]
+    text = np.concatenate(parts)  # [I, C, D]
+    cosines = np.einsum("icd,id->ic", text, check.image_features)
+    return {"text features": float(_cosine(text, check.text_features).min()), "top-1": _same_best(check, cosines)}
+
+
+def _rows(array: NDArray[Any], engine: Engine) -> list[NDArray[Any]]:
+    size = engine.limits.get("B", len(array))
+    return [array[start : start + size] for start in range(0, len(array), size)]
+
+
+def _cosine(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    with np.errstate(all="ignore"):  # what is not finite gives NaN, which no gate lets pass
+        cosine: NDArray[np.float64] = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
+    return cosine
+
+
+def _same_best(check: Check, cosines: NDArray[Any]) -> float:
+    """Share of pictures whose best label is the model's, or tied with it there."""
+    reference = np.einsum("icd,id->ic", check.text_features, check.image_features)
+    chosen = np.take_along_axis(reference, cosines.argmax(1)[:, None], 1)[:, 0]
+    return float((reference.max(1) - chosen <= TIE).mean())

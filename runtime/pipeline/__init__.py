@@ -1,0 +1,1 @@
+"""Sources, classifier and sinks in threads, with bounded queues between."""

@@ -1,0 +1,200 @@
+"""Labels that change while frames come: from an edited file, or from whoever may ask for it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+import os
+import re
+import stat
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from attri.runtime._util.wording import plural
+from attri.runtime.classifier import Classifier
+from attri.runtime.errors import AttriError, FailedError, LabelsError
+from attri.runtime.labels import Label, decode, parse_labels, unreadable
+
+_LOGGER = logging.getLogger("attri")
+_POLL = 0.3  # seconds: with the second look below, an edit counts within 0.6
+
+
+@dataclass(frozen=True)
+class LabelsFile:
+    """A labels file as it was read, once.
+
+    text   with its comments
+    state  tells a change; None where none can come, since a pipe (`--labels <(...)`, /dev/stdin) has no more to say
+    """
+
+    path: Path
+    text: str
+    labels: list[Label]
+    state: object
+
+    @classmethod
+    def read(cls, path: Path) -> LabelsFile:
+        """Raises LabelsError."""
+        try:
+            with path.open("rb") as file:
+                data = file.read()
+                state = _state(os.fstat(file.fileno()), data)  # of what was read, whatever the path leads to by now
+        except OSError as error:
+            raise unreadable(path, error) from error
+        text = decode(data, path)
+        return cls(path, text, parse_labels(text, str(path)), state)
+
+
+class LiveLabels:
+    """The labels of one classifier, and the file that they come from.
+
+    A file is taken over when two looks at it agree, so that one half written is left alone. A broken one changes
+    nothing and is complained of once.
+
+    Args:
+        classifier: is given the labels.
+        source: None keeps the labels that the classifier has.
+        template: the sentence around each prompt; None is the bundle's.
+
+    Raises: LabelsError: the labels cannot be used to begin with.
+    """
+
+    def __init__(self, classifier: Classifier, source: LabelsFile | None, template: str | None = None) -> None:
+        self.classifier, self._template, self._lock = classifier, template, threading.Lock()
+        self._taken = self._seen = None if source is None else source.state
+        self.file = None if source is None or source.state is None else source.path  # that may change
+        own = [Label(text, (text,), number) for number, text in enumerate(classifier.labels, start=1)]
+        if source is None:
+            self._use("\n".join(map(str, own)), own, "the labels")
+        else:
+            self._use(source.text, source.labels, str(source.path))
+        self._original: str | None = self.text  # as the file has it; None: it has something that cannot be used
+
+    @property
+    def edited(self) -> bool:
+        """Whether other labels are used than the file holds, or than there were where none can be written."""
+        return self.text != self._original
+
+    def set(self, text: str) -> None:
+        """Take `text` as a labels file, until the file itself changes. Raises LabelsError and changes nothing."""
+        self._use(text, parse_labels(text, "the labels"), "the labels")
+        _LOGGER.info("%s from outside", plural(len(self.labels), "label"))
+
+    def changed(self, text: str) -> LiveLabels:
+        """Labels of the same file, graphs and cache that have taken `text`; these stay as they are.
+
+        Raises LabelsError.
+        """
+        twin = copy.copy(self)
+        twin.classifier, twin._lock = copy.copy(self.classifier), threading.Lock()
+        twin.set(text)
+        return twin
+
+    def look(self) -> None:
+        """Take over what the file says now, if it changed and keeps still."""
+        if self.file is None:
+            return
+        state, found = _look(self.file)
+        if state in (None, self._taken) or state != self._seen:
+            self._seen = state
+            return
+        self._taken = state
+        try:
+            if isinstance(found, OSError):
+                raise unreadable(self.file, found)
+            text = decode(found, self.file)
+            self._use(text, parse_labels(text, str(self.file)), str(self.file))
+            self._original = self.text
+            _LOGGER.info("%s: %s", self.file, plural(len(self.labels), "label"))
+        except AttriError as error:
+            self._original = None
+            _LOGGER.warning("%s; the labels from before stay", error)
+
+    def write(self) -> None:
+        """Write the labels that are used into the file that they came from.
+
+        Raises:
+            LabelsError: there is no such file, it must not be written, or it has changed and was not taken over yet.
+            FailedError: it cannot be written; it is as it was.
+        """
+        if self.file is None:
+            raise LabelsError("these labels came from no file: start attri-run with --labels FILE")
+        with self._lock:
+            if _look(self.file)[0] != self._taken:
+                raise LabelsError(f"{self.file} was changed by somebody else just now: look at its labels first")
+            _replace(self.file, self.text.encode())
+            self._taken = self._seen = _look(self.file)[0]
+            self._original = self.text
+        _LOGGER.info("%s: %d labels written", self.file, len(self.labels))
+
+    def _use(self, text: str, labels: Sequence[Label], name: str) -> None:
+        words, prompts = [label.text for label in labels], [label.prompts for label in labels]
+        places = [f"{name} line {each.line}" for each in labels]
+        with self._lock:  # or of two changes at once the classifier could keep one, and whoever asks be told the other
+            try:
+                self.classifier.set_labels(words, places, prompts, self._template)
+            except UnicodeError as error:
+                raise LabelsError(f"{name} holds characters that are no text") from error
+            self.labels = list(labels)
+            self.text = re.sub(r"\r\n|\r", "\n", text).rstrip("\n") + "\n"
+
+
+def watch(sets: Callable[[], Sequence[LiveLabels]], stop: threading.Event) -> None:
+    """Look at the files of all sets that there are, until `stop`."""
+    while not stop.wait(_POLL):
+        for each in sets():
+            each.look()
+
+
+def _look(file: Path) -> tuple[object, bytes | OSError]:
+    """State and content of one and the same file, even while it is replaced; of a missing one, the error."""
+    try:
+        # Without waiting for the writer of a pipe that has taken its place.
+        with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as opened:
+            status = os.fstat(opened.fileno())
+            data = opened.read() if stat.S_ISREG(status.st_mode) else b""
+            return _state(status, data), data
+    except OSError as error:
+        return error.errno, error
+
+
+def _state(status: os.stat_result, data: bytes) -> object:
+    """Time, size and content (editors on some file systems leave the first two as they were); of a pipe, None."""
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return status.st_mtime_ns, status.st_size, hashlib.sha256(data).digest()
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Give a file new content, whole or not at all; its mode and owner stay, and a link to it stays a link.
+
+    Raises LabelsError, FailedError.
+    """
+    target = Path(os.path.realpath(path))
+    mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o644
+    if not mode & 0o222 or (target.exists() and not os.access(target, os.W_OK)):
+        raise LabelsError(f"{path} is read-only: chmod u+w it, or take the labels over by hand")
+    try:
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+            try:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                os.fchmod(file.fileno(), mode)
+                _keep_owner(target, file.fileno())
+                Path(file.name).replace(target)
+            except BaseException:
+                Path(file.name).unlink()
+                raise
+    except OSError as error:
+        raise FailedError(f"{path} cannot be written: {error.strerror or error}; it is as it was") from error
+
+
+def _keep_owner(target: Path, descriptor: int) -> None:
+    if os.geteuid() == 0 and target.exists():
+        status = target.stat()
+        os.fchown(descriptor, status.st_uid, status.st_gid)

@@ -1,0 +1,1 @@
+"""Labels to text features: tokens, the text graph, its cache."""

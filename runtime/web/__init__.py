@@ -1,0 +1,1 @@
+"""The preview page and its HTTP server."""

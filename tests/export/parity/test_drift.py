@@ -1,0 +1,140 @@
+"""A graph is damaged in one place, and that place must be named."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from support.traces import cached
+
+from attri.export import onnx as exporter
+from attri.export.parity.compare import Gates, compare
+from attri.export.parity.drift import culprit, first_jump, layer_drifts, name_layers
+from attri.runtime.bundle import TEXT, VISION, Bundle, read_manifest
+
+
+@pytest.fixture
+def unfinished(bundle, tmp_path):
+    copy = tmp_path / "bundle"
+    shutil.copytree(bundle, copy)
+    return Bundle(copy, read_manifest(copy))
+
+
+@pytest.fixture
+def damage(unfinished):
+    """damage(graph, tensor): disturb the constant of a graph that holds that tensor of the model."""
+
+    def write(name, tensor):
+        proto = onnx.load(unfinished.file(name))
+        wanted = tensor.detach().numpy()
+        found = [w for w in proto.graph.initializer if same(numpy_helper.to_array(w), wanted)]
+        assert found, "the tracer has changed this weight: choose another"
+        noise = np.random.default_rng(0).normal(size=tuple(found[0].dims)) * wanted.std()
+        values = numpy_helper.to_array(found[0])
+        found[0].CopyFrom(numpy_helper.from_array((values + noise).astype(values.dtype), found[0].name))
+        unfinished.file(name).write_bytes(proto.SerializeToString())
+
+    return write
+
+
+def same(values, wanted):
+    """Equal, perhaps turned, in the precision of the graph."""
+    turned = (wanted, wanted.swapaxes(-1, -2)) if wanted.ndim > 1 else (wanted,)
+    return any(values.shape == one.shape and np.allclose(values, one, rtol=1e-3, atol=1e-6) for one in turned)
+
+
+def places(model):
+    """A weight, the stage that misses its gate through it, and what must be said."""
+    vision, text = model.backbone.visual, model.backbone.text
+    blocks, words = vision.transformer.resblocks, text.transformer.resblocks
+    return {
+        "patches": (VISION, vision.conv1.weight, "image features", "the embedding"),
+        "first block": (VISION, blocks[0].mlp.c_fc.weight, "image features", "block 0, MLP"),
+        "attention": (VISION, blocks[3].attn.out_proj.weight, "image features", "block 3, attention"),
+        "a norm": (VISION, blocks[4].ln_2.weight, "image features", "block 4, ln_2"),
+        "image projection": (VISION, vision.proj, "image features", "the projection"),
+        "words": (TEXT, words[2].mlp.c_proj.weight, "text features", "block 2, MLP"),
+        "last block of words": (TEXT, words[5].mlp.c_fc.weight, "text features", "block 5, MLP"),
+        "text projection": (TEXT, text.text_projection, "text features", "the projection"),
+    }
+
+
+NAMES = [
+    "patches",
+    "first block",
+    "attention",
+    "a norm",
+    "image projection",
+    "words",
+    "last block of words",
+    "text projection",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_damaged_layer_is_named(pocket_model, unfinished, damage, pictures, name):
+    graph, weight, stage, layer = places(pocket_model)[name]
+    damage(graph, weight)
+    pixels = pictures(pocket_model.backbone.preprocess(), 4)
+    report = compare(pocket_model, unfinished, pixels, Gates.of("fp32"))
+    assert stage in {stage.name for stage in report.stages if not stage.held}
+    said = culprit(pocket_model, unfinished, stage, pixels[:1])
+    assert said.startswith(f"; {graph} drifts first in {layer} (1 - cosine ")
+
+
+def test_keys_that_moved_are_no_layers_fault(pocket_model, unfinished, damage, pictures):
+    damage(VISION, pocket_model.pool.keys_of_blocks())
+    pixels = pictures(pocket_model.backbone.preprocess(), 4)
+    report = compare(pocket_model, unfinished, pixels, Gates.of("fp32"))
+    assert report.missed.name == "retrieved entries"
+    said = culprit(pocket_model, unfinished, "retrieved entries", pixels[:1])
+    assert said == "; no layer of vision.onnx drifts by itself"
+
+
+def test_a_sound_graph_has_no_culprit(pocket_model, unfinished, pictures):
+    pixels = pictures(pocket_model.backbone.preprocess(), 1)
+    said = culprit(pocket_model, unfinished, "top-1", pixels)
+    assert said == "; no layer of vision.onnx drifts by itself; no layer of text.onnx drifts by itself"
+    assert culprit(pocket_model, unfinished, "pixels", pixels) == ""
+
+
+def test_half_precision_alone_is_no_drift_and_damage_to_it_is(pocket_model, unfinished, damage, pictures):
+    half = Bundle(unfinished.path, dataclasses.replace(unfinished.manifest, precision="fp16"))
+    proto = cached(exporter.trace_vision)(pocket_model, "fp16", 18)
+    half.file(VISION).write_bytes(proto.SerializeToString())
+    pixels = pictures(pocket_model.backbone.preprocess(), 1)
+    assert culprit(pocket_model, half, "image features", pixels) == "; no layer of vision.onnx drifts by itself"
+    damage(VISION, pocket_model.backbone.visual.transformer.resblocks[2].mlp.c_proj.weight)
+    assert "vision.onnx drifts first in block 2, MLP" in culprit(pocket_model, half, "image features", pixels)
+
+
+def test_layers_are_named_by_the_norms_around_them():
+    weights = ["a.ln_pre", "a.resblocks.0.ln_1", "a.resblocks.0.ln_2", "a.ln_post", "a.resblocks.1.ln_1"]
+    assert list(name_layers(f"{weight}.weight" for weight in weights)) == [
+        "the embedding",
+        "ln_pre",
+        "the embedding",
+        "block 0, ln_1",
+        "block 0, attention",
+        "block 0, ln_2",
+        "block 0, MLP",
+        "ln_post",
+        "block 0, MLP",
+        "block 1, ln_1",
+    ]
+
+
+def test_the_first_jump_counts_and_a_slow_rise_does_not():
+    assert first_jump([("a", 1e-12), ("b", 9e-12), ("c", 8e-11)], 1e-12) is None
+    assert first_jump([("a", 1e-12), ("b", 1e-7), ("c", 1.0)], 1e-12) == "b (1 - cosine 1.0e-07)"
+    assert first_jump([("a", float("nan"))], 1e-12) == "a (1 - cosine nan)"
+
+
+def test_other_norms_than_the_modules_are_not_compared():
+    ones = np.ones((2, 3))
+    assert layer_drifts([ones], [("a", ones), ("b", ones)]) == []
+    assert layer_drifts([ones], [("a", np.ones((2, 4)))]) == []

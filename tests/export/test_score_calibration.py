@@ -1,0 +1,317 @@
+"""Which pictures a temperature is fitted on, and that the runtime does what the manifest says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from support.manifests import set_manifest
+
+from attri.calibration.confidence import fit_temperature, logits_of
+from attri.export import cli
+from attri.export import score_calibration as module
+from attri.export.score_calibration import Confidence, Validation, data_of, find_negatives, measure
+from attri.runtime import Classifier
+from attri.runtime.errors import UsageError
+from attri.train.config import PromptConfig, TrainConfig
+from attri.train.data import Dataset, Picture, read_data
+from attri.train.training.checkpoint import Run
+
+CLASSES = ("bird", "cat", "dog", "fish")
+
+
+@pytest.fixture
+def data(tmp_path, picture_files):
+    """data(part=count, ...): a folder of four classes with so many pictures of each."""
+
+    def write(**parts):
+        root = tmp_path / "data"
+        for part, count in parts.items():
+            for place, name in enumerate(CLASSES):
+                folder = root / part / name
+                folder.mkdir(parents=True)
+                for number in range(count):
+                    shutil.copy(picture_files[place * 40 + number], folder / f"{number}.png")
+        return root
+
+    return write
+
+
+def run_on(root, classes=CLASSES, **train):
+    return Run(PromptConfig(), TrainConfig(**train), {}, list(classes), str(root), {})
+
+
+def names(dataset):
+    return sorted({"/".join(picture.path.parts[-3:-1]) for picture in dataset.test})
+
+
+def test_validation_pictures_are_taken(data):
+    found = Validation.of_run(run_on(data(train=8, val=14, test=5)))
+    assert found.what == "validation pictures"
+    assert names(found.base) == [f"val/{name}" for name in CLASSES]
+    assert (len(found.base.test), found.novel) == (56, None)
+
+
+@pytest.mark.parametrize("val", [0, 3])
+def test_and_training_pictures_that_were_not_drawn(data, val):
+    root = data(train=16, test=5, **({"val": val} if val else {}))
+    found = Validation.of_run(run_on(root, shots=2, seed=7))
+    left = "training pictures that --shots left out"
+    assert found.what == (f"validation pictures and {left}" if val else left)
+    drawn = {picture.path for picture in read_data(root, shots=2, seed=7).train}
+    assert len(found.base.test) == 4 * (14 + val)
+    assert not drawn & {picture.path for picture in found.base.test}
+    parts = ("train", "val") if val else ("train",)
+    assert names(found.base) == [f"{part}/{name}" for part in parts for name in CLASSES]
+
+
+def test_pictures_held_out_for_testing_are_never_taken(data):
+    root = data(photos=20)
+    shutil.move(root / "photos", root.parent / "photos")  # class folders without parts: a quarter is held out
+    found = Validation.of_run(run_on(root.parent / "photos", shots=2, seed=3))
+    dataset = read_data(root.parent / "photos", seed=3)
+    tested = {picture.path for picture in dataset.test}
+    assert len(tested) == 20
+    assert len(found.base.test) == 4 * (20 - 5 - 2)
+    assert not tested & {picture.path for picture in found.base.test}
+
+
+@pytest.mark.parametrize(
+    ("parts", "train", "message"),
+    [
+        ({"train": 8, "test": 5}, {}, "0 validation pictures that can be used, 50 are needed"),
+        ({"train": 8, "val": 12, "test": 5}, {}, "48 validation pictures that can be used, 50 are needed"),
+        ({"train": 8, "test": 5}, {"shots": 2}, "24 training pictures that --shots left out that can be used, 50 are"),
+    ],
+)
+def test_where_there_are_none_it_is_said(data, parts, train, message):
+    with pytest.raises(UsageError, match=message):
+        Validation.of_run(run_on(data(**parts), **train))
+
+
+def test_data_that_has_changed_is_noticed(data, tmp_path):
+    root = data(train=2, val=30, test=1)
+    with pytest.raises(UsageError, match="no pictures of 'wolf', which was trained"):
+        Validation.of_run(run_on(root, classes=("bird", "wolf")))
+    with pytest.raises(UsageError, match="no such folder"):
+        Validation.of_run(run_on(tmp_path / "gone"))
+
+
+def test_other_classes_of_the_data_are_novel(data):
+    found = Validation.of_run(run_on(data(train=1, val=25), classes=("cat", "dog")))
+    assert (found.base.classes, found.novel.classes) == (["cat", "dog"], ["bird", "fish"])
+    assert names(found.base) == ["val/cat", "val/dog"]
+    assert {picture.target for picture in found.base.test} == {0, 1}
+
+
+def test_a_named_folder_is_taken_whole_and_it_is_said_where_it_could_not_be_compared(data, tmp_path, caplog):
+    run = run_on(tmp_path / "gone")
+    found = Validation.of_folder(data(pictures=13) / "pictures", run)
+    assert found.what == "pictures of pictures"
+    assert len(found.base.test) == 52
+    assert not found.checked
+    assert "was trained or tested on pictures of" in caplog.text
+    assert "gone: no such folder" in caplog.text
+
+
+def test_but_for_its_test_pictures(data, tmp_path):
+    found = Validation.of_folder(data(train=8, val=9, test=10), run_on(tmp_path / "gone"))
+    assert names(found.base) == sorted(f"{part}/{name}" for part in ("train", "val") for name in CLASSES)
+    assert len(found.base.test) == 4 * (8 + 9)
+
+
+def test_and_for_copies_of_what_the_run_was_trained_and_tested_on(data, tmp_path):
+    root = data(train=20, val=13, test=5)
+    shutil.copytree(root, tmp_path / "copy")
+    found = Validation.of_folder(tmp_path / "copy", run_on(root, shots=2))
+    again = {picture.path.read_bytes() for picture in read_data(root, shots=2).train}
+    again |= {picture.path.read_bytes() for picture in read_data(root).test}
+    assert found.checked
+    assert len(found.base.test) >= 50
+    assert not again & {picture.path.read_bytes() for picture in found.base.test}
+
+
+def test_but_for_what_the_run_was_trained_and_tested_on(data):
+    root = data(photos=20) / "photos"
+    run = run_on(root, shots=2, seed=3)
+    whole, learned = data_of(run)
+    assert (len(whole.test), len(learned)) == (20, 8)
+    found = {picture.path for picture in Validation.of_folder(root, run).base.test}
+    assert len(found) == 80 - 20 - 8
+    assert not found & {picture.path for picture in (*whole.test, *learned)}
+    both = data(train=6, test=6)
+    with pytest.raises(UsageError, match="0 pictures of data that can be used"):
+        Validation.of_folder(both, run_on(both))
+
+
+@pytest.fixture
+def few_are_enough(monkeypatch):
+    monkeypatch.setattr(module, "LEAST", 20)
+
+
+@pytest.fixture(scope="module")
+def validation(bundle, picture_files):
+    """30 pictures, of which the bundle gets all but six right, and the same pictures as those of other classes."""
+    classifier = Classifier.load(bundle, device="cpu")
+    said = [int(prediction.probabilities.argmax()) for prediction in classifier(picture_files[:30])]
+    pictures = [
+        Picture(file, (best + (number % 5 == 0)) % 3)
+        for number, (file, best) in enumerate(zip(picture_files, said, strict=False))
+    ]
+    base = Dataset(picture_files[0].parent, "some", list(classifier.labels), [], [], pictures)
+    return Validation("validation pictures", base, dataclasses.replace(base, classes=["cat", "tree", "car"]))
+
+
+@pytest.mark.usefixtures("few_are_enough")
+def test_the_temperature_is_that_of_the_base(bundle, validation):
+    classifier = Classifier.load(bundle, device="cpu")
+    found = measure(Confidence(validation, asked=True), classifier)
+    logits, _ = logits_of(classifier, [picture.path for picture in validation.base.test])
+    targets = np.array([picture.target for picture in validation.base.test])
+    assert found["temperature"] == fit_temperature(logits, targets)
+    assert found["base"]["pictures"] == found["novel"]["pictures"] == 30
+    assert found["threshold"] is None
+    assert classifier.labels == ("red apple", "bird", "a small house")
+    json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.usefixtures("few_are_enough")
+@pytest.mark.parametrize("error", [0.0, 1.0])
+def test_a_temperature_that_does_harm_is_kept_only_where_it_was_asked_for(bundle, validation, monkeypatch, error):
+    monkeypatch.setattr(module, "held_out_error", lambda logits, targets: error)
+    classifier = Classifier.load(bundle, device="cpu")
+    by_itself, asked = (measure(Confidence(validation, asked=wish), classifier) for wish in (False, True))
+    assert (asked["held_out"], asked["worse"], asked["why"]) == (error, error == 1, "")
+    assert asked["temperature"] != 1
+    if error == 0:
+        assert by_itself == asked
+        return
+    assert (by_itself["temperature"], by_itself["base"]["before"]) == (1, by_itself["base"]["after"])
+    why = r"on held-out pictures a temperature makes the error 100.0%, from \d+\.\d%: it stays 1"
+    assert re.fullmatch(why, by_itself["why"])
+    assert "worse, kept since --calibrate was given" in cli.temperature(asked)
+    assert cli.temperature(by_itself).startswith("not calibrated: on held-out pictures")
+    assert re.search(r"; on other classes \d+\.\d% without, \d+\.\d% with it", cli.temperature(asked))
+
+
+def test_pictures_that_cannot_be_read_count_for_nothing(bundle, validation, tmp_path, monkeypatch):
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    broken = [Picture(tmp_path / "broken.png", 0)] * 30
+    some = dataclasses.replace(validation.base, test=[*validation.base.test, *broken])
+    classifier = Classifier.load(bundle, device="cpu")
+    found = measure(Confidence(Validation("validation pictures", some)), classifier)
+    why = "only 30 validation pictures can be read, 50 are needed"
+    assert (found["temperature"], found["validation"], found["why"]) == (1.0, None, why)
+    for wish in ({"asked": True}, {"false_rejects": 0.1}):
+        with pytest.raises(UsageError, match=f"scores cannot be calibrated: {why}"):
+            measure(Confidence(Validation("validation pictures", some), **wish), classifier)
+    monkeypatch.setattr(module, "LEAST", 30)
+    novel = dataclasses.replace(validation.base, test=broken)
+    found = measure(Confidence(Validation("validation pictures", some, novel)), classifier)
+    assert (found["base"]["pictures"], "novel" in found) == (30, False)
+
+
+@pytest.mark.usefixtures("few_are_enough")
+def test_pictures_that_are_all_right_leave_the_temperature_at_one(bundle, validation):
+    classifier = Classifier.load(bundle, device="cpu")
+    logits, _ = logits_of(classifier, [picture.path for picture in validation.base.test])
+    right = [Picture(p.path, int(best)) for p, best in zip(validation.base.test, logits.argmax(1), strict=True)]
+    base = dataclasses.replace(validation.base, test=right)
+    found = measure(Confidence(Validation("v", base)), classifier)
+    assert (found["temperature"], found["why"]) == (1.0, "these pictures have no best temperature, it stays 1")
+
+
+def changed(bundle, tmp_path, **manifest):
+    path = tmp_path / "changed"
+    shutil.copytree(bundle, path)
+    set_manifest(path, **manifest)
+    return Classifier.load(path, device="cpu")
+
+
+@pytest.mark.usefixtures("few_are_enough")
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
+def test_the_runtime_accepts_as_many_negatives_as_wanted(bundle, validation, picture_files, tmp_path, share):
+    negatives = picture_files[40:70]
+    found = measure(Confidence(validation, "", negatives, share), Classifier.load(bundle, device="cpu"))
+    classifier = changed(bundle, tmp_path, temperature=found["temperature"], threshold=found["threshold"])
+    accepted = np.mean([prediction.label is not None for prediction in classifier(negatives)])
+    assert accepted == pytest.approx(found["rejection"]["accepted"])
+    assert share - 1 / 30 < accepted <= share
+    assert 0 <= found["rejection"]["auroc"] <= 1
+
+
+def test_a_threshold_is_applied_to_the_labels_that_it_was_chosen_for(bundle, picture_files, tmp_path):
+    classifier = changed(bundle, tmp_path, threshold=0.9999)
+    own = list(classifier.labels)
+
+    def rejected():
+        return classifier(picture_files[0]).label is None
+
+    assert (classifier.threshold, rejected()) == (0.9999, True)
+    for labels, options in [
+        (["cat", *own], {}),
+        (own[:2], {}),
+        (own, {"prompts": [["cat"], *([label] for label in own[1:])]}),
+        (own, {"template": "{}"}),
+    ]:
+        classifier.set_labels(labels, **options)
+        assert (classifier.threshold, classifier.leaves_threshold, rejected()) == (None, True, False)
+    classifier.labels = own[::-1]
+    assert (classifier.threshold, classifier.leaves_threshold, rejected()) == (0.9999, False, True)
+    classifier.labels = ["cat", "dog"]
+    classifier.threshold = 1.0  # whatever the labels
+    assert (classifier.leaves_threshold, rejected()) == (False, True)
+    classifier.labels, classifier.threshold = own, None
+    assert not rejected()
+
+
+@pytest.mark.usefixtures("few_are_enough")
+def test_without_negatives_the_scores_of_validation_pictures_decide(bundle, validation, tmp_path):
+    found = measure(Confidence(validation, "", false_rejects=0.2), Classifier.load(bundle, device="cpu"))
+    classifier = changed(bundle, tmp_path, temperature=found["temperature"], threshold=found["threshold"])
+    rejected = [p.label is None for p in classifier([picture.path for picture in validation.base.test])]
+    assert np.mean(rejected) == pytest.approx(found["rejection"]["rejected"]) == pytest.approx(0.2)
+
+
+def test_a_temperature_moves_no_label_of_the_runtime(bundle, picture_files, tmp_path):
+    plain = Classifier.load(bundle, device="cpu")(picture_files[:24])
+    for number, temperature in enumerate((0.05, 0.7, 20.0)):
+        soft = changed(bundle, tmp_path / str(number), temperature=temperature)(picture_files[:24])
+        assert [p.label for p in soft] == [p.label for p in plain]
+        assert np.mean([p.score for p in soft]) != pytest.approx(np.mean([p.score for p in plain]))
+
+
+def test_wishes_that_cannot_be_met(validation, tmp_path, bundle):
+    with pytest.raises(UsageError, match="--false-rejects reads the scores of validation pictures: none there"):
+        Confidence(None, "none there", false_rejects=0.1).check(["a", "b"])
+    with pytest.raises(UsageError, match="leave --labels out"):
+        Confidence(validation, false_rejects=0.1).check(["a", "b"])
+    with pytest.raises(UsageError, match="holds no pictures: --negatives"):
+        find_negatives(tmp_path)
+    (tmp_path / "a.png").write_bytes(b"not a picture")
+    few = Confidence(negatives=[tmp_path / "a.png"] * 10, false_accepts=0.1)
+    few.check(["a", "b"])
+    with pytest.raises(UsageError, match="wants 10 --negatives that can be read, not 0: add some"):
+        measure(few, Classifier.load(bundle, device="cpu"))
+
+
+@pytest.mark.parametrize(("share", "least"), [(0.05, 20), (0.3, 4), (1.0, 1), (0.0, 20)])
+def test_a_share_of_too_few_negatives_is_no_share(tmp_path, share, least):
+    Confidence(negatives=[tmp_path] * least, false_accepts=share).check(["a", "b"])
+    with pytest.raises(UsageError, match=f"--false-accepts .* wants {least} --negatives that can be read"):
+        Confidence(negatives=[tmp_path] * (least - 1), false_accepts=share).check(["a", "b"])
+
+
+def test_a_threshold_that_would_reject_every_picture_is_refused(bundle, picture_files, tmp_path, monkeypatch):
+    for wish in (Confidence(negatives=[tmp_path] * 20, false_accepts=0.1), Confidence(false_rejects=0.1)):
+        with pytest.raises(UsageError, match="a single label always scores 1"):
+            wish.check(["cat"])
+    sure = np.array([[100.0, 0, 0]] * 20)  # a softmax of 1 to the last bit
+    monkeypatch.setattr(module, "logits_of", lambda classifier, pictures: (sure, list(range(20))))
+    classifier = Classifier.load(bundle, device="cpu")
+    with pytest.raises(UsageError, match=r"that lets 10.0% of them pass would reject every picture; raise --false-acc"):
+        measure(Confidence(negatives=picture_files[:20], false_accepts=0.1), classifier)

@@ -1,0 +1,99 @@
+"""Whose pipe broke: a reader of stdout that has gone is the end, anything else is a failure."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import logging
+import os
+import subprocess
+import sys
+
+import click
+import pytest
+
+from attri.runtime.cli.command import _stdout_is_broken
+from attri.runtime.cli.run import main
+
+CODE = """
+import sys, click, socket
+from attri.runtime.cli.run import main
+from attri.runtime.cli.command import Command
+
+@click.command(cls=Command)
+@click.argument("where")
+def main(where):
+    sys.stdin.read()
+    if where == "socket":
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        ours.send(b"x")
+    click.echo("x" * 100_000, err=where == "stderr")
+main()
+"""
+
+
+def run(where: str, gone: str) -> tuple[int, str]:
+    """Exit code and what can be read of it; the reader of the pipe `gone` leaves before anything is written there."""
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", CODE, where], text=True, **pipes) as process:
+        if gone:
+            getattr(process, gone).close()
+        process.stdin.close()
+        left = "".join(getattr(process, name).read() for name in ("stdout", "stderr") if name != gone)
+    return process.returncode, left
+
+
+def test_a_reader_of_stdout_that_has_gone_is_the_end() -> None:
+    assert run("stdout", "stdout") == (0, "")
+
+
+def test_a_connection_that_broke_is_a_failure() -> None:
+    line = "error: the other end of a pipe or connection has gone: see that it stays\n"
+    assert run("socket", "") == (1, line)
+
+
+def test_a_reader_of_stderr_that_has_gone_is_a_failure() -> None:
+    assert run("stderr", "stderr") == (1, "")
+
+
+def test_stdout_that_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert not _stdout_is_broken()
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert not _stdout_is_broken()
+        os.close(reading)
+        assert _stdout_is_broken()
+
+
+@pytest.mark.parametrize("module", ["runtime.cli", "runtime.doctor", "train.cli", "export.cli"])
+def test_every_option_says_what_it_is_for(module: str) -> None:
+    command = importlib.import_module(f"attri.{module}").main
+    options = [each for each in command.params if isinstance(each, click.Option)]
+    assert [each.name for each in options if not each.help] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["rtsp:/u:p%40s3cret@host/x"], "rtsp:/***@host/x"),
+        (["u:p%40s3cret@host/x"], "***@host/x"),
+        (["--threshold", "rtsp://u:s3cret@h"], "'rtsp://***@h'"),
+        (["--roi=u:s3cret@h"], "'***@h'"),
+        (["--rtsp://u:s3cret@h"], "--rtsp://***@h"),
+        (["camera0", "--bundle", "u:s3 cret@h"], "***@h"),
+        (["camera0", "--install-service", "--mqtt", "mqtt://u:s3cret@h"], "--mqtt: no password in the URL"),
+    ],
+)
+def test_no_error_shows_a_password(words: list[str], shown: str, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # that of this stderr, which others must not get
+    monkeypatch.setattr(sys, "argv", ["attri-run", *words])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    out, err = capsys.readouterr()
+    assert stop.value.code in (1, 2)
+    assert out == ""
+    assert "s3" not in err
+    assert shown in err

@@ -1,0 +1,582 @@
+"""`attri-run` as a person or a program meets it: what stands on stdout, what on stderr, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.fakes import wait_for
+from support.streams import cpu_seconds
+
+from attri.runtime import Classifier
+from attri.runtime.bundle import TEXT
+from attri.runtime.capture.frame_queue import Intake
+from attri.runtime.cli.run import main
+from attri.runtime.engines.onnxruntime import OrtEngine
+
+LABELS = ["red apple", "かりんご", "bird"]
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def objects(self) -> list[dict]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    path = tmp_path / "labels.txt"
+    path.write_text("\n".join(LABELS) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def attri_run(bundle: Path, labels: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Result]]:
+    """The command in this process, with a bundle and labels unless told otherwise."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def run(*args: object, bundle: Path = bundle, labels: Path = labels) -> Result:
+        words = [*map(str, args), "--bundle", str(bundle), "--labels", str(labels), "--threads", "1"]
+        with pytest.raises(SystemExit) as stop:
+            main(words, prog_name="attri-run")
+        return Result(stop.value.code, *capsys.readouterr())
+
+    yield run
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def process(bundle: Path, *args: object, setup: str = "", stdin: int | None = None) -> subprocess.Popen[str]:
+    """The command in a process of its own; `setup` runs before anything of ours is imported."""
+    # A shell that started the tests in the background has SIGINT ignored, and children inherit that.
+    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{start}\n{setup}\nfrom attri.runtime.cli.run import main\nmain(prog_name='attri-run')"
+    words = [sys.executable, "-c", code, *map(os.fspath, args), "--bundle", str(bundle), "--threads", "1"]
+    pipes = {"stdin": stdin, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    run = subprocess.Popen(words, text=True, encoding="utf-8", **pipes)
+    if run.stdin:  # bytes as they are
+        run.stdin.reconfigure(encoding="latin-1", newline="")
+    return run
+
+
+def test_json_lines_hold_what_the_documentation_says(
+    attri_run: Callable[..., Result], bundle: Path, picture_files: list[Path]
+) -> None:
+    result = attri_run(*picture_files[:2], "--json", "--topk", 2)
+    assert result.code == 0
+    classifier = Classifier.load(bundle, LABELS, threads=1)
+    for path, found in zip(picture_files, result.objects, strict=False):
+        wanted = classifier(path)
+        latency, moment = found.pop("latency_ms"), found.pop("time")
+        assert list(latency) == ["preprocess", "vision", "text", "total"]
+        assert all(type(value) is float and value >= 0 for value in latency.values())
+        assert type(moment) is float
+        assert found == {
+            "source": str(path),
+            "frame": 0,
+            "label": wanted.label,
+            "score": round(wanted.score, 6),
+            "top": [{"label": label, "score": round(score, 6)} for label, score in wanted.top(2)],
+            "retrieved": wanted.retrieved.tolist(),
+            "cache": wanted.cache,
+        }
+
+
+def test_a_folder_in_batches_says_the_same(
+    attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, path in enumerate(picture_files[:5]):
+        shutil.copy(path, folder / f"{number}.png")
+    single, batched = (attri_run(folder, "--json", "--batch", size) for size in (1, 4))
+    assert (single.code, batched.code) == (0, 0)
+    assert len(batched.objects) == 5
+    for one, other in zip(single.objects, batched.objects, strict=True):
+        for name in ("source", "frame", "label", "cache"):
+            assert one[name] == other[name]
+        assert abs(one["score"] - other["score"]) < 1e-4  # another order of the sums
+
+
+def test_a_batch_goes_through_the_vision_graph_at_once(
+    attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(41):
+        shutil.copy(picture_files[0], tmp_path / f"{number:02}.png")
+    read: list[int] = []
+    sizes: list[int] = []
+    put, run = Intake.put, OrtEngine.run
+
+    def putting(self: Intake, *args: Any) -> None:
+        put(self, *args)
+        read.append(1)
+
+    def running(self: OrtEngine, inputs: dict[str, Any]) -> Any:
+        if "pixels" in inputs and read:  # not the reference image of the load
+            sizes.append(len(inputs["pixels"]))
+            wait_for(lambda: len(read) == 41)  # then what comes next is a whole batch
+        return run(self, inputs)
+
+    monkeypatch.setattr(Intake, "put", putting)
+    monkeypatch.setattr(OrtEngine, "run", running)
+    assert attri_run(tmp_path, "--batch", 20).code == 0
+    assert (sum(sizes), max(sizes)) == (41, 20)
+
+
+@pytest.mark.parametrize("topk", [1, 2, 99])
+def test_a_line_for_a_person(
+    attri_run: Callable[..., Result], bundle: Path, picture_files: list[Path], topk: int
+) -> None:
+    best = Classifier.load(bundle, LABELS, threads=1)(picture_files[0]).top(topk)
+    result = attri_run(picture_files[0], "--topk", topk)
+    scores = "  ".join(f"{label} {score:.1%}" for label, score in best)
+    assert result == (0, f"{picture_files[0]}  {scores}\n", result.err)
+    assert result.err.splitlines()[0].endswith("on cpu, 3 labels")
+    assert result.err.splitlines()[1] == "1 frame, 0% from the text cache"
+
+
+def test_below_the_threshold(attri_run: Callable[..., Result], picture_files: list[Path]) -> None:
+    path = picture_files[0]
+    (found,) = attri_run(path, "--threshold", 1, "--json").objects
+    assert found["label"] is None
+    (best,) = found["top"]
+    line = f"{path}  (none of the labels)  best: {best['label']} {found['score']:.1%}\n"
+    assert attri_run(path, "--threshold", 1).out == line
+    assert attri_run(path, "--threshold", 0, "--json").objects[0]["label"] == best["label"]
+
+
+def write_video(path: Path, pictures: list[Path]) -> Path:
+    """64 x 64, 10 frames a second."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for picture in pictures:
+            shot = np.asarray(Image.open(picture).convert("RGB").resize((64, 64)))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(shot, "rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("options", [(), ("--threshold", "0.5")], ids=str)
+def test_one_label_is_warned_of_at_start_and_once(
+    attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    (tmp_path / "one.txt").write_text("cat\n")
+    result = attri_run(*picture_files[:2], *options, labels=tmp_path / "one.txt")
+    assert result.code == 0
+    assert result.err.splitlines()[0].startswith('one label ("cat") always scores 100%, whatever the threshold')
+    assert result.err.count("one label") == 1
+
+
+def test_a_video(attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mp4", [picture_files[0]] * 4)
+    found = attri_run(path, "--json").objects
+    assert [(each["source"], each["frame"], each["time"]) for each in found] == [
+        (str(path), i, pytest.approx(i / 10)) for i in range(4)
+    ]
+    lines = attri_run(path).out.splitlines()
+    assert [line[: len(str(path)) + 10] for line in lines] == [f"{path}     0.{i}0s" for i in range(4)]
+
+
+def test_steady_retrieval_remembers_each_video_by_itself(
+    attri_run: Callable[..., Result], bundle: Path, picture_files: list[Path], tmp_path: Path
+) -> None:
+    """As the classifier does with a memory for each; with a margin that nothing exceeds, the first frame's entries."""
+    clips = [write_video(tmp_path / f"{i}.mkv", picture_files[4 * i : 4 * i + 4]) for i in range(2)]
+    exact = attri_run(*clips, "--json").objects
+    assert attri_run(*clips, "--json", "--steady", 0).objects[3]["retrieved"] == exact[3]["retrieved"]
+    held = attri_run(*clips, "--json", "--steady", 2).objects
+    assert [each["retrieved"] for each in held] == [exact[i]["retrieved"] for i in (0, 0, 0, 0, 4, 4, 4, 4)]
+    assert len({str(each["retrieved"]) for each in exact}) > 2
+    assert "--steady: none of the sources takes it" in attri_run(picture_files[0], "--steady", 0).err
+
+
+def test_pictures_beside_a_video_are_taken_at_their_word(
+    attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path
+) -> None:
+    """A minimum duration that nothing reaches decides nothing of the video, and means nothing to pictures."""
+    clip = write_video(tmp_path / "v.mkv", picture_files[:2])
+    found = attri_run(clip, *picture_files[:3], "--json", "--min-duration", 60).objects
+    assert [each["label"] is None for each in found] == [True, True, False, False, False]
+
+
+def test_an_unreadable_picture_stops_no_other(
+    attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(picture_files[0].read_bytes()[:100])
+    result = attri_run(picture_files[0], bad, tmp_path / "labels.txt", picture_files[1], "--json")
+    assert result.code == 1
+    assert [each["source"] for each in result.objects] == [str(picture_files[0]), str(picture_files[1])]
+    errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
+    assert [str(path) in line for path, line in zip((bad, tmp_path / "labels.txt"), errors, strict=True)] == [True] * 2
+    assert result.err.splitlines()[-1] == "2 frames, 0% from the text cache, 2 files failed"
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--labls", "x"], "--labels"),  # the nearest is named
+        ([], "name a SOURCE"),
+        (["--topk", "0"], "--topk"),
+        (["--threshold", "2"], "--threshold"),
+        (["--shortlist", "2", "--topk", "3"], "--topk 3 shows more labels than --shortlist 2"),
+        (["--device", "gpu"], "--device"),
+        (["gone.png"], "gone.png does not exist"),
+        (["webcam"], "webcam does not exist: did you mean camera0?"),
+        (["rtsp://host:99999/1"], "rtsp://host:99999/1: the port must be a number from 1 to 65535"),
+        (["ftp://host/x"], "is no source that attri knows"),
+        ([""], "a SOURCE is empty"),
+        (["camera0", "--input-loop", "1"], "--input-loop: none of the sources takes it"),
+        (["camera0", "--roi", "1,2,3"], "is not x,y,width,height"),
+        (["camera0", "--roi", "0,0,0,9"], "holds no pixels"),
+        (["camera0", "--input-flip", "left"], "--input-flip"),
+        ([".", "--watch", "--max-retries", "3"], "--max-retries: none of the sources is a camera or stream"),
+        (["camera0", "--watch"], "--watch: name a folder"),
+        (["camera0", "--smooth", "1", "--majority", "3"], "give one of them"),
+        ([__file__, "--majority", "3"], "--majority: none of the sources takes it"),
+        ([__file__, "--smooth", "1", "--min-duration", "2"], "--smooth, --min-duration: none of the sources takes it"),
+        (["camera0", "--template", "a photo"], "write exactly one"),
+        (["camera0", "--template", ""], "write exactly one"),
+        (["camera0", "--sources", "gone.toml"], "gone.toml cannot be read"),
+    ],
+    ids=str,
+)
+def test_wrong_usage(attri_run: Callable[..., Result], args: list[str], words: str) -> None:
+    result = attri_run(*args)
+    assert (result.code, result.out) == (2, "")
+    assert words in result.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("text", [None, "", "# only a comment\n\n"], ids=["missing", "empty", "comment"])
+def test_labels_that_are_none(
+    attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path, text: str | None
+) -> None:
+    path = tmp_path / "none.txt"
+    if text is not None:
+        path.write_text(text)
+    result = attri_run(picture_files[0], labels=path)
+    assert (result.code, result.out) == (2, "")
+    (line,) = result.err.splitlines()
+    assert line.startswith(f"error: {path} ")
+
+
+@pytest.mark.parametrize("kind", ["missing", "changed"])
+def test_a_bundle_that_cannot_be_used(
+    attri_run: Callable[..., Result], bundle: Path, picture_files: list[Path], tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "copy"
+    if kind == "changed":
+        shutil.copytree(bundle, path)
+        data = bytearray((path / TEXT).read_bytes())
+        data[-1] ^= 1
+        (path / TEXT).write_bytes(data)
+    result = attri_run(picture_files[0], bundle=path)
+    assert (result.code, result.out) == (1, "")
+    (line,) = result.err.splitlines()
+    assert line.startswith("error: ")
+    assert str(path) in line
+
+
+def test_a_too_long_label_is_named_by_its_line(
+    attri_run: Callable[..., Result], picture_files: list[Path], labels: Path
+) -> None:
+    labels.write_text("bird\n# a comment\n" + "very " * 90 + "red apple\n")
+    result = attri_run(picture_files[0])
+    assert result.code == 0
+    assert f"{labels} line 3 has " in result.err
+
+
+def test_labels_as_windows_saves_them(
+    attri_run: Callable[..., Result], picture_files: list[Path], labels: Path
+) -> None:
+    labels.write_bytes("\r\n".join(LABELS).encode("utf-8-sig"))
+    (found,) = attri_run(picture_files[0], "--json", "--topk", 9).objects
+    assert sorted(each["label"] for each in found["top"]) == sorted(LABELS)
+
+
+def test_labels_from_a_pipe_are_read_once(attri_run: Callable[..., Result], picture_files: list[Path]) -> None:
+    """As a shell gives them: --labels <(...)"""
+    reading, writing = os.pipe()
+    os.write(writing, b"red apple\nbird\nbird\n")
+    os.close(writing)
+    result = attri_run(picture_files[0], "--json", "--topk", 9, labels=Path(f"/dev/fd/{reading}"))
+    os.close(reading)
+    assert result.code == 0, result.err
+    assert {each["label"] for each in result.objects[0]["top"]} == {"red apple", "bird"}
+    assert result.err.count("repeated labels") == 1
+
+
+def test_cuda_is_not_replaced_in_silence(attri_run: Callable[..., Result], picture_files: list[Path]) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    result = attri_run(picture_files[0], "--device", "cuda")
+    assert (result.code, result.out) == (1, "")
+    assert "pip install 'attri[gpu]'" in result.err
+
+
+def test_a_reader_that_leaves_ends_it_quietly(bundle: Path, picture_files: list[Path]) -> None:
+    with process(bundle, *picture_files * 5, "--json") as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        assert json.loads(run.stdout.readline())["frame"] == 0
+        run.stdout.close()
+        err = run.stderr.read()
+    assert run.returncode == 0
+    assert len(err.splitlines()) == 1  # which bundle; no traceback, no "Exception ignored"
+
+
+def test_ctrl_c(bundle: Path, picture_files: list[Path]) -> None:
+    with process(bundle, *picture_files * 50) as run:
+        assert run.stdout is not None
+        run.stdout.readline()
+        run.send_signal(signal.SIGINT)
+        _, err = run.communicate()
+    assert run.returncode == 130
+    assert err.splitlines()[-1] == "interrupted"
+    assert err.splitlines()[-3].endswith("from the text cache")
+    assert "Traceback" not in err
+
+
+def test_a_missing_extra_prints_the_line_that_mends_it(bundle: Path, picture_files: list[Path]) -> None:
+    run = process(bundle, picture_files[0], setup="import sys; sys.modules['onnxruntime'] = None")
+    assert run.communicate() == ("", "error: onnxruntime is not installed: pip install 'attri[onnx]'\n")
+    assert run.returncode == 1
+
+
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_a_file_name_that_is_not_text(bundle: Path, picture_files: list[Path], tmp_path: Path, as_folder: bool) -> None:
+    """Shown with its byte as \\xff in every output; a reader that is strict about Unicode takes them all."""
+    folder, table = tmp_path / "in", tmp_path / "table.csv"
+    folder.mkdir()
+    names = [os.fsdecode(os.fsencode(folder) + name) for name in (b"/\xff.png", b"/\xfe.png")]
+    shutil.copy(picture_files[0], names[0])
+    Path(names[1]).write_text("no picture")
+    run = process(bundle, *([str(folder)] if as_folder else names), "--json", "--log-json", "--csv", str(table))
+    out, err = run.communicate()
+    assert run.returncode == 1, err
+    objects = [json.loads(line) for line in (out + err).splitlines()]
+    str(objects).encode()  # a lone surrogate, as a string or as an escape in JSON, cannot be
+    assert objects[0]["source"] == f"{folder}/\\xff.png"
+    assert any(f"{folder}/\\xfe.png is not a picture" in each.get("message", "") for each in objects)
+    assert table.read_text(encoding="utf-8").splitlines()[1].startswith(f"{folder}/\\xff.png,")
+    text, _ = process(bundle, names[0]).communicate()
+    assert text.startswith(f"{folder}/\\xff.png  ")
+
+
+def test_sigterm_ends_it_well_and_at_once(bundle: Path, picture_files: list[Path]) -> None:
+    """The promise is 2 s; a busy machine gets more, but not to go through all that there is."""
+    with process(bundle, *picture_files * 50, "--json") as run:
+        assert run.stdout is not None
+        run.stdout.readline()
+        run.send_signal(signal.SIGTERM)
+        start = time.monotonic()
+        out, err = run.communicate()
+    assert time.monotonic() - start < 10
+    assert run.returncode == 0, err
+    assert all(json.loads(line)["label"] for line in out.splitlines())  # the last line is whole
+    assert len(out.splitlines()) < 25 * len(picture_files)
+    assert "Traceback" not in err
+
+
+def test_jpegs_from_standard_input(bundle: Path, picture_files: list[Path], tmp_path: Path) -> None:
+    data = b""
+    for path in picture_files[:3]:
+        Image.open(path).convert("RGB").save(tmp_path / "x.jpg")
+        data += (tmp_path / "x.jpg").read_bytes()
+    run = process(bundle, "-", "--json", stdin=subprocess.PIPE)
+    out, err = run.communicate(data.decode("latin-1"))
+    assert run.returncode == 0, err
+    assert [(each["source"], each["frame"]) for each in map(json.loads, out.splitlines())] == [
+        ("-", i) for i in range(3)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["png", "empty", "text"])
+def test_standard_input_without_a_jpeg(bundle: Path, picture_files: list[Path], kind: str) -> None:
+    """`cat x.png | attri-run -` said "0 frames" and exit code 0."""
+    data = {"png": picture_files[0].read_bytes(), "empty": b"", "text": b"no image\n" * 1000}[kind]
+    run = process(bundle, "-", stdin=subprocess.PIPE)
+    out, err = run.communicate(data.decode("latin-1"))
+    (error,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert error.startswith("error: standard input had no JPEG in it: - takes JPEGs one after the other")
+    assert (run.returncode, out) == (1, "")
+
+
+def test_standard_input_that_is_a_terminal(bundle: Path) -> None:
+    ours, theirs = os.openpty()
+    run = process(bundle, "-", stdin=theirs)
+    assert run.communicate() == ("", "error: -: standard input is a terminal: pipe JPEGs into it, or name files\n")
+    assert run.returncode == 2
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_a_dead_camera_costs_nothing_and_ends_with_1(bundle: Path) -> None:
+    """Loading apart, the process sleeps while it waits to try again; a loop that does not would take a whole core, and
+    the bound leaves room for a busy machine."""
+    with process(bundle, "rtsp://user:secret@127.0.0.1:9/cam", "--max-retries", "3") as run:
+        assert run.stderr is not None
+        while "(1 of 3)" not in (line := run.stderr.readline()):
+            assert line
+        wall, cpu = time.monotonic(), cpu_seconds(run.pid)
+        while "(3 of 3)" not in (line := run.stderr.readline()):
+            assert line
+        used = (cpu_seconds(run.pid) - cpu) / (time.monotonic() - wall)
+        _, rest = run.communicate()
+    assert used < 0.25
+    assert run.returncode == 1
+    last, summary = rest.splitlines()
+    words = "nothing listens on that port (connection refused), given up after 3 retries"
+    assert last == f"error: rtsp://***@127.0.0.1:9/cam: {words}"
+    assert summary == "0 frames, 0% from the text cache, 1 source given up"
+
+
+def test_a_password_is_in_no_traceback(bundle: Path) -> None:
+    setup = "import attri.runtime.capture.reader as r\ndef fail(*a): raise ZeroDivisionError(a[0].uri)"
+    setup += "\nr.open_source = fail"
+    run = process(bundle, "rtsp://user:secret@host/1", setup=setup)
+    out, err = run.communicate()
+    assert (run.returncode, out) == (1, "")
+    assert "Traceback" in err
+    assert "ZeroDivisionError: rtsp://***@host/1" in err
+    assert "secret" not in err
+
+
+def test_prompts_of_labels(
+    attri_run: Callable[..., Result], bundle: Path, picture_files: list[Path], labels: Path
+) -> None:
+    """A label stands for the prompt that fits best: the logits say so, and softmax goes over labels."""
+    labels.write_text("fruit = red apple; green apple\nbird\nhome = a house; a hut; bird\n")
+    (found,) = attri_run(picture_files[0], "--json", "--topk", 9, "--template", "a photo of {}.").objects
+    classifier = Classifier.load(bundle, threads=1)
+    classifier.set_labels(["red apple", "green apple", "bird", "a house", "a hut"], template="a photo of {}.")
+    red, green, bird, house, hut = classifier(picture_files[0]).probabilities.astype(float)
+    best = {"fruit": max(red, green), "bird": bird, "home": max(house, hut, bird)}
+    wanted = {label: score / sum(best.values()) for label, score in best.items()}
+    assert {each["label"]: each["score"] for each in found["top"]} == pytest.approx(wanted, abs=2e-6)  # rounded to 1e-6
+
+
+def test_named_sources_with_labels_of_their_own(
+    attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path
+) -> None:
+    for name, words in (("one", "cat\ndog"), ("two", "red apple\nbird")):
+        (tmp_path / f"{name}.txt").write_text(words)
+        shutil.copy(picture_files[0], tmp_path / f"{name}.png")
+    file = tmp_path / "sources.toml"
+    tables = [
+        f'[{name}]\nuri = "{name}.png"\nlabels = "{name}.txt"\nthreshold = {t}' for name, t in (("one", 0), ("two", 1))
+    ]
+    file.write_text("\n".join(tables))
+    one, two = attri_run("--sources", file, "--json", "--topk", 2).objects
+    assert {each["label"] for each in one["top"]} == {"cat", "dog"}
+    assert {each["label"] for each in two["top"]} == {"red apple", "bird"}
+    assert (one["label"] in ("cat", "dog"), two["label"]) == (True, None)
+    (alone,) = attri_run("two", "--sources", file, "--json").objects
+    assert alone["source"] == two["source"]
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_sources_and_labels_of_two_versions_are_not_mixed(
+    attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path, removed: bool
+) -> None:
+    """A link to the folder is turned to the next version after the sources file was read and before labels are."""
+    for version, words in (("v1", "cat\ndog"), ("v2", "red apple\nbird")):
+        (tmp_path / version).mkdir()
+        for name in ("a", "b"):
+            shutil.copy(picture_files[0], tmp_path / version / f"{name}.png")
+            (tmp_path / version / f"{name}{version}.txt").write_text(words)
+        tables = [f'[{name}]\nuri = "{name}.png"\nlabels = "{name}{version}.txt"\n' for name in ("a", "b")]
+        (tmp_path / version / "sources.toml").write_text("".join(tables))
+    if not removed:  # the second version has the names of the first too
+        for name in ("a", "b"):
+            shutil.copy(tmp_path / "v2" / f"{name}v2.txt", tmp_path / "v2" / f"{name}v1.txt")
+    now, first = tmp_path / "now", tmp_path / "v1" / "av1.txt"
+    now.symlink_to("v1")
+    first.unlink()
+    os.mkfifo(first)  # reading it waits for us
+
+    def turn() -> None:
+        with first.open("w") as pipe:  # once it is read
+            (tmp_path / "next").symlink_to("v2")
+            (tmp_path / "next").replace(now)
+            pipe.write("cat\ndog")
+
+    thread = threading.Thread(target=turn)
+    thread.start()
+    found = attri_run("--sources", now / "sources.toml", "--json", "--topk", 2)
+    thread.join()
+    assert found.code == 0, found.err
+    assert [{each["label"] for each in one["top"]} for one in found.objects] == [{"red apple", "bird"}] * 2
+
+
+def test_a_region_is_what_is_classified(
+    attri_run: Callable[..., Result], bundle: Path, picture_files: list[Path], tmp_path: Path
+) -> None:
+    image = Image.open(picture_files[0]).convert("RGB")
+    wide = Image.new("RGB", (3 * image.width, image.height), "blue")
+    wide.paste(image, (image.width, 0))
+    wide.save(tmp_path / "wide.png")
+    image.save(tmp_path / "plain.png")
+    (plain,) = attri_run(tmp_path / "plain.png", "--json").objects
+    roi = f"{image.width},0,{image.width},{image.height}"
+    (found,) = attri_run(tmp_path / "wide.png", "--json", "--roi", roi).objects
+    assert (found["score"], found["retrieved"]) == (plain["score"], plain["retrieved"])
+    outside = attri_run(tmp_path / "plain.png", tmp_path / "wide.png", "--json", "--roi", roi)
+    assert (outside.code, len(outside.objects)) == (1, 1)
+    assert f"{tmp_path / 'plain.png'}: the region {roi} is not inside" in outside.err
+
+
+def test_an_edited_labels_file_counts_while_it_runs(bundle: Path, labels: Path, picture_files: list[Path]) -> None:
+    """In the whole command, fed by a pipe: an edit, a broken file, and an edit that mends it. How soon, is for
+    test_pipeline.py, where the model takes no time."""
+    setup = "import logging"
+    run = process(bundle, "-", "--json", "--topk", "9", "--labels", labels, stdin=subprocess.PIPE, setup=setup)
+    path = labels.with_name("x.jpg")
+    Image.open(picture_files[0]).convert("RGB").save(path)
+    picture = path.read_bytes().decode("latin-1")
+
+    def names() -> set[str]:
+        run.stdin.write(picture)
+        run.stdin.flush()
+        return {each["label"] for each in json.loads(run.stdout.readline())["top"]}
+
+    def until(wanted: set[str]) -> None:
+        start = time.monotonic()
+        while names() != wanted:
+            assert time.monotonic() < start + 20
+
+    until(set(LABELS))
+    labels.write_text("cat\ndog = a dog; a puppy\n")
+    until({"cat", "dog"})
+    labels.write_bytes(b"\xff\xff cat")
+    end = time.monotonic() + 3  # two looks at the file, many times over
+    while time.monotonic() < end:
+        assert names() == {"cat", "dog"}
+    labels.write_text("bird\n")
+    until({"bird"})
+    _, err = run.communicate()
+    assert f"{labels} is not UTF-8 at byte 0: save the file as UTF-8; the labels from before stay" in err.splitlines()
+    assert f"{labels}: 1 label" in err.splitlines()

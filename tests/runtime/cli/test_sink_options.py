@@ -1,0 +1,316 @@
+"""The options of outputs, and the whole command with every sink at once."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from support.peers import HookServer, Listener, Mosquitto, free_port, real, wait_for
+from support.results import FakeControl
+
+from attri.runtime.cli.command import Command
+from attri.runtime.cli.run import main
+from attri.runtime.cli.sink_options import OPTIONS, Outputs, open_sinks, output_options
+from attri.runtime.deliver.webhook import signature
+from attri.runtime.errors import FailedError, UsageError
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def attri_run(bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Result]]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    labels = tmp_path / "labels.txt"
+    labels.write_text("red apple\nbird\nhouse\n")
+
+    def run(*words: object) -> Result:
+        common = ["--bundle", str(bundle), "--labels", str(labels), "--threads", "1"]
+        with pytest.raises(SystemExit) as stop:
+            main([*map(str, words), *common], prog_name="attri-run")
+        return Result(stop.value.code, *capfd.readouterr())
+
+    yield run
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@real
+def test_every_sink_at_once(attri_run, picture_files: list[Path], tmp_path: Path, monkeypatch) -> None:
+    broker, hook = Mosquitto(tmp_path), HookServer()
+    listener = Listener(broker.port)
+    monkeypatch.setenv("ATTRI_WEBHOOK_SECRET", "x")
+    monkeypatch.setenv("ATTRI_SERVE_TOKEN", "y")
+    words = f"--json --topk 2 --csv {tmp_path}/a.csv --save {tmp_path}/a.mp4 --snapshots {tmp_path}/shots --log-json"
+    words += f" --mqtt mqtt://127.0.0.1:{broker.port} --mqtt-topic t --home-assistant --spool {tmp_path}/spool"
+    words += f" --webhook {hook.url} --serve 127.0.0.1:0 --metrics {free_port()}"
+    result = attri_run(*picture_files[:5], *words.split())
+    try:
+        assert result.code == 0, result.err
+        objects = [json.loads(line) for line in result.out.splitlines()]
+        assert [each["source"] for each in objects] == [str(path) for path in picture_files[:5]]
+        with (tmp_path / "a.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["label"] for row in rows] == [each["label"] for each in objects]
+        with av.open(str(tmp_path / "a.mp4")) as video:
+            assert len(list(video.decode(video=0))) == 5
+        events = [each for each, row in zip(objects, rows, strict=True) if row["changed"] == "1"]
+        assert len(events) >= 1
+        assert len(list((tmp_path / "shots").iterdir())) == len(events)
+        wait_for(lambda: len(hook.requests) == len(events))
+        sent = [json.loads(body) for _, body in hook.requests]
+        assert [each["source"] for each in sent] == [each["source"] for each in events]
+        topics = {topic for topic, *_ in listener.messages}
+        assert "t/status" in topics
+        assert any("homeassistant/sensor/" in topic for topic in topics)
+        assert len(listener.of("t/pictures")) == len(events)
+        lines = [json.loads(line) for line in result.err.splitlines()]
+        assert [line["message"].split()[0] for line in lines].count("preview:") == 1
+    finally:
+        listener.close()
+        broker.kill()
+        hook.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ("--mqtt-ca x", "--mqtt-ca is for --mqtt"),
+        ("--home-assistant", "--home-assistant is for --mqtt"),
+        ("--snapshots-keep 3", "--snapshots-keep is for --snapshots"),
+        ("--webhook-secret-file x", "--webhook-secret-file is for --webhook"),
+        ("--serve-token-file x", "--serve-token-file is for --serve"),
+        ("--serve-name x", "--serve-name is for --serve"),
+        ("--spool x", "--spool is for --mqtt and --webhook"),
+        ("--json --quiet", "contradict"),
+        ("--mqtt mqtt://h --mqtt-cert x", "needs its --mqtt-key"),
+        ("--mqtt mqtt://ann:s3cret@h", "no password in the URL"),
+        ("--webhook https://h/s3cret", "ATTRI_WEBHOOK_SECRET"),
+        ("--webhook http://[::1", "takes an http"),
+        ("--webhook http://h:x/", "takes an http"),
+        ("--mqtt mqtt://[::1", "takes mqtt"),
+        ("--serve nowhere", "HOST:PORT"),
+        ("--serve 0.0.0.0:0", "a token of 16 or more is needed"),
+        ("--serve 99999", "--serve 99999: there is no port 99999, the highest is 65535"),
+        ("--metrics h:65536", "--metrics h:65536: there is no port 65536"),
+        ("--metrics 8080 --serve 8080", "--metrics and --serve both ask for port 8080"),
+        ("--metrics 8080 --serve 0.0.0.0:8080", "both ask for port 8080"),
+        ("--csv gone/x.csv", "--csv gone/x.csv: "),
+        ("--save x.avi", "--save x.avi"),
+        ("--snapshots /dev/null/x", "--snapshots /dev/null/x: "),
+    ],
+)
+def test_outputs_that_cannot_be(words: str, complaint: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    for name in ("ATTRI_WEBHOOK_SECRET", "ATTRI_SERVE_TOKEN", "ATTRI_MQTT_PASSWORD"):
+        monkeypatch.delenv(name, raising=False)
+
+    @click.command()
+    @output_options
+    def command(outputs: Outputs) -> None:
+        open_sinks(outputs, FakeControl())
+
+    stopped = CliRunner().invoke(command, words.split())
+    assert isinstance(stopped.exception, UsageError)
+    assert complaint in str(stopped.exception)
+    assert "s3cret" not in str(stopped.exception)
+
+
+@pytest.mark.parametrize("option", ["--serve", "--metrics"])
+@pytest.mark.parametrize(
+    ("host", "complaint"),
+    [
+        ("127.0.0.1", "the port is in use: stop the other program"),
+        ("203.0.113.1", "this machine has no such address, or not yet"),
+        ("no-such-host.invalid", "the name leads nowhere: "),
+    ],
+)
+def test_an_address_that_may_be_had_later_is_exit_1(
+    option: str, host: str, complaint: str, attri_run: Callable[..., Result], tmp_path: Path
+) -> None:
+    """So that systemd tries again (RestartPreventExitStatus=2); and told before a bundle is so much as looked at."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"{host}:{other.getsockname()[1]}"
+        result = attri_run("camera0", option, address, "--bundle", tmp_path / "gone")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith(f"error: {option} {address}: {complaint}")
+    assert len(result.err.splitlines()) == 1
+
+
+def test_one_extra_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("starlette", "uvicorn", "prometheus_client"):
+        monkeypatch.setitem(sys.modules, module, None)
+    stopped = CliRunner().invoke(click.command()(output_options(lambda outputs: None)), ["--serve", "0"])
+    wanted = "starlette, uvicorn, prometheus_client (for --serve) is not installed: pip install 'attri[serve]'"
+    assert str(stopped.exception) == wanted
+
+
+def test_what_was_opened_is_closed_when_the_next_fails(tmp_path: Path) -> None:
+    port = free_port()
+    outputs = Outputs(metrics=str(port), serve="203.0.113.1:1", csv=tmp_path / "a.csv")
+    with pytest.raises(FailedError, match="--serve"):
+        open_sinks(outputs, FakeControl())
+    with socket.create_server(("127.0.0.1", port)):  # nobody holds it any more
+        pass
+
+
+def test_no_option_and_no_default_gets_lost() -> None:
+    @click.command()
+    @output_options
+    def command(outputs: Outputs) -> None:
+        assert outputs == Outputs()
+
+    assert CliRunner().invoke(command, [], env={"ATTRI_MQTT": "", "ATTRI_WEBHOOK": ""}).exception is None
+    assert len(OPTIONS) == len(Outputs.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "extra"),
+    [
+        ("paho", "--mqtt mqtt://h", "mqtt"),
+        ("prometheus_client", "--metrics 0", "metrics"),
+        ("uvicorn", "--serve 0", "serve"),
+        ("starlette.applications", "--serve 0", "serve"),
+        ("av", "--save x.mp4", "camera"),
+    ],
+)
+def test_a_missing_extra_is_named(module: str, words: str, extra: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in sys.modules if name == module or name.startswith(f"{module}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+
+    @click.command()
+    @output_options
+    def command(outputs: Outputs) -> None:
+        open_sinks(outputs, FakeControl())
+
+    stopped = CliRunner().invoke(command, [*words.split(), *(["--spool", "s"] if "mqtt" in words else [])])
+    assert isinstance(stopped.exception, FailedError)
+    assert f"pip install 'attri[{extra}]'" in str(stopped.exception)
+
+
+def test_a_command_of_ours_takes_the_options() -> None:
+    @click.command(cls=Command)
+    @output_options
+    def command(outputs: Outputs) -> int:
+        raise AssertionError
+
+    with pytest.raises(SystemExit) as stop:
+        command.main(["--mqt", "x"])
+    assert stop.value.code == 2
+
+
+def test_more_clips_than_files_may_be_open_are_all_saved(attri_run, tmp_path: Path) -> None:
+    clips = [tmp_path / f"{number}.mp4" for number in range(66)]
+    with av.open(str(clips[0]), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        for shade in (0, 255):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), shade, np.uint8), "rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    for clip in clips[1:]:
+        clip.write_bytes(clips[0].read_bytes())
+    (tmp_path / "saved").mkdir()
+    result = attri_run(tmp_path / "*.mp4", "--quiet", "--save", tmp_path / "saved" / "{source}.mp4")
+    assert result.code == 0, result.err
+    saved = list((tmp_path / "saved").iterdir())
+    assert len(saved) == len(clips)
+    for file in saved:
+        with av.open(str(file)) as video:
+            assert len(list(video.decode(video=0))) == 2
+
+
+def test_metrics_of_the_command_are_its_own(tmp_path: Path) -> None:
+    port = free_port()
+    sinks = open_sinks(Outputs(metrics=f"127.0.0.1:{port}", quiet=True), FakeControl())
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        assert b"attri_source_state" in answer.read()
+    for sink in sinks:
+        sink.close()
+    assert [sink.name for sink in sinks] == ["metrics"]
+    assert not os.environ.get("NOTIFY_SOCKET")
+
+
+def test_a_signal_ends_it_in_time_and_leaves_files_that_play(bundle, picture_files, tmp_path: Path) -> None:
+    """With nobody at the other end of anything: the promise is 2 s, and a busy machine gets some more."""
+    words = f"- --bundle {bundle} --threads 1 --save {tmp_path}/a.mp4 --serve 0 --quiet --spool {tmp_path}/spool"
+    words += " --mqtt mqtt://127.0.0.1:1 --webhook http://127.0.0.1:1/"
+    run = subprocess.Popen(
+        [sys.executable, "-m", "attri.runtime.cli.run", *words.split()],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"ATTRI_WEBHOOK_SECRET": "x", "OMP_NUM_THREADS": "1"},
+    )
+    with run:
+        assert run.stdin is not None
+        for file in picture_files[:5]:
+            picture = io.BytesIO()
+            Image.open(file).convert("RGB").save(picture, "JPEG")
+            run.stdin.write(picture.getvalue())
+        run.stdin.flush()
+        wait_for(lambda: (tmp_path / "a.mp4").exists())
+        time.sleep(0.5)
+        run.send_signal(signal.SIGTERM)
+        start = time.monotonic()
+        assert run.stderr is not None
+        err = run.stderr.read().decode()
+    assert time.monotonic() - start < 4, err
+    assert run.returncode == 0, err
+    late = re.findall("^(.*) did not end in time", err, re.MULTILINE)
+    assert set(late) <= {"-"}  # a read of standard input cannot be called back
+    with av.open(str(tmp_path / "a.mp4")) as video:
+        assert 1 <= len(list(video.decode(video=0))) <= 5
+
+
+def test_stdout_on_a_full_disk(bundle, picture_files, tmp_path: Path) -> None:
+    words = [*map(str, picture_files[:3]), "--bundle", str(bundle), "--threads", "1", "--csv", str(tmp_path / "a.csv")]
+    with Path("/dev/full").open("w") as full:
+        run = subprocess.run(
+            [sys.executable, "-m", "attri.runtime.cli.run", *words], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert run.returncode == 1
+    complaints = [line for line in run.stderr.splitlines() if "No space left on device" in line]
+    assert 1 <= len(complaints) <= 2  # by the sink, and for what is left at the end
+    assert "Traceback" not in run.stderr
+    assert "Exception ignored" not in run.stderr
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 4  # the others go on
+
+
+def test_the_page_for_operators_names_what_there_is() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "operate.md").read_text()
+    known = {name for parameter in main.params for name in parameter.opts}
+    foreign = {"--now", "--remove-retained", "--retained-only"}  # systemctl's and mosquitto_sub's
+    assert set(re.findall(r"--[a-z][a-z-]+", text)) - known == foreign
+    for kind in ("X-Attri-Signature", "X-Attri-Timestamp", "ATTRI_MQTT_PASSWORD", "ATTRI_SERVE_TOKEN"):
+        assert kind in text
+    (recipe,) = re.findall(r"^    import hashlib, hmac\n((?:    .*\n)+)", text, re.MULTILINE)
+    scope = {"secret": b"s", "timestamp": b"1", "body": b"{}", "signature": signature("s", "1", b"{}")}
+    exec("import hashlib, hmac\n" + recipe.replace("    ", ""), scope)
+    assert scope["right"] is True

@@ -1,0 +1,70 @@
+"""What Prometheus scrapes, read by its own parser."""
+
+from __future__ import annotations
+
+import urllib.request
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from support.results import NOW, FakeControl, make_result
+
+from attri.runtime.deliver.metrics import Metrics, MetricsServer
+from attri.runtime.errors import FailedError
+
+
+def samples(text: str) -> dict[tuple[str, ...], float]:
+    """(name, label values, the source's first) -> value"""
+    found = [each for family in text_string_to_metric_families(text) for each in family.samples]
+    return {
+        (each.name, *(each.labels[key] for key in sorted(each.labels, key=lambda key: key != "source"))): each.value
+        for each in found
+    }
+
+
+def test_what_a_scrape_says() -> None:
+    metrics = MetricsServer(FakeControl("camera0", 'odd "name"\\\n'), ("127.0.0.1", 0))
+    for frame in range(4):
+        metrics.write(make_result(frame=frame, label="かりんご" if frame else None, changed=frame < 2, age_ms=41))
+    metrics.write(make_result("a.png"))
+    metrics.write(make_result("b.png"))
+    with urllib.request.urlopen(f"http://127.0.0.1:{metrics.port}/metrics") as response:
+        found = samples(response.read().decode())
+    metrics.close()
+    assert found["attri_results_total", "camera0", "かりんご"] == 3
+    assert found["attri_results_total", "camera0", "(none of the labels)"] == 1
+    assert found["attri_results_total", "(pictures)", "red apple"] == 2
+    assert found["attri_events_total", "camera0", "かりんご"] == 1
+    assert found["attri_score", "camera0"] == 0.75
+    assert found["attri_frame_age_seconds_sum", "camera0"] == pytest.approx(4 * 0.041)
+    assert found["attri_frame_age_seconds_bucket", "camera0", "0.05"] == 4
+    assert found["attri_frame_age_seconds_bucket", "camera0", "0.02"] == 0
+    assert found["attri_stage_seconds_sum", "vision"] == pytest.approx(6 * 0.020)
+    assert found["attri_text_cache_total", "hit"] == 6
+    assert found["attri_source_state", "camera0", "live"] == 1
+    assert found["attri_source_state", "camera0", "dead"] == 0
+    assert found["attri_source_frames_total", 'odd "name"\\\n'] == 120
+    assert found["attri_source_dropped_frames_total", "camera0"] == 3
+    assert found["attri_source_waiting_frames", "camera0"] == 0
+    assert found["attri_source_restarts_total", "camera0"] == 1
+    assert found["attri_source_last_frame_timestamp_seconds", "camera0"] == NOW
+    assert found["process_open_fds",] > 0
+
+
+def test_labels_that_are_edited_for_months_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attri.runtime.deliver.metrics._SERIES", 3)
+    metrics = Metrics(FakeControl())
+    for number in range(9):
+        metrics.write(make_result(label=f"label {number}"))
+    metrics.write(make_result("\udcff", label="label 1"))
+    found = samples(metrics.render()[0].decode())
+    assert len([key for key in found if key[0] == "attri_results_total"]) == 5
+    assert found["attri_results_total", "camera0", "(other)"] == 6
+    assert found["attri_results_total", "?", "(other)"] == 1
+    assert found["attri_score", "?"] == 0.75  # another camera is seen all the same
+
+
+def test_an_address_that_is_taken() -> None:
+    first = MetricsServer(FakeControl(), ("127.0.0.1", 0))
+    with pytest.raises(FailedError, match="--metrics 127"):
+        MetricsServer(FakeControl(), ("127.0.0.1", first.port))
+    first.close()

@@ -1,0 +1,550 @@
+"""From a bundle to running engines: what is chosen, built, found again and refused, and what the commands say."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from click.testing import CliRunner
+from support.manifests import edit_manifest, set_manifest
+from support.tensorrt.standin import bindings
+
+from attri.export.cli import main as attri_export
+from attri.runtime import Classifier
+from attri.runtime.bundle import CHECK, MANIFEST, Bundle
+from attri.runtime.cli.run import main as attri_run
+from attri.runtime.engines.onnxruntime import OrtEngine
+from attri.runtime.engines.select import Request, open_engines
+from attri.runtime.engines.tensorrt.cache import Store
+from attri.runtime.engines.tensorrt.cuda import Cuda, system
+from attri.runtime.errors import BundleError, EngineError, MissingExtra, ParityError, UsageError
+
+HERE = Path(__file__).parent
+LABELS = ["red apple", "bird", "a small house", "cat"]
+
+
+@pytest.fixture
+def copy(bundle, tmp_path):
+    shutil.copytree(bundle, tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+@pytest.fixture
+def jetson(newest, cudart, monkeypatch):
+    """This machine has TensorRT 10.3 and a GPU; the module, to change what it is."""
+    monkeypatch.setitem(sys.modules, "tensorrt", newest)
+    monkeypatch.setattr(Cuda, "open", classmethod(lambda cls: cls(cudart)))
+    return newest
+
+
+@pytest.fixture
+def bare(monkeypatch):
+    """This machine has no TensorRT."""
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+
+
+def move(jetson, cudart, monkeypatch, tmp_path, gpu=("Orin", "8.7")):
+    """From here on this is another machine."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another"))
+    jetson.gpu = gpu
+    cudart.fake_device(gpu[0].encode(), 1, *map(int, gpu[1].split(".")))
+
+
+def run(command, *arguments):
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("version", ["8.6.1", "10.3.0", "10.16.1.11", "11.4.0.106"])
+def test_built_once_found_again_and_right(version, copy, cudart, jetson, monkeypatch, picture_files, capfd):
+    trt = bindings(version, cudart)
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    first = Classifier.load(copy, LABELS)
+    assert first.description == f"TensorRT {version} on Orin"
+    assert trt.builds == 2
+    second = Classifier.load(copy, LABELS)
+    assert trt.builds == 2
+    reference = Classifier.load(copy, LABELS, backend="onnxruntime", device="cpu", threads=1)
+    for classifier in (first, second):
+        for found, wanted in zip(classifier(picture_files[:3]), reference(picture_files[:3]), strict=True):
+            assert found.label == wanted.label
+            np.testing.assert_equal(found.retrieved, wanted.retrieved)
+            # The same arithmetic in the same library: what differs is the batch.
+            np.testing.assert_allclose(found.probabilities, wanted.probabilities, atol=1e-4)
+        classifier.close()
+    assert sorted({file.suffix for file in (copy / "engines").iterdir() if file.name != ".lock"}) == [
+        ".cache",
+        ".json",
+        ".plan",
+        ".seal",
+    ]
+    for name in ("vision", "text"):
+        (file,) = (copy / "engines").glob(f"{name}.*.json")
+        figures = json.loads(file.read_text())["figures"]
+        assert min(figures["parity"].values()) > 0.99999
+        assert figures["types"] == {"half": 0, "int8": 0, "float32": 1}
+    Bundle.open(copy)  # is still whole
+
+
+def test_attri_run_builds_says_so_and_prints_what_runs(copy, jetson, picture_files, tmp_path):
+    arguments = [picture_files[0], "--bundle", copy, "--json"]
+    first, second = run(attri_run, *arguments), run(attri_run, *arguments)
+    assert (first.exit_code, second.exit_code) == (0, 0), first.output
+    assert json.loads(first.stdout)["label"] == json.loads(second.stdout)["label"]
+    lines = first.stderr.splitlines()
+    assert lines[0] == "building vision.onnx for TensorRT 10.3.0"
+    assert lines[1].startswith(f"{copy}/engines/vision.")
+    assert "TensorRT 10.3.0 on Orin" in second.stderr.splitlines()[0]
+    assert jetson.builds == 2
+    third = run(attri_run, *arguments, "--rebuild")
+    assert third.exit_code == 0
+    assert jetson.builds == 4
+    assert len(list((copy / "engines").glob("*.plan"))) == 2
+
+
+HANGING = """
+import sys, threading, time
+import as_gpu
+as_gpu.pytest_configure()
+from attri.runtime.cli.run import main
+
+cudart = sys.modules["tensorrt"].cudart
+cudart.fake_hang(1)
+
+def tell():
+    while not cudart.fake_waiting():
+        time.sleep(0.01)
+    print("it hangs", file=sys.stderr, flush=True)
+
+threading.Thread(target=tell, daemon=True).start()
+main(prog_name="attri-run")
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["TERM", "INT"])
+def test_a_hung_gpu_does_not_keep_attri_run_from_ending(copy, jetson, cudart_file, picture_files, number, code):
+    """The promise is 2 s; without it the process never ends."""
+    Classifier.load(copy).close()
+    environment = os.environ | {"ATTRI_CUDART": str(cudart_file), "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+    words = [sys.executable, "-c", HANGING, picture_files[0], "--bundle", copy]
+    with subprocess.Popen(words, env=environment, text=True, stderr=subprocess.PIPE) as run:
+        try:
+            while run.stderr.readline() != "it hangs\n":
+                assert run.poll() is None
+            run.send_signal(number)
+            run.wait(60)
+        finally:
+            run.kill()
+        assert run.returncode == code
+        assert "a run on the GPU has not ended" in run.stderr.read()
+
+
+def test_what_is_fused_is_not_judged_by_its_types(copy, jetson):
+    set_manifest(copy, precision="fp16")
+    with pytest.raises(EngineError, match=r"0% of the tensors of vision.onnx are half"):  # the graphs are float32
+        open_engines(Bundle.open(copy))
+    jetson.fused, told = True, []
+    for engine in open_engines(Bundle.open(copy), tell=told.append):
+        engine.close()
+    note = "TensorRT does not show how much of {} is fp16: its answers alone are checked"
+    assert [line for line in told if "show" in line] == [note.format(name) for name in ("vision.onnx", "text.onnx")]
+    (file,) = (copy / "engines").glob("vision.*.json")
+    assert json.loads(file.read_text())["figures"]["types"] is None
+
+
+@pytest.mark.parametrize("name", ["vision", "text"])
+def test_an_engine_that_computes_something_else_is_not_kept(copy, jetson, monkeypatch, name):
+    load = jetson.Runtime.deserialize_cuda_engine
+
+    def skewed(self, plan):
+        jetson.skew = 0.05 if name.encode() in plan and (b"text_features" in plan) == (name == "text") else 0.0
+        return load(self, plan)
+
+    monkeypatch.setattr(jetson.Runtime, "deserialize_cuda_engine", skewed)
+    jetson.skew = 0.05
+    with pytest.raises(
+        ParityError, match=r"does not agree with the PyTorch model: (image|text) features of .* the gate is 0.99999"
+    ):
+        Classifier.load(copy)
+    assert not list((copy / "engines").glob(f"{name}.*"))
+
+
+def test_nan_is_not_agreement(copy, jetson):
+    jetson.skew = float("nan")
+    with pytest.raises(ParityError, match=r"image features of vision.onnx is nan"):
+        Classifier.load(copy)
+    assert not list((copy / "engines").glob("*.plan"))
+
+
+def test_a_bundle_without_pictures_cannot_be_checked(copy, jetson):
+    (copy / CHECK).unlink()
+    edit_manifest(copy, lambda raw: raw["files"].pop(CHECK))
+    with pytest.raises(BundleError, match=r"does not list check.npz: export the bundle again"):
+        Classifier.load(copy)
+
+
+def test_engines_of_another_machine_are_named_and_new_ones_built(copy, cudart, jetson, monkeypatch, tmp_path):
+    Classifier.load(copy).close()
+    move(jetson, cudart, monkeypatch, tmp_path, ("NVIDIA Thor", "11.0"))
+    told = []
+    for engine in open_engines(Bundle.open(copy), tell=told.append):
+        engine.close()
+    assert told[0] == (
+        f"{copy}/engines has an engine of vision for TensorRT 10.3.0 on Orin (compute capability 8.7, {system()}),"
+        f" which does not run on TensorRT 10.3.0 on NVIDIA Thor (compute capability 11.0, {system()})"
+    )
+    assert jetson.builds == 4
+
+
+def test_a_copied_engine_of_an_equal_machine_is_refused_until_it_is_rebuilt(
+    copy, cudart, jetson, monkeypatch, tmp_path, picture_files
+):
+    Classifier.load(copy).close()
+    move(jetson, cudart, monkeypatch, tmp_path)
+    result = run(attri_run, picture_files[0], "--bundle", copy)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: {copy}/engines/vision.")
+    machine = f"TensorRT 10.3.0 on Orin (compute capability 8.7, {system()})"
+    assert f"built for {machine}, was not built on this machine" in line
+    assert line.endswith(f"this is {machine}: --rebuild makes a new one")
+    assert run(attri_run, picture_files[0], "--bundle", copy, "--rebuild").exit_code == 0
+    assert run(attri_run, picture_files[0], "--bundle", copy).exit_code == 0
+    assert jetson.builds == 4
+
+
+def test_a_plan_that_tensorrt_does_not_take_names_both_machines(copy, jetson):
+    Classifier.load(copy).close()
+    jetson.gpu = ("Orin", "8.6")  # a change that the name does not show
+    with pytest.raises(
+        EngineError, match=r"incompatible device.*was built for TensorRT 10.3.0 on Orin.*this is.*--rebuild"
+    ):
+        Classifier.load(copy)
+
+
+def test_engines_live_where_they_are_told_to(copy, jetson, tmp_path, picture_files):
+    folder = tmp_path / "elsewhere" / "engines"
+    assert run(attri_run, picture_files[0], "--bundle", copy, "--engine-dir", folder).exit_code == 0
+    assert len(list(folder.glob("*.plan"))) == 2
+    assert not (copy / "engines").exists()
+
+
+def test_portable_engines_are_listed_and_taken_by_other_machines(copy, cudart, jetson, monkeypatch, tmp_path):
+    result = run(attri_export, copy, "--trt", "--hardware-compatible")
+    assert result.exit_code == 0, result.output
+    listed = [name for name in Bundle.open(copy).manifest.files if name.startswith("engines/")]
+    assert len(listed) == 4
+    move(jetson, cudart, monkeypatch, tmp_path, ("Some RTX", "8.9"))
+    Classifier.load(copy).close()
+    assert jetson.builds == 2
+    (plan,) = (copy / "engines").glob("vision.*.plan")
+    plan.write_bytes(plan.read_bytes() + b"evil")
+    with pytest.raises(EngineError, match=r"is damaged; .*--rebuild"):
+        Classifier.load(copy)
+    Classifier.load(copy, backend="onnxruntime", device="cpu", threads=1).close()  # which has no use for it
+
+
+def test_a_portable_engine_of_a_workstation_is_none_for_a_jetson(copy, cudart, jetson, monkeypatch, tmp_path):
+    assert run(attri_export, copy, "--trt", "--hardware-compatible").exit_code == 0
+    move(jetson, cudart, monkeypatch, tmp_path, ("Orin", "8.7"))
+    monkeypatch.setattr("attri.runtime.engines.tensorrt.load.system", lambda: "aarch64 Tegra")
+    Classifier.load(copy).close()
+    assert jetson.builds == 4
+
+
+def test_a_jetson_builds_no_portable_engines(copy, jetson, monkeypatch):
+    monkeypatch.setattr("attri.export.engine_options.is_tegra", lambda: True)
+    result = run(attri_export, copy, "--trt", "--hardware-compatible")
+    assert result.exit_code == 2
+    assert "--hardware-compatible: TensorRT has no such engines on JetPack" in result.stderr
+    assert jetson.builds == 0
+
+
+def test_the_record_of_a_listed_engine_is_held_to_its_hash_too(copy, cudart, jetson, monkeypatch, tmp_path):
+    assert run(attri_export, copy, "--trt", "--hardware-compatible").exit_code == 0
+    move(jetson, cudart, monkeypatch, tmp_path, ("Some RTX", "8.9"))
+    (record,) = (copy / "engines").glob("vision.*.json")
+    record.write_text(record.read_text().replace('"version_compatible": false', '"version_compatible": true'))
+    with pytest.raises(EngineError, match="plans are code"):
+        Classifier.load(copy)
+
+
+def test_listed_engines_may_be_rebuilt_and_those_of_others_stay_listed(copy, cudart, jetson, monkeypatch, tmp_path):
+    assert run(attri_export, copy, "--trt", "--hardware-compatible").exit_code == 0
+    first = {name for name in Bundle.open(copy).manifest.files if name.startswith("engines/")}
+    move(jetson, cudart, monkeypatch, tmp_path)
+    jetson.__version__ = "10.4.0"
+    assert run(attri_export, copy, "--trt", "--hardware-compatible").exit_code == 0
+    both = {name for name in Bundle.open(copy).manifest.files if name.startswith("engines/")}
+    assert first < both
+    assert len(both) == 8
+    for engine in open_engines(Bundle.open(copy), Request(rebuild=True)):
+        engine.close()
+    assert not all((copy / name).exists() for name in both)
+    Bundle.open(copy)
+    assert run(attri_export, copy, "--trt", "--hardware-compatible").exit_code == 0
+    assert {name for name in Bundle.open(copy).manifest.files if name.startswith("engines/")} == both
+
+
+def test_a_rebuild_that_fails_leaves_the_engine_that_worked(copy, jetson):
+    Classifier.load(copy).close()
+    before = {file: file.read_bytes() for file in (copy / "engines").iterdir()}
+    jetson.skew = float("nan")
+    with pytest.raises(ParityError):
+        open_engines(Bundle.open(copy), Request(rebuild=True))
+    jetson.broken = "build"
+    with pytest.raises(EngineError):
+        open_engines(Bundle.open(copy), Request(rebuild=True))
+    assert {file: file.read_bytes() for file in (copy / "engines").iterdir()} == before
+
+
+def test_an_engine_that_is_half_replaced_is_no_damaged_one(copy, jetson):
+    """Another process renames an engine, and then its record; in between they do not belong together."""
+    Classifier.load(copy).close()
+    (file,) = (copy / "engines").glob("vision.*.plan")
+    whole = file.read_bytes()
+    locked, waiting, told = threading.Event(), threading.Event(), []
+
+    def replace():
+        with Store(copy / "engines").lock(print):
+            file.write_bytes(whole + b"another")
+            locked.set()
+            waiting.wait()
+            file.write_bytes(whole)
+
+    other = threading.Thread(target=replace, daemon=True)
+    other.start()
+    locked.wait()
+    for engine in open_engines(Bundle.open(copy), tell=lambda line: told.append(line) or waiting.set()):
+        engine.close()
+    other.join()
+    assert told == [f"another process builds engines in {copy}/engines: waiting for it"]
+    assert jetson.builds == 2
+
+
+# What is chosen, and why.
+
+
+def test_without_tensorrt_auto_says_why_it_takes_onnx_runtime(copy, bare):
+    vision, _ = open_engines(Bundle.open(copy), Request(threads=1))
+    assert (
+        vision.description
+        == f"no TensorRT here (tensorrt is not installed): ONNX Runtime {onnxruntime.__version__} on cpu"
+    )
+
+
+def test_without_a_gpu_auto_says_why_it_takes_onnx_runtime(copy, jetson, cudart):
+    cudart.fake_device(b"", 0, 0, 0)
+    vision, _ = open_engines(Bundle.open(copy), Request(threads=1))
+    reason = r"CUDA failed in cudaGetDeviceCount: no CUDA-capable device is detected \(cudaErrorNoDevice\)"
+    assert re.match(rf"no TensorRT here \({reason}\): ONNX Runtime", vision.description)
+
+
+class Broken:
+    """A finder of modules: the bindings are here, and a library that they load is not."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "tensorrt":
+            raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("libnvdla_compiler.so: cannot open shared object file: No such file or directory"),
+        ModuleNotFoundError("No module named 'tensorrt_bindings'", name="tensorrt_bindings"),
+        OSError("libcudart.so.12: cannot open shared object file"),
+        AttributeError("module 'numpy' has no attribute 'bool'"),
+    ],
+    ids=repr,
+)
+def test_a_tensorrt_that_is_broken_is_not_called_missing(copy, monkeypatch, error):
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(error), *sys.meta_path])
+    told = f"TensorRT is here but does not load: {error}"
+    with pytest.raises(EngineError, match=re.escape(told)):
+        open_engines(Bundle.open(copy), Request("tensorrt"))
+    assert open_engines(Bundle.open(copy), Request(threads=1))[0].description.startswith(f"no TensorRT here ({told}): ")
+
+
+def test_a_jetson_without_the_bindings_is_told_how_it_gets_the_systems(copy, bare, monkeypatch):
+    monkeypatch.setattr("attri.runtime.engines.tensorrt.load.is_tegra", lambda: True)
+    with pytest.raises(EngineError, match=r"apt install python3-libnvinfer, .* --system-site-packages$"):
+        open_engines(Bundle.open(copy), Request("tensorrt"))
+
+
+def test_jetpack_5_is_named(copy, jetson):
+    jetson.__version__ = "8.5.2"
+    with pytest.raises(EngineError, match="JetPack 5"):
+        open_engines(Bundle.open(copy), Request("tensorrt"))
+    assert "(TensorRT 8.5.2 (JetPack 5 or older)" in open_engines(Bundle.open(copy), Request(threads=1))[0].description
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [Request("tensorrt"), Request(rebuild=True), Request(engine_dir="x"), Request("tensorrt", "cuda")],
+    ids=str,
+)
+def test_tensorrt_that_was_asked_for_is_not_replaced(copy, bare, request_):
+    with pytest.raises(MissingExtra, match=r"tensorrt is not installed: pip install 'attri\[trt\]'"):
+        open_engines(Bundle.open(copy), request_)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request("tensorrt", "cpu"),
+        Request(device="cpu", rebuild=True),
+        Request("onnxruntime", rebuild=True),
+        Request("onnxruntime", engine_dir="x"),
+        Request(device="tensorrt"),
+        Request("trt"),
+        Request(device="gpu"),
+    ],
+    ids=str,
+)
+def test_requests_that_contradict_themselves(copy, jetson, request_):
+    with pytest.raises(UsageError):
+        open_engines(Bundle.open(copy), request_)
+    assert jetson.builds == 0
+
+
+def test_the_tensorrt_provider_gets_the_graphs_of_tensorrt(copy, monkeypatch):
+    manifest = json.loads((copy / MANIFEST).read_text())
+    for name in ("vision", "text"):
+        shutil.copy(copy / f"{name}.onnx", copy / f"{name}.s8.onnx")
+        manifest["files"][f"{name}.s8.onnx"] = manifest["files"][f"{name}.onnx"]
+    set_manifest(copy, files=manifest["files"], precision="int8")
+    opened = []
+
+    class Engine:
+        description = ""
+
+        def __init__(self, path, device, threads):
+            opened.append(path.resolve().name)  # the path of what is held says nothing
+
+    monkeypatch.setattr("attri.runtime.engines.select.OrtEngine", Engine)
+    for device in ("tensorrt", "cuda"):
+        open_engines(Bundle.open(copy), Request("onnxruntime", device))
+    assert opened == ["vision.s8.onnx", "text.s8.onnx", "vision.onnx", "text.onnx"]
+
+
+@pytest.mark.parametrize("request_", [Request("onnxruntime", "cpu", 1), Request(device="cpu", threads=1)], ids=str)
+def test_onnx_runtime_that_was_asked_for_is_what_runs(copy, jetson, request_):
+    assert open_engines(Bundle.open(copy), request_)[0].description.startswith("ONNX Runtime")
+    assert jetson.builds == 0
+
+
+class FakeSession:
+    """An ONNX Runtime with other providers than this machine's."""
+
+    starts = True
+
+    def __init__(self, path, options, providers, **_):
+        self.providers = providers if self.starts else ["CPUExecutionProvider"]
+
+    def get_providers(self):
+        return [*self.providers, "CPUExecutionProvider"]
+
+    def disable_fallback(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("device", "starts", "description"),
+    [
+        ("auto", True, "ONNX Runtime {} on cuda"),
+        ("auto", False, "CUDA does not start here: ONNX Runtime {} on cpu"),
+        ("cuda", True, "ONNX Runtime {} on cuda"),
+        ("tensorrt", True, "ONNX Runtime {} on tensorrt"),
+        ("cpu", True, "ONNX Runtime {} on cpu"),
+        ("cuda", False, None),
+        ("tensorrt", False, None),
+    ],
+)
+def test_providers_of_onnx_runtime(monkeypatch, tmp_path, device, starts, description):
+    providers = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", FakeSession)
+    monkeypatch.setattr(FakeSession, "starts", starts)
+    if description is None:
+        with pytest.raises(EngineError, match=f"--device {device}: .* does not start here"):
+            OrtEngine(tmp_path, device)
+        return
+    engine = OrtEngine(tmp_path, device)
+    assert engine.description == description.format(onnxruntime.__version__)
+    assert engine.limits == {}
+    wanted = {"auto": ["cuda"], "tensorrt": ["tensorrt", "cuda"]}.get(device, [device])
+    if starts:
+        assert [name.lower().removesuffix("executionprovider") for name in engine._session.providers] == wanted
+
+
+# attri-export
+
+
+def test_export_builds_once_and_prints_where(copy, jetson):
+    first, second = run(attri_export, copy, "--trt"), run(attri_export, copy, "--trt")
+    assert (first.exit_code, second.exit_code) == (0, 0), first.output
+    assert first.stdout == f"engines {copy}/engines  TensorRT 10.3.0 on Orin (compute capability 8.7, {system()})\n"
+    assert second.stdout == first.stdout
+    assert second.stderr == ""
+    assert jetson.builds == 2
+    assert run(attri_export, copy, "--trt", "--max-batch", 8, "--max-labels", 500, "--workspace", 64).exit_code == 0
+    assert jetson.builds == 4
+    assert run(attri_export, copy, "--trt", "--rebuild").exit_code == 0
+    assert jetson.builds == 6
+    Classifier.load(copy).close()  # takes the newest and builds none
+    assert jetson.builds == 6
+
+
+def test_export_without_tensorrt_keeps_the_bundle_and_says_what_to_do(copy, bare):
+    result = run(attri_export, copy, "--trt")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"error: no engines can be built here: tensorrt is not installed: pip install 'attri[trt]'; the bundle {copy}"
+        " is finished and stays: copy it to the device and run there: attri-export bundle --trt\n"
+    )
+    Bundle.open(copy)
+
+
+def test_export_needs_neither_torch_nor_onnx_for_that(copy):
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'onnx', 'onnxruntime', 'open_clip', 'tensorrt']))\n"
+        "from attri.export.cli import main; main(prog_name='attri-export')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, copy, "--trt"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: no engines can be built here: tensorrt is not installed")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--trt", "--dla"], "--dla: a DLA takes convolutions of fixed shapes"),
+        (["--trt", "--fp16"], "leave out --fp16"),
+        (["--trt", "--labels", "labels.txt"], "leave out --labels"),
+        ([], "is a bundle already: add --trt"),
+        (["--rebuild", "--max-batch", "4"], "--rebuild and --max-batch without --trt: nothing would use it"),
+        (["--trt", "--max-labels", "4"], "--max-labels"),
+        (["--trt", "--engine-dir", "elsewhere", "--hardware-compatible"], "leave out --engine-dir"),
+    ],
+    ids=str,
+)
+def test_wrong_usage(copy, jetson, options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(attri_export, copy, *options)
+    assert result.exit_code == 2
+    assert message in result.stderr.splitlines()[-1]
+    assert jetson.builds == 0

@@ -1,0 +1,146 @@
+"""Every graph that export can write, parsed, typed and built by a real TensorRT.
+
+TensorRT-RTX builds plans on a machine without a GPU; its parser and API are about those of TensorRT 11. The plans are
+for a desktop GPU and cannot be run here: what they compute is not shown by this. Full-size models are marked slow:
+pytest -m slow tests/runtime/engines/tensorrt/test_rtx.py
+"""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+
+import onnx
+import open_clip
+import pytest
+import torch
+from open_clip.model import CLIP
+from support.traces import cached
+
+from attri.calibration import qdq
+from attri.calibration.qdq import FEATURES, S8S8
+from attri.export import onnx as exporter
+from attri.runtime.bundle import TEXT, VISION
+from attri.runtime.engines.tensorrt.builder import BuildOptions, build
+from attri.runtime.errors import EngineError
+from attri.train.config import PromptConfig
+from attri.train.model import AttriPrompt
+from attri.train.model.backbone import wrap
+
+rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+TRACES = {VISION: exporter.trace_vision, TEXT: exporter.trace_text}
+
+
+def for_a_gpu(config):
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(rtx.ComputeCapability.SM86, 0)
+
+
+make = functools.partial(build, rtx, workspace=1 << 30, timing_cache=None, adjust=for_a_gpu)
+
+
+def graph(model, name, precision, opset):
+    """As export writes it. The tracer's part is shared, what comes after is as in `exporter.trace`."""
+    proto = cached(TRACES[name])(model, "fp16" if precision == "fp16" else "fp32", 18)
+    if opset == 17:
+        exporter.to_opset_17(proto)
+    if precision == "int8":
+        qdq.fold_weights(proto)
+        found = qdq.of_flavour(proto.graph, qdq.layers(proto.graph, FEATURES[name]), S8S8)
+        # Which ranges were measured changes scales, and no node or type.
+        ranges = dict.fromkeys(qdq.activations(proto.graph, found), (-8.0, 8.0))
+        proto = qdq.quantize(proto, found, ranges, S8S8)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def assert_builds(model, folder, name, precision, opset):
+    path, lines = folder / name, []
+    path.write_bytes(graph(model, name, precision, opset).SerializeToString())
+    ranges = BuildOptions().ranges(model.backbone.context_length)
+    built = make(path, precision, BuildOptions(), ranges, tell=lines.append)
+    assert len(built.plan) > 0.4 * path.stat().st_size
+    assert lines[0] == f"building {name} for TensorRT {rtx.__version__}"
+    print(f"{name} {precision} opset {opset}: {len(built.plan) / 2**20:.1f} MB in {built.seconds:.0f} s")
+
+
+# Opset 17 is the same graph with another Split: of the small models one precision of it is built each time.
+@pytest.mark.parametrize(("precision", "opset"), [("fp32", 17), ("fp32", 18), ("fp16", 18), ("int8", 18)])
+@pytest.mark.parametrize("name", [VISION, TEXT])
+def test_it_builds(pocket_model, tmp_path, name, precision, opset):
+    assert_builds(pocket_model, tmp_path, name, precision, opset)
+
+
+@pytest.fixture(scope="module", params=["ViT-B-32", "ViT-B-16"])
+def full_size(request):
+    """The real shapes with random weights, which no graph depends on."""
+    torch.manual_seed(0)
+    config = open_clip.get_model_config(request.param)
+    return AttriPrompt(wrap(CLIP(**config), request.param, "random"), PromptConfig()).eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [17, 18])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("name", [VISION, TEXT])
+def test_full_size_builds(full_size, tmp_path, name, precision, opset):
+    assert_builds(full_size, tmp_path, name, precision, opset)
+
+
+def test_a_node_that_tensorrt_does_not_know_is_named(pocket_model, tmp_path):
+    proto = graph(pocket_model, TEXT, "fp32", 18)
+    node = next(node for node in proto.graph.node if node.op_type == "Softmax")
+    node.op_type, node.domain = "QuickGelu", "com.microsoft"
+    del node.attribute[:]
+    path = tmp_path / TEXT
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(EngineError, match=rf"does not take text.onnx: node {node.name} \(QuickGelu\): "):
+        make(path, "fp32", BuildOptions(), BuildOptions().ranges(77))
+
+
+# Ctrl-C comes while TensorRT calls back, to tell of a step or to log; what such a call raises, TensorRT swallows.
+PRESSED = """
+import logging, os, signal, sys
+from pathlib import Path
+import tensorrt_rtx as rtx
+from attri.runtime.engines.tensorrt import builder
+from attri.runtime.engines.tensorrt.builder import BuildOptions, build
+
+builder.TICK, callback, told = -1.0, sys.argv[2], []
+
+def press(where):
+    if where == callback and told:
+        os.kill(os.getpid(), signal.SIGINT)
+    return True
+
+def tell(line):
+    told.append(line)
+    press("step")
+
+def for_a_gpu(config):
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(rtx.ComputeCapability.SM86, 0)
+
+log = logging.getLogger("attri.tensorrt")
+log.setLevel(logging.DEBUG)
+log.addFilter(lambda record: press("log"))
+options = BuildOptions()
+try:
+    build(rtx, Path(sys.argv[1]), "fp32", options, options.ranges(77), workspace=1 << 30, timing_cache=None,
+          adjust=for_a_gpu, tell=tell)
+except KeyboardInterrupt:
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    print("interrupted", *told, sep="\\n")
+"""
+
+
+@pytest.mark.parametrize("callback", ["step", "log"])
+def test_ctrl_c_ends_a_build(pocket_model, tmp_path, callback):
+    path = tmp_path / VISION
+    path.write_bytes(graph(pocket_model, VISION, "fp32", 18).SerializeToString())
+    done = subprocess.run([sys.executable, "-c", PRESSED, path, callback], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    interrupted, *told = done.stdout.splitlines()
+    assert interrupted == "interrupted"
+    assert len(told) < 10, "it went on"  # of hundreds of steps

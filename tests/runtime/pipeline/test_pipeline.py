@@ -1,0 +1,716 @@
+"""From scripted sources to sinks that keep what they get: order, loss, age, stops. The model is as slow as told."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.fakes import FakeClassifier, FakeSink, Step, picture, pictures_until, scripted, wait_for
+from support.results import file_size_limit
+
+from attri.runtime.capture import reader as reader_module
+from attri.runtime.capture.reader import Patience
+from attri.runtime.capture.spec import SourceSpec
+from attri.runtime.decide.smoothing import Rule
+from attri.runtime.deliver.result import LabelsOrigin, Result
+from attri.runtime.errors import EngineError, FailedError, ImageError, LabelsError, SourceError
+from attri.runtime.pipeline.live_labels import LabelsFile, LiveLabels
+from attri.runtime.pipeline.pipeline import Pipeline, Schedule
+
+QUICK = Patience(retries=2, first=0.01, longest=0.02, frozen=0.0)
+
+
+def camera(name: str = "camera0") -> SourceSpec:
+    return SourceSpec(name, "v4l2", "/dev/video0")
+
+
+def video(name: str = "v.mp4") -> SourceSpec:
+    return SourceSpec(name, "video", name)
+
+
+def at_rate(rate: float, seconds: float, first: int = 0) -> list[Step]:
+    """A camera for so long."""
+    count = int(rate * seconds)
+    return [step for i in range(count) for step in (picture((first + i) % 256), 1 / rate)]
+
+
+class Bench:
+    """A pipeline over scripted sources."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._patch = patch
+        self.classifier = FakeClassifier()
+
+    def make(self, scripts: dict[SourceSpec, list[Step]], **options: object) -> Pipeline:
+        # One that is lost at its end stays lost.
+        openers = {spec.name: scripted(script, script[-1:]) for spec, script in scripts.items()}
+        self._patch.setattr(reader_module, "open_source", lambda spec, *rest: openers[spec.name](spec, *rest))
+        file = options.pop("file", None)
+        labels = LiveLabels(self.classifier, file and LabelsFile.read(file))
+        rule = options.pop("rule", Rule())
+        schedule, patience = options.pop("schedule", Schedule()), options.pop("patience", QUICK)
+        rest = (schedule, patience, options.pop("batch", 1))
+        self.pipeline = Pipeline([*scripts], [labels] * len(scripts), [rule] * len(scripts), *rest)
+        return self.pipeline
+
+    def signal(self, number: int, when: Callable[[], object]) -> Callable[[], None]:
+        """A step that waits until `when` and then sends this process a signal."""
+
+        def send() -> None:
+            wait_for(when, 20)
+            self.signalled = time.monotonic()
+            os.kill(os.getpid(), number)
+
+        return send
+
+
+LOST = SourceError("lost")
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Bench:
+    caplog.set_level(logging.INFO, logger="attri")
+    return Bench(monkeypatch)
+
+
+def numbers(results: list[Result], source: str) -> list[int]:
+    return [result.frame for result in results if result.source == source]
+
+
+def test_files_give_every_frame_in_order_to_every_lossless_sink(bench: Bench) -> None:
+    """However slow one of them is; one that takes the newest gets what it can."""
+    frames = [picture(i) for i in range(40)]
+    slow, fast, lossy = FakeSink(seconds=0.01), FakeSink(), FakeSink(lossless=False, seconds=0.05)
+    pipeline = bench.make({video("a.mp4"): frames, video("b.mp4"): frames})
+    assert pipeline.run([slow, fast, lossy])
+    wanted = [(name, i) for name in ("a.mp4", "b.mp4") for i in range(40)]
+    assert [(result.source, result.frame) for result in slow.results] == wanted
+    assert [(result.source, result.frame) for result in fast.results] == wanted
+    assert 8 < len(lossy.results) < 80
+    assert lossy.results[-1].frame == 39
+    assert slow.closed
+    assert lossy.closed
+
+
+def test_frames_of_files_go_in_batches_and_nothing_else_changes(bench: Bench) -> None:
+    sink, slow = FakeSink(), FakeSink(seconds=0.005)
+    bench.classifier.seconds = 0.002
+    assert bench.make({video(): [picture(i) for i in range(50)]}, batch=4).run([sink, slow])
+    assert bench.classifier.seen == list(range(50))
+    assert [result.frame for result in sink.results] == [result.frame for result in slow.results] == list(range(50))
+    assert max(bench.classifier.batches) == 4
+    assert bench.pipeline.health()[0].frames == 50
+
+
+def test_frames_of_a_batch_do_not_come_at_thousands_a_second(bench: Bench) -> None:
+    sink = FakeSink()
+    bench.classifier.seconds = 0.02
+    assert bench.make({video(): [picture(i) for i in range(24)]}, batch=4).run([sink])
+    assert 0 < sink.results[-1].fps <= 50
+    assert max(result.fps for result in sink.results) <= 50  # the model takes 20 ms for each
+
+
+def test_sinks_that_ask_are_told_when_a_source_has_ended(bench: Bench) -> None:
+    class Follower(FakeSink):
+        def source_ended(self, origin: str) -> None:
+            self.results.append(origin)
+
+    sink, lost = Follower(), Follower()
+    sources = {video("a.mp4"): [picture(0)], video("b.mp4"): [picture(0), picture(1)]}
+    assert bench.make(sources).run([sink])
+    assert [getattr(each, "source", each) for each in sink.results] == ["a.mp4", "a.mp4", "b.mp4", "b.mp4", "b.mp4"]
+    assert [each for each in sink.results if isinstance(each, str)] == ["a.mp4", "b.mp4"]
+    bench.make({camera(): [picture(0), LOST]}).run([lost])
+    assert lost.results[-1] == "camera0"
+    assert not isinstance(lost.results[-2], str)
+
+
+def test_frames_of_cameras_go_one_by_one(bench: Bench) -> None:
+    sink = FakeSink()
+    bench.classifier.seconds = 0.01
+    bench.make({camera(): [*at_rate(200, 0.3), LOST]}, batch=4).run([sink])
+    assert len(sink.results) > 5
+    assert bench.classifier.batches == []
+
+
+def test_a_picture_that_cannot_be_read_costs_its_batch_nothing(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classify = FakeClassifier.__call__
+
+    def refuse(self: FakeClassifier, frame: object, *rest: object) -> object:
+        if not isinstance(frame, list) and frame[0, 0, 0] == 6:
+            raise ImageError("number 6 cannot be read")
+        return classify(self, frame, *rest)
+
+    monkeypatch.setattr(FakeClassifier, "__call__", refuse)
+    sink = FakeSink()
+    assert not bench.make({video(): [picture(i) for i in range(10)]}, batch=4).run([sink])
+    assert [result.frame for result in sink.results] == [0, 1, 2, 3, 4, 5, 7, 8, 9]
+    assert [m for m in caplog.messages if "number 6" in m] == ["error: number 6 cannot be read"]
+
+
+def test_images_that_reader_or_classifier_cannot_read_are_both_counted(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each thread has a count of its own: += is not atomic, so a shared one could lose some."""
+
+    def refuse(*_: object) -> None:
+        raise ImageError("the classifier cannot read it")
+
+    bench.classifier.__class__ = type("Refusing", (FakeClassifier,), {"__call__": refuse})
+    steps = [picture(1), lambda: ImageError("the reader cannot"), picture(2)] * 5
+    assert not bench.make({video(): steps}).run([])
+    assert caplog.messages[-1].endswith(", 15 files failed")
+
+
+def test_a_sink_with_room_is_not_kept_waiting(bench: Bench) -> None:
+    sink = FakeSink(seconds=0.001)
+    start = time.monotonic()
+    assert bench.make({video(): [picture(i % 256) for i in range(300)]}).run([sink])
+    assert len(sink.results) == 300
+    assert time.monotonic() - start < 4  # by polling alone it would be 7 s
+
+
+def test_a_result_says_what_was_seen(bench: Bench) -> None:
+    sink = FakeSink()
+    assert bench.make({video(): [picture(0), picture(1), picture(1)]}).run([sink])
+    found = [(each.label, each.changed, each.dropped, int(each.image[0, 0, 0])) for each in sink.results]
+    assert found == [("cat", True, 0, 0), ("dog", True, 0, 1), ("dog", False, 0, 1)]
+    assert sink.results[0].score == pytest.approx(0.95)
+
+
+def test_lag_does_not_grow_when_the_model_is_slow(bench: Bench) -> None:
+    """30 frames a second, 5 that can be classified: each result is of a frame that came just before."""
+    bench.classifier.seconds = 0.2
+    sink = FakeSink()
+    assert bench.make({camera(): at_rate(30, 2)}).run([sink])
+    ages = [result.age_ms for result in sink.results]
+    assert 4 <= len(ages) <= 30  # of 60
+    # A frame waits at most until a newer one replaces it, 33 ms, and for the model: 233 ms, and more on a busy machine.
+    # In a queue the last would be 1.6 s old.
+    assert max(ages) < 600
+    last = sink.results[-1]
+    assert last.frame + 1 - len(ages) - 1 <= last.dropped <= last.frame + 1 - len(ages) + 1
+    assert 0 < last.fps < 5.2
+
+
+def test_every_camera_has_its_turn(bench: Bench) -> None:
+    """Both give more than can be classified: while one frame is, another of each comes to wait."""
+    sink = FakeSink()
+    classify, seen = FakeClassifier.__call__, []
+
+    def slowly(self: FakeClassifier, *picture: object) -> object:
+        seen.append(1)
+        wait_for(lambda: len(seen) > 10 or all(bench.pipeline._intake._queues))
+        return classify(self, *picture)
+
+    bench.classifier.__class__ = type("Slow", (FakeClassifier,), {"__call__": slowly})
+    cameras = [pictures_until(lambda: len(sink.results) > 10, rate=100)]
+    assert bench.make({camera("camera0"): cameras, camera("camera1"): cameras}).run([sink])
+    sources = [result.source for result in sink.results[:10]]
+    assert sources[::2] == sources[:1] * 5
+    assert sources[1::2] == sources[1:2] * 5
+    assert {*sources} == {"camera0", "camera1"}
+
+
+def test_a_slow_sink_stalls_no_live_source(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    slow, fast, free = FakeSink(), FakeSink(), threading.Event()
+    write = slow.write
+    slow.write = lambda result: free.wait(20) and write(result)
+    steps = [pictures_until(lambda: len(fast.results) >= 20, rate=100), free.set]
+    assert bench.make({camera(): steps}).run([slow, fast])
+    assert len(slow.results) < 16
+    assert f"{len(fast.results) - len(slow.results)} results skipped by fake" in caplog.messages[-1]
+
+
+def test_a_slow_sink_holds_back_files_and_no_camera(bench: Bench) -> None:
+    slow = FakeSink(seconds=0.05)
+    live: list[int] = []
+    watcher = FakeSink()
+    pipeline = bench.make({video(): [picture(i) for i in range(30)], camera(): at_rate(50, 1)})
+    assert pipeline.run([slow, watcher])
+    assert numbers(slow.results, "v.mp4") == list(range(30))
+    live = numbers(watcher.results, "camera0")
+    assert len(live) > 15
+    assert live == sorted(live)
+
+
+def test_four_streams_of_which_one_dies(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    scripts: dict[SourceSpec, list[Step]] = {camera(f"camera{i}"): at_rate(20, 1, 40 * i) for i in range(3)}
+    scripts[camera("camera3")] = [*at_rate(20, 0.2, 200), LOST]
+    sink = FakeSink()
+    patience = Patience(retries=2, first=0.01, longest=0.02, frozen=5)
+    assert not bench.make(scripts, patience=patience).run([sink])
+    for i in range(3):
+        assert len(numbers(sink.results, f"camera{i}")) > 8
+        labels = {result.image[0, 0, 0] // 40 for result in sink.results if result.source == f"camera{i}"}
+        assert labels == {i}  # nobody gets another's frames
+    assert 0 < len(numbers(sink.results, "camera3")) <= 4
+    states = {health.source: health.state for health in bench.pipeline.health()}
+    assert states == {"camera0": "ended", "camera1": "ended", "camera2": "ended", "camera3": "dead"}
+    assert "error: camera3: lost, given up after 2 retries" in caplog.messages
+    assert caplog.messages[-1].endswith("1 source given up")
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_and_closes_everything(bench: Bench, kind: int) -> None:
+    sinks = [FakeSink(), FakeSink()]
+    send = bench.signal(kind, lambda: len(sinks[1].results) > 10)
+    pipeline = bench.make({camera(): [picture(1), send, ...], video(): [picture(i % 256) for i in range(100_000)]})
+    before, threads = signal.getsignal(kind), threading.active_count()
+    if kind == signal.SIGINT:
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(sinks)
+    else:
+        assert pipeline.run(sinks)
+    assert time.monotonic() - bench.signalled < 2
+    assert all(sink.closed for sink in sinks)
+    assert len(sinks[0].results) == len(sinks[1].results)  # what was classified is delivered
+    assert signal.getsignal(kind) is before
+    wait_for(lambda: threading.active_count() <= threads)
+
+
+def test_what_hangs_does_not_keep_it_from_stopping(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    free, stuck, sink = threading.Event(), FakeSink(), FakeSink()
+    stuck.write = lambda result: free.wait(20)
+    send = bench.signal(signal.SIGTERM, lambda: sink.results)
+    bench.make({camera(): [picture(1), send, lambda: free.wait(20)]}).run([stuck, sink])
+    assert time.monotonic() - bench.signalled < 2
+    assert sink.closed
+    assert "fake did not end in time" in caplog.messages
+    assert "camera0 did not end in time" in caplog.messages
+    free.set()
+
+
+def test_a_model_that_hangs_does_not_keep_sinks_from_closing(bench: Bench) -> None:
+    sink, free = FakeSink(), threading.Event()
+    hang = {"__call__": lambda self, *_: free.wait(20)}
+    bench.classifier.__class__ = type("Hanging", (FakeClassifier,), hang)
+    bench.make({camera(): [picture(1), 0.1, bench.signal(signal.SIGTERM, lambda: True), ...]}).run([sink])
+    assert time.monotonic() - bench.signalled < 2
+    assert sink.closed
+    free.set()
+
+
+def test_frames_that_wait_for_a_model_that_hangs(bench: Bench) -> None:
+    """The last one too, behind which nothing comes; those that a sink holds back wait for something else."""
+    free, sink, seen = threading.Event(), FakeSink(), []
+    sink.write = lambda result: free.wait(20)
+    classify = FakeClassifier.__call__
+
+    def hang(self: FakeClassifier, *picture: object) -> object:
+        wait_for(lambda: bench.pipeline.health()[1].state == "ended")
+        seen.append([health.waiting for health in bench.pipeline.health()])
+        return classify(self, *picture)
+
+    def look() -> None:
+        wait_for(lambda: bench.pipeline.health()[0].frames == 9)  # one in the sink, 8 before it
+        wait_for(lambda: bench.pipeline._intake.waiting(0) == 3)
+        seen.append([health.waiting for health in bench.pipeline.health()])
+        free.set()
+
+    bench.classifier.__class__ = type("Hanging", (FakeClassifier,), {"__call__": hang})
+    stdin = SourceSpec("-", "stdin", "-")
+    assert bench.make({stdin: [*[picture(i) for i in range(12)], look], camera(): []}).run([sink])
+    assert all(waiting > 0 for waiting, _ in seen[:9])
+    assert seen[9] == [0, 0]
+    assert [health.waiting for health in bench.pipeline.health()] == [0, 0]
+
+
+def test_a_full_disk_is_told_once_and_counted(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    full, good = FakeSink(), FakeSink()
+    full.full = True
+
+    def mend() -> None:
+        wait_for(lambda: len(good.results) == 5)
+        full.full = False
+
+    steps = [*[picture(i) for i in range(5)], mend, picture(5)]
+    assert not bench.make({video(): steps}).run([full, good])
+    assert len(good.results) == 6
+    assert [result.frame for result in full.results] == [5]
+    assert caplog.messages.count("error: the disk is full") == 1
+    assert "fake works again; 5 results lost" in caplog.messages
+    assert caplog.messages[-1].endswith("5 results lost by fake")
+
+
+def test_a_lossy_sink_that_fails_fails_nothing(bench: Bench) -> None:
+    broker = FakeSink(lossless=False)
+    broker.full = True
+    assert bench.make({video(): [picture(1)]}).run([broker])
+
+
+@pytest.mark.parametrize("where", ["sink", "close", "model", "source"])
+def test_a_bug_ends_it_with_its_traceback(bench: Bench, where: str) -> None:
+    sink, other = FakeSink(), FakeSink()
+
+    def fail(*_: object) -> None:
+        raise BrokenPipeError("bug")
+
+    steps: list[Step] = [*at_rate(30, 0.5)]
+    if where == "sink":
+        sink.write = fail
+    elif where == "close":
+        sink.close = fail
+    elif where == "source":
+        steps.insert(10, fail)
+    else:
+        bench.classifier.__class__ = type("Broken", (FakeClassifier,), {"__call__": fail})
+    start = time.monotonic()
+    with pytest.raises(BrokenPipeError, match="bug"):
+        bench.make({camera(): steps}).run([sink, other])
+    assert other.closed
+    assert time.monotonic() - start < 2
+
+
+def test_an_engine_that_fails_ends_it(bench: Bench) -> None:
+    def fail(*_: object) -> None:
+        raise EngineError("no memory")
+
+    bench.classifier.__class__ = type("Broken", (FakeClassifier,), {"__call__": fail})
+    with pytest.raises(EngineError):
+        bench.make({video(): [picture(1)]}).run([])
+
+
+def test_pictures_that_cannot_be_read_stop_no_other(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    sink = FakeSink()
+    assert not bench.make({video(): [picture(1), lambda: ImageError("bad"), picture(2)]}).run([sink])
+    assert [result.frame for result in sink.results] == [0, 2]
+    assert caplog.messages[-1] == "2 frames, 0% from the text cache, 1 file failed"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "wanted"),
+    [
+        (Schedule(), [0, 1, 2, 3, 4, 5, 6, 7]),
+        (Schedule(on_change=True), [0, 2, 5]),
+        (Schedule(every=0.3), [0, 3, 6]),
+        (Schedule(every=0.3, on_change=True), [0, 2, 5]),
+        (Schedule(every=0.2, on_change=True), [0, 2, 4, 5, 7]),
+    ],
+)
+def test_which_results_are_due(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, schedule: Schedule, wanted: list[int]
+) -> None:
+    """Frames of a video, 0.1 s apart; the label changes at 0, 2 and 5. Sinks of every frame get every frame."""
+    clock = iter([i / 10 + 1e-9 for i in range(8)])
+    monkeypatch.setattr("fakes.time", type("Clock", (), {"time": lambda: next(clock), "sleep": time.sleep}))
+    due, every = FakeSink(), FakeSink(takes="all")
+    frames = [picture(i) for i in (0, 0, 1, 1, 1, 0, 0, 0)]
+    assert bench.make({video(): frames}, schedule=schedule).run([due, every])
+    assert [result.frame for result in due.results] == wanted
+    assert len(every.results) == 8
+
+
+def test_labels_change_while_frames_come(bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By the file and from outside, within a second; a broken file changes nothing; no frame is lost."""
+    file = tmp_path / "labels.txt"
+    file.write_text("cat\ndog\n")
+    sink = FakeSink()
+    steps: list[Step] = []
+    done: dict[str, float] = {}
+
+    def seen(*labels: str) -> bool:
+        return bool(sink.results) and sink.results[-1].prediction.labels == labels
+
+    def change(text: str, *labels: str) -> Callable[[], None]:
+        def act() -> None:
+            file.write_text(text)
+            done["/".join(labels)] = time.monotonic()
+
+        return act
+
+    def until(*labels: str) -> Step:
+        return pictures_until(lambda: seen(*labels))
+
+    broken = f"{file} holds no labels: write one label a line; the labels from before stay"
+    steps += [until("cat", "dog"), change("rose = a red rose; a rose\ntulip\n", "rose", "tulip")]
+    steps += [until("rose", "tulip")]
+    steps += [lambda: bench.pipeline.set_labels("fir\nelm"), until("fir", "elm")]
+    steps += [change("", "broken"), pictures_until(lambda: broken in caplog.messages)]
+    steps += [change("oak\n", "oak"), until("oak")]
+    assert bench.make({SourceSpec("-", "stdin", "-"): steps}, file=file).run([sink])  # keeps every frame: none may miss
+    order = list(dict.fromkeys(result.prediction.labels for result in sink.results))
+    assert order == [("cat", "dog"), ("rose", "tulip"), ("fir", "elm"), ("oak",)]
+    for labels in (("rose", "tulip"), ("oak",)):
+        first = next(result for result in sink.results if result.prediction.labels == labels)
+        assert first.clock - done["/".join(labels)] < 2  # a second is promised, and a busy machine gets another
+    assert [result.frame for result in sink.results] == list(range(len(sink.results)))
+    assert bench.pipeline.labels() == ["oak"]
+
+
+def test_a_labels_file_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "labels.txt"
+    file.write_text("cat\ndog")
+    labels = LiveLabels(FakeClassifier(), LabelsFile.read(file))
+    for text in ("cat\ndog\nhor", "cat\ndog\nhorse\nbi", "cat\ndog\nhorse\nbird"):
+        file.write_text(text)
+        labels.look()
+        assert list(map(str, labels.labels)) == ["cat", "dog"]
+    labels.look()
+    assert labels.classifier.labels == ("cat", "dog", "horse", "bird")
+    before = file.stat()
+    file.write_text("cat\ndog\nhorse\nBIRD")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # same time, same size
+    labels.look()
+    labels.look()
+    assert labels.classifier.labels[3] == "BIRD"
+    file.unlink()
+    labels.look()
+    labels.look()
+    assert labels.classifier.labels[3] == "BIRD"
+
+
+def test_a_pipe_is_not_watched(tmp_path: Path) -> None:
+    """Whoever reads it a second time waits for ever, or takes an empty file for the labels."""
+    file = tmp_path / "labels.txt"
+    file.write_text("cat\ndog")
+    watched = LiveLabels(FakeClassifier(), LabelsFile.read(file))
+    file.unlink()
+    os.mkfifo(file)
+    writer = threading.Thread(target=file.write_text, args=("rose\ntulip",))
+    writer.start()
+    piped = LiveLabels(FakeClassifier(), LabelsFile.read(file))
+    writer.join()
+    for _ in range(3):
+        watched.look()
+        piped.look()
+    assert (watched.classifier.labels, piped.classifier.labels) == (("cat", "dog"), ("rose", "tulip"))
+
+
+def test_of_two_changes_at_once_one_counts_everywhere() -> None:
+    entered, go = threading.Event(), threading.Event()
+
+    class Slow(FakeClassifier):
+        def set_labels(self, labels: list[str], *rest: object) -> None:
+            super().set_labels(labels, *rest)
+            if labels == ["first"]:
+                entered.set()
+                assert go.wait(10)
+
+    labels = LiveLabels(Slow(), None)
+    first, second = (threading.Thread(target=labels.set, args=(text,)) for text in ("first", "second"))
+    first.start()
+    assert entered.wait(10)
+    second.start()
+    second.join(0.2)
+    go.set()
+    first.join()
+    second.join()
+    assert labels.classifier.labels == tuple(map(str, labels.labels)) == ("second",)
+
+
+def test_labels_as_whoever_edits_them_gets_them(bench: Bench) -> None:
+    pipeline = bench.make({camera(): [], camera("camera1"): []})
+    pipeline.set_labels("a = b; c\n# no label\nd")
+    assert pipeline.labels() == pipeline.labels("camera1") == ["a = b; c", "d"]
+    for text, words in [("", "no labels"), ("a = ;", "line 1"), ("unusable", "unusable")]:
+        with pytest.raises(LabelsError, match=words):
+            pipeline.set_labels(text)
+    with pytest.raises(LabelsError, match="no source camera7"):
+        pipeline.set_labels("x", "camera7")
+    assert pipeline.labels() == ["a = b; c", "d"]
+
+
+def test_labels_of_one_source_are_its_own_from_then_on(bench: Bench, tmp_path: Path) -> None:
+    """Sources share what was encoded until then; an edit of the file is for all of them again."""
+    file = tmp_path / "labels.txt"
+    file.write_text("cat\ndog\n")
+    pipeline = bench.make({camera(): [], camera("camera1"): [], camera("camera2"): []}, file=file)
+    assert len({id(channel.labels) for channel in pipeline._channels}) == 1
+    pipeline.set_labels("rose\ncat", "camera0")
+    assert pipeline.labels("camera0") == ["rose", "cat"]
+    assert pipeline.labels("camera1") == pipeline.labels("camera2") == ["cat", "dog"]
+    assert pipeline.labels() == ["rose", "cat", "dog"]
+    file.write_text("oak\n")
+    for _ in range(2):
+        for channel in pipeline._channels:
+            channel.labels.look()
+    assert pipeline.labels() == ["oak"]
+    pipeline.set_labels("fir")
+    assert pipeline.labels("camera0") == pipeline.labels("camera1") == ["fir"]
+
+
+def test_labels_of_one_source_change_what_it_alone_says(bench: Bench) -> None:
+    sink = FakeSink()
+
+    def change() -> None:
+        wait_for(lambda: len(sink.results) == 1)
+        bench.pipeline.set_labels("rose\ntulip", "b.mp4")
+
+    assert bench.make({video("a.mp4"): [picture(0), change, picture(0)], video("b.mp4"): [picture(0)]}).run([sink])
+    assert [(result.source, result.label) for result in sink.results] == [
+        ("a.mp4", "cat"),
+        ("a.mp4", "cat"),
+        ("b.mp4", "rose"),
+    ]
+
+
+def test_health_while_it_runs(bench: Bench) -> None:
+    seen: list[object] = []
+    sink = FakeSink()
+    pipeline = bench.make(
+        {
+            camera(): [
+                *at_rate(30, 0.5),
+                lambda: wait_for(lambda: len(sink.results) > 2),
+                lambda: seen.extend(pipeline.health()),
+            ]
+        }
+    )
+    assert pipeline.run([sink])
+    (health,) = seen
+    assert (health.source, health.state, health.detail, health.restarts) == ("camera0", "live", "scripted", 0)
+    assert 2 < health.frames <= len(sink.results)
+    assert 0 < health.fps < 32
+    assert abs(health.last_frame - time.time()) < 1
+
+
+def test_a_dead_source_costs_next_to_nothing(bench: Bench) -> None:
+    """Below 5% of a core while it waits to try again (the whole process is measured)."""
+    patience = Patience(retries=100, first=0.1, longest=0.2)
+    pipeline = bench.make({camera(): [LOST]}, patience=patience)
+    threading.Timer(2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    wall, cpu = time.monotonic(), time.process_time()
+    pipeline.run([FakeSink()])
+    assert time.process_time() - cpu < 0.05 * (time.monotonic() - wall)
+    assert bench.pipeline.health()[0].restarts > 5
+
+
+def test_labels_that_are_refused_change_nothing(bench: Bench, tmp_path: Path) -> None:
+    """Not even which file a source follows: an edit of it is still for all of them."""
+    file = tmp_path / "labels.txt"
+    file.write_text("cat\ndog\n")
+    pipeline = bench.make({camera(): [], camera("camera1"): []}, file=file)
+    for text in ("", "x =", "unusable"):
+        with pytest.raises(LabelsError):
+            pipeline.set_labels(text, "camera0")
+    assert pipeline.labels_origin().edited is False
+    assert pipeline.labels_text("camera0") == pipeline.labels_text("camera1") == "cat\ndog\n"
+    assert len({id(channel.labels) for channel in pipeline._channels}) == 1
+
+
+def test_labels_of_all_sources_change_together_or_not_at_all(bench: Bench) -> None:
+    pipeline = bench.make({camera(): [], camera("camera1"): []})
+    pipeline.set_labels("rose", "camera0")
+    second = pipeline._channels[1].labels.classifier
+    second.set_labels = lambda *_: raise_(LabelsError("no room in the engine"))
+    with pytest.raises(LabelsError, match="no room"):
+        pipeline.set_labels("tulip")
+    assert pipeline.labels("camera0") == ["rose"]
+
+
+def raise_(error: Exception) -> None:
+    raise error
+
+
+def test_an_engine_that_cannot_take_the_file_keeps_the_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Small(FakeClassifier):
+        def set_labels(self, labels: list[str], *rest: object) -> None:
+            if len(labels) > 2:
+                raise EngineError("out of memory")
+            super().set_labels(labels, *rest)
+
+    file = tmp_path / "labels.txt"
+    file.write_text("cat\ndog\n")
+    labels = LiveLabels(Small(), LabelsFile.read(file))
+    file.write_text("a\nb\nc\n")
+    for _ in range(3):
+        labels.look()
+    assert labels.classifier.labels == ("cat", "dog")
+    assert caplog.messages == ["out of memory; the labels from before stay"]
+
+
+def test_a_file_that_is_replaced_all_the_time_is_read_whole(tmp_path: Path) -> None:
+    """And its state is that of what was read, so that the watcher takes over what came since."""
+    file, other = tmp_path / "labels.txt", tmp_path / "new"
+    file.write_text("label 0\nother 0\n")
+    stop = threading.Event()
+
+    def replace() -> None:
+        for number in itertools.count(1):
+            if stop.is_set():
+                return
+            number = 7 ** (number % 50)  # of many lengths
+            other.write_text(f"label {number}\nother {number}\n")
+            other.replace(file)
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        for _ in range(300):
+            found = LabelsFile.read(file)
+            number = found.labels[0].text.split()[1]
+            assert found.text == f"label {number}\nother {number}\n"
+            assert found.state[1] == len(found.text)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_edited_labels_are_written_to_their_file(bench: Bench, tmp_path: Path) -> None:
+    file, link = tmp_path / "real.txt", tmp_path / "labels.txt"
+    file.write_text("cat\ndog\n")
+    file.chmod(0o640)
+    link.symlink_to(file)
+    pipeline = bench.make({camera(): [], camera("camera1"): []}, file=link)
+    assert pipeline.labels_origin() == LabelsOrigin(str(link), False, ("camera0", "camera1"))
+    pipeline.set_labels("# birds\r\nrose = a rose;a tulip\n", "camera0")
+    with pytest.raises(LabelsError, match="different labels: name one"):
+        pipeline.write_labels()
+    assert pipeline.labels_origin("camera0").edited
+    assert not pipeline.labels_origin("camera1").edited
+    pipeline.write_labels("camera0")
+    assert file.read_text() == "# birds\nrose = a rose;a tulip\n" == pipeline.labels_text("camera0")
+    assert link.is_symlink()
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert sorted(tmp_path.iterdir()) == [link, file]
+    assert not pipeline.labels_origin("camera0").edited
+    for _ in range(2):
+        for channel in pipeline._channels:
+            channel.labels.look()
+    assert pipeline.labels_text() == "# birds\nrose = a rose;a tulip\n"  # the other source has read it
+    assert not pipeline.labels_origin().edited
+
+
+def test_what_cannot_be_written_stays_as_it_was(bench: Bench, tmp_path: Path) -> None:
+    assert bench.make({camera(): []}).labels_origin() == LabelsOrigin(None, False, ())
+    with pytest.raises(LabelsError, match="came from no file: start attri-run with --labels"):
+        bench.pipeline.write_labels()
+    file = tmp_path / "labels.txt"
+    file.write_text("cat\n")
+    pipeline = bench.make({camera(): []}, file=file)
+    pipeline.set_labels("bird " * 20_000)
+    file.chmod(0o444)
+    with pytest.raises(LabelsError, match=r"labels.txt is read-only: chmod u\+w it"):
+        pipeline.write_labels()
+    file.chmod(0o644)
+    with file_size_limit(100), pytest.raises(FailedError, match=r"labels.txt cannot be written: File too large"):
+        pipeline.write_labels()
+    assert file.read_text() == "cat\n"
+    assert list(tmp_path.iterdir()) == [file]
+    file.write_text("dog\n")
+    with pytest.raises(LabelsError, match=r"labels.txt was changed by somebody else just now"):
+        pipeline.write_labels()
+    assert file.read_text() == "dog\n"
+
+
+def test_a_broken_file_counts_as_edited(tmp_path: Path) -> None:
+    file = tmp_path / "labels.txt"
+    file.write_text("cat\n")
+    labels = LiveLabels(FakeClassifier(), LabelsFile.read(file))
+    file.write_text("cat =\n")
+    labels.look()
+    labels.look()
+    assert labels.edited
+    labels.write()
+    assert file.read_text() == "cat\n"
+    assert not labels.edited

@@ -1,0 +1,33 @@
+"""Write the tests' bundle to a folder, for a machine without torch.
+
+python tests/support/make_bundle.py FOLDER [PRECISION]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from attri.export.onnx import export_bundle
+from attri.train.config import PromptConfig
+from attri.train.model import AttriPrompt
+from attri.train.model.backbone import load_backbone
+from attri.train.pocket import IMAGES
+
+LABELS = ["red apple", "bird", "a small house"]
+
+
+def random_model() -> AttriPrompt:
+    """The embedded backbone with strong prompts that nobody trained: what a graph computes does not depend on it."""
+    torch.manual_seed(0)
+    model = AttriPrompt(load_backbone(), PromptConfig()).eval()
+    with torch.no_grad():
+        model.pool.tokens.normal_()
+    return model
+
+
+if __name__ == "__main__":
+    pictures = [sorted(folder.glob("*.png"))[0] for folder in sorted((IMAGES / "test").iterdir())]
+    export_bundle(random_model(), Path(sys.argv[1]), LABELS, pictures[:8], precision=(sys.argv[2:] or ["fp32"])[0])

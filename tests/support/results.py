@@ -1,0 +1,109 @@
+"""Results as the pipeline gives them, and a command that is not there, for tests of what comes after."""
+
+from __future__ import annotations
+
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from attri.runtime.capture.spec import LIVE
+from attri.runtime.classifier import Prediction
+from attri.runtime.deliver.result import LabelsOrigin, Result, SourceHealth
+from attri.runtime.errors import LabelsError
+
+LABELS = ("red apple", "かりんご", "bird")
+NOW = 1_790_000_000.25  # 2026-09-21T14:13:20.250Z
+
+
+def make_result(
+    source: str = "camera0",
+    frame: int = 0,
+    *,
+    label: str | None = "red apple",
+    score: float = 0.75,
+    time: float | None = None,
+    image: np.ndarray | Path | None = None,
+    changed: bool = False,
+    **others: object,
+) -> Result:
+    """A frame of a camera, unless told otherwise; `score` is that of its best label, the others share the rest."""
+    best = LABELS.index(label) if label in LABELS else 0
+    probabilities = np.full(len(LABELS), (1 - score) / (len(LABELS) - 1), np.float32)
+    probabilities[best] = score
+    retrieved = np.array([[0, 3], [1, 1]], np.int32)
+    latency = {"preprocess": 1.0, "vision": 20.0, "text": 2.0, "total": 23.0}
+    prediction = Prediction(label, score, probabilities, LABELS, retrieved, "hit", latency)
+    if image is None:
+        image = np.full((48, 64, 3), 40 + 5 * (frame % 40), np.uint8)
+    elif isinstance(image, Path):
+        image = np.asarray(Image.open(image).convert("RGB"))
+    moment = NOW + frame / 10 if time is None else time
+    kind = str(others.pop("kind", None) or _kind(source))
+    values = {"age_ms": 41.0, "fps": 29.7, "dropped": 0, "clock": moment, "origin": source} | others
+    values |= {"kind": kind, "live": kind in LIVE}
+    return Result(source, frame, moment, image, prediction, label, score, changed, **values)
+
+
+def _kind(source: str) -> str:
+    """What a test means by this name, where it does not say."""
+    return {".png": "pictures", ".jpg": "pictures", ".mp4": "video"}.get(Path(source).suffix, "v4l2")
+
+
+class FakeControl:
+    """Keeps what was asked of it."""
+
+    def __init__(self, *sources: str, state: str = "live") -> None:
+        self.lines = {source: list(LABELS) for source in sources or ("camera0",)}
+        self.states = dict.fromkeys(self.lines, state)
+        self.written = {source: list(lines) for source, lines in self.lines.items()}  # in a file of that name
+
+    def labels(self, source: str | None = None) -> list[str]:
+        return list(dict.fromkeys(line for name in self._named(source) for line in self.lines[name]))
+
+    def set_labels(self, text: str, source: str | None = None) -> None:
+        words = text.split("\n")
+        if not any(words):
+            raise LabelsError("no labels: write one label a line")
+        for name in self._named(source):
+            self.lines[name] = [word for word in words if word]
+
+    def labels_text(self, source: str | None = None) -> str:
+        return "".join(f"{line}\n" for line in self.labels(source))
+
+    def labels_origin(self, source: str | None = None) -> LabelsOrigin:
+        names = self._named(source)
+        edited = any(self.lines[name] != self.written[name] for name in names)
+        return LabelsOrigin(f"{names[0]}.txt" if len(names) == 1 else None, edited, tuple(names))
+
+    def write_labels(self, source: str | None = None) -> None:
+        for name in self._named(source):
+            self.written[name] = self.lines[name]
+
+    def _named(self, source: str | None) -> list[str]:
+        if source is not None and source not in self.lines:
+            raise LabelsError(f"there is no source {source}")
+        return list(self.lines) if source is None else [source]
+
+    def health(self) -> list[SourceHealth]:
+        return [
+            SourceHealth(source, state, "", frames=120, dropped=3, restarts=1, fps=29.7, last_frame=NOW, waiting=0)
+            for source, state in self.states.items()
+        ]
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """No file of this process grows beyond `size`: to a writer it is a full disk (EFBIG in place of ENOSPC)."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, handler)

@@ -1,0 +1,102 @@
+"""torchrun: two processes learn what one learns, and stop together."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+TOGETHER = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from attri.runtime.errors import UsageError
+from attri.train.training import distributed
+from attri.train.model.backbone import load_backbone
+from attri.train.config import PromptConfig, TrainConfig
+from attri.train.data import read_data
+from attri.train.fit import fit
+from attri.train.training.trainer import Trainer
+
+def refuse():
+    raise UsageError("the first says no")
+
+def step(self, rows, views, usual=Trainer.step):
+    steps.append(self.epoch)
+    if distributed.rank() == 1 and len(steps) == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return usual(self, rows, views)
+
+steps, said = [], []
+with distributed.process_group(torch.device("cpu")):
+    said.append(distributed.anywhere(distributed.rank() == 1, False))
+    try:
+        distributed.from_first(refuse)
+    except UsageError as error:
+        said.append(str(error))
+    Trainer.step = step
+    try:
+        fit(read_data(Path(sys.argv[1])), load_backbone(), PromptConfig(pool_size=4), TrainConfig(views=1))
+    except KeyboardInterrupt:
+        said.append(len(steps))
+    Path(f"rank{distributed.rank()}").write_text(repr(said))
+os._exit(0)  # threads that DDP leaves behind may abort an interpreter that ends on a busy machine (pytorch #179291)
+"""
+BIN = Path(sys.executable).parent
+TRAIN = ["--epochs", "2", "--views", "1", "--pool-size", "4", "--device", "cpu"]
+
+
+def run(folder, processes, *command):
+    torchrun = [str(BIN / "torchrun"), "--standalone", f"--nproc_per_node={processes}", "--no-python"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [*(torchrun if processes > 1 else []), *map(str, command)]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def train(folder, data, options, processes):
+    """The run folder and what was printed."""
+    folder.mkdir()
+    done = run(folder, processes, BIN / "attri-train", "--data", data, *TRAIN, *options)
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / "pocket-photos-1", done
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        # Of 20 pictures the last batch of 19 holds one, and leaves a process without any. SGD, because Adam would
+        # hide a gradient of the wrong length.
+        ["--batch", "19", "--weight", "instance", "0.7", "--optimizer", "sgd", "--lr", "0.05"],
+        # Nothing moves the keys, and the average is taken.
+        ["--batch", "7", "--without", "retrieval", "--without", "diversity", "--average"],
+    ],
+    ids=["instance stream", "keys without gradient"],
+)
+def test_two_processes_give_the_prompts_of_one(tmp_path, photos, options):
+    (one, alone), (two, together) = (train(tmp_path / str(n), photos, options, n) for n in (1, 2))
+    ours, theirs = (load_file(run / "prompt.safetensors") for run in (two, one))
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        # Sums run in another order, and Adam divides by the root of tiny squares.
+        assert value.numel() == 0 or (ours[name] - value).abs().max() < 1e-5, name
+    assert together.stdout == alone.stdout
+    assert sorted(p.name for p in two.iterdir()) == sorted(p.name for p in one.iterdir())
+
+
+def test_errors_of_the_first_and_signals_to_any_reach_all(tmp_path, photos):
+    done = run(tmp_path, 2, sys.executable, "-c", TOGETHER, photos)
+    assert done.returncode == 0, done.stderr
+    first, second = ((tmp_path / f"rank{rank}").read_text() for rank in (0, 1))
+    assert first == second == repr([[True, False], "the first says no", 3])
+
+
+def test_an_error_is_said_once(tmp_path, photos):
+    (tmp_path / "thesis.txt").write_text("precious")
+    done = run(tmp_path, 2, BIN / "attri-train", "--data", photos, *TRAIN, "--output", tmp_path)
+    assert done.stderr.count("is not empty and not a run (it has thesis.txt)") == 1
+    assert done.stderr.count("Traceback") == 1  # torchrun's own, which says that the command failed
+    assert "exitcode  : 2 " in done.stderr

@@ -1,0 +1,110 @@
+"""Zero-shot accuracy of the pocket backbone: on the emoji of each style, and on the image folders.
+
+    python -m tools.pocket.evaluate emoji.npz
+
+It evaluates the weights beside this file, as `load` returns them.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from open_clip.model import CLIP
+from open_clip.tokenizer import SimpleTokenizer
+from PIL import Image
+from torch import Tensor
+
+from attri.train.pocket import CONFIG, IMAGES, OTHER_STYLE, load
+from tools.pocket.collect import NAMES, UNSEEN
+from tools.pocket.data import Data, Vocabulary, normal, on_white
+
+Encode = Callable[[list[str]], Tensor]  # captions to unit text features [N, D]
+
+
+def encode_text(model: CLIP, tokens: Tensor) -> Tensor:
+    """open_clip's `encode_text` for fewer tokens than the context holds. [N, T] -> [N, D], unit rows."""
+    length = tokens.shape[1]
+    states = model.token_embedding(tokens) + model.positional_embedding[:length]  # [N, T, W]
+    states = model.ln_final(model.transformer(states, attn_mask=model.attn_mask[:length, :length]))
+    last = states[torch.arange(len(tokens)), tokens.argmax(1)]  # [N, W]
+    return F.normalize(last @ model.text_projection, dim=-1)
+
+
+def encode_captions(model: CLIP, vocabulary: Vocabulary, captions: list[str]) -> Tensor:
+    """[N, D] features of many captions, similar lengths together so that few tokens are padding."""
+    order = sorted(range(len(captions)), key=lambda n: len(vocabulary.encode(captions[n])))
+    parts = [order[start : start + 128] for start in range(0, len(order), 128)]
+    features = torch.cat([encode_text(model, vocabulary([captions[n] for n in part])) for part in parts])
+    return features[torch.tensor(order).argsort()]
+
+
+@torch.no_grad()
+def evaluate(model: CLIP, data: Data, encode: Encode) -> dict[str, float]:
+    """Accuracy in percent, per style: of all names, the first five of them, and of all sub-categories."""
+    kinds = sorted({one.kinds[0] for one in data.emoji})
+    names, classes = encode(prompts([one.names[0] for one in data.emoji])), encode(prompts(kinds))
+    figures = {}
+    for style in ("noto", *UNSEEN):
+        rows = [n for n, (s, _, variant) in enumerate(data.rows) if NAMES[s] == style and not variant]
+        features = encode_images(model, data.pixels[rows])
+        truth = torch.tensor([data.rows[row][1] for row in rows])
+        kind = torch.tensor([kinds.index(data.emoji[index].kinds[0]) for index in truth.tolist()])
+        top = (features @ names.T).topk(5).indices  # [N, 5]
+        figures[f"{style} name"] = percent(top[:, 0] == truth)
+        figures[f"{style} top-5"] = percent((top == truth[:, None]).any(1))
+        figures[f"{style} kind"] = percent((features @ classes.T).argmax(1) == kind)
+    return figures
+
+
+@torch.no_grad()
+def evaluate_folder(model: CLIP, folder: Path, encode: Encode) -> dict[str, float]:
+    """Accuracy in percent of each class of a folder that holds one folder per class, and of all images."""
+    classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    texts = encode(prompts([name.replace("_", " ") for name in classes]))
+    right: dict[str, Tensor] = {}
+    for number, name in enumerate(classes):
+        pictures = [np.asarray(Image.open(path)) for path in sorted((folder / name).glob("*.png"))]
+        images = normal(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255)
+        right[name] = (model.encode_image(images, normalize=True) @ texts.T).argmax(1) == number
+    return {name: percent(hits) for name, hits in right.items()} | {"all": percent(torch.cat(list(right.values())))}
+
+
+def prompts(words: list[str]) -> list[str]:
+    """The captions that stand for the classes."""
+    return [f"a photo of a {word}." for word in words]
+
+
+def encode_images(model: CLIP, pixels: Tensor) -> Tensor:
+    """RGBA pictures [N, H, W, 4] uint8 -> unit features [N, D]."""
+    return torch.cat([model.encode_image(on_white(part), normalize=True) for part in torch.split(pixels, 256)])
+
+
+def percent(right: Tensor) -> float:
+    """The share of True."""
+    return round(100 * right.float().mean().item(), 1)
+
+
+def main() -> None:
+    """Evaluate the weights beside this file, as `load` returns them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cache", type=Path, help="the file that collect wrote")
+    arguments = parser.parse_args()
+    model, tokenizer = load(), SimpleTokenizer(context_length=CONFIG["text_cfg"]["context_length"])
+
+    @torch.no_grad()
+    def encode(captions: list[str]) -> Tensor:
+        features: Tensor = model.encode_text(tokenizer(captions), normalize=True)
+        return features
+
+    tables = {"emoji": evaluate(model, Data(arguments.cache), encode)}
+    for folder in (IMAGES / "test", OTHER_STYLE):
+        tables[f"{folder.parent.name}/{folder.name}"] = evaluate_folder(model, folder, encode)
+    for title, figures in tables.items():
+        print(title, *(f"  {name:20} {value:5.1f}" for name, value in figures.items()), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

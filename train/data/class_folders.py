@@ -1,0 +1,80 @@
+"""A folder per class, or train/val/test folders of those."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from pathlib import Path
+
+from attri.runtime._util.wording import plural
+from attri.runtime.errors import UsageError
+from attri.runtime.images import is_stray, list_images
+from attri.runtime.labels import class_words
+from attri.train.data.dataset import SPLITS, Dataset, Picture
+
+logger = logging.getLogger("attri")
+
+
+def read_class_folders(root: Path) -> Dataset:
+    """Read `root/class/**/*.jpg`, or `root/{train,val,test}/class/**/*.jpg`.
+
+    The classes are the class folders, sorted: those of train, or of test where there is no train.
+
+    Raises:
+        UsageError: fewer than two classes, two of one name, one without pictures, or one that train does not have.
+    """
+    parts = {part: root / part for part in SPLITS if (root / part).is_dir()} or {"train": root}
+    first = parts.get("train") or parts.get("test") or parts["val"]
+    names = list_classes(first)
+    if len(names) < 2:
+        raise UsageError(f"{first} holds {plural(len(names), 'class folder')}: two or more are needed, one per class")
+    words = [class_words(name) for name in names]
+    for number, name in enumerate(words):
+        if name in words[:number]:
+            raise UsageError(f"{first} has two folders for the class {name!r}: make them one")
+    found = {part: list_pictures(folder, _known(folder, names, first)) for part, folder in parts.items()}
+    return Dataset(root, root.name, words, found.get("train", []), found.get("val", []), found.get("test", []))
+
+
+def list_classes(folder: Path) -> list[str]:
+    """The names of the folders in `folder`, sorted. Hidden and stray ones are left out, which is said once.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be read: {error.strerror or error}") from error
+    if stray := [name for name in names if is_stray(name)]:
+        _say_left_out(folder, ", ".join(stray))
+    return [name for name in names if not is_stray(name)]
+
+
+@cache  # folders are listed several times
+def _say_left_out(folder: Path, names: str) -> None:
+    logger.warning("%s: not classes, left out: %s", folder, names)
+
+
+def list_pictures(folder: Path, numbers: dict[str, int]) -> list[Picture]:
+    """The pictures in the class folders that `numbers` names, folder by folder, sorted; the numbers are the targets.
+
+    Raises: UsageError: a class folder without pictures.
+    """
+    pictures: list[Picture] = []
+    for name, number in numbers.items():
+        files = list_images(folder / name)
+        if not files:
+            raise UsageError(f"the class folder {folder / name} has no pictures: add some or remove the folder")
+        pictures += (Picture(path, number) for path in files)
+    return pictures
+
+
+def _known(folder: Path, names: list[str], first: Path) -> dict[str, int]:
+    """The class folders in `folder` with their numbers; a part may lack classes, and may not bring new ones."""
+    numbers = {name: number for number, name in enumerate(names)}
+    own = list_classes(folder)
+    for name in own:
+        if name not in numbers:
+            raise UsageError(f"{folder / name} is no class of {first}: add it there or remove the folder")
+    return {name: numbers[name] for name in own}

@@ -1,0 +1,86 @@
+"""Pictures as people have them on disk: a CSV file, a dataset as CoOp lays it out, or a folder per class."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from attri.runtime.errors import UsageError
+from attri.train.data.class_folders import list_classes, read_class_folders
+from attri.train.data.coop import IMAGE_FOLDERS, LISTS, read_coop, recognise
+from attri.train.data.csv_dataset import read_table
+from attri.train.data.dataset import SPLITS, Dataset, Picture, check, few_shot, hold_out
+
+logger = logging.getLogger("attri")
+
+__all__ = ["Dataset", "Picture", "read_data", "read_target"]
+
+
+def read_data(path: Path, holdout: float = 0.25, shots: int | None = None, seed: int = 1) -> Dataset:
+    """Read what lies at `path`: see `read_table`, `read_coop` and `read_class_folders`. Nothing is written there.
+
+    Without test pictures a seeded share `holdout` of every class is kept for testing. `shots` pictures per class are
+    drawn for training, and up to 4 for validation: see `few_shot`. Pictures are not opened here.
+
+    Raises:
+        UsageError: nothing there can be read as a dataset, or a part of it is wrong or missing; it is named.
+    """
+    if not 0 < holdout < 1:
+        raise UsageError(f"holdout is {holdout}: it must lie between 0 and 1")
+    if shots is not None and shots < 1:
+        raise UsageError(f"shots is {shots}: it must be 1 or more")
+    dataset = _read(path.expanduser().resolve())
+    check(dataset)
+    if not dataset.test:
+        dataset = hold_out(dataset, holdout, seed)
+        _say_untested(dataset)
+    return few_shot(dataset, shots, seed) if shots else dataset
+
+
+def read_target(path: Path) -> Dataset:
+    """A dataset that is only scored: its test pictures, or all that it has where there are none.
+
+    Raises:
+        UsageError: see `read_data`.
+    """
+    dataset = _read(path.expanduser().resolve())
+    check(dataset)
+    return replace(dataset, train=[], val=[], test=dataset.test or [*dataset.train, *dataset.val])
+
+
+def _say_untested(dataset: Dataset) -> None:
+    tested = {picture.target for picture in dataset.test}
+    single = [name for number, name in enumerate(dataset.classes) if number not in tested]
+    if single:
+        all_of_them = len(single) == len(dataset.classes)
+        which = "every class" if all_of_them else ", ".join(single[:5]) + (", ..." if len(single) > 5 else "")
+        what = "there is no test part, and no accuracy" if all_of_them else "none is left for the test part"
+        _warn_once(f"{dataset.root}: a single image of {which}, which trains: {what}")
+
+
+@cache  # a protocol reads its data for every seed
+def _warn_once(line: str) -> None:
+    logger.warning("%s", line)
+
+
+def _read(path: Path) -> Dataset:
+    if path.is_file():
+        return read_table(path)
+    if not path.is_dir():
+        raise UsageError(f"{path}: no such folder or CSV file")
+    return read_coop(path) or _read_classes(path)
+
+
+def _read_classes(root: Path) -> Dataset:
+    """Class folders, unless they are something else that would pass for them."""
+    names = list_classes(root)
+    if not set(names) & set(SPLITS):
+        datasets = [name for name in names if recognise(root / name)]
+        if datasets:
+            raise UsageError(f"{root} holds datasets, not classes: name one of them ({', '.join(datasets)})")
+        strays = sorted(set(names) & IMAGE_FOLDERS)
+        if strays:
+            raise UsageError(f"{root} has pictures in {strays[0]}/, but none of the lists that go with it: {LISTS}")
+    return read_class_folders(root)

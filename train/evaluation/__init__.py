@@ -1,0 +1,1 @@
+"""Benchmark protocols (base-to-novel, cross-dataset, domain generalization) and their tables."""

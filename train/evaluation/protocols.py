@@ -1,0 +1,221 @@
+"""The published ways to evaluate a prompt, for all methods in one harness, over seeds.
+
+    base-to-novel           train on the first half of the sorted classes, score each half among its own classes
+    cross-dataset           train on one dataset, score other datasets with their own classes and template
+    domain-generalization   train on one dataset, score other pictures of the same classes
+    few-shot                train with 1, 2, 4, ... pictures per class, score all classes
+
+Methods share backbone, pictures, views, optimizer and losses, and differ in their prompts only:
+
+    zero-shot     the frozen CLIP and the template
+    static        deep text prompts, as many tokens per block as AttriPrompt brings, the same for every image
+    attriprompt   the prompt as configured
+
+Every training is a run folder of its own below the protocol's, so that a protocol that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attri.runtime.errors import UsageError
+from attri.train.config import METHODS, PromptConfig, TrainConfig, learned
+from attri.train.data.read import Dataset
+from attri.train.evaluation import result_tables
+from attri.train.fit import fit, label_tokens, load_model, restore_threads, versions
+from attri.train.model.attriprompt import AttriPrompt
+from attri.train.model.backbone import Backbone
+from attri.train.training import checkpoint, distributed
+from attri.train.training.features import Features, Store
+from attri.train.training.predict import accuracy, predict, predict_plain
+from attri.train.training.progress import Progress
+from attri.train.training.run_folder import RESULTS, claim
+
+SHOTS = 16  # pictures per class where nothing else is asked for, as published
+FEW_SHOTS = (1, 2, 4, 8, 16)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to evaluate.
+
+    read         a seed and a number of shots -> the dataset that is trained on
+    targets      other datasets, for cross-dataset and domain-generalization; only their test pictures are used
+    """
+
+    protocol: str
+    read: Callable[[int, int], Dataset]
+    targets: tuple[Dataset, ...] = ()
+    methods: tuple[str, ...] = METHODS
+    seeds: tuple[int, ...] = (1, 2, 3)
+    shots: tuple[int, ...] = (SHOTS,)
+
+    def __post_init__(self) -> None:
+        if not self.methods or not self.seeds or not self.shots:
+            raise UsageError("a protocol needs a method, a seed and a number of shots")
+        if len(self.shots) > 1 and self.protocol != "few-shot":
+            raise UsageError(f"{self.protocol} takes one number of shots: several are for few-shot")
+        wants_targets = self.protocol in ("cross-dataset", "domain-generalization")
+        if wants_targets != bool(self.targets):
+            what = "needs --target datasets to score" if wants_targets else "takes no --target"
+            raise UsageError(f"{self.protocol} {what}")
+
+    def trainings(self) -> Iterator[tuple[int, int]]:
+        """Seed and shots of every training of a method."""
+        return ((seed, shots) for shots in self.shots for seed in self.seeds)
+
+    def parts(self, dataset: Dataset) -> tuple[Dataset, list[tuple[str, Dataset]]]:
+        """What one training learns on, and what it is scored on, by column of the table.
+
+        Raises:
+            UsageError: the datasets do not fit the protocol.
+        """
+        if self.protocol == "base-to-novel":
+            if len(dataset.classes) < 4:
+                raise UsageError(f"base-to-novel needs 4 or more classes, {dataset.root} has {len(dataset.classes)}")
+            base, novel = dataset.halves()
+            return base, [("base", base), ("novel", novel)]
+        if self.protocol == "few-shot":
+            return dataset, [("test", dataset)]
+        if self.protocol == "domain-generalization":
+            for target in self.targets:
+                unknown = sorted(set(target.classes) - set(dataset.classes))
+                if unknown:
+                    raise UsageError(
+                        f"{target.root} has classes that {dataset.name} lacks ({unknown[0]}): these are not domains"
+                    )
+        return dataset, columns([dataset, *self.targets])
+
+
+def columns(datasets: list[Dataset]) -> list[tuple[str, Dataset]]:
+    """Each dataset with a name of its own, after the folder that it lies in where two are called the same.
+
+    Raises:
+        UsageError: that does not tell them apart either.
+    """
+    called = [dataset.name for dataset in datasets]
+    names = [
+        f"{dataset.root.parent.name}/{dataset.name}" if called.count(dataset.name) > 1 else dataset.name
+        for dataset in datasets
+    ]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"two datasets are called {name}: name each once, or rename a folder")
+    return list(zip(names, datasets, strict=True))
+
+
+def run(
+    plan: Plan,
+    backbone: Backbone,
+    prompt: PromptConfig,
+    config: TrainConfig,
+    output: Path | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Train and score everything in `plan`; write results.json and results.md.
+
+    Returns:
+        The protocol's folder.
+
+    Raises:
+        UsageError: the datasets do not fit the protocol; and see `fit`.
+    """
+    store = Store(progress or Progress(quiet=True))
+    first = plan.read(plan.seeds[0], plan.shots[0])
+    for column, dataset in plan.parts(first)[1]:
+        if not dataset.test:
+            raise UsageError(f"{dataset.root} has no test pictures to score {column} on")
+    for method in set(plan.methods) - {"zero-shot"}:
+        learned(prompts(prompt)[method], config)
+    meta = describe(plan, backbone, prompt, config, first)
+    with claim(output, f"{plan.protocol}-{backbone.name}-{first.name}", meta) as folder:
+        restore_threads(folder.place)
+        folder.save_state({}, {"threads": torch.get_num_threads()})
+        scores = [
+            record
+            for seed, shots in plan.trainings()
+            for record in train_and_score(
+                plan, backbone, prompt, dataclasses.replace(config, seed=seed, shots=shots), folder.path, store
+            )
+        ]
+        results = {"protocol": plan.protocol, "scores": scores, "versions": versions(), "run": meta}
+        folder.write("results.md", result_tables.markdown(results))
+        folder.finish(results)
+        return folder.path
+
+
+def train_and_score(
+    plan: Plan, backbone: Backbone, prompt: PromptConfig, config: TrainConfig, folder: Path, store: Store
+) -> Iterator[dict[str, Any]]:
+    """One seed and number of shots: a record for every method and column."""
+    assert config.shots is not None
+    source, scored = plan.parts(plan.read(config.seed, config.shots))
+    frozen = AttriPrompt(backbone, prompt).to(backbone.token_embedding.device)
+    pictures = {column: encode(column, frozen, dataset, store) for column, dataset in scored}
+    for method in plan.methods:
+        name = f"{method}-{config.shots}shots-seed{config.seed}"
+        if method == "zero-shot":
+            model = frozen
+        else:
+            model = trained(folder / name, source, backbone, prompts(prompt)[method], config, store)
+        for column, dataset in scored:
+            template = dataset.template if plan.protocol == "cross-dataset" else config.template
+            data = pictures[column]
+            labels = label_tokens(model, dataset.classes, template)
+            logits = (predict_plain if method == "zero-shot" else predict)(model, labels, data)
+            yield {
+                "method": method,
+                "seed": config.seed,
+                "shots": config.shots,
+                "column": column,
+                "accuracy": accuracy(logits, data.targets),
+                "pictures": len(data),
+                "classes": len(dataset.classes),
+            }
+
+
+def encode(column: str, model: AttriPrompt, dataset: Dataset, store: Store) -> Features:
+    """The test pictures, before anything is trained. Raises UsageError where none of them can be read."""
+    data = store.get(column, model, dataset.test)
+    if not len(data):
+        raise UsageError(f"no test picture of {dataset.root} can be read: there is nothing to score {column} on")
+    return data
+
+
+def trained(
+    folder: Path, dataset: Dataset, backbone: Backbone, prompt: PromptConfig, config: TrainConfig, store: Store
+) -> AttriPrompt:
+    """The model of the run in `folder`, which is trained if it is not there yet."""
+    if not distributed.from_first((folder / RESULTS).exists):
+        fit(dataset, backbone, prompt, config, folder, store, latest=False)
+    return load_model(distributed.from_first(lambda: checkpoint.load_run(folder)), backbone)
+
+
+def prompts(prompt: PromptConfig) -> dict[str, PromptConfig]:
+    """What each method that learns is trained with."""
+    return {"static": static(prompt), "attriprompt": prompt}
+
+
+def static(prompt: PromptConfig) -> PromptConfig:
+    """As many prompt tokens per block, none of them retrieved."""
+    tokens = prompt.retrieved * prompt.prompt_length + prompt.static_tokens
+    return dataclasses.replace(prompt, pool_size=0, static_tokens=tokens)
+
+
+def describe(
+    plan: Plan, backbone: Backbone, prompt: PromptConfig, config: TrainConfig, dataset: Dataset
+) -> dict[str, Any]:
+    """What makes two protocols the same, as JSON."""
+    identity = {"model": backbone.name, "pretrained": backbone.tag, "sha256": backbone.sha256}
+    meta = checkpoint.describe(prompt, config, identity, dataset)
+    choices = {"protocol": plan.protocol, "methods": plan.methods, "seeds": plan.seeds, "shots": plan.shots}
+    targets = {"targets": [[str(target.root), target.fingerprint()] for target in plan.targets]}
+    whole: dict[str, Any] = json.loads(json.dumps(meta | choices | targets))
+    return whole

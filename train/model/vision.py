@@ -1,0 +1,70 @@
+"""The frozen image tower, opened up: the image feature, and what each prompted text block asks of the pool."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from attri.train.model.blocks import Block, layer_norm, unit, wide
+from attri.train.model.retrieval import Retrieval, source_blocks
+
+
+class VisionTower(nn.Module):
+    """open_clip's VisionTransformer, block by block. It owns no weight of its own.
+
+    Args:
+        visual: an open_clip VisionTransformer.
+        retrieval: the clustering, or None for image features alone.
+        sources: vision block (1-based) of each prompted text block.
+    """
+
+    def __init__(self, visual: nn.Module, retrieval: Retrieval | None, sources: list[int]) -> None:
+        super().__init__()
+        self.visual = visual
+        self.retrieval = retrieval
+        self.sources = sources
+
+    @classmethod
+    def of(cls, visual: nn.Module, retrieval: Retrieval | None, text_layers: int, depth: int) -> VisionTower:
+        layers = len(cast(nn.ModuleList, cast(nn.Module, visual.transformer).resblocks))
+        return cls(visual, retrieval, source_blocks(layers, text_layers, depth))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """pixels [B, 3, H, W], normalised -> unit image features [B, D], unit centres [B, L, K, D]"""
+        visual = self.visual
+        ln_post, projection = cast(nn.Module, visual.ln_post), cast(Tensor, visual.proj)
+        centres: dict[int, Tensor] = {}
+        for number, x in enumerate(self.states(pixels), start=1):
+            if self.retrieval is not None and number in self.sources:
+                centres[number] = self.retrieval(x, ln_post, projection)
+        features = unit(wide(self.pool(x) @ projection.to(x.dtype)))
+        if self.retrieval is None:
+            return features, None
+        return features, torch.stack([centres[source] for source in self.sources], 1)
+
+    def states(self, pixels: Tensor) -> Iterator[Tensor]:
+        """The tokens after each block, first to last, CLS first. [B, 3, H, W] -> [B, 1 + T, W], L_v times"""
+        x = self.embed(pixels)
+        for block in cast(nn.ModuleList, cast(nn.Module, self.visual.transformer).resblocks):
+            x = Block(block)(x)
+            yield x
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Patches, CLS and positions, normalised. [B, 3, H, W] -> [B, 1 + T, W]"""
+        visual = self.visual
+        patches = cast(nn.Conv2d, visual.conv1)(pixels).flatten(2).transpose(1, 2)  # [B, T, W]
+        cls = cast(Tensor, visual.class_embedding).expand(patches.shape[0], 1, -1)
+        x = torch.cat([cls, patches], 1) + cast(Tensor, visual.positional_embedding)
+        return layer_norm(cast(nn.Module, visual.ln_pre), x)
+
+    def pool(self, x: Tensor) -> Tensor:
+        """CLS, or the mean of the patches, as the tower was trained. [B, 1 + T, W] -> [B, W]"""
+        ln_post = cast(nn.Module, self.visual.ln_post)
+        if self.visual.pool_type == "tok":
+            return layer_norm(ln_post, x[:, 0])
+        if self.visual.final_ln_after_pool:
+            return layer_norm(ln_post, x[:, 1:].mean(1))
+        return layer_norm(ln_post, x[:, 1:]).mean(1)

@@ -1,0 +1,127 @@
+"""report.html: a run to read and to hand on. One file without scripts and links, so it opens anywhere, offline."""
+
+from __future__ import annotations
+
+import base64
+import io
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from attri.train.training.run_folder import write_file
+
+PARTS = ("train", "val", "test")  # of the data, as `results.json` names them
+SHOWN = 12  # classes at either end, and confused pairs
+PIXELS_PER_CSS_PIXEL = 1.5  # `plots.save` draws 150 per inch, a browser 96; a little larger than life reads better
+
+
+def write_report(folder: Path, results: dict[str, Any], history: list[dict[str, Any]], images: list[Path]) -> None:
+    """Write `folder/report.html`.
+
+    Args:
+        results: what `results.json` holds. Left out where missing: "val", "test", "confusion" in "test" (counts
+            [C, C], row = truth), and "pool_usage" (shares [L, N]; empty without a pool).
+        history: the records of `metrics.jsonl`, one or more.
+        images: PNGs. Those named curves, confusion, usage and clusters go to their places, others to the end.
+
+    Raises:
+        FailedError: it cannot be written.
+    """
+    run, test = results["run"], results.get("test", {})
+    confusion = np.array(test.get("confusion", np.zeros((0, 0))))
+    classes = class_accuracy(confusion, run["classes"])
+    html = render(
+        Path(__file__).with_name("report.html"),
+        title=title(results),
+        summary=summary(results),
+        parts={part: results[part] for part in ("test", "val") if part in results},
+        classes=classes,
+        untested=len(confusion) - len(classes),
+        shown=SHOWN,
+        confused=most_confused(confusion, run["classes"]),
+        pool=pool_rows(np.array(results.get("pool_usage", []))),
+        history=history,
+        pictures={path.stem: embedded(path) for path in images},
+        skipped={part: results[part]["skipped"] for part in PARTS if results.get(part, {}).get("skipped")},
+        run=run,
+        results=results,
+        folder=str(folder),
+        time=str(timedelta(seconds=round(results["seconds"]))),
+    )
+    # File names that are no valid text (any bytes may be one) are shown by their escapes.
+    write_file(folder / "report.html", html.encode(errors="backslashreplace"))
+
+
+def render(template: Path, **values: Any) -> str:
+    """A page from a template, which finds what the reports share beside this file."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader([template.parent, Path(__file__).parent])
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    return environment.get_template(template.name).render(**values)
+
+
+def title(results: dict[str, Any]) -> str:
+    run = results["run"]
+    return f"{run['backbone']['model']} on {Path(run['data']).name}"
+
+
+def summary(results: dict[str, Any]) -> str:
+    """What was trained on what, in a sentence or two."""
+    run = results["run"]
+    train, backbone = run["train"], run["backbone"]
+    shots = train["shots"]
+    drawn = "all that there are" if shots is None else f"up to {shots} per class"
+    return (
+        f"Prompts for {backbone['model']} ({backbone['pretrained']}), trained on "
+        f"{results['train']['pictures']} pictures of {len(run['classes'])} classes ({drawn}) "
+        f"for {train['epochs']} epochs, seed {train['seed']}."
+    )
+
+
+def class_accuracy(confusion: NDArray[Any], classes: list[str]) -> list[dict[str, Any]]:
+    """One row for each class that has pictures, worst first, and among equals the one with more pictures."""
+    rows = [
+        {"name": classes[c], "right": int(row[c]), "pictures": int(row.sum()), "accuracy": float(row[c] / row.sum())}
+        for c, row in enumerate(confusion)
+        if row.sum()
+    ]
+    return sorted(rows, key=lambda row: (row["accuracy"], -row["pictures"]))
+
+
+def most_confused(confusion: NDArray[Any], classes: list[str]) -> list[dict[str, Any]]:
+    """Pairs of classes by the number of pictures that went wrong between them, most first."""
+    wrong = confusion.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:SHOWN]
+    pairs = zip(*np.unravel_index(order, wrong.shape), strict=True)
+    return [
+        {
+            "truth": classes[row],
+            "predicted": classes[column],
+            "count": int(wrong[row, column]),
+            "pictures": int(confusion[row].sum()),
+        }
+        for row, column in pairs
+        if wrong[row, column]
+    ]
+
+
+def pool_rows(usage: NDArray[Any]) -> list[dict[str, Any]]:
+    """usage [L, N] -> a row for each block; none without a pool."""
+    return [
+        {"alive": int((block > 0).sum()), "size": len(block), "busiest": float(block.max())}
+        for block in usage
+        if len(block)
+    ]
+
+
+def embedded(path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
+    with Image.open(io.BytesIO(data)) as image:
+        width, height = (round(side / PIXELS_PER_CSS_PIXEL) for side in image.size)
+    return {"data": base64.b64encode(data).decode(), "width": width, "height": height}

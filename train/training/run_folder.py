@@ -1,0 +1,175 @@
+"""The run folder: found or made, claimed for one process, and `runs/latest` pointing to the newest finished one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import IO, Any
+
+from torch import Tensor
+
+from attri.runtime._util.filelock import try_lock, unlock
+from attri.runtime._util.printable import json_text
+from attri.runtime.errors import FailedError, UsageError
+from attri.train.training import distributed
+from attri.train.training.checkpoint import load_tensors, save_tensors
+
+RUNS = Path("runs")
+STATE, PROMPT, RESULTS = "state.safetensors", "prompt.safetensors", "results.json"
+LOCK = ".attri.lock"
+PLACE = "place"  # what the metadata of STATE holds beyond that of PROMPT
+logger = logging.getLogger("attri")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A claimed folder, of one training or of a protocol over many.
+
+    state: tensors, and place: where it stood, of an unfinished run with the same settings; a new one has no place.
+    Only the first of several processes writes; all must call, and all get its error.
+    """
+
+    path: Path
+    meta: dict[str, Any]
+    state: dict[str, Tensor] = field(default_factory=dict)
+    place: dict[str, Any] = field(default_factory=dict)
+
+    def save_state(self, tensors: dict[str, Tensor], place: dict[str, Any]) -> None:
+        distributed.from_first(lambda: save_tensors(self.path / STATE, tensors, {**self.meta, PLACE: place}))
+
+    def save_prompt(self, tensors: dict[str, Tensor]) -> None:
+        distributed.from_first(lambda: save_tensors(self.path / PROMPT, tensors, self.meta))
+
+    def finish(self, results: dict[str, Any]) -> None:
+        """Results come last: a folder with results is complete."""
+        self.write(RESULTS, json_text(results, indent=2) + "\n")
+        if distributed.rank() == 0:
+            (self.path / STATE).unlink(missing_ok=True)
+
+    def write(self, name: str, text: str) -> None:
+        distributed.from_first(lambda: write_file(self.path / name, text.encode()))
+
+    def point_latest(self) -> None:
+        """runs/latest -> this run, replaced in one step; a run elsewhere (--output) is pointed to as well.
+
+        Where that cannot be, the run is finished all the same: a warning says so.
+        """
+        if distributed.rank() > 0:
+            return
+        link = RUNS / f".latest.{os.getpid()}"
+        try:
+            RUNS.mkdir(exist_ok=True)
+            link.symlink_to(os.path.relpath(self.path, RUNS))
+            link.replace(RUNS / "latest")
+        except OSError as error:
+            with suppress(OSError):
+                link.unlink()
+            reason = error.strerror or error
+            logger.warning("%s cannot point to the run (%s): name it, %s", RUNS / "latest", reason, self.path)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write beside, then rename. Raises FailedError; what was there before is kept."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise FailedError(f"cannot write {path}: {error.strerror}") from error
+
+
+@contextmanager
+def claim(output: Path | None, name: str, meta: dict[str, Any]) -> Iterator[RunFolder]:
+    """Claim `output`, or the first folder runs/NAME-1, -2, ... that is empty or holds this very run unfinished.
+
+    Of several processes the first one claims, for all.
+
+    Raises:
+        UsageError: `output` holds something else.
+        FailedError: `output` is in use by another process, is damaged, or cannot be written.
+    """
+    with ExitStack() as held:
+        yield distributed.from_first(lambda: held.enter_context(_claim(output, name, meta)))
+
+
+@contextmanager
+def _claim(output: Path | None, name: str, meta: dict[str, Any]) -> Iterator[RunFolder]:
+    try:
+        folder, lock = _numbered(name, meta) if output is None else (output, _lock(output))
+    except OSError as error:
+        raise FailedError(f"cannot write the run folder {output or RUNS}: {error.strerror}") from error
+    if lock is None:
+        raise FailedError(f"another attri-train is at work in {folder}: wait for it or choose another --output")
+    try:
+        yield _open(folder, meta)
+    finally:
+        unlock(folder / LOCK, lock)
+
+
+def _numbered(name: str, meta: dict[str, Any]) -> tuple[Path, IO[str]]:
+    for number in count(1):
+        folder = RUNS / f"{name}-{number}"
+        if folder.exists() and _taken(folder):
+            continue
+        lock = _lock(folder)
+        if lock is not None:
+            if not _taken(folder) and _free(folder, meta):
+                return folder, lock
+            unlock(folder / LOCK, lock)
+    raise AssertionError("count() does not end")
+
+
+def _taken(folder: Path) -> bool:
+    """Whether there is a finished run, or something that attri-train did not write and must not touch."""
+    if not folder.is_dir() or (folder / RESULTS).exists():
+        return True
+    return not (folder / STATE).exists() and bool(_contents(folder))
+
+
+def _free(folder: Path, meta: dict[str, Any]) -> bool:
+    """Whether a folder that is not taken is empty, or holds this very run unfinished; a damaged state is left alone."""
+    try:
+        return not (folder / STATE).exists() or _same(folder, meta)
+    except FailedError as error:
+        logger.warning("%s, in another folder", error)
+        return False
+
+
+def _contents(folder: Path) -> list[str]:
+    return [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")]
+
+
+def _lock(folder: Path) -> IO[str] | None:
+    folder.mkdir(parents=True, exist_ok=True)
+    return try_lock(folder / LOCK)
+
+
+def _same(folder: Path, meta: dict[str, Any]) -> bool:
+    stored = dict(load_tensors(folder / STATE)[1])
+    stored.pop(PLACE, None)
+    return bool(stored == json.loads(json.dumps(meta)))
+
+
+def _open(folder: Path, meta: dict[str, Any]) -> RunFolder:
+    if (folder / RESULTS).exists():
+        raise UsageError(f"{folder} holds a finished run: choose another --output, or remove it")
+    if not (folder / STATE).exists():
+        if others := _contents(folder):
+            raise UsageError(f"{folder} is not empty and not a run (it has {others[0]}): choose another --output")
+        return RunFolder(folder, meta)
+    try:
+        same = _same(folder, meta)
+    except FailedError as error:
+        raise FailedError(f"{folder / STATE} is damaged: remove {folder}, or choose another --output") from error
+    if not same:
+        what = "an unfinished run with other settings or pictures"
+        raise UsageError(f"{folder} holds {what}: choose another --output, or remove it")
+    tensors, stored = load_tensors(folder / STATE)
+    return RunFolder(folder, meta, tensors, stored[PLACE])
