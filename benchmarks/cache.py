@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attri.runtime.text.hysteresis import Steady
+from attri.runtime.text.hysteresis import RetrievalHysteresis
 from attri.train.config import PromptConfig
 from attri.train.fit import label_tokens, load_model
 from attri.train.model import AttriPrompt
@@ -144,7 +144,7 @@ def encode(model: AttriPrompt, file: Path) -> Encoded:
 
 def retrieve(scores: NDArray[np.float32], margin: float, topk: int) -> NDArray[np.int32]:
     """Frame by frame, in order. scores [F, L, K, N] -> [F, L, M]"""
-    steady = Steady(margin, topk)
+    steady = RetrievalHysteresis(margin, topk)
     return np.stack([steady(frame) for frame in scores])
 
 

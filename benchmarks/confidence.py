@@ -22,7 +22,7 @@ import numpy as np
 from attri.calibration.confidence import auroc, logits_of, probabilities, summary
 from attri.export.cli import sample
 from attri.export.onnx import export_bundle
-from attri.export.score_calibration import FALSE_ACCEPTS, Confidence, Validation, look
+from attri.export.score_calibration import FALSE_ACCEPTS, ScoreCalibrationRequest, Validation, look
 from attri.runtime import Classifier
 from attri.train.data import read_data
 from attri.train.fit import load_model
@@ -48,7 +48,7 @@ def measure(folder: Path) -> dict[str, Any]:
     parts = {"base": known, "novel": [number for number in range(len(data.classes)) if number not in known]}
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "bundle"
-        wish = Confidence(validation, "", negatives, FALSE_ACCEPTS, asked=True)  # even if it does harm
+        wish = ScoreCalibrationRequest(validation, "", negatives, FALSE_ACCEPTS, asked=True)  # even if it does harm
         export_bundle(load_model(run), path, run.classes, sample(Path(run.data), 16), confidence=wish)
         classifier = Classifier.load(path, device="cpu")
         manifest = classifier.bundle.manifest

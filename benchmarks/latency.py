@@ -33,7 +33,7 @@ from attri.export.bundle.writer import copy_merges, describe, save_embedding, sa
 from attri.export.graph.modules import to_trace
 from attri.export.onnx import save, strip, trace_text, trace_vision
 from attri.export.parity.compare import Gates, compare
-from attri.export.parity.reference import save_check
+from attri.export.parity.reference import save_reference
 from attri.runtime import Classifier
 from attri.runtime.bundle import EMBEDDING, MERGES, TEXT, VISION, Bundle
 from attri.runtime.engines.onnxruntime import OrtEngine
@@ -119,7 +119,7 @@ class Setting:
         save_embedding(model.backbone.token_embedding, folder / EMBEDDING, "fp32")
         copy_merges(folder / MERGES)
         manifest, pixels = describe(model, names(LABELS), TEMPLATE, "fp32", 18), np.concatenate(self.pictures)
-        save_check(model, Bundle(folder, manifest), pixels)
+        save_reference(model, Bundle(folder, manifest), pixels)
         parity = compare(model, Bundle(folder, manifest), pixels, Gates.of("fp32")).to_dict()
         save_manifest(dataclasses.replace(manifest, parity=parity), folder)
         export(Plain(model), {"pixels": torch.from_numpy(self.pictures[0])}, folder / PLAIN)

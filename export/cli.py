@@ -15,7 +15,7 @@ from attri.runtime.errors import FailedError, UsageError
 
 if TYPE_CHECKING:
     from attri.export.quantize import Calibration
-    from attri.export.score_calibration import Confidence
+    from attri.export.score_calibration import ScoreCalibrationRequest
     from attri.train.model import AttriPrompt
     from attri.train.training.checkpoint import Run
 
@@ -208,9 +208,9 @@ def confidence_options(
     negatives: Path | None,
     false_accepts: float | None,
     false_rejects: float | None,
-) -> Confidence:
+) -> ScoreCalibrationRequest:
     """What to fit on which pictures. Only where nobody asked for it, a temperature may be missing: that is said."""
-    from attri.export.score_calibration import FALSE_ACCEPTS, Confidence, Validation, find_negatives
+    from attri.export.score_calibration import FALSE_ACCEPTS, ScoreCalibrationRequest, Validation, find_negatives
 
     if false_accepts is not None and negatives is None:
         raise UsageError("--false-accepts is a share of pictures that show none of the labels: name them, --negatives")
@@ -221,7 +221,7 @@ def confidence_options(
     accepts = (FALSE_ACCEPTS if false_accepts is None else false_accepts) if negatives is not None else None
     chosen = find_negatives(negatives) if negatives is not None else []
     if calibrate is False:
-        return Confidence(negatives=chosen, false_accepts=accepts)
+        return ScoreCalibrationRequest(negatives=chosen, false_accepts=accepts)
     try:
         data = validation_data
         validation = Validation.of_run(run) if data is None else Validation.of_folder(data, run)
@@ -231,8 +231,8 @@ def confidence_options(
         click.echo(f"scores are not calibrated: {error}; name pictures with --validation-data", err=True)
         # The report leaves this machine: it gets the name of the data, without its path.
         why = str(error).replace(f"{Path(run.data).parent}/", "")
-        return Confidence(None, why, chosen, accepts, false_rejects)
-    return Confidence(validation, "", chosen, accepts, false_rejects, calibrate is True)
+        return ScoreCalibrationRequest(None, why, chosen, accepts, false_rejects)
+    return ScoreCalibrationRequest(validation, "", chosen, accepts, false_rejects, calibrate is True)
 
 
 def scores(bundle: Path) -> str:

@@ -19,11 +19,11 @@ from attri.export.bundle.report import write_report
 from attri.export.graph.modules import TextGraph, VisionGraph
 from attri.export.graph.precision import DTYPES, half_report
 from attri.export.parity.compare import Gates, Report, classifier_of, compare
-from attri.export.parity.drift import culprit
+from attri.export.parity.drift import locate_drift
 from attri.export.parity.images import read_pictures
-from attri.export.parity.reference import save_check
+from attri.export.parity.reference import save_reference
 from attri.export.quantize import Calibration, quantize_bundle
-from attri.export.score_calibration import Confidence, measure
+from attri.export.score_calibration import ScoreCalibrationRequest, measure
 from attri.runtime import bundle
 from attri.runtime._util.wording import plural
 from attri.runtime.errors import FailedError, UsageError
@@ -46,7 +46,7 @@ def export_bundle(
     opset: int = 18,
     gates: Gates | None = None,
     calibration: Calibration | None = None,
-    confidence: Confidence | None = None,
+    confidence: ScoreCalibrationRequest | None = None,
     card: Card | None = None,
     tell: Callable[[str], None] = lambda line: None,
     stage: Callable[[str], None] = lambda title: None,
@@ -72,7 +72,7 @@ def export_bundle(
             read, or the disk is full.
     """
     gates = gates or Gates.of(precision)
-    confidence = confidence or Confidence()
+    confidence = confidence or ScoreCalibrationRequest()
     if calibration is not None:
         calibration = calibration.judged_on(pictures)
     check_request(model.config, path, labels, precision, opset, gates, calibration, confidence)
@@ -89,7 +89,7 @@ def export_bundle(
         writer.copy_merges(folder / bundle.MERGES)
         manifest = writer.describe(model, labels, template, precision, opset)
         unfinished = bundle.Bundle(folder, manifest)
-        save_check(model, unfinished, seen.pixels)
+        save_reference(model, unfinished, seen.pixels)
         arithmetic: dict[str, Any] = {}
         if calibration is not None:
             stage("fitting int8 to the calibration images")
@@ -105,7 +105,7 @@ def export_bundle(
         if report.missed:
             tell(report.table())
             stage("looking for the layer that differs first")
-        report.check(lambda stage: culprit(model, unfinished, stage.name, seen.pixels[[stage.worst_picture]]))
+        report.check(lambda stage: locate_drift(model, unfinished, stage.name, seen.pixels[[stage.worst_picture]]))
         if confidence.validation is not None:
             stage(f"fitting the scores to {confidence.validation.what}")
         sure = measure(confidence, classifier_of(unfinished))
@@ -130,7 +130,7 @@ def check_request(
     opset: int,
     gates: Gates,
     calibration: Calibration | None,
-    confidence: Confidence,
+    confidence: ScoreCalibrationRequest,
 ) -> None:
     """Refuse what cannot be exported, before the model is loaded or anything else takes long.
 

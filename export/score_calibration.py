@@ -104,7 +104,7 @@ class Validation:
 
 
 @dataclass(frozen=True)
-class Confidence:
+class ScoreCalibrationRequest:
     """What to fit. Without `validation` the temperature stays 1; without either share nothing is rejected.
 
     why             what is said where there is no validation
@@ -166,7 +166,7 @@ def require_negatives(count: int, share: float) -> None:
         raise UsageError(f"--false-accepts {share:g} wants {least} --negatives that can be read, not {count}: add some")
 
 
-def measure(wish: Confidence, classifier: Classifier) -> dict[str, Any]:
+def measure(wish: ScoreCalibrationRequest, classifier: Classifier) -> dict[str, Any]:
     """Fit what is wished for.
 
     Returns:
@@ -230,7 +230,7 @@ def look(classifier: Classifier, data: Dataset) -> tuple[NDArray[np.float64], ND
 
 
 def reject(
-    wish: Confidence, classifier: Classifier, known: NDArray[np.float64] | None, temperature: float
+    wish: ScoreCalibrationRequest, classifier: Classifier, known: NDArray[np.float64] | None, temperature: float
 ) -> dict[str, Any]:
     """The threshold that was wished for. known: scores of pictures that do show a label, where there are such."""
     found: dict[str, Any] = {}

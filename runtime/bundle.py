@@ -9,7 +9,7 @@ text.onnx             retrieved, and labels (`LabelTokens`): stem float32 [P, W]
                       -> text_features float32 [B, C, D]
 token_embedding.npy   float16 or float32 [49408, W], read with mmap: a label touches a handful of its rows
 merges.txt.gz         the tokenizer's merges
-check.npz             a few images with what the PyTorch model made of them: what runs the graphs is held against it
+reference.npz             a few images with what the PyTorch model made of them: what runs the graphs is held against it
 parity.json           how far the bundle is from the PyTorch model, picture by picture; the runtime does not read it
 report.html           the same to read, and the model card
 
@@ -48,9 +48,9 @@ MANIFEST, VISION, TEXT, EMBEDDING, MERGES = (
     "token_embedding.npy",
     "merges.txt.gz",
 )
-CHECK = "check.npz"
+REFERENCE = "reference.npz"
 ENGINES = "engines"  # folder of TensorRT's
-FILES = (VISION, TEXT, EMBEDDING, MERGES, CHECK)
+FILES = (VISION, TEXT, EMBEDDING, MERGES, REFERENCE)
 DIGEST = "sha256"  # the manifest's own, of everything else in it
 TRIES, PAUSE = 5, 0.05  # of opening a folder that changes under it; seconds between them
 SYMMETRIC = {VISION: "vision.s8.onnx", TEXT: "text.s8.onnx"}

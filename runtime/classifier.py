@@ -19,13 +19,13 @@ from PIL import Image
 
 from attri.runtime.bundle import Bundle
 from attri.runtime.engines.base import Engine
-from attri.runtime.engines.select import Request, open_engines
+from attri.runtime.engines.select import EngineOptions, open_engines
 from attri.runtime.engines.verify import spot_check
 from attri.runtime.errors import UsageError
 from attri.runtime.preprocess import Preprocess
 from attri.runtime.text.cache import TextCache
 from attri.runtime.text.encoder import LabelSet, TextEncoder
-from attri.runtime.text.hysteresis import Steady
+from attri.runtime.text.hysteresis import RetrievalHysteresis
 
 logger = logging.getLogger("attri")
 Picture = str | Path | bytes | Image.Image | NDArray[np.uint8]
@@ -105,7 +105,7 @@ class Classifier:
         Args:
             labels: what to tell apart, in plain words; None takes the classes that the prompt was trained on, and
                 encodes them when they are needed.
-            backend, device, threads, engine_dir, rebuild: what runs, as `attri.runtime.engines.select.Request` tells.
+            backend, device, threads, engine_dir, rebuild: what runs, see `EngineOptions`.
             cache_bytes: bound on cached text features; 0 keeps none.
             shortlist: with more labels than this, prompt only so many, those that plain CLIP finds nearest.
             batch: pictures of a list that go through the graphs together.
@@ -118,7 +118,7 @@ class Classifier:
         _at_least("threads", threads, 1)
         _at_least("cache_bytes", cache_bytes, 0)
         with Bundle.open(path) as bundle, ExitStack() as undo:
-            engines = open_engines(bundle, Request(backend, device, threads, engine_dir, rebuild))
+            engines = open_engines(bundle, EngineOptions(backend, device, threads, engine_dir, rebuild))
             for engine in engines:
                 undo.callback(engine.close)
             spot_check(bundle, *engines)
@@ -218,11 +218,11 @@ class Classifier:
         return self._given
 
     @overload
-    def __call__(self, pictures: Picture, steady: Steady | None = None) -> Prediction: ...  # type: ignore[overload-overlap]  # str is a Sequence[str]
+    def __call__(self, pictures: Picture, steady: RetrievalHysteresis | None = None) -> Prediction: ...  # type: ignore[overload-overlap]  # str is a Sequence[str]
     @overload
-    def __call__(self, pictures: Sequence[Picture], steady: Steady | None = None) -> list[Prediction]: ...
+    def __call__(self, pictures: Sequence[Picture], steady: RetrievalHysteresis | None = None) -> list[Prediction]: ...
     def __call__(
-        self, pictures: Picture | Sequence[Picture], steady: Steady | None = None
+        self, pictures: Picture | Sequence[Picture], steady: RetrievalHysteresis | None = None
     ) -> Prediction | list[Prediction]:
         """Classify a picture, or a list of them, `batch` at a time: each a path, the bytes of a file, a PIL image or
         uint8 [H, W, 3] RGB.
@@ -275,7 +275,7 @@ class Classifier:
         return self._preprocess(picture), time.perf_counter() - started
 
     def _classify(
-        self, pictures: Sequence[tuple[NDArray[np.float32], float]], steady: Steady | None
+        self, pictures: Sequence[tuple[NDArray[np.float32], float]], steady: RetrievalHysteresis | None
     ) -> list[Prediction]:
         labels = self._set
         threshold = self._threshold_of(labels)  # of these labels, also where others come meanwhile

@@ -200,7 +200,7 @@ def train(options: dict[str, Any], device: Any, progress: Any) -> None:
     from attri.train import pocket
     from attri.train.data.read import read_data
     from attri.train.fit import fit
-    from attri.train.training.features import Store
+    from attri.train.training.features import FeatureCache
 
     shots = options["shots"][0] if options["shots"] else None
     dataset = read_data(options["data"] or pocket.IMAGES, shots=shots, seed=options["seed"])
@@ -208,7 +208,7 @@ def train(options: dict[str, Any], device: Any, progress: Any) -> None:
     backbone, count = load(options, device), len(dataset.train)
     counts = f"{plural(len(dataset.classes), 'class')}, {plural(count, 'picture')}"
     progress.say(f"{backbone.name} on {device}: {counts} from {dataset.root}")
-    folder = fit(dataset, backbone, prompt, config, options["output"], Store(progress), options["tensorboard"])
+    folder = fit(dataset, backbone, prompt, config, options["output"], FeatureCache(progress), options["tensorboard"])
     report(folder)
 
 
@@ -225,7 +225,7 @@ def compare(options: dict[str, Any], device: Any, progress: Any) -> None:
     if protocol == "domain-generalization" and not options["data"] and not targets:
         targets = (pocket.OTHER_STYLE.parent,)
     usual = protocols.FEW_SHOTS if protocol == "few-shot" else (protocols.SHOTS,)
-    plan = protocols.Plan(
+    plan = protocols.ProtocolSpec(
         protocol,
         read,
         tuple(read_target(target) for target in targets),

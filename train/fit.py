@@ -28,7 +28,7 @@ from attri.train.report.plots import draw_confusion, draw_curves, draw_usage
 from attri.train.report.report import write_report
 from attri.train.training import checkpoint, distributed
 from attri.train.training.checkpoint import Run
-from attri.train.training.features import Features, Store, require_classes
+from attri.train.training.features import FeatureCache, Features, require_classes
 from attri.train.training.predict import accuracy, predict, predict_plain, retrieve
 from attri.train.training.progress import Progress
 from attri.train.training.run_folder import RunFolder, claim
@@ -83,7 +83,7 @@ def frozen_text(model: AttriPrompt, labels: list[str], templates: tuple[str, ...
 
 
 def new_trainer(
-    backbone: Backbone, dataset: Dataset, prompt: PromptConfig, config: TrainConfig, store: Store
+    backbone: Backbone, dataset: Dataset, prompt: PromptConfig, config: TrainConfig, store: FeatureCache
 ) -> Trainer:
     """A model with fresh prompts, its keys placed among the training pictures, which are encoded here.
 
@@ -107,7 +107,7 @@ def fit(
     prompt: PromptConfig,
     config: TrainConfig,
     output: Path | None = None,
-    store: Store | None = None,
+    store: FeatureCache | None = None,
     scalars: bool = False,
     latest: bool = True,
 ) -> Path:
@@ -129,7 +129,7 @@ def fit(
     if not dataset.train:
         raise UsageError(f"{dataset.root} has no training pictures, only others to test on")
     learned(prompt, config)
-    store = store or Store(Progress(quiet=True))
+    store = store or FeatureCache(Progress(quiet=True))
     identity = {"model": backbone.name, "pretrained": backbone.tag, "sha256": backbone.sha256}
     meta = checkpoint.describe(prompt, config, identity, dataset)
     start = time.monotonic()
@@ -189,7 +189,7 @@ def train(trainer: Trainer, run: RunFolder, progress: Progress, scalars: bool) -
         trainer.run(on_step, on_epoch)
 
 
-def evaluate(trainer: Trainer, dataset: Dataset, store: Store) -> dict[str, Any]:
+def evaluate(trainer: Trainer, dataset: Dataset, store: FeatureCache) -> dict[str, Any]:
     """Accuracy with and without prompts on the val and test pictures that can be read, and the use of the pool."""
     model = trainer.model
     results: dict[str, Any] = {}

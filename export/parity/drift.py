@@ -33,7 +33,7 @@ BLOCK_NORM = re.compile(r"(\d+)\.ln_([12])\.")
 Array = NDArray[Any]
 
 
-def culprit(model: AttriPrompt, bundle: Bundle, stage: str, pixels: NDArray[np.float32]) -> str:
+def locate_drift(model: AttriPrompt, bundle: Bundle, stage: str, pixels: NDArray[np.float32]) -> str:
     """The graph and the layer that drifted first, in words to put behind an error; "" for stages without a graph.
 
     Args:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from attri.calibration.activation_ranges import evenly
 from attri.export.parity.compare import run_model
-from attri.runtime.bundle import CHECK, Bundle
+from attri.runtime.bundle import REFERENCE, Bundle
 from attri.runtime.engines.tensorrt.builder import CHECK_LABELS, TOKENS_PER_LABEL
 from attri.runtime.labels import prompt
 from attri.runtime.preprocess import Preprocess
@@ -24,8 +24,8 @@ from attri.train.model import AttriPrompt
 PICTURES = 8  # one flipped entry among them must not be more than a gate allows
 
 
-def save_check(model: AttriPrompt, unfinished: Bundle, pixels: NDArray[np.float32]) -> None:
-    """Write check.npz from a few of the parity pictures [I, 3, S, S]."""
+def save_reference(model: AttriPrompt, unfinished: Bundle, pixels: NDArray[np.float32]) -> None:
+    """Write reference.npz from a few of the parity pictures [I, 3, S, S]."""
     manifest = unfinished.manifest
     some = np.stack(evenly(list(pixels), PICTURES))
     labels = few_labels(manifest.labels, manifest.text["template"])
@@ -39,7 +39,7 @@ def save_check(model: AttriPrompt, unfinished: Bundle, pixels: NDArray[np.float3
         "text_features": reference.text,
         **{f"text.{name}": value for name, value in feed.items()},
     }
-    np.savez_compressed(unfinished.path / CHECK, **arrays)
+    np.savez_compressed(unfinished.path / REFERENCE, **arrays)
 
 
 def few_labels(labels: Sequence[str], template: str) -> list[str]:

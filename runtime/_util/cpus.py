@@ -99,7 +99,7 @@ def _groups(root: Path) -> dict[str, str]:
 
 
 def _mounts(root: Path) -> Iterator[_Mount]:
-    """Control group hierarchies by /proc/self/mountinfo (proc(5))."""
+    """PipelineControl group hierarchies by /proc/self/mountinfo (proc(5))."""
     for line in _lines(root / "proc/self/mountinfo"):
         left, _, right = line.partition(" - ")
         fields, kind = left.split(" "), right.split(" ")

@@ -8,7 +8,7 @@ import threading
 
 from attri.runtime._util.printable import json_text, printable_lines
 from attri.runtime._util.redact import redact
-from attri.runtime._util.timefmt import utc
+from attri.runtime._util.timefmt import format_utc
 
 _LOGGER = logging.getLogger("attri")
 _NOISY = ("torch", "open_clip", "PIL", "onnxscript", "onnx_ir")
@@ -26,7 +26,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         found = {
-            "time": utc(record.created),
+            "time": format_utc(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": redact(record.getMessage()),

@@ -13,7 +13,7 @@ from PIL import Image
 from attri.runtime.errors import ImageError
 
 
-class Shot(NamedTuple):
+class CapturedFrame(NamedTuple):
     """One picture as it was captured.
 
     image   what to classify, arrays RGB, or the ImageError that says why there is nothing
@@ -31,4 +31,4 @@ class Capture:
     """An open source. None among the shots says: still there, and nothing to show."""
 
     description: str  # what was negotiated: size, rate, pixel format
-    shots: Iterator[Shot | None]
+    shots: Iterator[CapturedFrame | None]

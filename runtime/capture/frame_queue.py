@@ -41,7 +41,7 @@ class Frame:
         return nbytes(self.image)
 
 
-class Intake:
+class FrameQueue:
     """A place for one frame of each live source, where a newer one replaces it; a short queue for each file.
 
     Args:

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from attri.runtime._util.printable import as_text
 from attri.runtime._util.wording import plural
-from attri.runtime.capture.base import Capture, Shot
+from attri.runtime.capture.base import Capture, CapturedFrame
 from attri.runtime.capture.jpeg_stream import split_jpegs
 from attri.runtime.capture.spec import SourceSpec
 from attri.runtime.errors import ImageError, SourceError
@@ -57,7 +57,7 @@ def _pictures(spec: SourceSpec) -> Iterator[Capture]:
     yield Capture(plural(len(spec.files), "picture"), rounds)
 
 
-def _rounds(files: Sequence[Path], again: int, max_pixels: int) -> Iterator[Shot]:
+def _rounds(files: Sequence[Path], again: int, max_pixels: int) -> Iterator[CapturedFrame]:
     """All pictures, and as often again (-1 for ever) those that could be read."""
     while files:
         good = []
@@ -71,15 +71,15 @@ def _rounds(files: Sequence[Path], again: int, max_pixels: int) -> Iterator[Shot
         files = good
 
 
-def _picture(path: Path, max_pixels: int) -> Shot:
+def _picture(path: Path, max_pixels: int) -> CapturedFrame:
     name = as_text(str(path))
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         message = f"{name} is of no kind that attri reads: a picture (.jpg, .png, ...) or a video (.mp4, .mkv, ...)"
-        return Shot(ImageError(message), time.time(), name)
+        return CapturedFrame(ImageError(message), time.time(), name)
     try:
-        return Shot(load_image(path, max_pixels), time.time(), name)
+        return CapturedFrame(load_image(path, max_pixels), time.time(), name)
     except ImageError as error:
-        return Shot(error, time.time(), name)
+        return CapturedFrame(error, time.time(), name)
 
 
 @contextmanager
@@ -91,7 +91,7 @@ def _watch(folder: Path, max_pixels: int, left: threading.Event) -> Iterator[Cap
 
 def _arrivals(
     folder: Path, known: dict[Path, tuple[int, int]], max_pixels: int, left: threading.Event
-) -> Iterator[Shot | None]:
+) -> Iterator[CapturedFrame | None]:
     """Images that are new or written anew, each once it has stayed the same between two looks.
 
     One that cannot be decoded then may have a writer that pauses: the error is given once the file has been quiet for
@@ -135,7 +135,7 @@ def _stdin(max_pixels: int) -> Iterator[Capture]:
     yield Capture("JPEGs from standard input", _piped(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), max_pixels))
 
 
-def _piped(stream: BinaryIO, max_pixels: int) -> Iterator[Shot]:
+def _piped(stream: BinaryIO, max_pixels: int) -> Iterator[CapturedFrame]:
     data = None
     try:
         for data in split_jpegs(stream):
@@ -147,8 +147,8 @@ def _piped(stream: BinaryIO, max_pixels: int) -> Iterator[Shot]:
         raise SourceError(message, final=True)
 
 
-def _from_bytes(data: bytes, max_pixels: int) -> Shot:
+def _from_bytes(data: bytes, max_pixels: int) -> CapturedFrame:
     try:
-        return Shot(load_image(data, max_pixels), time.time())
+        return CapturedFrame(load_image(data, max_pixels), time.time())
     except ImageError as error:
-        return Shot(error, time.time())
+        return CapturedFrame(error, time.time())

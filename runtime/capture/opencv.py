@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from attri.runtime.capture.base import Capture, Shot
+from attri.runtime.capture.base import Capture, CapturedFrame
 from attri.runtime.capture.spec import InputOptions, SourceSpec
 from attri.runtime.capture.v4l2 import cameras_here, find_device, opencv_name
 from attri.runtime.errors import MissingExtra, SourceError
@@ -92,14 +92,14 @@ def _gstreamer(cv2: Any, text: str) -> Any:
     return device
 
 
-def _shots(cv2: Any, device: Any) -> Iterator[Shot]:
+def _shots(cv2: Any, device: Any) -> Iterator[CapturedFrame]:
     while True:
         came, image = device.read()
         if not came or image is None or image.size == 0:
             raise SourceError("the camera gives no more frames")
         if image.ndim != 3 or image.shape[2] != 3:
             raise SourceError(f"the camera gives {list(image.shape)} in the place of pictures: try --input-codec")
-        yield Shot(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), time.time())
+        yield CapturedFrame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), time.time())
 
 
 def _description(cv2: Any, device: Any, spec: SourceSpec) -> str:

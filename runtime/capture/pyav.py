@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from attri.runtime.capture.base import Capture, Shot
+from attri.runtime.capture.base import Capture, CapturedFrame
 from attri.runtime.capture.spec import ESCAPED, SourceSpec, split_authority
 from attri.runtime.errors import MissingExtra, SourceError
 
@@ -60,13 +60,13 @@ def open_video(spec: SourceSpec) -> Iterator[Capture]:
         yield _begun(container, stream, _rounds(av, container, stream, rounds))
 
 
-def _begun(container: InputContainer, stream: VideoStream, shots: Iterator[Shot]) -> Capture:
+def _begun(container: InputContainer, stream: VideoStream, shots: Iterator[CapturedFrame]) -> Capture:
     """Described by its first frame: only that tells whether the video is rotated, and so the size."""
     first = next(shots)
     return Capture(_description(container, stream, first), chain(iter([first]), shots))
 
 
-def _rounds(av: Any, container: InputContainer, stream: VideoStream, again: int) -> Iterator[Shot]:
+def _rounds(av: Any, container: InputContainer, stream: VideoStream, again: int) -> Iterator[CapturedFrame]:
     yield from _file(av, container, stream)
     while again:
         container.seek(0)
@@ -85,14 +85,14 @@ def _opened(av: Any, uri: str) -> Iterator[InputContainer]:
         yield container
 
 
-def _file(av: Any, container: InputContainer, stream: VideoStream) -> Iterator[Shot]:
+def _file(av: Any, container: InputContainer, stream: VideoStream) -> Iterator[CapturedFrame]:
     number, cut = 0, False
     try:
         for packet in container.demux(stream):
             if packet.size:  # the one that ends the stream is empty
                 cut = packet.is_corrupt
             for frame in packet.decode():
-                yield Shot(_upright(frame), float(frame.time or 0.0))
+                yield CapturedFrame(_upright(frame), float(frame.time or 0.0))
                 number += 1
     except av.FFmpegError as error:
         where = f"damaged after frame {number - 1}" if number else "not a video that can be read"
@@ -103,7 +103,7 @@ def _file(av: Any, container: InputContainer, stream: VideoStream) -> Iterator[S
         raise SourceError(f"{container.name} is cut off after frame {number - 1}: copy it again", final=True)
 
 
-def _live(av: Any, container: InputContainer, stream: VideoStream) -> Iterator[Shot | None]:
+def _live(av: Any, container: InputContainer, stream: VideoStream) -> Iterator[CapturedFrame | None]:
     """Frames as they come. What is damaged is left out: its picture did not come."""
     bad = 0
     for packet in container.demux(stream):
@@ -115,7 +115,7 @@ def _live(av: Any, container: InputContainer, stream: VideoStream) -> Iterator[S
         bad = 0 if whole else bad + 1
         if bad > _GARBAGE:
             raise SourceError("what it sends is no video")
-        yield from (Shot(_upright(frame), time.time()) for frame in whole)
+        yield from (CapturedFrame(_upright(frame), time.time()) for frame in whole)
         if not whole:
             yield None
     raise SourceError("the stream ended")
@@ -181,7 +181,7 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
     return container.streams.video[0]
 
 
-def _description(container: InputContainer, stream: VideoStream, first: Shot | None = None) -> str:
+def _description(container: InputContainer, stream: VideoStream, first: CapturedFrame | None = None) -> str:
     codec = stream.codec_context
     height, width = codec.height, codec.width
     if first is not None and isinstance(first.image, np.ndarray):

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from attri.runtime._util.redact import redact
 from attri.runtime._util.wording import plural
-from attri.runtime.capture.base import Shot
-from attri.runtime.capture.frame_queue import Frame, Intake
+from attri.runtime.capture.base import CapturedFrame
+from attri.runtime.capture.frame_queue import Frame, FrameQueue
 from attri.runtime.capture.open import open_source
 from attri.runtime.capture.orientation import as_rgb, flipped, region
 from attri.runtime.capture.spec import SourceSpec
@@ -35,7 +35,7 @@ _GRACE = 2.0  # seconds that a library may take longer than the patience it was 
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long a live source is waited for.
 
     retries  attempts in a row without a new picture, before the source is given up
@@ -64,7 +64,12 @@ class Reader:
     """
 
     def __init__(
-        self, number: int, spec: SourceSpec, intake: Intake, patience: Patience, on_bug: Callable[[BaseException], None]
+        self,
+        number: int,
+        spec: SourceSpec,
+        intake: FrameQueue,
+        patience: RetryPolicy,
+        on_bug: Callable[[BaseException], None],
     ) -> None:
         self.spec, self.name = spec, spec.name
         self.state, self.detail = "opening", ""
@@ -181,7 +186,7 @@ class Reader:
         _LOGGER.warning("%s: %s; trying again in %.1f s (%d of %d)", *words)
         return not left.wait(delay)
 
-    def _take(self, shot: Shot | None, left: threading.Event) -> None:
+    def _take(self, shot: CapturedFrame | None, left: threading.Event) -> None:
         self._moved = now = time.monotonic()
         if shot is None:
             self._thaw(now)

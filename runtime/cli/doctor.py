@@ -87,9 +87,9 @@ def main(bundle: Path, as_json: bool) -> int:
 def choose(findings: list[Finding]) -> Choice:
     """What --backend auto and --device auto come to."""
     from attri.runtime.engines.onnxruntime import usual_device
-    from attri.runtime.engines.select import Request, choose_tensorrt
+    from attri.runtime.engines.select import EngineOptions, choose_tensorrt
 
-    gpu, why = choose_tensorrt(Request())
+    gpu, why = choose_tensorrt(EngineOptions())
     if gpu is not None:
         return Choice("tensorrt", "cuda", f"{gpu.machine}")
     state = {each.name: each.state for each in findings}
@@ -203,7 +203,7 @@ def _model(bundle: Path) -> Iterator[Finding]:
 def _agreement(bundle: Bundle) -> Finding:
     """Of a verified bundle: whether its graphs give here what the PyTorch model gave for its reference images."""
     from attri.runtime.bundle import TEXT, VISION
-    from attri.runtime.engines.select import Request, open_engines
+    from attri.runtime.engines.select import EngineOptions, open_engines
     from attri.runtime.engines.verify import compare
     from attri.runtime.errors import EngineError, MissingExtra, ParityError
 
@@ -211,7 +211,7 @@ def _agreement(bundle: Bundle) -> Finding:
     labels = plural(len(manifest.labels), "label")
     value = f"{manifest.model.get('name', 'a model')}, {manifest.precision}, {labels}, verified"
     try:
-        engines = open_engines(bundle, Request("onnxruntime"))  # TensorRT's are held against the model when built
+        engines = open_engines(bundle, EngineOptions("onnxruntime"))  # TensorRT's are held against the model when built
         for graph, engine in zip((VISION, TEXT), engines, strict=True):
             compare(bundle, graph, engine)
     except MissingExtra:

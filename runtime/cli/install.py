@@ -18,7 +18,7 @@ from attri.runtime.cli.command import require
 from attri.runtime.cli.sink_options import Outputs, check_outputs
 from attri.runtime.cli.source_options import Inputs, open_pipeline
 from attri.runtime.cli.systemd import SECRETS, unit_file
-from attri.runtime.engines.select import Request, choose_tensorrt
+from attri.runtime.engines.select import EngineOptions, choose_tensorrt
 from attri.runtime.errors import UsageError
 from attri.runtime.pipeline.live_labels import LabelsFile
 from attri.runtime.text.cache import TextCache
@@ -42,7 +42,7 @@ def check_service(
     files: Mapping[Path, LabelsFile],
     labels: Path | None,
     bundle: Path,
-    request: Request,
+    request: EngineOptions,
     inputs: Inputs,
     outputs: Outputs,
 ) -> None:
@@ -126,7 +126,7 @@ def _modules(specs: Sequence[SourceSpec]) -> Iterator[str]:
             yield "cv2"
 
 
-def _engine_modules(request: Request) -> Iterator[str]:
+def _engine_modules(request: EngineOptions) -> Iterator[str]:
     """Raises EngineError, MissingExtra: TensorRT was asked for and does not work here."""
     if choose_tensorrt(request)[0] is None:
         yield "onnxruntime"

@@ -12,7 +12,7 @@ from attri.runtime._util.wording import plural
 from attri.runtime.cli.command import ARGUMENTS, Command
 from attri.runtime.cli.sink_options import Outputs, output_options
 from attri.runtime.cli.source_options import Inputs, input_options
-from attri.runtime.engines.select import BACKENDS, DEVICES, Request
+from attri.runtime.engines.select import BACKENDS, DEVICES, EngineOptions
 from attri.runtime.errors import UsageError
 
 _BUNDLE = "Folder that attri-export wrote."
@@ -61,7 +61,7 @@ def main(
         from attri.runtime.capture.spec import read_sources
         from attri.runtime.cli.install import absolute_words, check_service, print_unit
 
-        request = Request(backend, device, threads, engine_dir, rebuild)
+        request = EngineOptions(backend, device, threads, engine_dir, rebuild)
         check_service(specs, files, labels, bundle, request, inputs, outputs)
         context = click.get_current_context()
         named = read_sources(inputs.sources) if inputs.sources else {}

@@ -20,7 +20,7 @@ from attri.runtime.cli.command import is_installed, require
 from attri.runtime.errors import MissingExtra, UsageError
 
 if TYPE_CHECKING:
-    from attri.runtime.deliver.result import Control, Sink
+    from attri.runtime.deliver.result import PipelineControl, Sink
     from attri.runtime.deliver.spool import Spool
 
 _LOGGER = logging.getLogger("attri")
@@ -117,7 +117,7 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def open_sinks(outputs: Outputs, control: Control) -> list[Sink]:
+def open_sinks(outputs: Outputs, control: PipelineControl) -> list[Sink]:
     """The sinks that were asked for, ready to take results; close them all, in any order.
 
     Raises:
@@ -193,8 +193,8 @@ def _try_servers(outputs: Outputs) -> None:
         listen_guarded(parse_address(outputs.serve, "--serve"), token).close()
 
 
-def _files(outputs: Outputs, _control: Control) -> Any:
-    from attri.runtime.deliver.files import CsvSink, Snapshots
+def _files(outputs: Outputs, _control: PipelineControl) -> Any:
+    from attri.runtime.deliver.files import CsvSink, SnapshotSink
     from attri.runtime.deliver.video import VideoSink
 
     if outputs.csv:
@@ -202,10 +202,10 @@ def _files(outputs: Outputs, _control: Control) -> Any:
     if outputs.save:
         yield VideoSink(outputs.save)
     if outputs.snapshots:
-        yield Snapshots(outputs.snapshots, outputs.snapshots_keep or 1000, outputs.topk)
+        yield SnapshotSink(outputs.snapshots, outputs.snapshots_keep or 1000, outputs.topk)
 
 
-def _mqtt(outputs: Outputs, control: Control) -> Any:
+def _mqtt(outputs: Outputs, control: PipelineControl) -> Any:
     if not outputs.mqtt:
         return
     from attri.runtime._util.secrets import read_secret
@@ -221,15 +221,15 @@ def _mqtt(outputs: Outputs, control: Control) -> Any:
     yield MqttSink(broker, prefix, spool, control, discovery, outputs.topk)
 
 
-def _webhook(outputs: Outputs, _control: Control) -> Any:
+def _webhook(outputs: Outputs, _control: PipelineControl) -> Any:
     if not outputs.webhook:
         return
     from attri.runtime._util.secrets import read_secret
-    from attri.runtime.deliver.webhook import Webhook
+    from attri.runtime.deliver.webhook import WebhookSink
 
     secret = read_secret("ATTRI_WEBHOOK_SECRET", outputs.webhook_secret_file)
     spool = functools.partial(_spool, outputs, "webhook", outputs.webhook)
-    yield Webhook(outputs.webhook, secret, spool, outputs.topk)
+    yield WebhookSink(outputs.webhook, secret, spool, outputs.topk)
 
 
 def _spool(outputs: Outputs, kind: str, target: str) -> Spool:
@@ -238,35 +238,35 @@ def _spool(outputs: Outputs, kind: str, target: str) -> Spool:
     return Spool(spool_path(outputs.spool, kind, target))
 
 
-def _servers(outputs: Outputs, control: Control) -> Any:
+def _servers(outputs: Outputs, control: PipelineControl) -> Any:
     if not (outputs.metrics or outputs.serve):
         return
     from attri.runtime._util.secrets import read_secret
-    from attri.runtime.deliver.metrics import Metrics, MetricsServer
+    from attri.runtime.deliver.metrics import MetricsServer, MetricsSink
 
     if outputs.metrics:
-        metrics: Metrics = MetricsServer(control, parse_address(outputs.metrics, "--metrics"))
+        metrics: MetricsSink = MetricsServer(control, parse_address(outputs.metrics, "--metrics"))
     else:
-        metrics = Metrics(control)
+        metrics = MetricsSink(control)
     yield metrics
     if outputs.serve:
-        from attri.runtime.web.server import Preview
+        from attri.runtime.web.server import PreviewServer
 
         token = read_secret("ATTRI_SERVE_TOKEN", outputs.serve_token_file)
-        preview = Preview(control, metrics, parse_address(outputs.serve, "--serve"), token, outputs.serve_name)
+        preview = PreviewServer(control, metrics, parse_address(outputs.serve, "--serve"), token, outputs.serve_name)
         _LOGGER.info("preview: %s", preview.url)
         yield preview
 
 
-def _watchdog(_outputs: Outputs, control: Control) -> Any:
+def _watchdog(_outputs: Outputs, control: PipelineControl) -> Any:
     if os.environ.get("NOTIFY_SOCKET"):
-        from attri.runtime.cli.systemd import Watchdog
+        from attri.runtime.cli.systemd import WatchdogSink
 
-        yield Watchdog(control)
+        yield WatchdogSink(control)
 
 
-def _console(outputs: Outputs, _control: Control) -> Any:
-    from attri.runtime.deliver.console import Console
+def _console(outputs: Outputs, _control: PipelineControl) -> Any:
+    from attri.runtime.deliver.console import ConsoleSink
 
     if not outputs.quiet:
-        yield Console("json" if outputs.as_json else "text", outputs.topk)
+        yield ConsoleSink("json" if outputs.as_json else "text", outputs.topk)

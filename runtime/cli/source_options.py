@@ -233,8 +233,8 @@ def open_pipeline(
 
     Raises LabelsError, UsageError.
     """
-    from attri.runtime.capture.reader import Patience
-    from attri.runtime.decide.smoothing import Rule
+    from attri.runtime.capture.reader import RetryPolicy
+    from attri.runtime.decide.smoothing import DecisionRule
     from attri.runtime.pipeline.live_labels import LiveLabels
     from attri.runtime.pipeline.pipeline import Pipeline, Schedule
 
@@ -246,7 +246,7 @@ def open_pipeline(
             # The same graphs and cache, other labels.
             sets[key] = LiveLabels(copy.copy(classifier), None if path is None else files[path], template)
         chosen.append(sets[key])
-        rule = Rule(threshold=spec.threshold)
+        rule = DecisionRule(threshold=spec.threshold)
         if _goes_on(spec):
             rule = replace(rule, smooth=inputs.smooth, majority=inputs.majority, min_duration=inputs.min_duration)
         rules.append(rule)
@@ -254,5 +254,5 @@ def open_pipeline(
     if any(labels.classifier.leaves_threshold for labels in rejecting):
         _LOGGER.warning("the bundle's threshold is for its own labels and not applied to others: give --threshold")
     asked = {"retries": inputs.max_retries, "frozen": inputs.frozen_after}
-    patience = Patience(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]  # of both types
+    patience = RetryPolicy(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]  # of both types
     return Pipeline(specs, chosen, rules, Schedule(inputs.every, inputs.on_change), patience, inputs.batch)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from attri.runtime._util.redact import has_password
 from attri.runtime._util.wording import plural
-from attri.runtime.deliver.result import Control, Result, Takes
+from attri.runtime.deliver.result import FrameResult, PipelineControl, SinkFilter
 from attri.runtime.errors import UsageError
 
 SECRETS = "/etc/attri/secrets.env"
@@ -34,7 +34,7 @@ def notify(*lines: str) -> None:
         sender.sendto("\n".join(lines).encode(), address)
 
 
-class Watchdog:
+class WatchdogSink:
     """Says that the command is ready, then that it is alive, and at the end that it stops.
 
     Alive means that frames that come are classified: where frames wait, and none was classified for the time that the
@@ -44,9 +44,9 @@ class Watchdog:
 
     name = "watchdog"
     lossless = False
-    takes: Takes = "events"
+    takes: SinkFilter = "events"
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: PipelineControl) -> None:
         self._control = control
         self._limit = _watchdog_seconds()
         self._done, self._moved = 0, time.monotonic()
@@ -55,7 +55,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         self._thread.start()
 
-    def write(self, result: Result) -> None:
+    def write(self, result: FrameResult) -> None:
         """Nothing: the health of the sources says it all."""
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ from attri.runtime.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Rule:
+class DecisionRule:
     """How predictions of one source become decisions; the defaults take every frame at its word.
 
     smooth        time constant of the exponential average, seconds; 0 is none
@@ -51,10 +51,10 @@ class Decision:
     changed: bool  # the label differs from the one before: an event
 
 
-class Decider:
+class DecisionSmoother:
     """The state of one source. Call it with each prediction, in order."""
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, rule: DecisionRule) -> None:
         self.rule = rule
         self._labels: tuple[str, ...] = ()
         self._threshold: float | None = None

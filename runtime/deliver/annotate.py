@@ -10,14 +10,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from attri.runtime._util.printable import printable
 from attri.runtime.deliver.console import NONE
-from attri.runtime.deliver.result import Result
+from attri.runtime.deliver.result import FrameResult
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "LiberationSans-Regular.ttf")  # the first that is there
 _ACCENT, _TEXT, _MUTED = (255, 196, 0), (255, 255, 255), (170, 170, 170)
 
 
-def annotate(result: Result) -> NDArray[np.uint8]:
+def annotate(result: FrameResult) -> NDArray[np.uint8]:
     """A copy of the frame, uint8 [H, W, 3], with the decided label, its score and its source in a strip below it."""
     image = Image.fromarray(result.image)
     font = _font(max(11, min(48, image.height // 20)))

@@ -11,15 +11,15 @@ import unicodedata
 from typing import Any
 
 from attri.runtime._util.printable import json_text, printable
-from attri.runtime._util.timefmt import utc
-from attri.runtime.deliver.result import Result, Takes
+from attri.runtime._util.timefmt import format_utc
+from attri.runtime.deliver.result import FrameResult, SinkFilter
 from attri.runtime.errors import SinkError
 
 NONE = "(none of the labels)"
 _BLOCKS = " ▏▎▍▌▋▊▉█"  # a bar in eighths of a cell
 
 
-def json_object(result: Result, topk: int) -> dict[str, Any]:
+def json_object(result: FrameResult, topk: int) -> dict[str, Any]:
     """The fields that README lists, in its order; a live source adds what only it can have."""
     prediction = result.prediction
     found = {
@@ -39,12 +39,12 @@ def json_object(result: Result, topk: int) -> dict[str, Any]:
     return found
 
 
-def json_line(result: Result, topk: int) -> str:
+def json_line(result: FrameResult, topk: int) -> str:
     """One object; `label` is null where it was rejected."""
     return json_text(json_object(result, topk))
 
 
-def text_line(result: Result, topk: int) -> str:
+def text_line(result: FrameResult, topk: int) -> str:
     """Source, the frame's time in a video or on the clock, and the best labels with their scores; safe to print.
 
     The decided label stands first. Where it is not the frame's own best (smoothing, a minimum duration), the frame's
@@ -54,7 +54,7 @@ def text_line(result: Result, topk: int) -> str:
     if result.kind == "video":
         where = f"{where} {result.time:8.2f}s"
     elif not result.still:
-        where = f"{utc(result.time)} {where}"
+        where = f"{format_utc(result.time)} {where}"
     best = result.prediction.top(topk)
     if result.label is None:
         return f"{where}  {NONE}  best: {printable(best[0][0])} {best[0][1]:.1%}"
@@ -64,7 +64,7 @@ def text_line(result: Result, topk: int) -> str:
     return f"{where}  {printable(result.label)} {result.score:.1%}  [{scores}]"
 
 
-def live_line(result: Result, columns: int) -> str:
+def live_line(result: FrameResult, columns: int) -> str:
     """One row of a terminal, `columns` cells at most: source, label, score and its bar, rate, age, what was skipped."""
     right = f"{result.score:6.1%} {_bar(result.score, 10)} {result.fps:5.1f} fps {result.age_ms:5.0f} ms"
     right += f"  {result.dropped} dropped" if result.dropped else ""
@@ -75,7 +75,7 @@ def live_line(result: Result, columns: int) -> str:
     return _cells(f"{line}{' ' * max(1, left + 1 - _width(line))}{right}", columns)
 
 
-class Console:
+class ConsoleSink:
     """A line per frame; on a terminal, videos and live sources have one row each that is written over.
 
     A change of the label scrolls up as a line of its own, so that it stays readable, and so does the last row of a
@@ -91,7 +91,7 @@ class Console:
 
     name = "console"
     lossless = True
-    takes: Takes = "due"
+    takes: SinkFilter = "due"
 
     def __init__(self, style: str, topk: int, stream: Any = None) -> None:
         self._stream = stream or sys.stdout
@@ -104,7 +104,7 @@ class Console:
         for handler in self._handlers:
             handler.setStream(_LogStream(self, handler.stream))
 
-    def write(self, result: Result) -> None:
+    def write(self, result: FrameResult) -> None:
         line = json_line(result, self._topk) if self._style == "json" else text_line(result, self._topk)
         with self._lock:
             if not self._follows:
@@ -179,7 +179,7 @@ class Console:
 class _LogStream:
     """The stream of a log handler while rows stand on the terminal."""
 
-    def __init__(self, console: Console, stream: Any) -> None:
+    def __init__(self, console: ConsoleSink, stream: Any) -> None:
         self.stream, self._console = stream, console
 
     def write(self, text: str) -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 from PIL import Image
 
 from attri.runtime._util.printable import as_text
-from attri.runtime._util.timefmt import utc
+from attri.runtime._util.timefmt import format_utc
 from attri.runtime.deliver.console import json_line
-from attri.runtime.deliver.result import Result, Takes
+from attri.runtime.deliver.result import FrameResult, SinkFilter
 from attri.runtime.errors import SinkError, UsageError
 
 COLUMNS = ("source", "frame", "time", "label", "score", "changed", "age_ms", "dropped")
@@ -48,7 +48,7 @@ class CsvSink:
 
     name = "csv"
     lossless = True
-    takes: Takes = "due"
+    takes: SinkFilter = "due"
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -61,8 +61,8 @@ class CsvSink:
                 raise UsageError(f"--csv {path}: {error.strerror or error}") from error
             undo.pop_all()
 
-    def write(self, result: Result) -> None:
-        moment = f"{result.time:.3f}" if result.kind == "video" else utc(result.time)
+    def write(self, result: FrameResult) -> None:
+        moment = f"{result.time:.3f}" if result.kind == "video" else format_utc(result.time)
         label = "" if result.label is None else result.label
         scores = (f"{result.score:.6f}", int(result.changed), f"{result.age_ms:.1f}", result.dropped)
         try:
@@ -96,7 +96,7 @@ class CsvSink:
             raise
 
 
-class Snapshots:
+class SnapshotSink:
     """The whole frame of every event as a JPEG, its JSON in the JPEG's comment; the oldest go when there are too many.
 
     Several processes may share a folder; each counts what was there when it began and its own.
@@ -109,7 +109,7 @@ class Snapshots:
 
     name = "snapshots"
     lossless = True
-    takes: Takes = "events"
+    takes: SinkFilter = "events"
 
     def __init__(self, folder: Path, keep: int, topk: int) -> None:
         self._folder, self._keep, self._topk = folder, keep, topk
@@ -120,9 +120,9 @@ class Snapshots:
         except OSError as error:
             raise UsageError(f"--snapshots {folder}: {error.strerror or error}") from error
 
-    def write(self, result: Result) -> None:
+    def write(self, result: FrameResult) -> None:
         clock = time.time() if result.kind == "video" else result.time
-        moment = re.sub("[-:]", "", utc(clock))
+        moment = re.sub("[-:]", "", format_utc(clock))
         name = f"{moment}_{file_name(result.source)}_{file_name(result.label or '')}_{result.frame}.jpg"
         part = self._folder / f".{name}.{uuid.uuid4().hex[:8]}.part"
         try:

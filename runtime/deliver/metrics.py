@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attri.runtime._util.net import refusal
 from attri.runtime._util.redact import redact
 from attri.runtime.deliver.console import NONE
-from attri.runtime.deliver.result import Control, Result, Takes
+from attri.runtime.deliver.result import FrameResult, PipelineControl, SinkFilter
 from attri.runtime.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _SERIES = 1000  # pairs of source and label; labels can be edited for months, and each that ever was stays
 
 
-class Metrics:
+class MetricsSink:
     """Counters and histograms in a registry of their own.
 
     attri_results_total, attri_events_total   by source and decided label
@@ -35,9 +35,9 @@ class Metrics:
 
     name = "metrics"
     lossless = True
-    takes: Takes = "all"
+    takes: SinkFilter = "all"
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: PipelineControl) -> None:
         try:
             from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
         except ModuleNotFoundError as error:
@@ -57,7 +57,7 @@ class Metrics:
         self._series: set[tuple[str, str]] = set()
         self.registry.register(self)
 
-    def write(self, result: Result) -> None:
+    def write(self, result: FrameResult) -> None:
         source = "(pictures)" if result.still else _text(result.source)
         pair = self._pair(source, _text(result.label or NONE))
         self._results.labels(*pair).inc()
@@ -111,10 +111,10 @@ class Metrics:
         return source, label
 
 
-class MetricsServer(Metrics):
+class MetricsServer(MetricsSink):
     """The same, at http://HOST:PORT/metrics. Raises FailedError, UsageError: the address cannot be had."""
 
-    def __init__(self, control: Control, address: tuple[str, int]) -> None:
+    def __init__(self, control: PipelineControl, address: tuple[str, int]) -> None:
         super().__init__(control)
         from prometheus_client import start_http_server
 

@@ -31,7 +31,7 @@ from attri.runtime._util.printable import json_text
 from attri.runtime._util.redact import has_password
 from attri.runtime.deliver.files import file_name
 from attri.runtime.deliver.home_assistant import identifier, sensors
-from attri.runtime.deliver.result import Control, Result, Takes
+from attri.runtime.deliver.result import FrameResult, PipelineControl, SinkFilter
 from attri.runtime.deliver.spool import Message, Spool
 from attri.runtime.deliver.webhook import event_body
 from attri.runtime.errors import MissingExtra, UsageError
@@ -114,14 +114,14 @@ class MqttSink:
 
     name = "mqtt"
     lossless = True
-    takes: Takes = "events"
+    takes: SinkFilter = "events"
 
     def __init__(
         self,
         broker: Broker,
         prefix: str,
         spool: Callable[[], Spool],
-        control: Control,
+        control: PipelineControl,
         discovery: str | None = None,
         topk: int = 1,
     ) -> None:
@@ -154,7 +154,7 @@ class MqttSink:
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
         self._thread.start()
 
-    def write(self, result: Result) -> None:
+    def write(self, result: FrameResult) -> None:
         self._spool.add(self._topics[result.origin], event_body(result, self._topk))
         self._wake.set()
 

@@ -13,11 +13,11 @@ from PIL import Image
 from attri.runtime.capture.orientation import as_rgb
 from attri.runtime.classifier import Prediction
 
-Takes = Literal["due", "all", "events"]
+SinkFilter = Literal["due", "all", "events"]
 
 
 @dataclass(frozen=True)
-class Result:
+class FrameResult:
     """What is said of one frame."""
 
     source: str  # as shown: credentials redacted; of pictures the file
@@ -76,9 +76,9 @@ class Sink(Protocol):
 
     name: str
     lossless: bool  # True: every frame of files is promised (back-pressure for files); False: newest wins
-    takes: Takes  # what --every and --on-change let through; every frame (a video, metrics); or changes alone
+    takes: SinkFilter  # what --every and --on-change let through; every frame (a video, metrics); or changes alone
 
-    def write(self, result: Result) -> None:
+    def write(self, result: FrameResult) -> None:
         """Take one result; may block. Raises SinkError, which is counted and told once, and stops no other sink."""
         ...
 
@@ -94,7 +94,7 @@ class SourceFollower(Protocol):
         ...
 
 
-class Control(Protocol):
+class PipelineControl(Protocol):
     """What a sink may ask of the running command."""
 
     def labels(self, source: str | None = None) -> list[str]:

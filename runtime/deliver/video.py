@@ -24,7 +24,7 @@ from attri.runtime._util.transient import missing
 from attri.runtime.capture.spec import VIDEO_SUFFIXES
 from attri.runtime.deliver.annotate import annotate
 from attri.runtime.deliver.files import file_name
-from attri.runtime.deliver.result import Result, Takes
+from attri.runtime.deliver.result import FrameResult, SinkFilter
 from attri.runtime.errors import FailedError, MissingExtra, SinkError, UsageError
 from attri.runtime.images import IMAGE_SUFFIXES
 
@@ -57,7 +57,7 @@ class VideoSink:
 
     name = "video"
     lossless = True
-    takes: Takes = "all"
+    takes: SinkFilter = "all"
 
     def __init__(self, path: Path) -> None:
         check_recording(path)
@@ -65,7 +65,7 @@ class VideoSink:
         self._files: dict[str, _Recording] = {}  # by source, or one for all
         self._again = 0.0  # monotonic time before which nothing is tried
 
-    def write(self, result: Result) -> None:
+    def write(self, result: FrameResult) -> None:
         key = result.origin if SOURCE in self._path.name else ""
         if time.monotonic() < self._again:
             raise SinkError(f"--save {self._path}: waiting until it can be written again")
@@ -134,7 +134,7 @@ def _errors() -> tuple[type[Exception], ...]:
 class _Recording:
     """One open file, of the size of its first frame."""
 
-    def __init__(self, path: Path, first: Result) -> None:
+    def __init__(self, path: Path, first: FrameResult) -> None:
         height, width = first.image.shape[:2]
         self._size = (max(2, width & ~1), max(2, height & ~1))  # 4:2:0 wants even sides
         what = first.origin if SOURCE in path.name else "all sources"
@@ -160,7 +160,7 @@ class _Recording:
         self._stream.time_base = self._stream.codec_context.time_base = Fraction(1, _TICKS)
         self._stream.codec_context.gop_size = 60
 
-    def write(self, result: Result) -> None:
+    def write(self, result: FrameResult) -> None:
         import av
 
         self._last = max(self._last + 1, round(self._position(result) * _TICKS))
@@ -170,7 +170,7 @@ class _Recording:
         self._whole = self._file.tell()
         self._header = self._header or self._whole  # the first frame waits for the rest of its fragment
 
-    def _position(self, result: Result) -> float:
+    def _position(self, result: FrameResult) -> float:
         """Seconds from the beginning of this file."""
         position, lasts = self._end, SLIDE
         if not result.still:
@@ -215,7 +215,7 @@ class _File(io.FileIO):
         return taken
 
 
-def _source_name(result: Result) -> str:
+def _source_name(result: FrameResult) -> str:
     """The source as part of a file's name; of a file or folder its own name, without path and suffix."""
     suffixes = IMAGE_SUFFIXES if result.still else VIDEO_SUFFIXES if result.kind in ("video", "stream") else ()
     name = result.origin

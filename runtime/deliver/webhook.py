@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from attri.runtime._util.printable import json_text
 from attri.runtime.deliver.console import json_object
-from attri.runtime.deliver.result import Result, Takes
+from attri.runtime.deliver.result import FrameResult, SinkFilter
 from attri.runtime.deliver.spool import Message, Spool
 from attri.runtime.errors import UsageError
 
@@ -32,7 +32,7 @@ _PAUSES = (1.0, 60.0)  # seconds between tries, at first and at most
 _AGAIN = (408, 425, 429)  # these refuse the moment, the other 4xx the event
 
 
-def event_body(result: Result, topk: int) -> bytes:
+def event_body(result: FrameResult, topk: int) -> bytes:
     """One event as JSON; `id` is unique, so that who gets it twice can tell."""
     body = {"id": uuid.uuid4().hex} | json_object(result, topk)
     return json_text(body).encode()
@@ -44,7 +44,7 @@ def signature(secret: str, timestamp: str, body: bytes) -> str:
     return f"sha256={digest.hexdigest()}"
 
 
-class Webhook:
+class WebhookSink:
     """POST every event. X-Attri-Timestamp is Unix time of the try, X-Attri-Signature covers it and the body.
 
     At least once, in order: an event is tried until it is taken (2xx), refused for good (other 4xx, 3xx), a day old, or
@@ -56,7 +56,7 @@ class Webhook:
 
     name = "webhook"
     lossless = True
-    takes: Takes = "events"
+    takes: SinkFilter = "events"
 
     def __init__(self, url: str, secret: str | None, spool: Callable[[], Spool], topk: int) -> None:
         try:
@@ -79,7 +79,7 @@ class Webhook:
         self._thread = threading.Thread(target=self._run, name="webhook", daemon=True)
         self._thread.start()
 
-    def write(self, result: Result) -> None:
+    def write(self, result: FrameResult) -> None:
         self._spool.add("", event_body(result, self._topk))
         self._wake.set()
 

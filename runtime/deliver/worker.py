@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from attri.runtime._util.redact import redact
 from attri.runtime._util.wording import plural
 from attri.runtime.capture.orientation import nbytes
-from attri.runtime.deliver.result import Result, Sink, SourceFollower
+from attri.runtime.deliver.result import FrameResult, Sink, SourceFollower
 from attri.runtime.errors import SinkError
 
 _LOGGER = logging.getLogger("attri")
@@ -27,7 +27,7 @@ class _SourceEnd:
     origin: str
 
 
-class Delivery:
+class SinkWorker:
     """Gives results to one sink, in order, as fast as it takes them.
 
     When the queue is full, a result of a live source costs one, which is counted: never an event for the sake of one
@@ -48,7 +48,7 @@ class Delivery:
         self.dropped = 0  # results that never reached the sink
         self.failed = 0  # results that the sink could not deliver
         self._on_room, self._on_end = on_room, on_end
-        self._queue: deque[tuple[Result | _SourceEnd, bool]] = deque()  # and whether it was promised
+        self._queue: deque[tuple[FrameResult | _SourceEnd, bool]] = deque()  # and whether it was promised
         self._changed = threading.Condition()
         self._ending = self._broken = self._faulty = False
         self._thread = threading.Thread(target=self._run, name=f"sink {sink.name}", daemon=True)
@@ -59,10 +59,10 @@ class Delivery:
         if self._broken:
             return True
         with self._changed:
-            held = sum(nbytes(item.picture) for item, _ in self._queue if isinstance(item, Result))
+            held = sum(nbytes(item.picture) for item, _ in self._queue if isinstance(item, FrameResult))
             return held < _BYTES and len(self._queue) + self._batch <= self._room
 
-    def offer(self, result: Result, due: bool, live: bool) -> None:
+    def offer(self, result: FrameResult, due: bool, live: bool) -> None:
         """Queue a result; never waits.
 
         Args:
@@ -89,7 +89,9 @@ class Delivery:
 
     def _make_room(self, event: bool) -> bool:
         """Whether the new result, an event or not, takes the place of one that waits."""
-        waiting = [(i, each, promised) for i, (each, promised) in enumerate(self._queue) if isinstance(each, Result)]
+        waiting = [
+            (i, each, promised) for i, (each, promised) in enumerate(self._queue) if isinstance(each, FrameResult)
+        ]
         frames = (i for i, each, promised in waiting if not (each.changed or promised))
         oldest = waiting[0][0] if waiting and event and not self.sink.lossless else None
         victim = next(frames, oldest)
@@ -119,7 +121,7 @@ class Delivery:
         finally:
             self._close()
 
-    def _next(self) -> Result | _SourceEnd | None:
+    def _next(self) -> FrameResult | _SourceEnd | None:
         with self._changed:
             while not self._queue:
                 if self._ending:
@@ -127,9 +129,9 @@ class Delivery:
                 self._changed.wait()
             return self._queue.popleft()[0]
 
-    def _write(self, item: Result | _SourceEnd) -> None:
+    def _write(self, item: FrameResult | _SourceEnd) -> None:
         try:
-            if isinstance(item, Result):
+            if isinstance(item, FrameResult):
                 self.sink.write(item)
             elif isinstance(self.sink, SourceFollower):
                 self.sink.source_ended(item.origin)

@@ -22,7 +22,7 @@ DEVICES = ("auto", *PROVIDERS)
 
 
 @dataclass(frozen=True)
-class Request:
+class EngineOptions:
     """What a person asks for.
 
     backend     "auto" takes TensorRT where it and a GPU are, and else ONNX Runtime
@@ -56,7 +56,7 @@ class Request:
 
 
 def open_engines(
-    bundle: Bundle, request: Request | None = None, tell: Callable[[str], None] | None = None
+    bundle: Bundle, request: EngineOptions | None = None, tell: Callable[[str], None] | None = None
 ) -> tuple[Engine, Engine]:
     """The engines of the vision and of the text graph.
 
@@ -71,7 +71,7 @@ def open_engines(
     """
     from attri.runtime.engines.tensorrt.load import tensorrt_engines
 
-    request = request or Request()
+    request = request or EngineOptions()
     request.check()
     gpu, why = choose_tensorrt(request)
     if gpu is not None:
@@ -83,7 +83,7 @@ def open_engines(
     return vision, text
 
 
-def _on_onnx_runtime(bundle: Bundle, name: str, request: Request) -> OrtEngine:
+def _on_onnx_runtime(bundle: Bundle, name: str, request: EngineOptions) -> OrtEngine:
     graph = bundle.graph(name, request.device)  # TensorRT's, also as a provider's
     try:
         return OrtEngine(graph, request.device, request.threads)
@@ -92,7 +92,7 @@ def _on_onnx_runtime(bundle: Bundle, name: str, request: Request) -> OrtEngine:
         raise EngineError(str(error).replace(str(graph), str(file))) from error
 
 
-def choose_tensorrt(request: Request) -> tuple[Gpu | None, str]:
+def choose_tensorrt(request: EngineOptions) -> tuple[Gpu | None, str]:
     """The GPU for TensorRT; or None, where ONNX Runtime is to be taken, and why if TensorRT would have been welcome.
 
     Raises:

@@ -2,7 +2,7 @@
 
 Who runs them: TensorRT's engines once they are built, attri-doctor always, and a load of a small bundle the first.
 
-check.npz holds, by names of the graphs' inputs and outputs:
+reference.npz holds, by names of the graphs' inputs and outputs:
 pixels uint8 [I, S, S, 3]             pictures after resizing and cropping, RGB
 image_features float32 [I, D]         the model's
 retrieved int32 [I, L, M]             the model's
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attri.runtime.bundle import CHECK, TEXT, VISION, Bundle
+from attri.runtime.bundle import REFERENCE, TEXT, VISION, Bundle
 from attri.runtime.engines.base import Engine
 from attri.runtime.errors import BundleError, ParityError
 from attri.runtime.preprocess import Preprocess
@@ -35,8 +35,8 @@ TIE = 1e-5  # two best cosines closer than this are a tie: either class may come
 
 
 @dataclass(frozen=True)
-class Check:
-    """What stands in check.npz, pixels normalised to float32 [I, 3, S, S]."""
+class ReferenceSet:
+    """What stands in reference.npz, pixels normalised to float32 [I, 3, S, S]."""
 
     pixels: NDArray[np.float32]
     image_features: NDArray[np.float32]
@@ -45,19 +45,19 @@ class Check:
     text: Mapping[str, NDArray[Any]]
 
 
-def read_check(bundle: Bundle, count: int | None = None) -> Check:
+def read_reference(bundle: Bundle, count: int | None = None) -> ReferenceSet:
     """The first `count` images, or all. Raises BundleError where the file has not these arrays."""
     try:
-        with np.load(bundle.file(CHECK), allow_pickle=False) as file:
+        with np.load(bundle.file(REFERENCE), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         pixels, image, retrieved, text = (arrays[name] for name in ARRAYS)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{bundle.path} has no {CHECK} to check an engine with: export it again") from error
+        raise BundleError(f"{bundle.path} has no {REFERENCE} to check an engine with: export it again") from error
     pixels, image, retrieved, text = (array[:count] for array in (pixels, image, retrieved, text))
     about = bundle.manifest.image
     preprocess = Preprocess(about["size"], tuple(about["mean"]), tuple(about["std"]))
     inputs = {name.partition(".")[2]: value for name, value in arrays.items() if name.startswith("text.")}
-    return Check(np.stack([preprocess(each) for each in pixels]), image, retrieved, text, inputs)
+    return ReferenceSet(np.stack([preprocess(each) for each in pixels]), image, retrieved, text, inputs)
 
 
 def compare(bundle: Bundle, name: str, engine: Engine) -> dict[str, float]:
@@ -73,7 +73,7 @@ def compare(bundle: Bundle, name: str, engine: Engine) -> dict[str, float]:
         ParityError: a gate does not hold; NaN never does.
         BundleError, EngineError
     """
-    check, gates = read_check(bundle), read_gates(bundle)
+    check, gates = read_reference(bundle), read_gates(bundle)
     figures = _vision(check, engine) if name == VISION else _text(check, engine)
     counts = {"retrieved entries": check.retrieved.size, "top-1": len(check.pixels)}
     for stage, value in figures.items():
@@ -91,7 +91,7 @@ def spot_check(bundle: Bundle, vision: Engine, text: Engine) -> None:
     """
     if sum(bundle.manifest.files[name]["size"] for name in (VISION, TEXT)) > SMALL:
         return
-    check, gates = read_check(bundle, 1), read_gates(bundle)
+    check, gates = read_reference(bundle, 1), read_gates(bundle)
     for name, engine, figures in ((VISION, vision, _vision(check, vision)), (TEXT, text, _text(check, text))):
         for stage in ("image features", "text features"):
             if stage in figures:
@@ -120,7 +120,7 @@ def read_gates(bundle: Bundle) -> dict[str, float]:
     return {stage: float(gates[stage]) for stage in STAGES}
 
 
-def _vision(check: Check, engine: Engine) -> dict[str, float]:
+def _vision(check: ReferenceSet, engine: Engine) -> dict[str, float]:
     features, retrieved = (
         np.concatenate(part)
         for part in zip(*(engine.run({"pixels": rows})[:2] for rows in _rows(check.pixels, engine)), strict=True)
@@ -133,7 +133,7 @@ def _vision(check: Check, engine: Engine) -> dict[str, float]:
     }
 
 
-def _text(check: Check, engine: Engine) -> dict[str, float]:
+def _text(check: ReferenceSet, engine: Engine) -> dict[str, float]:
     parts = [engine.run({"retrieved": rows, **check.text})[0] for rows in _rows(check.retrieved, engine)]
     text = np.concatenate(parts)  # [I, C, D]
     cosines = np.einsum("icd,id->ic", text, check.image_features)
@@ -152,7 +152,7 @@ def _cosine(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
     return cosine
 
 
-def _same_best(check: Check, cosines: NDArray[Any]) -> float:
+def _same_best(check: ReferenceSet, cosines: NDArray[Any]) -> float:
     """Share of pictures whose best label is the model's, or tied with it there."""
     reference = np.einsum("icd,id->ic", check.text_features, check.image_features)
     chosen = np.take_along_axis(reference, cosines.argmax(1)[:, None], 1)[:, 0]

@@ -22,16 +22,16 @@ from typing import Any
 
 from attri.runtime._util.redact import redact
 from attri.runtime._util.wording import plural
-from attri.runtime.capture.frame_queue import Frame, Intake
-from attri.runtime.capture.reader import Patience, Reader
+from attri.runtime.capture.frame_queue import Frame, FrameQueue
+from attri.runtime.capture.reader import Reader, RetryPolicy
 from attri.runtime.capture.spec import SourceSpec
 from attri.runtime.classifier import Prediction
-from attri.runtime.decide.smoothing import Decider, Rule
-from attri.runtime.deliver.result import LabelsOrigin, Result, Sink, SourceHealth
-from attri.runtime.deliver.worker import Delivery
+from attri.runtime.decide.smoothing import DecisionRule, DecisionSmoother
+from attri.runtime.deliver.result import FrameResult, LabelsOrigin, Sink, SourceHealth
+from attri.runtime.deliver.worker import SinkWorker
 from attri.runtime.errors import ImageError, LabelsError
 from attri.runtime.pipeline.live_labels import LiveLabels, watch
-from attri.runtime.text.hysteresis import Steady
+from attri.runtime.text.hysteresis import RetrievalHysteresis
 
 _LOGGER = logging.getLogger("attri")
 _STOPPING = 1.5  # seconds for everything to end once a signal has come
@@ -50,12 +50,12 @@ class Schedule:
 class Channel:
     """What belongs to one source while it is classified."""
 
-    def __init__(self, reader: Reader, labels: LiveLabels, rule: Rule, schedule: Schedule) -> None:
+    def __init__(self, reader: Reader, labels: LiveLabels, rule: DecisionRule, schedule: Schedule) -> None:
         self.reader, self.labels = reader, labels
         self.frames = 0
         self.busy = 0  # frames that are being classified
         self.unreadable = 0  # images that the classifier refused; the reader's thread counts its own
-        self._decide, self._schedule = Decider(rule), schedule
+        self._decide, self._schedule = DecisionSmoother(rule), schedule
         self._steady = _steady(reader.spec.input.steady, labels)
         self._interval = float("inf")  # seconds between results, smoothed
         self._last = self._told = float(
@@ -77,11 +77,11 @@ class Channel:
         self._count(len(predictions))
         return predictions
 
-    def result(self, frame: Frame, prediction: Prediction, dropped: int) -> tuple[Result, bool]:
+    def result(self, frame: Frame, prediction: Prediction, dropped: int) -> tuple[FrameResult, bool]:
         """What is said of a frame, and whether it is due."""
         clock = frame.time if self.reader.spec.kind == "video" else frame.captured  # Unix time jumps when it is set
         decision = self._decide(prediction, clock)
-        result = Result(
+        result = FrameResult(
             source=frame.source,
             frame=frame.number,
             time=frame.time,
@@ -117,14 +117,14 @@ class Channel:
         return due
 
 
-def _steady(margin: float | None, labels: LiveLabels) -> Steady | None:
+def _steady(margin: float | None, labels: LiveLabels) -> RetrievalHysteresis | None:
     if margin is None:
         return None
-    return Steady(margin, labels.classifier.bundle.manifest.retrieval["topk"])
+    return RetrievalHysteresis(margin, labels.classifier.bundle.manifest.retrieval["topk"])
 
 
 class Pipeline:
-    """The running command; for its sinks, their Control.
+    """The running command; for its sinks, their PipelineControl.
 
     Args:
         specs: the sources.
@@ -137,18 +137,18 @@ class Pipeline:
         self,
         specs: Sequence[SourceSpec],
         labels: Sequence[LiveLabels],
-        rules: Sequence[Rule],
+        rules: Sequence[DecisionRule],
         schedule: Schedule,
-        patience: Patience,
+        patience: RetryPolicy,
         batch: int = 1,
     ) -> None:
         self._stop = threading.Event()
         self._error: BaseException | None = None
         self._signal: int | None = None
-        self._intake, self._batch = Intake([spec.live for spec in specs], batch), batch
+        self._intake, self._batch = FrameQueue([spec.live for spec in specs], batch), batch
         readers = [Reader(i, spec, self._intake, patience, self._fail) for i, spec in enumerate(specs)]
         self._channels = [Channel(*each, schedule) for each in zip(readers, labels, rules, strict=True)]
-        self._deliveries: list[Delivery] = []
+        self._deliveries: list[SinkWorker] = []
         self._changing = threading.Lock()  # labels, by one at a time
         self._stopped = 0.0  # when that was noticed; monotonic
 
@@ -159,7 +159,7 @@ class Pipeline:
             KeyboardInterrupt: on SIGINT, after everything was closed.
             Whatever broke in one of the threads, likewise.
         """
-        self._deliveries = [Delivery(sink, self._intake.wake, self._fail, self._batch) for sink in sinks]
+        self._deliveries = [SinkWorker(sink, self._intake.wake, self._fail, self._batch) for sink in sinks]
         worker = threading.Thread(target=self._guarded, args=(self._classify,), name="classify", daemon=True)
         with self._signals():
             worker.start()
@@ -310,7 +310,7 @@ class Pipeline:
         """Close sources and sinks. After a signal what is slow is left behind; else sinks have the time they need."""
         for delivery in self._deliveries:
             delivery.end()
-        waiting: list[Reader | Delivery] = [*self._deliveries, *(channel.reader for channel in self._channels)]
+        waiting: list[Reader | SinkWorker] = [*self._deliveries, *(channel.reader for channel in self._channels)]
         for channel in self._channels:
             channel.reader.stop()
         while waiting and not self._late():

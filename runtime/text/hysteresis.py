@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from attri.runtime.errors import UsageError
 
 
-class Steady:
+class RetrievalHysteresis:
     """The retrieval of one source. It remembers a frame, so every camera and every file needs its own.
 
     Args:

@@ -27,7 +27,7 @@ OPEN = ("/", "/preview.js", "/preview.css", "/preview.svg", "/healthz")
 _READS = ("GET", "HEAD")
 
 
-class Guard:
+class AuthMiddleware:
     """ASGI around the application: Host, Origin, token, and the headers of every answer.
 
     `scope["trusted"]` tells the application whether who asks may read everything.

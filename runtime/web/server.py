@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attri.runtime._util.net import is_loopback, listen
-from attri.runtime.deliver.result import Control, Result, Takes
+from attri.runtime.deliver.result import FrameResult, PipelineControl, SinkFilter
 from attri.runtime.errors import AttriError, LabelsError, MissingExtra, UsageError
-from attri.runtime.web.auth import Guard
+from attri.runtime.web.auth import AuthMiddleware
 from attri.runtime.web.timeouts import Deadlines, bounded
 from attri.runtime.web.views import Latest, detail, encoded, plain_text, summary
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from attri.runtime.deliver.metrics import Metrics
+    from attri.runtime.deliver.metrics import MetricsSink
 
 _SOURCES = 64  # kept at most
 _AGAIN = 1.0  # seconds between looks for a place for those that are left out
@@ -52,7 +52,7 @@ _FILES = {
 }
 
 
-class Preview:
+class PreviewServer:
     """The server, in a thread of its own, and the sink that feeds it.
 
     Args:
@@ -71,12 +71,12 @@ class Preview:
 
     name = "preview"
     lossless = False
-    takes: Takes = "all"
+    takes: SinkFilter = "all"
 
     def __init__(
         self,
-        control: Control,
-        metrics: Metrics,
+        control: PipelineControl,
+        metrics: MetricsSink,
         address: tuple[str, int],
         token: str | None = None,
         names: Sequence[str] = (),
@@ -93,11 +93,11 @@ class Preview:
         host, self.port = self._socket.getsockname()[:2]
         private = is_loopback(host)
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
-        self._server = _server(Guard(app, token, private, names), deadlines)
+        self._server = _server(AuthMiddleware(app, token, private, names), deadlines)
         self._thread = threading.Thread(target=self._serve, args=(self._socket,), name="preview", daemon=True)
         self._thread.start()
 
-    def write(self, result: Result) -> None:
+    def write(self, result: FrameResult) -> None:
         key = _PICTURES if result.still else result.source
         ms = result.prediction.latency_ms
         if not self._has_place(key):

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from attri.runtime._util.redact import redact
-from attri.runtime.deliver.result import Result, SourceHealth
+from attri.runtime.deliver.result import FrameResult, SourceHealth
 
 _HISTORY = 120  # frames in the plot of latency
 _SIDE = 960  # pixels of the longer side that is sent
@@ -22,7 +22,7 @@ _TOP = 8  # labels with a bar
 class Latest:
     """The newest result of a source, and its JPEG once somebody wanted it."""
 
-    result: Result
+    result: FrameResult
     number: int  # of results so far, from 1: a browser asks for a frame when it changes
     latency: deque[tuple[float, float, float]] = field(default_factory=lambda: deque(maxlen=_HISTORY))
     jpeg: tuple[int, bytes] | None = None
@@ -43,7 +43,7 @@ def encoded(latest: Latest, lock: threading.Lock) -> tuple[int, bytes]:
         return latest.jpeg
 
 
-def summary(name: str, found: tuple[Latest, Result, int] | None, health: SourceHealth | None) -> dict[str, Any]:
+def summary(name: str, found: tuple[Latest, FrameResult, int] | None, health: SourceHealth | None) -> dict[str, Any]:
     """What a card and a row of the table of sources show.
 
     Pictures come under the names of their files, and all share a card: the folder that they came from has none.
@@ -65,7 +65,7 @@ def summary(name: str, found: tuple[Latest, Result, int] | None, health: SourceH
     return {key: plain_text(value) if isinstance(value, str) else value for key, value in state.items()}
 
 
-def detail(result: Result, history: list[tuple[float, float, float]]) -> dict[str, Any]:
+def detail(result: FrameResult, history: list[tuple[float, float, float]]) -> dict[str, Any]:
     prediction = result.prediction
     return {
         "top": [[plain_text(label), round(score, 4)] for label, score in prediction.top(_TOP)],

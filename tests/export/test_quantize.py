@@ -20,12 +20,12 @@ from attri.export.onnx import export_bundle
 from attri.export.parity.compare import Gates
 from attri.export.quantize import Calibration
 from attri.runtime import Classifier
-from attri.runtime.bundle import CHECK, FILES, MANIFEST, SYMMETRIC, TEXT, VISION, Bundle
+from attri.runtime.bundle import FILES, MANIFEST, REFERENCE, SYMMETRIC, TEXT, VISION, Bundle
 from attri.runtime.cli.run import main as run_main
 from attri.runtime.errors import BundleError, FailedError, UsageError
 
 LABELS = ["red apple", "bird", "a small house"]
-EXTRAS = (JSON, PAGE, CHECK)
+EXTRAS = (JSON, PAGE, REFERENCE)
 # Prompts that nobody trained leave the labels nearly tied: of 24 pictures, one or two may fall to another.
 GATES = Gates(0.98, 0.9, 0.9)
 

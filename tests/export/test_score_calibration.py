@@ -14,7 +14,7 @@ from support.manifests import set_manifest
 from attri.calibration.confidence import fit_temperature, logits_of
 from attri.export import cli
 from attri.export import score_calibration as module
-from attri.export.score_calibration import Confidence, Validation, data_of, find_negatives, measure
+from attri.export.score_calibration import ScoreCalibrationRequest, Validation, data_of, find_negatives, measure
 from attri.runtime import Classifier
 from attri.runtime.errors import UsageError
 from attri.train.config import PromptConfig, TrainConfig
@@ -169,7 +169,7 @@ def validation(bundle, picture_files):
 @pytest.mark.usefixtures("few_are_enough")
 def test_the_temperature_is_that_of_the_base(bundle, validation):
     classifier = Classifier.load(bundle, device="cpu")
-    found = measure(Confidence(validation, asked=True), classifier)
+    found = measure(ScoreCalibrationRequest(validation, asked=True), classifier)
     logits, _ = logits_of(classifier, [picture.path for picture in validation.base.test])
     targets = np.array([picture.target for picture in validation.base.test])
     assert found["temperature"] == fit_temperature(logits, targets)
@@ -184,7 +184,7 @@ def test_the_temperature_is_that_of_the_base(bundle, validation):
 def test_a_temperature_that_does_harm_is_kept_only_where_it_was_asked_for(bundle, validation, monkeypatch, error):
     monkeypatch.setattr(module, "held_out_error", lambda logits, targets: error)
     classifier = Classifier.load(bundle, device="cpu")
-    by_itself, asked = (measure(Confidence(validation, asked=wish), classifier) for wish in (False, True))
+    by_itself, asked = (measure(ScoreCalibrationRequest(validation, asked=wish), classifier) for wish in (False, True))
     assert (asked["held_out"], asked["worse"], asked["why"]) == (error, error == 1, "")
     assert asked["temperature"] != 1
     if error == 0:
@@ -203,15 +203,15 @@ def test_pictures_that_cannot_be_read_count_for_nothing(bundle, validation, tmp_
     broken = [Picture(tmp_path / "broken.png", 0)] * 30
     some = dataclasses.replace(validation.base, test=[*validation.base.test, *broken])
     classifier = Classifier.load(bundle, device="cpu")
-    found = measure(Confidence(Validation("validation pictures", some)), classifier)
+    found = measure(ScoreCalibrationRequest(Validation("validation pictures", some)), classifier)
     why = "only 30 validation pictures can be read, 50 are needed"
     assert (found["temperature"], found["validation"], found["why"]) == (1.0, None, why)
     for wish in ({"asked": True}, {"false_rejects": 0.1}):
         with pytest.raises(UsageError, match=f"scores cannot be calibrated: {why}"):
-            measure(Confidence(Validation("validation pictures", some), **wish), classifier)
+            measure(ScoreCalibrationRequest(Validation("validation pictures", some), **wish), classifier)
     monkeypatch.setattr(module, "LEAST", 30)
     novel = dataclasses.replace(validation.base, test=broken)
-    found = measure(Confidence(Validation("validation pictures", some, novel)), classifier)
+    found = measure(ScoreCalibrationRequest(Validation("validation pictures", some, novel)), classifier)
     assert (found["base"]["pictures"], "novel" in found) == (30, False)
 
 
@@ -221,7 +221,7 @@ def test_pictures_that_are_all_right_leave_the_temperature_at_one(bundle, valida
     logits, _ = logits_of(classifier, [picture.path for picture in validation.base.test])
     right = [Picture(p.path, int(best)) for p, best in zip(validation.base.test, logits.argmax(1), strict=True)]
     base = dataclasses.replace(validation.base, test=right)
-    found = measure(Confidence(Validation("v", base)), classifier)
+    found = measure(ScoreCalibrationRequest(Validation("v", base)), classifier)
     assert (found["temperature"], found["why"]) == (1.0, "these pictures have no best temperature, it stays 1")
 
 
@@ -236,7 +236,7 @@ def changed(bundle, tmp_path, **manifest):
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
 def test_the_runtime_accepts_as_many_negatives_as_wanted(bundle, validation, picture_files, tmp_path, share):
     negatives = picture_files[40:70]
-    found = measure(Confidence(validation, "", negatives, share), Classifier.load(bundle, device="cpu"))
+    found = measure(ScoreCalibrationRequest(validation, "", negatives, share), Classifier.load(bundle, device="cpu"))
     classifier = changed(bundle, tmp_path, temperature=found["temperature"], threshold=found["threshold"])
     accepted = np.mean([prediction.label is not None for prediction in classifier(negatives)])
     assert accepted == pytest.approx(found["rejection"]["accepted"])
@@ -271,7 +271,7 @@ def test_a_threshold_is_applied_to_the_labels_that_it_was_chosen_for(bundle, pic
 
 @pytest.mark.usefixtures("few_are_enough")
 def test_without_negatives_the_scores_of_validation_pictures_decide(bundle, validation, tmp_path):
-    found = measure(Confidence(validation, "", false_rejects=0.2), Classifier.load(bundle, device="cpu"))
+    found = measure(ScoreCalibrationRequest(validation, "", false_rejects=0.2), Classifier.load(bundle, device="cpu"))
     classifier = changed(bundle, tmp_path, temperature=found["temperature"], threshold=found["threshold"])
     rejected = [p.label is None for p in classifier([picture.path for picture in validation.base.test])]
     assert np.mean(rejected) == pytest.approx(found["rejection"]["rejected"]) == pytest.approx(0.2)
@@ -287,13 +287,13 @@ def test_a_temperature_moves_no_label_of_the_runtime(bundle, picture_files, tmp_
 
 def test_wishes_that_cannot_be_met(validation, tmp_path, bundle):
     with pytest.raises(UsageError, match="--false-rejects reads the scores of validation pictures: none there"):
-        Confidence(None, "none there", false_rejects=0.1).check(["a", "b"])
+        ScoreCalibrationRequest(None, "none there", false_rejects=0.1).check(["a", "b"])
     with pytest.raises(UsageError, match="leave --labels out"):
-        Confidence(validation, false_rejects=0.1).check(["a", "b"])
+        ScoreCalibrationRequest(validation, false_rejects=0.1).check(["a", "b"])
     with pytest.raises(UsageError, match="holds no pictures: --negatives"):
         find_negatives(tmp_path)
     (tmp_path / "a.png").write_bytes(b"not a picture")
-    few = Confidence(negatives=[tmp_path / "a.png"] * 10, false_accepts=0.1)
+    few = ScoreCalibrationRequest(negatives=[tmp_path / "a.png"] * 10, false_accepts=0.1)
     few.check(["a", "b"])
     with pytest.raises(UsageError, match="wants 10 --negatives that can be read, not 0: add some"):
         measure(few, Classifier.load(bundle, device="cpu"))
@@ -301,17 +301,20 @@ def test_wishes_that_cannot_be_met(validation, tmp_path, bundle):
 
 @pytest.mark.parametrize(("share", "least"), [(0.05, 20), (0.3, 4), (1.0, 1), (0.0, 20)])
 def test_a_share_of_too_few_negatives_is_no_share(tmp_path, share, least):
-    Confidence(negatives=[tmp_path] * least, false_accepts=share).check(["a", "b"])
+    ScoreCalibrationRequest(negatives=[tmp_path] * least, false_accepts=share).check(["a", "b"])
     with pytest.raises(UsageError, match=f"--false-accepts .* wants {least} --negatives that can be read"):
-        Confidence(negatives=[tmp_path] * (least - 1), false_accepts=share).check(["a", "b"])
+        ScoreCalibrationRequest(negatives=[tmp_path] * (least - 1), false_accepts=share).check(["a", "b"])
 
 
 def test_a_threshold_that_would_reject_every_picture_is_refused(bundle, picture_files, tmp_path, monkeypatch):
-    for wish in (Confidence(negatives=[tmp_path] * 20, false_accepts=0.1), Confidence(false_rejects=0.1)):
+    for wish in (
+        ScoreCalibrationRequest(negatives=[tmp_path] * 20, false_accepts=0.1),
+        ScoreCalibrationRequest(false_rejects=0.1),
+    ):
         with pytest.raises(UsageError, match="a single label always scores 1"):
             wish.check(["cat"])
     sure = np.array([[100.0, 0, 0]] * 20)  # a softmax of 1 to the last bit
     monkeypatch.setattr(module, "logits_of", lambda classifier, pictures: (sure, list(range(20))))
     classifier = Classifier.load(bundle, device="cpu")
     with pytest.raises(UsageError, match=r"that lets 10.0% of them pass would reject every picture; raise --false-acc"):
-        measure(Confidence(negatives=picture_files[:20], false_accepts=0.1), classifier)
+        measure(ScoreCalibrationRequest(negatives=picture_files[:20], false_accepts=0.1), classifier)

@@ -17,7 +17,7 @@ from support.manifests import edit_manifest as edit
 from support.manifests import set_manifest
 
 from attri.runtime.bundle import EMBEDDING, FILES, MANIFEST, SCHEMA, TEXT, VISION, Bundle, file_entry, save_manifest
-from attri.runtime.engines.verify import read_check
+from attri.runtime.engines.verify import read_reference
 from attri.runtime.errors import BundleError
 
 
@@ -243,7 +243,7 @@ def test_a_folder_that_is_deleted_after_opening_is_read_whole(copy: Path, bundle
     opened = Bundle.open(copy)
     shutil.rmtree(copy)
     assert opened.graph(VISION).read_bytes() == (bundle / VISION).read_bytes()
-    assert len(read_check(opened).pixels)
+    assert len(read_reference(opened).pixels)
 
 
 def test_a_manifest_is_saved_to_the_folder_that_was_opened(copy: Path, tmp_path: Path) -> None:

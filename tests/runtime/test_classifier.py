@@ -18,12 +18,12 @@ from PIL import Image
 from support.manifests import edit_manifest, set_manifest
 
 from attri.runtime import AttriError, Classifier, Prediction
-from attri.runtime.bundle import CHECK, MANIFEST, TEXT, VISION, Bundle, file_entry
+from attri.runtime.bundle import MANIFEST, REFERENCE, TEXT, VISION, Bundle, file_entry
 from attri.runtime.engines.onnxruntime import OrtEngine
 from attri.runtime.errors import EngineError, ImageError, LabelsError, MissingExtra, ParityError, UsageError
 from attri.runtime.text import encoder as module
 from attri.runtime.text.cache import TextCache
-from attri.runtime.text.hysteresis import Steady
+from attri.runtime.text.hysteresis import RetrievalHysteresis
 from attri.runtime.text.label_tokens import encode_labels
 from attri.runtime.tokenizer import Tokenizer
 
@@ -94,8 +94,10 @@ def test_a_list_goes_in_batches(classifier: Classifier, five: list[Path], batch:
 
 def test_steady_frames_keep_their_entries(classifier: Classifier, five: list[Path]) -> None:
     exact = [each.retrieved for each in classifier(five)]
-    np.testing.assert_array_equal([each.retrieved for each in classifier(five, Steady(0.0))], exact)
-    kept = [each.retrieved for each in classifier(five, Steady(3.0))]  # more than two cosines can differ by
+    np.testing.assert_array_equal([each.retrieved for each in classifier(five, RetrievalHysteresis(0.0))], exact)
+    kept = [
+        each.retrieved for each in classifier(five, RetrievalHysteresis(3.0))
+    ]  # more than two cosines can differ by
     np.testing.assert_array_equal(kept, [exact[0]] * 5)
 
 
@@ -413,10 +415,10 @@ def negated(bundle: Path, path: Path) -> None:
             node.input[:] = [f"{each}.before" if each == output else each for each in node.input]
         proto.graph.node.append(onnx.helper.make_node("Neg", [f"{output}.before"], [output]))
         (path / name).write_bytes(proto.SerializeToString())
-    with np.load(path / CHECK) as file:
+    with np.load(path / REFERENCE) as file:
         arrays = {name: -value if name.endswith("_features") else value for name, value in file.items()}
-    np.savez_compressed(path / CHECK, **arrays)
-    files = {name: file_entry(path / name) for name in (VISION, TEXT, CHECK)}
+    np.savez_compressed(path / REFERENCE, **arrays)
+    files = {name: file_entry(path / name) for name in (VISION, TEXT, REFERENCE)}
     edit_manifest(path, lambda raw: raw["files"].update(files) or raw.update(created="negated"))
 
 

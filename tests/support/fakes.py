@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from attri.runtime.capture.base import Capture, Shot
+from attri.runtime.capture.base import Capture, CapturedFrame
 from attri.runtime.classifier import Prediction
-from attri.runtime.deliver.result import Result
+from attri.runtime.deliver.result import FrameResult
 from attri.runtime.errors import ImageError, LabelsError, SinkError
 
 
@@ -51,11 +51,11 @@ class FakeSink:
 
     def __init__(self, *, lossless: bool = True, takes: str = "due", seconds: float = 0.0) -> None:
         self.name, self.lossless, self.takes, self.seconds = "fake", lossless, takes, seconds
-        self.results: list[Result] = []
+        self.results: list[FrameResult] = []
         self.full = self.closed = False
         self.thread: threading.Thread | None = None
 
-    def write(self, result: Result) -> None:
+    def write(self, result: FrameResult) -> None:
         assert not self.closed
         assert self.thread in (None, threading.current_thread())
         self.thread = threading.current_thread()
@@ -95,7 +95,7 @@ def scripted(*rounds: list[Step]) -> Callable[..., object]:
     return opened
 
 
-def _play(steps: Iterable[Step], left: threading.Event) -> Iterator[Shot | None]:
+def _play(steps: Iterable[Step], left: threading.Event) -> Iterator[CapturedFrame | None]:
     for step in steps:
         if isinstance(step, Exception):
             raise step
@@ -106,11 +106,11 @@ def _play(steps: Iterable[Step], left: threading.Event) -> Iterator[Shot | None]
         elif callable(step):
             found = step()
             if isinstance(found, ImageError):
-                yield Shot(found, time.time())
+                yield CapturedFrame(found, time.time())
             elif isinstance(found, Generator):
                 yield from _play(found, left)
         else:
-            yield None if step is None else Shot(step, time.time())
+            yield None if step is None else CapturedFrame(step, time.time())
 
 
 def pictures_until(what: Callable[[], object], rate: float = 30, seconds: float = 20.0) -> Callable[[], object]:

@@ -17,7 +17,7 @@ from attri.runtime.capture import opencv, reader
 from attri.runtime.capture.open import open_source
 from attri.runtime.capture.orientation import flipped
 from attri.runtime.capture.spec import FLIPS, InputOptions, SourceSpec, find_source
-from attri.runtime.decide.smoothing import Rule
+from attri.runtime.decide.smoothing import DecisionRule
 from attri.runtime.errors import SourceError
 from attri.runtime.pipeline.live_labels import LiveLabels
 from attri.runtime.pipeline.pipeline import Pipeline, Schedule
@@ -85,10 +85,10 @@ def stall(text: str) -> dict[str, Any]:
     """A pipeline for which OpenCV waits for ever, in a whole process that is to end all the same."""
     reader._OPENING = 1.0
     spec = find_source(f"gst:{text}")
-    patience = reader.Patience(retries=1, first=0.1, longest=0.1)
+    patience = reader.RetryPolicy(retries=1, first=0.1, longest=0.1)
     labels = LiveLabels(FakeClassifier(), None)
     start = time.monotonic()
-    good = Pipeline([spec], [labels], [Rule()], Schedule(), patience).run([FakeSink()])
+    good = Pipeline([spec], [labels], [DecisionRule()], Schedule(), patience).run([FakeSink()])
     return {"good": good, "seconds": time.monotonic() - start}
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from attri.runtime.capture.spec import LIVE
 from attri.runtime.classifier import Prediction
-from attri.runtime.deliver.result import LabelsOrigin, Result, SourceHealth
+from attri.runtime.deliver.result import FrameResult, LabelsOrigin, SourceHealth
 from attri.runtime.errors import LabelsError
 
 LABELS = ("red apple", "かりんご", "bird")
@@ -30,7 +30,7 @@ def make_result(
     image: np.ndarray | Path | None = None,
     changed: bool = False,
     **others: object,
-) -> Result:
+) -> FrameResult:
     """A frame of a camera, unless told otherwise; `score` is that of its best label, the others share the rest."""
     best = LABELS.index(label) if label in LABELS else 0
     probabilities = np.full(len(LABELS), (1 - score) / (len(LABELS) - 1), np.float32)
@@ -46,7 +46,7 @@ def make_result(
     kind = str(others.pop("kind", None) or _kind(source))
     values = {"age_ms": 41.0, "fps": 29.7, "dropped": 0, "clock": moment, "origin": source} | others
     values |= {"kind": kind, "live": kind in LIVE}
-    return Result(source, frame, moment, image, prediction, label, score, changed, **values)
+    return FrameResult(source, frame, moment, image, prediction, label, score, changed, **values)
 
 
 def _kind(source: str) -> str:

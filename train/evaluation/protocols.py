@@ -33,7 +33,7 @@ from attri.train.fit import fit, label_tokens, load_model, restore_threads, vers
 from attri.train.model.attriprompt import AttriPrompt
 from attri.train.model.backbone import Backbone
 from attri.train.training import checkpoint, distributed
-from attri.train.training.features import Features, Store
+from attri.train.training.features import FeatureCache, Features
 from attri.train.training.predict import accuracy, predict, predict_plain
 from attri.train.training.progress import Progress
 from attri.train.training.run_folder import RESULTS, claim
@@ -43,7 +43,7 @@ FEW_SHOTS = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
-class Plan:
+class ProtocolSpec:
     """What to evaluate.
 
     read         a seed and a number of shots -> the dataset that is trained on
@@ -112,7 +112,7 @@ def columns(datasets: list[Dataset]) -> list[tuple[str, Dataset]]:
 
 
 def run(
-    plan: Plan,
+    plan: ProtocolSpec,
     backbone: Backbone,
     prompt: PromptConfig,
     config: TrainConfig,
@@ -127,7 +127,7 @@ def run(
     Raises:
         UsageError: the datasets do not fit the protocol; and see `fit`.
     """
-    store = Store(progress or Progress(quiet=True))
+    store = FeatureCache(progress or Progress(quiet=True))
     first = plan.read(plan.seeds[0], plan.shots[0])
     for column, dataset in plan.parts(first)[1]:
         if not dataset.test:
@@ -152,7 +152,7 @@ def run(
 
 
 def train_and_score(
-    plan: Plan, backbone: Backbone, prompt: PromptConfig, config: TrainConfig, folder: Path, store: Store
+    plan: ProtocolSpec, backbone: Backbone, prompt: PromptConfig, config: TrainConfig, folder: Path, store: FeatureCache
 ) -> Iterator[dict[str, Any]]:
     """One seed and number of shots: a record for every method and column."""
     assert config.shots is not None
@@ -181,7 +181,7 @@ def train_and_score(
             }
 
 
-def encode(column: str, model: AttriPrompt, dataset: Dataset, store: Store) -> Features:
+def encode(column: str, model: AttriPrompt, dataset: Dataset, store: FeatureCache) -> Features:
     """The test pictures, before anything is trained. Raises UsageError where none of them can be read."""
     data = store.get(column, model, dataset.test)
     if not len(data):
@@ -190,7 +190,7 @@ def encode(column: str, model: AttriPrompt, dataset: Dataset, store: Store) -> F
 
 
 def trained(
-    folder: Path, dataset: Dataset, backbone: Backbone, prompt: PromptConfig, config: TrainConfig, store: Store
+    folder: Path, dataset: Dataset, backbone: Backbone, prompt: PromptConfig, config: TrainConfig, store: FeatureCache
 ) -> AttriPrompt:
     """The model of the run in `folder`, which is trained if it is not there yet."""
     if not distributed.from_first((folder / RESULTS).exists):
@@ -210,7 +210,7 @@ def static(prompt: PromptConfig) -> PromptConfig:
 
 
 def describe(
-    plan: Plan, backbone: Backbone, prompt: PromptConfig, config: TrainConfig, dataset: Dataset
+    plan: ProtocolSpec, backbone: Backbone, prompt: PromptConfig, config: TrainConfig, dataset: Dataset
 ) -> dict[str, Any]:
     """What makes two protocols the same, as JSON."""
     identity = {"model": backbone.name, "pretrained": backbone.tag, "sha256": backbone.sha256}

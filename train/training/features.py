@@ -47,7 +47,7 @@ class Features:
         return len(self.targets)
 
 
-class Store:
+class FeatureCache:
     """Features that several trainings and evaluations share. A name keeps its latest set: memory stays bounded."""
 
     def __init__(self, progress: Progress) -> None:

@@ -50,7 +50,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Key:
+class EngineKey:
     """All that makes one plan another."""
 
     name: str  # of the graph, without its suffix
@@ -67,7 +67,7 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CachedEngine:
     """A verified engine, which may be loaded.
 
     Attributes:
@@ -75,7 +75,7 @@ class Plan:
     """
 
     path: Path
-    key: Key
+    key: EngineKey
     built: str  # UTC, ISO 8601
     figures: dict[str, Any]
     data: bytes = field(repr=False)
@@ -91,7 +91,7 @@ class _Record:
     """
 
     file: Path
-    key: Key
+    key: EngineKey
     content: dict[str, Any]
     sha256: str
     size: int
@@ -105,7 +105,7 @@ class _Record:
         return str(self.content["built"])
 
 
-class Store:
+class EngineCache:
     """The engines of one bundle.
 
     Args:
@@ -116,7 +116,7 @@ class Store:
     def __init__(self, folder: Path, listed: Mapping[str, str] | None = None) -> None:
         self.folder, self.listed = folder, listed or {}
 
-    def find(self, name: str, graph: str, machine: Machine, digest: str | None = None) -> Plan | None:
+    def find(self, name: str, graph: str, machine: Machine, digest: str | None = None) -> CachedEngine | None:
         """The newest plan of a graph (its sha256) that fits this machine; None where none was built for it.
 
         Args:
@@ -166,7 +166,7 @@ class Store:
                     entries[file.name] = {"size": record.size, "sha256": record.sha256}
         return entries
 
-    def save(self, key: Key, plan: bytes, figures: Mapping[str, Any]) -> Plan:
+    def save(self, key: EngineKey, plan: bytes, figures: Mapping[str, Any]) -> CachedEngine:
         """Write a plan and, last, since it makes the plan count, its JSON. Raises EngineError where it cannot."""
         path = self.folder / f"{key.name}.{key.digest}.plan"
         built = datetime.now(timezone.utc).isoformat()
@@ -180,7 +180,7 @@ class Store:
         record["seal"] = seal(record)
         text = json.dumps(record, indent=2, sort_keys=True).encode() + b"\n"
         self.write({path.name: plan, path.with_suffix(".json").name: text})
-        return Plan(path, key, built, dict(figures), plan)
+        return CachedEngine(path, key, built, dict(figures), plan)
 
     def timing_cache(self, machine: Machine) -> bytes:
         """What earlier builds measured; b"" where nothing was, or someone else did."""
@@ -208,7 +208,7 @@ class Store:
                 temporary.unlink(missing_ok=True)
             raise EngineError(f"cannot write to {self.folder}: {error.strerror}") from error
 
-    def keep_only(self, key: Key) -> None:
+    def keep_only(self, key: EngineKey) -> None:
         """Drop what else `find` would find or refuse in the place of this plan."""
         for file in self._files(key.name):
             try:
@@ -252,7 +252,7 @@ class Store:
         except OSError as error:
             raise EngineError(f"cannot remove {file}: {error.strerror}") from error
 
-    def _verify(self, record: _Record) -> Plan:
+    def _verify(self, record: _Record) -> CachedEngine:
         """The plan is the one of the record, and the record is ours or the manifest lists both. Raises EngineError."""
         what = f"{record.path}, built for {record.key.machine},"
         try:
@@ -265,7 +265,7 @@ class Store:
         both = {record.path.name: sha256, record.file.name: record.sha256}
         if not both.items() <= self.listed.items() and not _is_sealed(record.content):
             raise EngineError(f"{what} was not built on this machine by this user, and plans are code")
-        return Plan(record.path, record.key, record.built, record.content["figures"], data)
+        return CachedEngine(record.path, record.key, record.built, record.content["figures"], data)
 
 
 def _read(file: Path) -> _Record:
@@ -283,7 +283,7 @@ def _read(file: Path) -> _Record:
         raise EngineError(f"{file} is damaged ({error})") from error
 
 
-def _key(fields: dict[str, Any]) -> Key:
+def _key(fields: dict[str, Any]) -> EngineKey:
     """The key of a record. Raises ValueError where a field is missing, unknown, or of no use."""
     _require(fields, _KEY, closed=True)
     machine = {"system": ""} | fields["machine"]  # early records lack it, and fit nowhere
@@ -295,7 +295,7 @@ def _key(fields: dict[str, Any]) -> Key:
     if not all(_is_range(each) for each in fields["ranges"].values()):
         raise ValueError("a range is not three whole numbers")
     ranges = {dim: tuple(each) for dim, each in fields["ranges"].items()}
-    return Key(**fields | {"machine": Machine(**machine), "ranges": ranges})
+    return EngineKey(**fields | {"machine": Machine(**machine), "ranges": ranges})
 
 
 def _require(value: Any, kinds: Mapping[str, type], closed: bool = False) -> None:
@@ -312,7 +312,7 @@ def _is_range(value: Any) -> bool:
     return isinstance(value, list) and [type(each) for each in value] == [int] * 3
 
 
-def fits(key: Key, machine: Machine) -> bool:
+def fits(key: EngineKey, machine: Machine) -> bool:
     """Whether TensorRT would take the plan here, as far as its key tells."""
     theirs, ours = _numbers(key.machine.tensorrt), _numbers(machine.tensorrt)
     version = theirs == ours or (key.version_compatible and theirs[0] == ours[0] and theirs <= ours)

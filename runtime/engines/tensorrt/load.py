@@ -12,7 +12,7 @@ from typing import Any
 from attri.runtime.bundle import ENGINES, TEXT, VISION, Bundle, file_entry, save_manifest
 from attri.runtime.engines.signature import read_border
 from attri.runtime.engines.tensorrt.builder import BuildOptions, build, check_shares, type_shares
-from attri.runtime.engines.tensorrt.cache import Key, Machine, Plan, Store
+from attri.runtime.engines.tensorrt.cache import CachedEngine, EngineCache, EngineKey, Machine
 from attri.runtime.engines.tensorrt.cuda import Cuda, Device, is_tegra, system
 from attri.runtime.engines.tensorrt.engine import TrtEngine, check_version
 from attri.runtime.engines.verify import compare
@@ -87,7 +87,7 @@ def tensorrt_engines(
         for name, entry in bundle.manifest.files.items()
         if name.startswith(f"{ENGINES}/") and folder.resolve() == bundle.file(ENGINES).resolve()
     }
-    store = Store(folder, listed)
+    store = EngineCache(folder, listed)
     vision = _engine(bundle, VISION, gpu, store, tell, options, rebuild)
     try:
         return vision, _engine(bundle, TEXT, gpu, store, tell, options, rebuild)
@@ -97,11 +97,11 @@ def tensorrt_engines(
 
 
 def _engine(
-    bundle: Bundle, name: str, gpu: Gpu, store: Store, tell: Tell, options: BuildOptions | None, rebuild: bool
+    bundle: Bundle, name: str, gpu: Gpu, store: EngineCache, tell: Tell, options: BuildOptions | None, rebuild: bool
 ) -> TrtEngine:
     graph = bundle.graph(name, "tensorrt")
     key = make_key(bundle, name, gpu, options or BuildOptions())
-    plan: Plan | None = None
+    plan: CachedEngine | None = None
     if not rebuild:
         # What is refused here may be half replaced: another process renames one file after the other, under the lock.
         with suppress(EngineError):
@@ -119,11 +119,11 @@ def _engine(
         return engine
 
 
-def make_key(bundle: Bundle, name: str, gpu: Gpu, options: BuildOptions) -> Key:
+def make_key(bundle: Bundle, name: str, gpu: Gpu, options: BuildOptions) -> EngineKey:
     file = bundle.graph_name(name, "tensorrt")
     dims = read_border(bundle.file(file)).dims
     ranges = options.ranges(int(bundle.manifest.text["context_length"]))
-    return Key(
+    return EngineKey(
         file.removesuffix(".onnx"),
         bundle.manifest.files[file]["sha256"],
         gpu.machine,
@@ -134,11 +134,11 @@ def make_key(bundle: Bundle, name: str, gpu: Gpu, options: BuildOptions) -> Key:
     )
 
 
-def _find(store: Store, key: Key, options: BuildOptions | None) -> Plan | None:
+def _find(store: EngineCache, key: EngineKey, options: BuildOptions | None) -> CachedEngine | None:
     return store.find(key.name, key.graph, key.machine, None if options is None else key.digest)
 
 
-def _load(plan: Plan, graph: Path, gpu: Gpu) -> TrtEngine:
+def _load(plan: CachedEngine, graph: Path, gpu: Gpu) -> TrtEngine:
     try:
         host_code = plan.key.version_compatible
         return TrtEngine(gpu.trt, gpu.cuda, plan.data, read_border(graph), host_code=host_code)
@@ -149,7 +149,14 @@ def _load(plan: Plan, graph: Path, gpu: Gpu) -> TrtEngine:
 
 
 def _build(
-    bundle: Bundle, name: str, graph: Path, key: Key, gpu: Gpu, store: Store, tell: Tell, options: BuildOptions
+    bundle: Bundle,
+    name: str,
+    graph: Path,
+    key: EngineKey,
+    gpu: Gpu,
+    store: EngineCache,
+    tell: Tell,
+    options: BuildOptions,
 ) -> TrtEngine:
     """Build, check, and only then keep."""
     workspace = options.workspace or free_memory(gpu.cuda) // 2
@@ -190,7 +197,7 @@ def list_plans(bundle: Bundle, tell: Tell) -> None:
 
     What stands there already, of other machines, stays for as long as the files are the same.
     """
-    files, store = bundle.manifest.files, Store(bundle.file(ENGINES))
+    files, store = bundle.manifest.files, EngineCache(bundle.file(ENGINES))
     with store.lock(tell):  # or an engine that is being replaced is left out
         entries = {f"{ENGINES}/{name}": entry for name, entry in store.portable().items()}
     try:

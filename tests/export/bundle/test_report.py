@@ -21,7 +21,7 @@ from attri.export.bundle.model_card import NOT_KNOWN, Card, licence
 from attri.export.bundle.report import histogram, write_report
 from attri.export.parity.compare import Gates, Report, Stage, classifier_of, compare
 from attri.export.parity.images import read_pictures
-from attri.export.score_calibration import Confidence, measure
+from attri.export.score_calibration import ScoreCalibrationRequest, measure
 from attri.runtime import Classifier
 from attri.runtime.bundle import TEXT, VISION, Bundle, read_manifest
 from attri.train.data import Dataset, Picture
@@ -56,7 +56,7 @@ def report(pocket_model, bundle, picture_files, tmp_path_factory):
         unfinished = Bundle(path, dataclasses.replace(manifest, labels=labels or manifest.labels))
         found = compare(pocket_model, unfinished, seen.pixels, gates or Gates.of("fp32"))
         found = dataclasses.replace(found, stages=[seen.stage, *found.stages])
-        sure = measure(confidence or Confidence(), classifier_of(unfinished))
+        sure = measure(confidence or ScoreCalibrationRequest(), classifier_of(unfinished))
         manifest = dataclasses.replace(unfinished.manifest, temperature=sure["temperature"])
         preprocess = pocket_model.backbone.preprocess()
         write_report(Bundle(path, manifest), found, seen, preprocess, card or Card(), sure)
@@ -86,7 +86,7 @@ def full(report, validation, picture_files):
         {"of": "novel", "classes": 12, "pictures": 75, "prompted": 0.48, "zero_shot": None},
     ]
     train = {"pictures": 24, "shots": 2, "epochs": 3, "seed": 1}
-    wish = Confidence(validation, "", picture_files[30:40], 0.2, asked=True)
+    wish = ScoreCalibrationRequest(validation, "", picture_files[30:40], 0.2, asked=True)
     return report("full", confidence=wish, card=Card("photos", [*HOSTILE, "bird"], train, rows))
 
 
@@ -99,7 +99,7 @@ def test_parity_json_says_what_was_compared(full):
     for stage in facts["stages"]:
         assert len(stage["distances"]) == 8
         assert stage["worst_picture"] == facts["pictures"][int(np.argmax(stage["distances"]))]
-    assert set(facts["files"]) == {VISION, TEXT, "token_embedding.npy", "merges.txt.gz", "check.npz"}
+    assert set(facts["files"]) == {VISION, TEXT, "token_embedding.npy", "merges.txt.gz", "reference.npz"}
     assert {"python", "torch", "onnx", "onnxruntime", "attri"} <= set(facts["versions"])
     assert facts["model"]["licence"].startswith("made for attri from pictures under Apache-2.0")
     for file in ("parity.json", "report.html"):

@@ -13,7 +13,7 @@ from support.traces import cached
 
 from attri.export import onnx as exporter
 from attri.export.parity.compare import Gates, compare
-from attri.export.parity.drift import culprit, first_jump, layer_drifts, name_layers
+from attri.export.parity.drift import first_jump, layer_drifts, locate_drift, name_layers
 from attri.runtime.bundle import TEXT, VISION, Bundle, read_manifest
 
 
@@ -82,7 +82,7 @@ def test_the_damaged_layer_is_named(pocket_model, unfinished, damage, pictures, 
     pixels = pictures(pocket_model.backbone.preprocess(), 4)
     report = compare(pocket_model, unfinished, pixels, Gates.of("fp32"))
     assert stage in {stage.name for stage in report.stages if not stage.held}
-    said = culprit(pocket_model, unfinished, stage, pixels[:1])
+    said = locate_drift(pocket_model, unfinished, stage, pixels[:1])
     assert said.startswith(f"; {graph} drifts first in {layer} (1 - cosine ")
 
 
@@ -91,15 +91,15 @@ def test_keys_that_moved_are_no_layers_fault(pocket_model, unfinished, damage, p
     pixels = pictures(pocket_model.backbone.preprocess(), 4)
     report = compare(pocket_model, unfinished, pixels, Gates.of("fp32"))
     assert report.missed.name == "retrieved entries"
-    said = culprit(pocket_model, unfinished, "retrieved entries", pixels[:1])
+    said = locate_drift(pocket_model, unfinished, "retrieved entries", pixels[:1])
     assert said == "; no layer of vision.onnx drifts by itself"
 
 
 def test_a_sound_graph_has_no_culprit(pocket_model, unfinished, pictures):
     pixels = pictures(pocket_model.backbone.preprocess(), 1)
-    said = culprit(pocket_model, unfinished, "top-1", pixels)
+    said = locate_drift(pocket_model, unfinished, "top-1", pixels)
     assert said == "; no layer of vision.onnx drifts by itself; no layer of text.onnx drifts by itself"
-    assert culprit(pocket_model, unfinished, "pixels", pixels) == ""
+    assert locate_drift(pocket_model, unfinished, "pixels", pixels) == ""
 
 
 def test_half_precision_alone_is_no_drift_and_damage_to_it_is(pocket_model, unfinished, damage, pictures):
@@ -107,9 +107,9 @@ def test_half_precision_alone_is_no_drift_and_damage_to_it_is(pocket_model, unfi
     proto = cached(exporter.trace_vision)(pocket_model, "fp16", 18)
     half.file(VISION).write_bytes(proto.SerializeToString())
     pixels = pictures(pocket_model.backbone.preprocess(), 1)
-    assert culprit(pocket_model, half, "image features", pixels) == "; no layer of vision.onnx drifts by itself"
+    assert locate_drift(pocket_model, half, "image features", pixels) == "; no layer of vision.onnx drifts by itself"
     damage(VISION, pocket_model.backbone.visual.transformer.resblocks[2].mlp.c_proj.weight)
-    assert "vision.onnx drifts first in block 2, MLP" in culprit(pocket_model, half, "image features", pixels)
+    assert "vision.onnx drifts first in block 2, MLP" in locate_drift(pocket_model, half, "image features", pixels)
 
 
 def test_layers_are_named_by_the_norms_around_them():

@@ -13,7 +13,7 @@ from support.results import make_result
 
 from attri.runtime._util.logs import JsonFormatter, TextFormatter
 from attri.runtime._util.printable import CONTROLS, json_text, printable
-from attri.runtime.deliver.console import Console
+from attri.runtime.deliver.console import ConsoleSink
 
 EVIL = "a\x1b]0;owned\x07\x9b2J\u202egnp.exe\u2066\u2028\x7f.mp4"
 
@@ -39,7 +39,7 @@ def test_any_text_is_safe_and_json_gives_it_back(text: str) -> None:
 @pytest.mark.parametrize("label", ["red apple", EVIL, None])
 def test_no_line_obeys_a_name(style: str, label: str | None) -> None:
     out = io.StringIO()
-    Console(style, 1, out).write(make_result(EVIL, label=label, time=0.0))
+    ConsoleSink(style, 1, out).write(make_result(EVIL, label=label, time=0.0))
     (line,) = out.getvalue().split("\n")[:-1]
     assert not CONTROLS.search(line)
     assert "gnp.exe" in line

@@ -14,7 +14,7 @@ import pytest
 
 from attri.runtime._util.transient import may_pass
 from attri.runtime.capture.spec import find_source
-from attri.runtime.deliver.files import CsvSink, Snapshots
+from attri.runtime.deliver.files import CsvSink, SnapshotSink
 from attri.runtime.deliver.video import VideoSink
 from attri.runtime.errors import AttriError, UsageError
 from attri.runtime.labels import load_labels
@@ -101,7 +101,7 @@ def test_a_stick_that_is_not_plugged_in(folder: str) -> None:
 
 def test_a_full_disk_at_the_start(tmp_path: Path) -> None:
     assert code(CsvSink, Path("/dev/full")) == 1
-    assert code(Snapshots, Path("/dev/null/x"), 1, 1) == 2
+    assert code(SnapshotSink, Path("/dev/null/x"), 1, 1) == 2
 
 
 def test_a_usage_error_has_exit_code_2() -> None:

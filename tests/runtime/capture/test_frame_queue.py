@@ -13,7 +13,7 @@ from support.fakes import wait_for
 from support.results import make_result
 
 from attri.runtime.capture import frame_queue as module
-from attri.runtime.capture.frame_queue import Frame, Intake
+from attri.runtime.capture.frame_queue import Frame, FrameQueue
 from attri.runtime.capture.orientation import as_rgb
 from attri.runtime.deliver import result as result_module
 
@@ -33,7 +33,7 @@ def test_large_frames_of_a_file_wait_in_smaller_numbers(
 ) -> None:
     """And all of them come through, in batches of what waits."""
     monkeypatch.setattr(module, "_BYTES", 100)
-    intake, left, stop = Intake([False], batch=4), threading.Event(), threading.Event()
+    intake, left, stop = FrameQueue([False], batch=4), threading.Event(), threading.Event()
     put: list[int] = []
 
     def read() -> None:
@@ -55,7 +55,7 @@ def test_large_frames_of_a_file_wait_in_smaller_numbers(
 
 
 def test_the_end_of_a_source_comes_behind_its_last_frame() -> None:
-    intake, left, stop = Intake([False, True]), threading.Event(), threading.Event()
+    intake, left, stop = FrameQueue([False, True]), threading.Event(), threading.Event()
     intake.put(0, frame(np.zeros(1, np.uint8)), left)
     intake.end(0)
     intake.put(1, frame(np.zeros(1, np.uint8)), left)

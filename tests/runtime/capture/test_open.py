@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from support.streams import mjpeg_server
 
-from attri.runtime.capture.base import Shot
+from attri.runtime.capture.base import CapturedFrame
 from attri.runtime.capture.jpeg_stream import split_jpegs
 from attri.runtime.capture.open import open_source
 from attri.runtime.capture.spec import InputOptions, SourceSpec, find_source, find_sources
@@ -50,18 +50,18 @@ def shots(picture_files: list[Path]) -> list[np.ndarray]:
     return [np.asarray(image) for image in images]
 
 
-def shots_of(spec: SourceSpec) -> Iterator[Shot]:
+def shots_of(spec: SourceSpec) -> Iterator[CapturedFrame]:
     with open_source(spec, 5, threading.Event()) as capture:
         yield from (shot for shot in capture.shots if shot is not None)
 
 
-def frames(path: Path) -> Iterator[Shot]:
+def frames(path: Path) -> Iterator[CapturedFrame]:
     return shots_of(find_source(str(path)))
 
 
-def drain(path: Path) -> tuple[list[Shot], str]:
+def drain(path: Path) -> tuple[list[CapturedFrame], str]:
     """The frames that came, and the error after them."""
-    found: list[Shot] = []
+    found: list[CapturedFrame] = []
     with pytest.raises(SourceError) as error:
         found.extend(frames(path))  # keeps what came before the error
     assert "\n" not in str(error.value)

@@ -15,22 +15,22 @@ from support.fakes import Step, picture, scripted, wait_for
 
 from attri.runtime.capture import reader as module
 from attri.runtime.capture.base import Capture
-from attri.runtime.capture.frame_queue import Frame, Intake
-from attri.runtime.capture.reader import Patience, Reader
+from attri.runtime.capture.frame_queue import Frame, FrameQueue
+from attri.runtime.capture.reader import Reader, RetryPolicy
 from attri.runtime.capture.spec import InputOptions, SourceSpec
 from attri.runtime.errors import ImageError, MissingExtra, SourceError
 
 CAMERA = SourceSpec("door", "stream", "rtsp://user:secret@host")
-QUICK = Patience(retries=3, first=0.01, longest=0.02, frozen=0.3)
+QUICK = RetryPolicy(retries=3, first=0.01, longest=0.02, frozen=0.3)
 LOST = SourceError("lost")
 
 
 class Run:
     """A reader at work, its frames taken as they come."""
 
-    def __init__(self, spec: SourceSpec, patience: Patience) -> None:
+    def __init__(self, spec: SourceSpec, patience: RetryPolicy) -> None:
         # As for a file, whatever it is: no frame makes way for a newer one, so none is missed by a taker that is late.
-        self.intake, self.stop, self.frames, self.bugs = Intake([False]), threading.Event(), [], []
+        self.intake, self.stop, self.frames, self.bugs = FrameQueue([False]), threading.Event(), [], []
         self.reader = Reader(0, spec, self.intake, patience, self.bugs.append)
         self.taker = threading.Thread(target=self._take)
         self.taker.start()
@@ -50,7 +50,9 @@ def run(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> It
     caplog.set_level(logging.INFO, logger="attri")
     runs: list[Run] = []
 
-    def start(*rounds: list[Step], spec: SourceSpec = CAMERA, patience: Patience = QUICK, opens: object = None) -> Run:
+    def start(
+        *rounds: list[Step], spec: SourceSpec = CAMERA, patience: RetryPolicy = QUICK, opens: object = None
+    ) -> Run:
         monkeypatch.setattr(module, "open_source", opens or scripted(*rounds))
         runs.append(Run(spec, patience))
         return runs[-1]
@@ -108,7 +110,7 @@ def test_what_cannot_be_mended_is_not_tried_again(
 
 
 def test_no_retries_when_none_are_wanted(run: Callable[..., Run], caplog: pytest.LogCaptureFixture) -> None:
-    assert over(run([LOST], patience=Patience(retries=0))).reader.state == "dead"
+    assert over(run([LOST], patience=RetryPolicy(retries=0))).reader.state == "dead"
     assert caplog.messages == ["error: door: lost"]
 
 
@@ -132,14 +134,14 @@ def test_a_silent_one_is_frozen_too(run: Callable[..., Run]) -> None:
     """For half the time that is a fault it is live, then it is called frozen; heartbeats are no pictures."""
     runs: list[Run] = []
     until = [lambda: wait_for(runs[0].reader.is_frozen), None, *pictures(2), ...]
-    runs.append(run([*pictures(1), 0.2, *until], patience=Patience(frozen=2)))
+    runs.append(run([*pictures(1), 0.2, *until], patience=RetryPolicy(frozen=2)))
     wait_for(lambda: runs[0].seen == [1, 2])
     assert not runs[0].reader.is_frozen()
     assert runs[0].reader.restarts == 0
 
 
 def test_a_picture_may_stand_still_where_that_is_said(run: Callable[..., Run]) -> None:
-    found = run([*pictures(*[7] * 40), ...], patience=Patience(frozen=0))
+    found = run([*pictures(*[7] * 40), ...], patience=RetryPolicy(frozen=0))
     wait_for(lambda: len(found.frames) == 40)
     assert not found.reader.is_frozen()
 
@@ -195,7 +197,7 @@ def test_what_was_lost_is_let_go_at_once(run: Callable[..., Run]) -> None:
     def lose(decoder: np.ndarray) -> None:
         raise SourceError("lost")
 
-    found = run(opens=opened, patience=Patience(first=20))
+    found = run(opens=opened, patience=RetryPolicy(first=20))
     wait_for(lambda: found.reader.state == "retrying")
     wait_for(lambda: decoders[0]() is None, 2)
 
@@ -243,7 +245,7 @@ def test_credentials_are_in_no_word(run: Callable[..., Run], caplog: pytest.LogC
 
 @pytest.mark.parametrize("attempt", [1, 2, 5, 6, 100, 10_000])
 def test_waits_grow_to_a_bound_and_differ(attempt: int) -> None:
-    delays = [Patience().delay(attempt) for _ in range(200)]
+    delays = [RetryPolicy().delay(attempt) for _ in range(200)]
     most = min(30, 2.0 ** min(attempt - 1, 10))
     assert most / 2 <= min(delays) < max(delays) <= most
     assert max(delays) - min(delays) > most / 4  # devices part

@@ -14,25 +14,25 @@ from support.fakes import FakeClassifier, FakeSink, wait_for
 from support.streams import NEEDS_RTSP, MjpegServer, RtspServer, mjpeg_server
 
 from attri.runtime.capture.open import open_source
-from attri.runtime.capture.reader import Patience
+from attri.runtime.capture.reader import RetryPolicy
 from attri.runtime.capture.spec import InputOptions, find_source
-from attri.runtime.decide.smoothing import Rule
+from attri.runtime.decide.smoothing import DecisionRule
 from attri.runtime.errors import SourceError
 from attri.runtime.pipeline.live_labels import LiveLabels
 from attri.runtime.pipeline.pipeline import Pipeline, Schedule
 
-QUICK = Patience(retries=3, first=0.1, longest=0.2, frozen=1.0)
+QUICK = RetryPolicy(retries=3, first=0.1, longest=0.2, frozen=1.0)
 
 
 class Run:
     """A pipeline at work in a thread of its own."""
 
-    def __init__(self, uris: list[str], patience: Patience, seconds: float) -> None:
+    def __init__(self, uris: list[str], patience: RetryPolicy, seconds: float) -> None:
         self.classifier = FakeClassifier(seconds=seconds)
         labels = LiveLabels(self.classifier, None)
         specs = [find_source(uri) for uri in uris]
         self.sink = FakeSink()
-        self.pipeline = Pipeline(specs, [labels] * len(uris), [Rule()] * len(uris), Schedule(), patience)
+        self.pipeline = Pipeline(specs, [labels] * len(uris), [DecisionRule()] * len(uris), Schedule(), patience)
         self.good: bool | None = None
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
@@ -59,7 +59,7 @@ def run(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[..., Run]]:
     caplog.set_level(logging.INFO, logger="attri")
     runs: list[Run] = []
 
-    def start(*uris: str, patience: Patience = QUICK, seconds: float = 0.0) -> Run:
+    def start(*uris: str, patience: RetryPolicy = QUICK, seconds: float = 0.0) -> Run:
         runs.append(Run([*uris], patience, seconds))
         return runs[-1]
 
@@ -83,7 +83,7 @@ def rtsp() -> Iterator[RtspServer]:
 
 @NEEDS_RTSP
 def test_rtsp_killed_and_back(run: Callable[..., Run], rtsp: RtspServer, caplog: pytest.LogCaptureFixture) -> None:
-    found = run(rtsp.uri(account="user:secret"), patience=Patience(retries=20, first=0.1, longest=0.5, frozen=3))
+    found = run(rtsp.uri(account="user:secret"), patience=RetryPolicy(retries=20, first=0.1, longest=0.5, frozen=3))
     wait_for(lambda: len(found.sink.results) > 20, 20)
     health = found.pipeline.health()[0]
     assert (health.state, health.detail) == ("live", "64 x 48, 30 fps, h264 yuv420p (rtsp)")

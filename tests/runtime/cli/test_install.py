@@ -19,14 +19,14 @@ from PIL import Image
 from attri.runtime.cli.run import main
 
 
-class Result(NamedTuple):
+class FrameResult(NamedTuple):
     code: int
     out: str
     err: str
 
 
 @pytest.fixture
-def install(bundle: Path, tmp_path: Path, capfd, monkeypatch) -> Iterator[Callable[[str], Result]]:
+def install(bundle: Path, tmp_path: Path, capfd, monkeypatch) -> Iterator[Callable[[str], FrameResult]]:
     """attri-run --install-service, in a folder with a bundle, labels, an image, a clip's name and a sources file."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
@@ -47,10 +47,10 @@ def install(bundle: Path, tmp_path: Path, capfd, monkeypatch) -> Iterator[Callab
     program.chmod(0o755)
     monkeypatch.setattr(sys, "argv", [str(program)])
 
-    def run(words: str) -> Result:
+    def run(words: str) -> FrameResult:
         with pytest.raises(SystemExit) as stop:
             main(["--install-service", *shlex.split(words)], prog_name="attri-run")
-        return Result(stop.value.code, *capfd.readouterr())
+        return FrameResult(stop.value.code, *capfd.readouterr())
 
     yield run
     root.handlers[:] = handlers

@@ -23,14 +23,14 @@ from support.streams import cpu_seconds
 
 from attri.runtime import Classifier
 from attri.runtime.bundle import TEXT
-from attri.runtime.capture.frame_queue import Intake
+from attri.runtime.capture.frame_queue import FrameQueue
 from attri.runtime.cli.run import main
 from attri.runtime.engines.onnxruntime import OrtEngine
 
 LABELS = ["red apple", "かりんご", "bird"]
 
 
-class Result(NamedTuple):
+class FrameResult(NamedTuple):
     code: int
     out: str
     err: str
@@ -48,16 +48,16 @@ def labels(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def attri_run(bundle: Path, labels: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Result]]:
+def attri_run(bundle: Path, labels: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., FrameResult]]:
     """The command in this process, with a bundle and labels unless told otherwise."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
 
-    def run(*args: object, bundle: Path = bundle, labels: Path = labels) -> Result:
+    def run(*args: object, bundle: Path = bundle, labels: Path = labels) -> FrameResult:
         words = [*map(str, args), "--bundle", str(bundle), "--labels", str(labels), "--threads", "1"]
         with pytest.raises(SystemExit) as stop:
             main(words, prog_name="attri-run")
-        return Result(stop.value.code, *capsys.readouterr())
+        return FrameResult(stop.value.code, *capsys.readouterr())
 
     yield run
     root.handlers[:] = handlers
@@ -78,7 +78,7 @@ def process(bundle: Path, *args: object, setup: str = "", stdin: int | None = No
 
 
 def test_json_lines_hold_what_the_documentation_says(
-    attri_run: Callable[..., Result], bundle: Path, picture_files: list[Path]
+    attri_run: Callable[..., FrameResult], bundle: Path, picture_files: list[Path]
 ) -> None:
     result = attri_run(*picture_files[:2], "--json", "--topk", 2)
     assert result.code == 0
@@ -101,7 +101,7 @@ def test_json_lines_hold_what_the_documentation_says(
 
 
 def test_a_folder_in_batches_says_the_same(
-    attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path
+    attri_run: Callable[..., FrameResult], picture_files: list[Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -117,15 +117,15 @@ def test_a_folder_in_batches_says_the_same(
 
 
 def test_a_batch_goes_through_the_vision_graph_at_once(
-    attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    attri_run: Callable[..., FrameResult], picture_files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(41):
         shutil.copy(picture_files[0], tmp_path / f"{number:02}.png")
     read: list[int] = []
     sizes: list[int] = []
-    put, run = Intake.put, OrtEngine.run
+    put, run = FrameQueue.put, OrtEngine.run
 
-    def putting(self: Intake, *args: Any) -> None:
+    def putting(self: FrameQueue, *args: Any) -> None:
         put(self, *args)
         read.append(1)
 
@@ -135,7 +135,7 @@ def test_a_batch_goes_through_the_vision_graph_at_once(
             wait_for(lambda: len(read) == 41)  # then what comes next is a whole batch
         return run(self, inputs)
 
-    monkeypatch.setattr(Intake, "put", putting)
+    monkeypatch.setattr(FrameQueue, "put", putting)
     monkeypatch.setattr(OrtEngine, "run", running)
     assert attri_run(tmp_path, "--batch", 20).code == 0
     assert (sum(sizes), max(sizes)) == (41, 20)
@@ -143,7 +143,7 @@ def test_a_batch_goes_through_the_vision_graph_at_once(
 
 @pytest.mark.parametrize("topk", [1, 2, 99])
 def test_a_line_for_a_person(
-    attri_run: Callable[..., Result], bundle: Path, picture_files: list[Path], topk: int
+    attri_run: Callable[..., FrameResult], bundle: Path, picture_files: list[Path], topk: int
 ) -> None:
     best = Classifier.load(bundle, LABELS, threads=1)(picture_files[0]).top(topk)
     result = attri_run(picture_files[0], "--topk", topk)
@@ -153,7 +153,7 @@ def test_a_line_for_a_person(
     assert result.err.splitlines()[1] == "1 frame, 0% from the text cache"
 
 
-def test_below_the_threshold(attri_run: Callable[..., Result], picture_files: list[Path]) -> None:
+def test_below_the_threshold(attri_run: Callable[..., FrameResult], picture_files: list[Path]) -> None:
     path = picture_files[0]
     (found,) = attri_run(path, "--threshold", 1, "--json").objects
     assert found["label"] is None
@@ -179,7 +179,7 @@ def write_video(path: Path, pictures: list[Path]) -> Path:
 
 @pytest.mark.parametrize("options", [(), ("--threshold", "0.5")], ids=str)
 def test_one_label_is_warned_of_at_start_and_once(
-    attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path, options: tuple[str, ...]
+    attri_run: Callable[..., FrameResult], picture_files: list[Path], tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     (tmp_path / "one.txt").write_text("cat\n")
     result = attri_run(*picture_files[:2], *options, labels=tmp_path / "one.txt")
@@ -188,7 +188,7 @@ def test_one_label_is_warned_of_at_start_and_once(
     assert result.err.count("one label") == 1
 
 
-def test_a_video(attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path) -> None:
+def test_a_video(attri_run: Callable[..., FrameResult], picture_files: list[Path], tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mp4", [picture_files[0]] * 4)
     found = attri_run(path, "--json").objects
     assert [(each["source"], each["frame"], each["time"]) for each in found] == [
@@ -199,7 +199,7 @@ def test_a_video(attri_run: Callable[..., Result], picture_files: list[Path], tm
 
 
 def test_steady_retrieval_remembers_each_video_by_itself(
-    attri_run: Callable[..., Result], bundle: Path, picture_files: list[Path], tmp_path: Path
+    attri_run: Callable[..., FrameResult], bundle: Path, picture_files: list[Path], tmp_path: Path
 ) -> None:
     """As the classifier does with a memory for each; with a margin that nothing exceeds, the first frame's entries."""
     clips = [write_video(tmp_path / f"{i}.mkv", picture_files[4 * i : 4 * i + 4]) for i in range(2)]
@@ -212,7 +212,7 @@ def test_steady_retrieval_remembers_each_video_by_itself(
 
 
 def test_pictures_beside_a_video_are_taken_at_their_word(
-    attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path
+    attri_run: Callable[..., FrameResult], picture_files: list[Path], tmp_path: Path
 ) -> None:
     """A minimum duration that nothing reaches decides nothing of the video, and means nothing to pictures."""
     clip = write_video(tmp_path / "v.mkv", picture_files[:2])
@@ -221,7 +221,7 @@ def test_pictures_beside_a_video_are_taken_at_their_word(
 
 
 def test_an_unreadable_picture_stops_no_other(
-    attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path
+    attri_run: Callable[..., FrameResult], picture_files: list[Path], tmp_path: Path
 ) -> None:
     bad = tmp_path / "bad.png"
     bad.write_bytes(picture_files[0].read_bytes()[:100])
@@ -262,7 +262,7 @@ def test_an_unreadable_picture_stops_no_other(
     ],
     ids=str,
 )
-def test_wrong_usage(attri_run: Callable[..., Result], args: list[str], words: str) -> None:
+def test_wrong_usage(attri_run: Callable[..., FrameResult], args: list[str], words: str) -> None:
     result = attri_run(*args)
     assert (result.code, result.out) == (2, "")
     assert words in result.err.splitlines()[-1]
@@ -270,7 +270,7 @@ def test_wrong_usage(attri_run: Callable[..., Result], args: list[str], words: s
 
 @pytest.mark.parametrize("text", [None, "", "# only a comment\n\n"], ids=["missing", "empty", "comment"])
 def test_labels_that_are_none(
-    attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path, text: str | None
+    attri_run: Callable[..., FrameResult], picture_files: list[Path], tmp_path: Path, text: str | None
 ) -> None:
     path = tmp_path / "none.txt"
     if text is not None:
@@ -283,7 +283,7 @@ def test_labels_that_are_none(
 
 @pytest.mark.parametrize("kind", ["missing", "changed"])
 def test_a_bundle_that_cannot_be_used(
-    attri_run: Callable[..., Result], bundle: Path, picture_files: list[Path], tmp_path: Path, kind: str
+    attri_run: Callable[..., FrameResult], bundle: Path, picture_files: list[Path], tmp_path: Path, kind: str
 ) -> None:
     path = tmp_path / "copy"
     if kind == "changed":
@@ -299,7 +299,7 @@ def test_a_bundle_that_cannot_be_used(
 
 
 def test_a_too_long_label_is_named_by_its_line(
-    attri_run: Callable[..., Result], picture_files: list[Path], labels: Path
+    attri_run: Callable[..., FrameResult], picture_files: list[Path], labels: Path
 ) -> None:
     labels.write_text("bird\n# a comment\n" + "very " * 90 + "red apple\n")
     result = attri_run(picture_files[0])
@@ -308,14 +308,14 @@ def test_a_too_long_label_is_named_by_its_line(
 
 
 def test_labels_as_windows_saves_them(
-    attri_run: Callable[..., Result], picture_files: list[Path], labels: Path
+    attri_run: Callable[..., FrameResult], picture_files: list[Path], labels: Path
 ) -> None:
     labels.write_bytes("\r\n".join(LABELS).encode("utf-8-sig"))
     (found,) = attri_run(picture_files[0], "--json", "--topk", 9).objects
     assert sorted(each["label"] for each in found["top"]) == sorted(LABELS)
 
 
-def test_labels_from_a_pipe_are_read_once(attri_run: Callable[..., Result], picture_files: list[Path]) -> None:
+def test_labels_from_a_pipe_are_read_once(attri_run: Callable[..., FrameResult], picture_files: list[Path]) -> None:
     """As a shell gives them: --labels <(...)"""
     reading, writing = os.pipe()
     os.write(writing, b"red apple\nbird\nbird\n")
@@ -327,7 +327,7 @@ def test_labels_from_a_pipe_are_read_once(attri_run: Callable[..., Result], pict
     assert result.err.count("repeated labels") == 1
 
 
-def test_cuda_is_not_replaced_in_silence(attri_run: Callable[..., Result], picture_files: list[Path]) -> None:
+def test_cuda_is_not_replaced_in_silence(attri_run: Callable[..., FrameResult], picture_files: list[Path]) -> None:
     import onnxruntime
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
@@ -466,7 +466,7 @@ def test_a_password_is_in_no_traceback(bundle: Path) -> None:
 
 
 def test_prompts_of_labels(
-    attri_run: Callable[..., Result], bundle: Path, picture_files: list[Path], labels: Path
+    attri_run: Callable[..., FrameResult], bundle: Path, picture_files: list[Path], labels: Path
 ) -> None:
     """A label stands for the prompt that fits best: the logits say so, and softmax goes over labels."""
     labels.write_text("fruit = red apple; green apple\nbird\nhome = a house; a hut; bird\n")
@@ -480,7 +480,7 @@ def test_prompts_of_labels(
 
 
 def test_named_sources_with_labels_of_their_own(
-    attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path
+    attri_run: Callable[..., FrameResult], picture_files: list[Path], tmp_path: Path
 ) -> None:
     for name, words in (("one", "cat\ndog"), ("two", "red apple\nbird")):
         (tmp_path / f"{name}.txt").write_text(words)
@@ -500,7 +500,7 @@ def test_named_sources_with_labels_of_their_own(
 
 @pytest.mark.parametrize("removed", [False, True])
 def test_sources_and_labels_of_two_versions_are_not_mixed(
-    attri_run: Callable[..., Result], picture_files: list[Path], tmp_path: Path, removed: bool
+    attri_run: Callable[..., FrameResult], picture_files: list[Path], tmp_path: Path, removed: bool
 ) -> None:
     """A link to the folder is turned to the next version after the sources file was read and before labels are."""
     for version, words in (("v1", "cat\ndog"), ("v2", "red apple\nbird")):
@@ -533,7 +533,7 @@ def test_sources_and_labels_of_two_versions_are_not_mixed(
 
 
 def test_a_region_is_what_is_classified(
-    attri_run: Callable[..., Result], bundle: Path, picture_files: list[Path], tmp_path: Path
+    attri_run: Callable[..., FrameResult], bundle: Path, picture_files: list[Path], tmp_path: Path
 ) -> None:
     image = Image.open(picture_files[0]).convert("RGB")
     wide = Image.new("RGB", (3 * image.width, image.height), "blue")

@@ -34,24 +34,24 @@ from attri.runtime.deliver.webhook import signature
 from attri.runtime.errors import FailedError, UsageError
 
 
-class Result(NamedTuple):
+class FrameResult(NamedTuple):
     code: int
     out: str
     err: str
 
 
 @pytest.fixture
-def attri_run(bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Result]]:
+def attri_run(bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., FrameResult]]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     labels = tmp_path / "labels.txt"
     labels.write_text("red apple\nbird\nhouse\n")
 
-    def run(*words: object) -> Result:
+    def run(*words: object) -> FrameResult:
         common = ["--bundle", str(bundle), "--labels", str(labels), "--threads", "1"]
         with pytest.raises(SystemExit) as stop:
             main([*map(str, words), *common], prog_name="attri-run")
-        return Result(stop.value.code, *capfd.readouterr())
+        return FrameResult(stop.value.code, *capfd.readouterr())
 
     yield run
     root.handlers[:] = handlers
@@ -150,7 +150,7 @@ def test_outputs_that_cannot_be(words: str, complaint: str, tmp_path: Path, monk
     ],
 )
 def test_an_address_that_may_be_had_later_is_exit_1(
-    option: str, host: str, complaint: str, attri_run: Callable[..., Result], tmp_path: Path
+    option: str, host: str, complaint: str, attri_run: Callable[..., FrameResult], tmp_path: Path
 ) -> None:
     """So that systemd tries again (RestartPreventExitStatus=2); and told before a bundle is so much as looked at."""
     with socket.create_server(("127.0.0.1", 0)) as other:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from support.results import FakeControl
 
-from attri.runtime.cli.systemd import Watchdog, notify, unit_file
+from attri.runtime.cli.systemd import WatchdogSink, notify, unit_file
 from attri.runtime.deliver.result import SourceHealth
 from attri.runtime.errors import UsageError
 
@@ -66,7 +66,7 @@ def beats(lines: list[str]) -> bool:
 
 
 def test_a_life(manager: Manager) -> None:
-    watchdog = Watchdog(FakeControl("camera0", "camera1"))
+    watchdog = WatchdogSink(FakeControl("camera0", "camera1"))
     status = "STATUS=2 of 2 sources live, 59.4 frames/s"
     assert manager.hear() == ["READY=1", status]
     moments = []
@@ -82,7 +82,7 @@ def test_a_life(manager: Manager) -> None:
 def test_frames_that_wait_and_are_not_classified_are_a_reason(manager: Manager) -> None:
     control = Counting()
     control.step, control.waiting = 1, 5  # slow, but it works
-    watchdog = Watchdog(control)
+    watchdog = WatchdogSink(control)
     manager.hear()
     assert all(beats(manager.hear()) for _ in range(6))
     control.step = 0  # stuck, and silent once the time that is granted is over
@@ -95,7 +95,7 @@ def test_frames_that_wait_and_are_not_classified_are_a_reason(manager: Manager) 
 
 @pytest.mark.parametrize("state", ["retrying", "frozen", "live"])
 def test_a_source_that_gives_nothing_is_no_reason(manager: Manager, state: str) -> None:
-    watchdog = Watchdog(Counting(state=state))
+    watchdog = WatchdogSink(Counting(state=state))
     manager.hear()
     assert all(beats(manager.hear()) for _ in range(6))
     watchdog.close()
@@ -104,7 +104,7 @@ def test_a_source_that_gives_nothing_is_no_reason(manager: Manager, state: str) 
 def test_a_watchdog_of_somebody_else_is_not_ours(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WATCHDOG_PID", "1")
     monkeypatch.setattr("attri.runtime.cli.systemd._STATUS_PERIOD", 0.05)
-    watchdog = Watchdog(FakeControl())
+    watchdog = WatchdogSink(FakeControl())
     assert not any(beats(manager.hear()) for _ in range(6))
     watchdog.close()
 

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.results import NOW, FakeControl, make_result
 
-from attri.runtime.deliver.metrics import Metrics, MetricsServer
+from attri.runtime.deliver.metrics import MetricsServer, MetricsSink
 from attri.runtime.errors import FailedError
 
 
@@ -52,7 +52,7 @@ def test_what_a_scrape_says() -> None:
 
 def test_labels_that_are_edited_for_months_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("attri.runtime.deliver.metrics._SERIES", 3)
-    metrics = Metrics(FakeControl())
+    metrics = MetricsSink(FakeControl())
     for number in range(9):
         metrics.write(make_result(label=f"label {number}"))
     metrics.write(make_result("\udcff", label="label 1"))

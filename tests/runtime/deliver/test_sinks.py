@@ -1,4 +1,4 @@
-"""Console, JSON lines, CSV, snapshots and recordings, with disks that are full and runs that are killed."""
+"""ConsoleSink, JSON lines, CSV, snapshots and recordings, with disks that are full and runs that are killed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ import pytest
 from PIL import Image
 from support.results import LABELS, NOW, file_size_limit, make_result
 
-from attri.runtime.deliver.console import Console, _width, json_line, live_line, text_line
-from attri.runtime.deliver.files import COLUMNS, CsvSink, Snapshots, file_name
+from attri.runtime.deliver.console import ConsoleSink, _width, json_line, live_line, text_line
+from attri.runtime.deliver.files import COLUMNS, CsvSink, SnapshotSink, file_name
 from attri.runtime.deliver.video import VideoSink
 from attri.runtime.errors import FailedError, SinkError, UsageError
 
@@ -107,9 +107,9 @@ def test_live_or_file_is_told_by_the_source(tmp_path: Path, result, line: str, c
 
 
 def test_a_snapshot_of_a_video_is_named_by_the_clock(tmp_path: Path) -> None:
-    Snapshots(tmp_path, keep=3, topk=1).write(make_result("cctv.mp4", time=NOW, changed=True))
+    SnapshotSink(tmp_path, keep=3, topk=1).write(make_result("cctv.mp4", time=NOW, changed=True))
     assert not list(tmp_path.glob("20260921T*"))
-    Snapshots(tmp_path, keep=3, topk=1).write(make_result(time=12.5, changed=True))
+    SnapshotSink(tmp_path, keep=3, topk=1).write(make_result(time=12.5, changed=True))
     assert len(list(tmp_path.glob("19700101T000012.500Z_camera0_*"))) == 1
 
 
@@ -133,7 +133,7 @@ def test_a_row_says_it_all() -> None:
 
 def test_rows_of_two_sources_stay_while_events_scroll() -> None:
     terminal = Terminal()
-    console = Console("text", 1, terminal)
+    console = ConsoleSink("text", 1, terminal)
     for frame in range(3):
         console.write(make_result("camera0", frame, changed=frame == 0))
         console.write(make_result("a.mp4", frame, label="bird", time=frame / 10, changed=frame == 2))
@@ -151,7 +151,7 @@ def test_rows_of_clips_that_are_over_scroll_up(monkeypatch: pytest.MonkeyPatch) 
     """More clips than the terminal has rows, and after them a camera, whose row alone is written over."""
     monkeypatch.setenv("LINES", "6")
     terminal = Terminal()
-    console = Console("text", 1, terminal)
+    console = ConsoleSink("text", 1, terminal)
     for clip in range(10):
         for frame in range(3):
             console.write(make_result(f"{clip}.mp4", frame, time=frame / 10, changed=frame == 0))
@@ -166,7 +166,7 @@ def test_rows_of_clips_that_are_over_scroll_up(monkeypatch: pytest.MonkeyPatch) 
 def test_no_more_rows_than_the_terminal_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LINES", "6")
     terminal = Terminal()
-    console = Console("text", 1, terminal)
+    console = ConsoleSink("text", 1, terminal)
     for frame in range(5):
         for camera in range(9):
             console.write(make_result(f"camera{camera}", frame))
@@ -185,7 +185,7 @@ def test_log_lines_go_above_the_rows() -> None:
     root, handler = logging.getLogger(), logging.StreamHandler(terminal)
     root.addHandler(handler)
     try:
-        console = Console("text", 1, terminal)
+        console = ConsoleSink("text", 1, terminal)
         for name in ("a.mp4", "b.mp4", "c.mp4"):
             console.write(make_result(name, time=0.0))
         logging.getLogger("attri").warning("camera0: lost")
@@ -200,7 +200,7 @@ def test_log_lines_go_above_the_rows() -> None:
 
 def test_no_terminal_no_escapes() -> None:
     out = io.StringIO()
-    console = Console("text", 1, out)
+    console = ConsoleSink("text", 1, out)
     console.write(make_result("a.mp4", time=0.0, changed=True))
     console.close()
     assert out.getvalue() == "a.mp4     0.00s  red apple 75.0%\n"
@@ -293,13 +293,13 @@ def test_a_snapshot_has_its_name_once_it_is_on_the_disk(tmp_path: Path, monkeypa
             (Path(f"/proc/self/fd/{file}").readlink().suffix, bool(list(tmp_path.glob("*.jpg"))))
         ),
     )
-    Snapshots(tmp_path, keep=3, topk=1).write(make_result(changed=True))
+    SnapshotSink(tmp_path, keep=3, topk=1).write(make_result(changed=True))
     assert synced == [(".part", False)]
     assert [file.suffix for file in tmp_path.iterdir()] == [".jpg"]
 
 
 def test_snapshots_of_events(tmp_path: Path, picture_files: list[Path]) -> None:
-    sink = Snapshots(tmp_path / "new" / "shots", keep=3, topk=1)
+    sink = SnapshotSink(tmp_path / "new" / "shots", keep=3, topk=1)
     (tmp_path / "new" / "shots" / "mine.jpg").write_bytes(b"not ours")
     for frame in range(0, 10, 2):
         sink.write(make_result("rtsp://***@host/a", frame, image=picture_files[frame], changed=True))
@@ -318,14 +318,14 @@ def test_snapshots_of_events(tmp_path: Path, picture_files: list[Path]) -> None:
 
 def test_snapshots_count_those_of_an_earlier_run(tmp_path: Path) -> None:
     for frame in range(4):
-        sink = Snapshots(tmp_path, keep=2, topk=1)
+        sink = SnapshotSink(tmp_path, keep=2, topk=1)
         sink.write(make_result(frame=frame, changed=True))
     assert [file.name.split("_")[-1] for file in sorted(tmp_path.iterdir())] == ["2.jpg", "3.jpg"]
 
 
 def test_two_processes_in_one_snapshots_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second begins while the first one writes: its unfinished file is left alone, what a kill tore goes."""
-    first = Snapshots(tmp_path, keep=9, topk=1)
+    first = SnapshotSink(tmp_path, keep=9, topk=1)
     first.write(make_result(changed=True))
     (shot,) = tmp_path.iterdir()
     torn = tmp_path / f".{shot.name}.0123abcd.part"
@@ -337,7 +337,7 @@ def test_two_processes_in_one_snapshots_folder(tmp_path: Path, monkeypatch: pyte
     sync = os.fsync
 
     def begin(file: int) -> None:
-        Snapshots(tmp_path, keep=9, topk=1)
+        SnapshotSink(tmp_path, keep=9, topk=1)
         sync(file)
 
     monkeypatch.setattr("os.fsync", begin)
@@ -347,7 +347,7 @@ def test_two_processes_in_one_snapshots_folder(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_snapshot_on_a_full_disk(tmp_path: Path, picture_files: list[Path]) -> None:
-    sink = Snapshots(tmp_path, keep=2, topk=1)
+    sink = SnapshotSink(tmp_path, keep=2, topk=1)
     noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     with file_size_limit(10_000), pytest.raises(SinkError, match="--snapshots"):
         sink.write(make_result(image=noise, changed=True))
@@ -592,6 +592,6 @@ def test_console_passes_a_broken_pipe_on_and_counts_a_full_disk() -> None:
             raise self.error
 
     with pytest.raises(BrokenPipeError):
-        Console("json", 1, Gone(BrokenPipeError())).write(make_result())
+        ConsoleSink("json", 1, Gone(BrokenPipeError())).write(make_result())
     with pytest.raises(SinkError, match="stdout: No space left"):
-        Console("json", 1, Gone(OSError(28, "No space left on device"))).write(make_result())
+        ConsoleSink("json", 1, Gone(OSError(28, "No space left on device"))).write(make_result())

@@ -18,7 +18,7 @@ from support.results import make_result
 from attri.runtime._util.secrets import read_secret
 from attri.runtime.deliver import webhook
 from attri.runtime.deliver.spool import Spool
-from attri.runtime.deliver.webhook import Webhook
+from attri.runtime.deliver.webhook import WebhookSink
 from attri.runtime.errors import UsageError
 
 SECRET = "correct horse"
@@ -32,11 +32,11 @@ def server() -> Iterator[HookServer]:
 
 
 @pytest.fixture
-def hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Webhook]]:
+def hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], WebhookSink]]:
     monkeypatch.setattr(webhook, "_PAUSES", (0.02, 0.1))
     monkeypatch.setattr(webhook, "TIMEOUT", 0.5)
-    opened: list[Webhook] = []
-    yield lambda url: opened.append(Webhook(url, SECRET, lambda: Spool(tmp_path / "s.sqlite"), 2)) or opened[-1]
+    opened: list[WebhookSink] = []
+    yield lambda url: opened.append(WebhookSink(url, SECRET, lambda: Spool(tmp_path / "s.sqlite"), 2)) or opened[-1]
     for sink in opened:
         sink.close()
 
@@ -156,7 +156,7 @@ def test_what_is_too_old_is_given_up(server: HookServer, hook, monkeypatch: pyte
 )
 def test_webhooks_that_are_none(tmp_path: Path, url: str, secret: str | None, words: str) -> None:
     with pytest.raises(UsageError, match=words) as caught:
-        Webhook(url, secret, lambda: Spool(tmp_path / "s.sqlite"), 1)
+        WebhookSink(url, secret, lambda: Spool(tmp_path / "s.sqlite"), 1)
     assert "pa55" not in str(caught.value)
     assert not (tmp_path / "s.sqlite").exists()
 

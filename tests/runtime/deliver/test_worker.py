@@ -10,7 +10,7 @@ import pytest
 from support.fakes import FakeSink, wait_for
 from support.results import make_result
 
-from attri.runtime.deliver.worker import _ROOM, Delivery
+from attri.runtime.deliver.worker import _ROOM, SinkWorker
 
 
 class Stuck(FakeSink):
@@ -29,7 +29,7 @@ class Stuck(FakeSink):
 class Bench:
     def __init__(self, kind: type[Stuck] = Stuck, **options: object) -> None:
         self.sink = kind(**options)
-        self.delivery = Delivery(self.sink, lambda: None, lambda error: None)
+        self.delivery = SinkWorker(self.sink, lambda: None, lambda error: None)
 
     def fill(self, *events: int, count: int, live: bool = True) -> None:
         """So many results, numbered; the first one is on its way when the others come."""

@@ -12,7 +12,7 @@ import pytest
 from support.manifests import edit_manifest
 
 from attri.runtime.bundle import TEXT, VISION, Bundle
-from attri.runtime.engines.verify import Check, compare, read_check
+from attri.runtime.engines.verify import ReferenceSet, compare, read_reference
 from attri.runtime.errors import ParityError
 
 
@@ -21,7 +21,7 @@ class Replay:
 
     description, limits = "replay", {"B": 3}
 
-    def __init__(self, check: Check) -> None:
+    def __init__(self, check: ReferenceSet) -> None:
         self.check, self.done = check, 0
 
     def run(self, inputs: Mapping[str, Any]) -> list[np.ndarray]:
@@ -51,7 +51,7 @@ def test_the_models_own_answers_agree(bundle: Path) -> None:
     opened = Bundle.open(bundle)
     for name in (VISION, TEXT):
         # A float32 cosine of a vector with itself is 1 to the last bits.
-        assert min(compare(opened, name, Replay(read_check(opened))).values()) > 1 - 1e-6
+        assert min(compare(opened, name, Replay(read_reference(opened))).values()) > 1 - 1e-6
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_near_tie_among_few_entries_is_no_evidence(
     bundle: Path, tmp_path: Path, gate: float, flips: int, agrees: bool
 ) -> None:
     opened = gated(bundle, tmp_path, retrieved=gate)
-    replay = Replay(read_check(opened))
+    replay = Replay(read_reference(opened))
     replay.check.retrieved.reshape(-1)[:flips] += 1
     if agrees:
         assert compare(opened, VISION, replay)["retrieved entries"] < 1
@@ -75,7 +75,7 @@ def test_one_best_label_of_few_may_differ_where_the_gate_lets_any(
     bundle: Path, tmp_path: Path, gate: float, wrong: int, agrees: bool
 ) -> None:
     opened = gated(bundle, tmp_path, image=-1.0, top1=gate)
-    replay = Replay(read_check(opened))
+    replay = Replay(read_reference(opened))
     replay.check.image_features[:wrong] *= -1  # the best label becomes the worst
     if agrees:
         compare(opened, VISION, replay)
@@ -86,7 +86,7 @@ def test_one_best_label_of_few_may_differ_where_the_gate_lets_any(
 
 def test_nan_never_agrees(bundle: Path, tmp_path: Path) -> None:
     opened = gated(bundle, tmp_path, image=-1.0)
-    replay = Replay(read_check(opened))
+    replay = Replay(read_reference(opened))
     replay.check.image_features[0, 0] = np.nan
     with pytest.raises(ParityError, match=r"image features of vision.onnx is nan"):
         compare(opened, VISION, replay)

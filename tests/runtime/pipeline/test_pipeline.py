@@ -16,15 +16,15 @@ from support.fakes import FakeClassifier, FakeSink, Step, picture, pictures_unti
 from support.results import file_size_limit
 
 from attri.runtime.capture import reader as reader_module
-from attri.runtime.capture.reader import Patience
+from attri.runtime.capture.reader import RetryPolicy
 from attri.runtime.capture.spec import SourceSpec
-from attri.runtime.decide.smoothing import Rule
-from attri.runtime.deliver.result import LabelsOrigin, Result
+from attri.runtime.decide.smoothing import DecisionRule
+from attri.runtime.deliver.result import FrameResult, LabelsOrigin
 from attri.runtime.errors import EngineError, FailedError, ImageError, LabelsError, SourceError
 from attri.runtime.pipeline.live_labels import LabelsFile, LiveLabels
 from attri.runtime.pipeline.pipeline import Pipeline, Schedule
 
-QUICK = Patience(retries=2, first=0.01, longest=0.02, frozen=0.0)
+QUICK = RetryPolicy(retries=2, first=0.01, longest=0.02, frozen=0.0)
 
 
 def camera(name: str = "camera0") -> SourceSpec:
@@ -54,7 +54,7 @@ class Bench:
         self._patch.setattr(reader_module, "open_source", lambda spec, *rest: openers[spec.name](spec, *rest))
         file = options.pop("file", None)
         labels = LiveLabels(self.classifier, file and LabelsFile.read(file))
-        rule = options.pop("rule", Rule())
+        rule = options.pop("rule", DecisionRule())
         schedule, patience = options.pop("schedule", Schedule()), options.pop("patience", QUICK)
         rest = (schedule, patience, options.pop("batch", 1))
         self.pipeline = Pipeline([*scripts], [labels] * len(scripts), [rule] * len(scripts), *rest)
@@ -80,7 +80,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> 
     return Bench(monkeypatch)
 
 
-def numbers(results: list[Result], source: str) -> list[int]:
+def numbers(results: list[FrameResult], source: str) -> list[int]:
     return [result.frame for result in results if result.source == source]
 
 
@@ -247,7 +247,7 @@ def test_four_streams_of_which_one_dies(bench: Bench, caplog: pytest.LogCaptureF
     scripts: dict[SourceSpec, list[Step]] = {camera(f"camera{i}"): at_rate(20, 1, 40 * i) for i in range(3)}
     scripts[camera("camera3")] = [*at_rate(20, 0.2, 200), LOST]
     sink = FakeSink()
-    patience = Patience(retries=2, first=0.01, longest=0.02, frozen=5)
+    patience = RetryPolicy(retries=2, first=0.01, longest=0.02, frozen=5)
     assert not bench.make(scripts, patience=patience).run([sink])
     for i in range(3):
         assert len(numbers(sink.results, f"camera{i}")) > 8
@@ -576,7 +576,7 @@ def test_health_while_it_runs(bench: Bench) -> None:
 
 def test_a_dead_source_costs_next_to_nothing(bench: Bench) -> None:
     """Below 5% of a core while it waits to try again (the whole process is measured)."""
-    patience = Patience(retries=100, first=0.1, longest=0.2)
+    patience = RetryPolicy(retries=100, first=0.1, longest=0.2)
     pipeline = bench.make({camera(): [LOST]}, patience=patience)
     threading.Timer(2, os.kill, (os.getpid(), signal.SIGTERM)).start()
     wall, cpu = time.monotonic(), time.process_time()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from attri.runtime.errors import UsageError
-from attri.runtime.text.hysteresis import Steady
+from attri.runtime.text.hysteresis import RetrievalHysteresis
 
 
 def ties(frames: int = 60, entries: int = 40) -> np.ndarray:
@@ -24,7 +24,7 @@ def best(scores: np.ndarray, count: int) -> list[int]:
 
 @pytest.mark.parametrize("topk", [1, 2, 5])
 def test_no_margin_is_exact_retrieval(topk):
-    steady = Steady(0, topk)
+    steady = RetrievalHysteresis(0, topk)
     for scores in ties():
         retrieved = steady(scores)
         exact = [sorted(entry for centre in block for entry in best(centre, topk)) for block in scores]
@@ -43,14 +43,14 @@ def test_no_margin_retrieves_what_the_model_does(topk, pocket_model, pictures):
     with torch.no_grad():
         centres = pocket_model.encode_image(pixels)[1]  # [B, L, K, D]
         scores = pool.scores(centres).numpy()  # [B, L, K, N]
-    steady = Steady(0, topk)
+    steady = RetrievalHysteresis(0, topk)
     assert np.stack([steady(frame) for frame in scores]).tolist() == pool.retrieve(centres).tolist()
 
 
 @pytest.mark.parametrize("margin", [0.125, 0.25, 0.5])
 def test_an_entry_stays_while_it_is_within_the_margin_of_the_best(margin):
     """The rule for one entry per centre, said without adding anything to the scores of others."""
-    steady, stayed = Steady(margin), 0
+    steady, stayed = RetrievalHysteresis(margin), 0
     previous: dict[tuple[int, int], int] = {}
     for scores in ties():
         for block, centre in np.ndindex(3, 2):
@@ -66,14 +66,14 @@ def test_an_entry_stays_while_it_is_within_the_margin_of_the_best(margin):
 
 
 def test_several_entries_of_a_centre_are_each_replaced_only_by_a_clear_winner():
-    steady = Steady(0.1, topk=2)
+    steady = RetrievalHysteresis(0.1, topk=2)
     frames = [[0.9, 0.8, 0.1, 0.0], [0.9, 0.8, 0.85, 0.0], [0.5, 0.8, 0.85, 0.0], [0.9, 0.8, 0.85, 0.0]]
     retrieved = [steady(np.array([[frame]], np.float32)).tolist() for frame in frames]
     assert retrieved == [[[0, 1]], [[0, 1]], [[1, 2]], [[1, 2]]]
 
 
 def test_a_flicker_between_near_ties_stops_and_a_new_scene_comes_through():
-    steady = Steady(0.02)
+    steady = RetrievalHysteresis(0.02)
     frames = [[0.50, 0.49], [0.49, 0.50], [0.50, 0.49], [0.10, 0.90], [0.50, 0.49], [0.51, 0.47]]
     assert [int(steady(np.array([[frame]], np.float32))[0, 0]) for frame in frames] == [0, 0, 0, 1, 1, 0]
 
@@ -82,7 +82,7 @@ def test_scores_are_not_written_to():
     scores = ties(2)
     kept = scores.copy()
     scores.flags.writeable = False  # an engine may lend its own memory
-    steady = Steady(0.5)
+    steady = RetrievalHysteresis(0.5)
     for frame in scores:
         steady(frame)
     assert np.array_equal(scores, kept)
@@ -94,4 +94,4 @@ def test_scores_are_not_written_to():
 )
 def test_what_is_no_margin_is_refused(margin, topk, words):
     with pytest.raises(UsageError, match=words):
-        Steady(margin, topk)
+        RetrievalHysteresis(margin, topk)

@@ -17,9 +17,9 @@ from PIL import Image
 from support.chromium import CHROMIUM, Browser
 from support.results import FakeControl, make_result
 
-from attri.runtime.deliver.metrics import Metrics
+from attri.runtime.deliver.metrics import MetricsSink
 from attri.runtime.errors import LabelsError
-from attri.runtime.web.server import Preview
+from attri.runtime.web.server import PreviewServer
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 TOKEN = "correct horse battery"
@@ -178,7 +178,7 @@ def test_the_page(browser: Browser, command: tuple[str, subprocess.Popen[bytes]]
 
 
 def test_every_control_has_a_name(browser: Browser) -> None:
-    preview = Preview(control := FakeControl("camera0", "b"), Metrics(control), ("127.0.0.1", 0), TOKEN)
+    preview = PreviewServer(control := FakeControl("camera0", "b"), MetricsSink(control), ("127.0.0.1", 0), TOKEN)
     for source in control.lines:
         preview.write(make_result(source))
     browser.open(preview.url)
@@ -198,7 +198,7 @@ def test_every_control_has_a_name(browser: Browser) -> None:
 
 
 def test_a_draft_is_not_written_over(browser: Browser) -> None:
-    preview = Preview(control := FakeControl(), Metrics(control), ("127.0.0.1", 0), TOKEN)
+    preview = PreviewServer(control := FakeControl(), MetricsSink(control), ("127.0.0.1", 0), TOKEN)
     browser.open(preview.url)
     browser.wait_for("document.querySelector('#text')?.value.startsWith('red apple')")
     control.set_labels("changed by somebody")
@@ -212,7 +212,7 @@ def test_a_draft_is_not_written_over(browser: Browser) -> None:
 
 
 def test_labels_of_one_source_and_of_all(browser: Browser) -> None:
-    preview = Preview(control := FakeControl("camera0", "b"), Metrics(control), ("127.0.0.1", 0), TOKEN)
+    preview = PreviewServer(control := FakeControl("camera0", "b"), MetricsSink(control), ("127.0.0.1", 0), TOKEN)
     browser.open(preview.url)
     browser.wait_for("document.querySelector('#text')?.value.startsWith('red apple')")
     browser.wait_for("!document.querySelector('#scope-row').hidden")
@@ -229,7 +229,7 @@ def test_labels_of_one_source_and_of_all(browser: Browser) -> None:
 
 
 class Slow(FakeControl):
-    """Takes labels when it is told to."""
+    """SinkFilter labels when it is told to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -245,7 +245,7 @@ def send_labels(browser: Browser, text: str) -> None:
 
 
 def test_a_late_answer_is_no_refusal(browser: Browser) -> None:
-    preview = Preview(control := Slow(), Metrics(control), ("127.0.0.1", 0), TOKEN)
+    preview = PreviewServer(control := Slow(), MetricsSink(control), ("127.0.0.1", 0), TOKEN)
     browser.open(preview.url)
     browser.wait_for("document.querySelector('#text')?.value.startsWith('red apple')")
     send_labels(browser, "zebra")
@@ -262,7 +262,7 @@ def test_a_late_answer_is_no_refusal(browser: Browser) -> None:
 def test_a_lost_answer_is_no_refusal(browser: Browser) -> None:
     """The server stops before it answers; when it is back, what it uses tells."""
     control = Slow()
-    preview = Preview(control, Metrics(control), ("127.0.0.1", 0), TOKEN)
+    preview = PreviewServer(control, MetricsSink(control), ("127.0.0.1", 0), TOKEN)
     browser.open(preview.url)
     browser.wait_for("document.querySelector('#text')?.value.startsWith('red apple')")
     send_labels(browser, "zebra")
@@ -270,13 +270,13 @@ def test_a_lost_answer_is_no_refusal(browser: Browser) -> None:
     preview.close()
     browser.wait_for("saved.textContent.startsWith('The answer ')")
     control.go.set()
-    again = Preview(control, Metrics(control), ("127.0.0.1", preview.port), TOKEN)
+    again = PreviewServer(control, MetricsSink(control), ("127.0.0.1", preview.port), TOKEN)
     browser.wait_for("saved.textContent === 'These labels are used from the next frame on.'")
     again.close()
 
 
 def test_edited_labels_are_offered_for_the_file(browser: Browser, tmp_path: Path) -> None:
-    preview = Preview(control := FakeControl(), Metrics(control), ("127.0.0.1", 0), TOKEN)
+    preview = PreviewServer(control := FakeControl(), MetricsSink(control), ("127.0.0.1", 0), TOKEN)
     preview.write(make_result())
     browser.open(preview.url)
     browser.wait_for("document.querySelector('#text')?.value.startsWith('red apple')")
@@ -299,7 +299,7 @@ def test_a_file_that_cannot_be_written_says_why(browser: Browser) -> None:
         def write_labels(self, source: str | None = None) -> None:
             raise LabelsError("camera0.txt is read-only")
 
-    preview = Preview(control := ReadOnly(), Metrics(control), ("127.0.0.1", 0), TOKEN)
+    preview = PreviewServer(control := ReadOnly(), MetricsSink(control), ("127.0.0.1", 0), TOKEN)
     browser.open(preview.url)
     browser.wait_for("document.querySelector('#text')?.value.startsWith('red apple')")
     send_labels(browser, "zebra")
@@ -312,7 +312,9 @@ def test_a_file_that_cannot_be_written_says_why(browser: Browser) -> None:
 
 
 def test_sources_without_a_place_are_counted(browser: Browser) -> None:
-    preview = Preview(control := FakeControl(*(f"camera{i}" for i in range(66))), Metrics(control), ("127.0.0.1", 0))
+    preview = PreviewServer(
+        control := FakeControl(*(f"camera{i}" for i in range(66))), MetricsSink(control), ("127.0.0.1", 0)
+    )
     for name in control.lines:
         preview.write(make_result(name))
     browser.open(preview.url)
@@ -322,7 +324,7 @@ def test_sources_without_a_place_are_counted(browser: Browser) -> None:
 
 
 def test_paused_it_asks_for_nothing(browser: Browser) -> None:
-    preview = Preview(control := FakeControl(), Metrics(control), ("127.0.0.1", 0), TOKEN)
+    preview = PreviewServer(control := FakeControl(), MetricsSink(control), ("127.0.0.1", 0), TOKEN)
     preview.write(make_result())
     browser.open(preview.url)
     browser.wait_for("document.querySelector('.card img')")
@@ -340,7 +342,7 @@ def test_paused_it_asks_for_nothing(browser: Browser) -> None:
 
 
 def test_open_to_others_it_asks_for_the_token(browser: Browser) -> None:
-    preview = Preview(control := FakeControl(), Metrics(control), ("0.0.0.0", 0), TOKEN)
+    preview = PreviewServer(control := FakeControl(), MetricsSink(control), ("0.0.0.0", 0), TOKEN)
     preview.write(make_result())
     url = f"http://127.0.0.1:{preview.port}/"
     browser.open(url)

@@ -23,9 +23,9 @@ from PIL import Image
 from support.results import LABELS, NOW, FakeControl, make_result
 
 from attri.runtime._util.net import is_own_name, parse_address
-from attri.runtime.deliver.metrics import Metrics
+from attri.runtime.deliver.metrics import MetricsSink
 from attri.runtime.errors import EngineError, FailedError, UsageError
-from attri.runtime.web.server import Preview
+from attri.runtime.web.server import PreviewServer
 from attri.runtime.web.timeouts import Deadlines, bounded
 
 TOKEN = "correct horse battery"
@@ -48,7 +48,7 @@ class Client:
         self, control: FakeControl, token: str | None = TOKEN, host: str = "127.0.0.1", **others: object
     ) -> None:
         self.control = control
-        self.preview = Preview(control, Metrics(control), (host, 0), token, **others)
+        self.preview = PreviewServer(control, MetricsSink(control), (host, 0), token, **others)
 
     def __call__(self, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.preview.port, timeout=10)
@@ -535,12 +535,12 @@ def test_closing_is_quick_and_frees_the_port(open_preview) -> None:
         client.preview.close()
         assert time.monotonic() - start < 1.6
     address = ("127.0.0.1", client.preview.port)
-    Preview(client.control, client.preview._metrics, address).close()
+    PreviewServer(client.control, client.preview._metrics, address).close()
 
 
 def test_an_address_that_is_taken(client: Client) -> None:
     with pytest.raises(FailedError, match=r"--serve 127.0.0.1:\d+: the port is in use: stop the other program"):
-        Preview(client.control, client.preview._metrics, ("127.0.0.1", client.preview.port))
+        PreviewServer(client.control, client.preview._metrics, ("127.0.0.1", client.preview.port))
 
 
 @pytest.mark.parametrize(

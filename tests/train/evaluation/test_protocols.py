@@ -19,7 +19,7 @@ from attri.train.config import TERMS, PromptConfig, TrainConfig
 from attri.train.data import read_data, read_target
 from attri.train.data.templates import ENSEMBLE
 from attri.train.evaluation import protocols, result_tables
-from attri.train.evaluation.protocols import Plan, run, static
+from attri.train.evaluation.protocols import ProtocolSpec, run, static
 from attri.train.fit import label_tokens, load_model
 from attri.train.model import AttriPrompt
 from attri.train.model.backbone import load_backbone
@@ -62,7 +62,7 @@ def accuracy_by_hand(model, dataset, prompted):
 
 
 def test_base_to_novel_scores_each_half_among_its_own_classes(backbone, read):
-    plan = Plan("base-to-novel", read, seeds=(1, 2), shots=(2,))
+    plan = ProtocolSpec("base-to-novel", read, seeds=(1, 2), shots=(2,))
     folder = run(plan, backbone, PROMPT, QUICK)
     assert folder.name == "base-to-novel-pocket-photos-1"
     results = json.loads((folder / "results.json").read_text())
@@ -83,7 +83,7 @@ def test_base_to_novel_scores_each_half_among_its_own_classes(backbone, read):
 
 
 def test_a_stopped_protocol_goes_on_without_training_twice(backbone, read, monkeypatch):
-    plan = Plan("few-shot", read, seeds=(1,), shots=(1, 2), methods=("attriprompt",))
+    plan = ProtocolSpec("few-shot", read, seeds=(1,), shots=(1, 2), methods=("attriprompt",))
     fit, trained = protocols.fit, []
 
     def stop_at_the_second(*arguments, **options):
@@ -109,7 +109,7 @@ def test_other_datasets_are_scored_whole(backbone, read, photos, tmp_path):
     other = tmp_path / "drawings"
     for folder in sorted((photos / "train").iterdir())[:3]:
         shutil.copytree(folder, other / folder.name)
-    plan = Plan("domain-generalization", read, (read_target(other),), ("zero-shot", "static"), (1,), (2,))
+    plan = ProtocolSpec("domain-generalization", read, (read_target(other),), ("zero-shot", "static"), (1,), (2,))
     results = json.loads((run(plan, backbone, PROMPT, QUICK) / "results.json").read_text())
     pictures = {score["column"]: (score["pictures"], score["classes"]) for score in results["scores"]}
     assert pictures == {"photos": (5, 5), "drawings": (12, 3)}
@@ -127,21 +127,21 @@ def test_datasets_of_one_name_have_columns_of_their_own(backbone, read, photos, 
     for year in ("2024", "2025"):
         shutil.copytree(photos, tmp_path / year / "photos")
     targets = tuple(read_target(tmp_path / year / "photos") for year in ("2024", "2025"))
-    plan = Plan("cross-dataset", read, targets, ("zero-shot",), (1,), (2,))
+    plan = ProtocolSpec("cross-dataset", read, targets, ("zero-shot",), (1,), (2,))
     lines = (run(plan, backbone, PROMPT, QUICK) / "results.md").read_text().splitlines()
     source = f"{photos.parent.name}/photos"
     assert lines[2] == f"| method | {source} (source) | 2024/photos | 2025/photos | average of targets |"
 
 
 def test_a_dataset_that_is_named_twice_is_refused_before_training(backbone, read, photos, tmp_path):
-    plan = Plan("cross-dataset", read, (read_target(photos),), seeds=(1,), shots=(2,))
+    plan = ProtocolSpec("cross-dataset", read, (read_target(photos),), seeds=(1,), shots=(2,))
     with pytest.raises(UsageError, match=r"two datasets are called .*/photos: name each once, or rename a folder"):
         run(plan, backbone, PROMPT, QUICK)
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_half_of_one_class_is_refused_before_training(backbone, read, tmp_path):
-    three = Plan("base-to-novel", lambda seed, shots: read(seed, shots).only([0, 1, 2]), seeds=(1,), shots=(2,))
+    three = ProtocolSpec("base-to-novel", lambda seed, shots: read(seed, shots).only([0, 1, 2]), seeds=(1,), shots=(2,))
     with pytest.raises(UsageError, match=r"base-to-novel needs 4 or more classes, .*photos has 3"):
         run(three, backbone, PROMPT, QUICK)
     assert not (tmp_path / "runs").exists()
@@ -151,7 +151,7 @@ def test_a_target_without_readable_pictures_is_refused_before_training(backbone,
     for name in ("arrow", "bird"):
         (tmp_path / "junk" / name).mkdir(parents=True)
         (tmp_path / "junk" / name / "0.png").write_bytes(b"no picture")
-    plan = Plan("cross-dataset", read, (read_target(tmp_path / "junk"),), ("static",), (1,), (2,))
+    plan = ProtocolSpec("cross-dataset", read, (read_target(tmp_path / "junk"),), ("static",), (1,), (2,))
     with pytest.raises(UsageError, match=r"no test picture of .*junk can be read"):
         run(plan, backbone, PROMPT, QUICK)
     assert not list(Path("runs").glob("*/static-*"))

@@ -16,19 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attri.runtime.engines.tensorrt import cache
-from attri.runtime.engines.tensorrt.cache import Key, Machine, Store, fits
+from attri.runtime.engines.tensorrt.cache import EngineCache, EngineKey, Machine, fits
 from attri.runtime.errors import EngineError
 
 ORIN = Machine("10.3.0", "Orin", "8.7", "aarch64 Tegra")
 THOR = Machine("10.16.1.11", "NVIDIA Thor", "11.0", "aarch64 Tegra")
-KEY = Key("vision", "a" * 64, ORIN, "fp16", {"B": (1, 1, 4)})
+KEY = EngineKey("vision", "a" * 64, ORIN, "fp16", {"B": (1, 1, 4)})
 PLAN = bytes(range(256)) * 10
 
 
 @pytest.fixture
 def store(tmp_path):
     (tmp_path / "engines").mkdir()
-    return Store(tmp_path / "engines")
+    return EngineCache(tmp_path / "engines")
 
 
 def find(store, machine=ORIN, **more):
@@ -81,7 +81,7 @@ def test_every_part_of_the_key_is_in_its_digest():
         {"hardware_compatible": True},
         {"version_compatible": True},
     ]
-    assert {next(iter(change)) for change in changes} == {field.name for field in dataclasses.fields(Key)}
+    assert {next(iter(change)) for change in changes} == {field.name for field in dataclasses.fields(EngineKey)}
     assert len({KEY.digest, *(dataclasses.replace(KEY, **change).digest for change in changes)}) == len(changes) + 1
 
 
@@ -194,7 +194,7 @@ def test_a_record_with_a_wrong_value_anywhere_is_damaged_or_fits_nowhere(store):
 @settings(deadline=None)  # it syncs files to the disk
 @given(st.data())
 def test_a_record_with_damaged_bytes_is_never_a_bug(tmp_path_factory, data):
-    store = Store(tmp_path_factory.mktemp("engines"))
+    store = EngineCache(tmp_path_factory.mktemp("engines"))
     file = store.save(KEY, PLAN, {}).path.with_suffix(".json")
     text = file.read_bytes()
     start = data.draw(st.integers(0, len(text)))
@@ -248,10 +248,10 @@ def test_what_the_manifest_lists_is_taken(store, tmp_path, monkeypatch):
     file = store.save(KEY, PLAN, {}).path
     listed = {each.name: hashlib.sha256(each.read_bytes()).hexdigest() for each in (file, file.with_suffix(".json"))}
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "other machine"))
-    assert find(Store(store.folder, listed)).data == PLAN
+    assert find(EngineCache(store.folder, listed)).data == PLAN
     for wrong in ({file.name: listed[file.name]}, listed | {file.name: "0" * 64}):
         with pytest.raises(EngineError, match="plans are code"):
-            find(Store(store.folder, wrong))
+            find(EngineCache(store.folder, wrong))
 
 
 def test_the_key_is_of_the_user_alone(store, tmp_path):
@@ -354,7 +354,10 @@ def test_files_are_on_the_disk_before_they_take_their_names(store, monkeypatch):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_bundle_names_the_option(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(EngineError, match="name a folder with --engine-dir"), Store(tmp_path / "engines").lock(print):
+    with (
+        pytest.raises(EngineError, match="name a folder with --engine-dir"),
+        EngineCache(tmp_path / "engines").lock(print),
+    ):
         pass
     tmp_path.chmod(0o700)
 
@@ -363,15 +366,15 @@ def test_a_folder_that_cannot_be_made_names_the_option(tmp_path):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(EngineError, match="name a folder with --engine-dir"),
-        Store(tmp_path / "file" / "engines").lock(print),
+        EngineCache(tmp_path / "file" / "engines").lock(print),
     ):
         pass
 
 
 def test_two_processes_do_not_build_at_once(store):
     code = (
-        "import pathlib, sys; from attri.runtime.engines.tensorrt.cache import Store\n"
-        "with Store(pathlib.Path(sys.argv[1])).lock(print): print('mine', flush=True); sys.stdin.read()"
+        "import pathlib, sys; from attri.runtime.engines.tensorrt.cache import EngineCache\n"
+        "with EngineCache(pathlib.Path(sys.argv[1])).lock(print): print('mine', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(store.folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
@@ -394,4 +397,4 @@ def test_the_timing_cache_is_kept_by_machine_and_only_ours_is_read(store, tmp_pa
     assert store.timing_cache(THOR) == b""
     shutil.copytree(store.folder, tmp_path / "copy")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "other machine"))
-    assert Store(tmp_path / "copy").timing_cache(ORIN) == b""
+    assert EngineCache(tmp_path / "copy").timing_cache(ORIN) == b""

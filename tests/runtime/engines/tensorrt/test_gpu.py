@@ -19,13 +19,13 @@ import pytest
 from PIL import Image
 
 from attri.runtime import Classifier
-from attri.runtime.bundle import CHECK, TEXT, VISION, Bundle
-from attri.runtime.engines.select import Request, open_engines
+from attri.runtime.bundle import REFERENCE, TEXT, VISION, Bundle
+from attri.runtime.engines.select import EngineOptions, open_engines
 from attri.runtime.engines.signature import read_border
-from attri.runtime.engines.tensorrt.cache import Store
+from attri.runtime.engines.tensorrt.cache import EngineCache
 from attri.runtime.engines.tensorrt.engine import TrtEngine
 from attri.runtime.engines.tensorrt.load import find_tensorrt, tensorrt_engines
-from attri.runtime.engines.verify import compare, read_check
+from attri.runtime.engines.verify import compare, read_reference
 from attri.runtime.errors import AttriError, EngineError
 
 pytestmark = pytest.mark.gpu
@@ -70,7 +70,7 @@ def engines(path, gpu, folder):
 
 @pytest.fixture
 def feeds(path):
-    check = read_check(Bundle.open(path))
+    check = read_reference(Bundle.open(path))
     return {VISION: {"pixels": check.pixels[:1]}, TEXT: {"retrieved": check.retrieved[:1], **check.text}}
 
 
@@ -84,7 +84,7 @@ def test_the_engines_are_in_the_precision_of_the_bundle(path, gpu, folder):
     for name in (VISION, TEXT):
         graph = bundle.graph_name(name, "tensorrt")
         stem = graph.removesuffix(".onnx")
-        plan = Store(folder).find(stem, bundle.manifest.files[graph]["sha256"], gpu.machine)
+        plan = EngineCache(folder).find(stem, bundle.manifest.files[graph]["sha256"], gpu.machine)
         print(name, plan.figures)
         if plan.figures["types"] is None:
             pytest.skip("TensorRT fused layers, and its inspector does not tell their types")
@@ -103,7 +103,7 @@ def test_a_cuda_graph_computes_what_a_first_run_does(engines, feeds, name):
 
 
 def test_a_batch_computes_what_its_pictures_do(path, engines):
-    engine, pixels = engines[VISION], read_check(Bundle.open(path)).pixels
+    engine, pixels = engines[VISION], read_reference(Bundle.open(path)).pixels
     count = min(engine.limits["B"], len(pixels))
     together = engine.run({"pixels": pixels[:count]})
     for index in range(count):
@@ -113,7 +113,7 @@ def test_a_batch_computes_what_its_pictures_do(path, engines):
 
 
 def test_threads_take_turns(path, engines):
-    engine, pixels = engines[VISION], read_check(Bundle.open(path)).pixels
+    engine, pixels = engines[VISION], read_reference(Bundle.open(path)).pixels
     wanted = [engine.run({"pixels": each[None]}) for each in pixels]
     wrong = []
 
@@ -166,7 +166,7 @@ def test_tensorrt_does_not_take_a_damaged_plan(path, gpu, folder, damage):
 
 def test_labels_that_change_and_more_than_the_profile(path, folder):
     classifier = Classifier.load(path, LABELS, backend="tensorrt", engine_dir=folder)
-    picture = np.load(path / CHECK)["pixels"][0]
+    picture = np.load(path / REFERENCE)["pixels"][0]
     first = classifier(picture)
     many = [*LABELS, *(f"thing number {number}" for number in range(classifier._text.engine.limits["C"]))]
     classifier.labels = many
@@ -178,7 +178,7 @@ def test_labels_that_change_and_more_than_the_profile(path, folder):
 
 def test_onnx_runtime_agrees(path, folder):
     pytest.importorskip("onnxruntime", reason="there is no ONNX Runtime to compare with")
-    pictures = list(np.load(path / CHECK)["pixels"])
+    pictures = list(np.load(path / REFERENCE)["pixels"])
     ours = Classifier.load(path, backend="tensorrt", engine_dir=folder)(pictures)
     theirs = Classifier.load(path, backend="onnxruntime", device="cpu")(pictures)
     same = [a.label == b.label for a, b in zip(ours, theirs, strict=True)]
@@ -186,7 +186,7 @@ def test_onnx_runtime_agrees(path, folder):
 
 
 def test_the_command_takes_tensorrt_by_itself(path, folder, tmp_path):
-    Image.fromarray(np.load(path / CHECK)["pixels"][0]).save(tmp_path / "photo.png")
+    Image.fromarray(np.load(path / REFERENCE)["pixels"][0]).save(tmp_path / "photo.png")
     command = [sys.executable, "-m", "attri.runtime.cli.run", tmp_path / "photo.png", "--bundle", path, "--json"]
     done = subprocess.run([*command, "--engine-dir", folder], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -209,6 +209,6 @@ def test_how_long_it_takes(engines, feeds, gpu):
 
 
 def test_the_gpu_that_was_asked_for_runs(path, folder):
-    for engine in open_engines(Bundle.open(path), Request("tensorrt", "cuda", engine_dir=folder)):
+    for engine in open_engines(Bundle.open(path), EngineOptions("tensorrt", "cuda", engine_dir=folder)):
         assert engine.description.startswith("TensorRT ")
         engine.close()

@@ -21,11 +21,11 @@ from support.tensorrt.standin import bindings
 
 from attri.export.cli import main as attri_export
 from attri.runtime import Classifier
-from attri.runtime.bundle import CHECK, MANIFEST, Bundle
+from attri.runtime.bundle import MANIFEST, REFERENCE, Bundle
 from attri.runtime.cli.run import main as attri_run
 from attri.runtime.engines.onnxruntime import OrtEngine
-from attri.runtime.engines.select import Request, open_engines
-from attri.runtime.engines.tensorrt.cache import Store
+from attri.runtime.engines.select import EngineOptions, open_engines
+from attri.runtime.engines.tensorrt.cache import EngineCache
 from attri.runtime.engines.tensorrt.cuda import Cuda, system
 from attri.runtime.errors import BundleError, EngineError, MissingExtra, ParityError, UsageError
 
@@ -186,9 +186,9 @@ def test_nan_is_not_agreement(copy, jetson):
 
 
 def test_a_bundle_without_pictures_cannot_be_checked(copy, jetson):
-    (copy / CHECK).unlink()
-    edit_manifest(copy, lambda raw: raw["files"].pop(CHECK))
-    with pytest.raises(BundleError, match=r"does not list check.npz: export the bundle again"):
+    (copy / REFERENCE).unlink()
+    edit_manifest(copy, lambda raw: raw["files"].pop(REFERENCE))
+    with pytest.raises(BundleError, match=r"does not list reference.npz: export the bundle again"):
         Classifier.load(copy)
 
 
@@ -287,7 +287,7 @@ def test_listed_engines_may_be_rebuilt_and_those_of_others_stay_listed(copy, cud
     both = {name for name in Bundle.open(copy).manifest.files if name.startswith("engines/")}
     assert first < both
     assert len(both) == 8
-    for engine in open_engines(Bundle.open(copy), Request(rebuild=True)):
+    for engine in open_engines(Bundle.open(copy), EngineOptions(rebuild=True)):
         engine.close()
     assert not all((copy / name).exists() for name in both)
     Bundle.open(copy)
@@ -300,10 +300,10 @@ def test_a_rebuild_that_fails_leaves_the_engine_that_worked(copy, jetson):
     before = {file: file.read_bytes() for file in (copy / "engines").iterdir()}
     jetson.skew = float("nan")
     with pytest.raises(ParityError):
-        open_engines(Bundle.open(copy), Request(rebuild=True))
+        open_engines(Bundle.open(copy), EngineOptions(rebuild=True))
     jetson.broken = "build"
     with pytest.raises(EngineError):
-        open_engines(Bundle.open(copy), Request(rebuild=True))
+        open_engines(Bundle.open(copy), EngineOptions(rebuild=True))
     assert {file: file.read_bytes() for file in (copy / "engines").iterdir()} == before
 
 
@@ -315,7 +315,7 @@ def test_an_engine_that_is_half_replaced_is_no_damaged_one(copy, jetson):
     locked, waiting, told = threading.Event(), threading.Event(), []
 
     def replace():
-        with Store(copy / "engines").lock(print):
+        with EngineCache(copy / "engines").lock(print):
             file.write_bytes(whole + b"another")
             locked.set()
             waiting.wait()
@@ -335,7 +335,7 @@ def test_an_engine_that_is_half_replaced_is_no_damaged_one(copy, jetson):
 
 
 def test_without_tensorrt_auto_says_why_it_takes_onnx_runtime(copy, bare):
-    vision, _ = open_engines(Bundle.open(copy), Request(threads=1))
+    vision, _ = open_engines(Bundle.open(copy), EngineOptions(threads=1))
     assert (
         vision.description
         == f"no TensorRT here (tensorrt is not installed): ONNX Runtime {onnxruntime.__version__} on cpu"
@@ -344,7 +344,7 @@ def test_without_tensorrt_auto_says_why_it_takes_onnx_runtime(copy, bare):
 
 def test_without_a_gpu_auto_says_why_it_takes_onnx_runtime(copy, jetson, cudart):
     cudart.fake_device(b"", 0, 0, 0)
-    vision, _ = open_engines(Bundle.open(copy), Request(threads=1))
+    vision, _ = open_engines(Bundle.open(copy), EngineOptions(threads=1))
     reason = r"CUDA failed in cudaGetDeviceCount: no CUDA-capable device is detected \(cudaErrorNoDevice\)"
     assert re.match(rf"no TensorRT here \({reason}\): ONNX Runtime", vision.description)
 
@@ -375,26 +375,36 @@ def test_a_tensorrt_that_is_broken_is_not_called_missing(copy, monkeypatch, erro
     monkeypatch.setattr(sys, "meta_path", [Broken(error), *sys.meta_path])
     told = f"TensorRT is here but does not load: {error}"
     with pytest.raises(EngineError, match=re.escape(told)):
-        open_engines(Bundle.open(copy), Request("tensorrt"))
-    assert open_engines(Bundle.open(copy), Request(threads=1))[0].description.startswith(f"no TensorRT here ({told}): ")
+        open_engines(Bundle.open(copy), EngineOptions("tensorrt"))
+    assert open_engines(Bundle.open(copy), EngineOptions(threads=1))[0].description.startswith(
+        f"no TensorRT here ({told}): "
+    )
 
 
 def test_a_jetson_without_the_bindings_is_told_how_it_gets_the_systems(copy, bare, monkeypatch):
     monkeypatch.setattr("attri.runtime.engines.tensorrt.load.is_tegra", lambda: True)
     with pytest.raises(EngineError, match=r"apt install python3-libnvinfer, .* --system-site-packages$"):
-        open_engines(Bundle.open(copy), Request("tensorrt"))
+        open_engines(Bundle.open(copy), EngineOptions("tensorrt"))
 
 
 def test_jetpack_5_is_named(copy, jetson):
     jetson.__version__ = "8.5.2"
     with pytest.raises(EngineError, match="JetPack 5"):
-        open_engines(Bundle.open(copy), Request("tensorrt"))
-    assert "(TensorRT 8.5.2 (JetPack 5 or older)" in open_engines(Bundle.open(copy), Request(threads=1))[0].description
+        open_engines(Bundle.open(copy), EngineOptions("tensorrt"))
+    assert (
+        "(TensorRT 8.5.2 (JetPack 5 or older)"
+        in open_engines(Bundle.open(copy), EngineOptions(threads=1))[0].description
+    )
 
 
 @pytest.mark.parametrize(
     "request_",
-    [Request("tensorrt"), Request(rebuild=True), Request(engine_dir="x"), Request("tensorrt", "cuda")],
+    [
+        EngineOptions("tensorrt"),
+        EngineOptions(rebuild=True),
+        EngineOptions(engine_dir="x"),
+        EngineOptions("tensorrt", "cuda"),
+    ],
     ids=str,
 )
 def test_tensorrt_that_was_asked_for_is_not_replaced(copy, bare, request_):
@@ -405,13 +415,13 @@ def test_tensorrt_that_was_asked_for_is_not_replaced(copy, bare, request_):
 @pytest.mark.parametrize(
     "request_",
     [
-        Request("tensorrt", "cpu"),
-        Request(device="cpu", rebuild=True),
-        Request("onnxruntime", rebuild=True),
-        Request("onnxruntime", engine_dir="x"),
-        Request(device="tensorrt"),
-        Request("trt"),
-        Request(device="gpu"),
+        EngineOptions("tensorrt", "cpu"),
+        EngineOptions(device="cpu", rebuild=True),
+        EngineOptions("onnxruntime", rebuild=True),
+        EngineOptions("onnxruntime", engine_dir="x"),
+        EngineOptions(device="tensorrt"),
+        EngineOptions("trt"),
+        EngineOptions(device="gpu"),
     ],
     ids=str,
 )
@@ -437,11 +447,13 @@ def test_the_tensorrt_provider_gets_the_graphs_of_tensorrt(copy, monkeypatch):
 
     monkeypatch.setattr("attri.runtime.engines.select.OrtEngine", Engine)
     for device in ("tensorrt", "cuda"):
-        open_engines(Bundle.open(copy), Request("onnxruntime", device))
+        open_engines(Bundle.open(copy), EngineOptions("onnxruntime", device))
     assert opened == ["vision.s8.onnx", "text.s8.onnx", "vision.onnx", "text.onnx"]
 
 
-@pytest.mark.parametrize("request_", [Request("onnxruntime", "cpu", 1), Request(device="cpu", threads=1)], ids=str)
+@pytest.mark.parametrize(
+    "request_", [EngineOptions("onnxruntime", "cpu", 1), EngineOptions(device="cpu", threads=1)], ids=str
+)
 def test_onnx_runtime_that_was_asked_for_is_what_runs(copy, jetson, request_):
     assert open_engines(Bundle.open(copy), request_)[0].description.startswith("ONNX Runtime")
     assert jetson.builds == 0
