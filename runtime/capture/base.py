@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from attri.runtime.errors import ImageError
+
+SourceState = Literal["opening", "live", "frozen", "retrying", "ended", "dead"]
 
 
 class CapturedFrame(NamedTuple):

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from attri.runtime._util.redact import redact
 from attri.runtime._util.wording import plural
-from attri.runtime.capture.base import CapturedFrame
+from attri.runtime.capture.base import CapturedFrame, SourceState
 from attri.runtime.capture.frame_queue import Frame, FrameQueue
 from attri.runtime.capture.open import open_source
 from attri.runtime.capture.orientation import as_rgb, flipped, region
@@ -72,7 +72,8 @@ class Reader:
         on_bug: Callable[[BaseException], None],
     ) -> None:
         self.spec, self.name = spec, spec.name
-        self.state, self.detail = "opening", ""
+        self.state: SourceState = "opening"
+        self.detail = ""
         self.restarts = self.unreadable = 0
         self.last_frame: float | None = None  # Unix time
         self._number, self._intake, self._patience, self._on_bug = number, intake, patience, on_bug

@@ -20,7 +20,7 @@ from attri.runtime.cli.command import is_installed, require
 from attri.runtime.errors import MissingExtra, UsageError
 
 if TYPE_CHECKING:
-    from attri.runtime.deliver.result import PipelineControl, Sink
+    from attri.runtime.deliver.sink import PipelineControl, Sink
     from attri.runtime.deliver.spool import Spool
 
 _LOGGER = logging.getLogger("attri")
@@ -194,7 +194,8 @@ def _try_servers(outputs: Outputs) -> None:
 
 
 def _files(outputs: Outputs, _control: PipelineControl) -> Any:
-    from attri.runtime.deliver.files import CsvSink, SnapshotSink
+    from attri.runtime.deliver.csv_file import CsvSink
+    from attri.runtime.deliver.snapshots import SnapshotSink
     from attri.runtime.deliver.video import VideoSink
 
     if outputs.csv:

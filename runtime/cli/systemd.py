@@ -16,7 +16,8 @@ from pathlib import Path
 
 from attri.runtime._util.redact import has_password
 from attri.runtime._util.wording import plural
-from attri.runtime.deliver.result import FrameResult, PipelineControl, SinkFilter
+from attri.runtime.deliver.result import FrameResult
+from attri.runtime.deliver.sink import PipelineControl, SinkFilter
 from attri.runtime.errors import UsageError
 
 SECRETS = "/etc/attri/secrets.env"
@@ -44,7 +45,7 @@ class WatchdogSink:
 
     name = "watchdog"
     lossless = False
-    takes: SinkFilter = "events"
+    takes: SinkFilter = "changes"
 
     def __init__(self, control: PipelineControl) -> None:
         self._control = control

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from attri.runtime._util.printable import printable
-from attri.runtime.deliver.console import NONE
+from attri.runtime.deliver.format import NO_LABEL
 from attri.runtime.deliver.result import FrameResult
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -21,7 +21,7 @@ def annotate(result: FrameResult) -> NDArray[np.uint8]:
     """A copy of the frame, uint8 [H, W, 3], with the decided label, its score and its source in a strip below it."""
     image = Image.fromarray(result.image)
     font = _font(max(11, min(48, image.height // 20)))
-    label = printable(f"{result.label or NONE}  {result.score:.0%}")
+    label = printable(f"{result.label or NO_LABEL}  {result.score:.0%}")
     _, top, _, bottom = font.getbbox(f"{label}|")
     pad = int(bottom - top) // 2
     strip = int(bottom - top) + 2 * pad

@@ -1,4 +1,4 @@
-"""What is said about a frame on stdout: lines for a person, a live line on a terminal, or JSON for a program."""
+"""The console sink: results on stdout as text lines, as JSON lines, or as rows of a terminal that are updated."""
 
 from __future__ import annotations
 
@@ -10,58 +10,13 @@ import threading
 import unicodedata
 from typing import Any
 
-from attri.runtime._util.printable import json_text, printable
-from attri.runtime._util.timefmt import format_utc
-from attri.runtime.deliver.result import FrameResult, SinkFilter
+from attri.runtime._util.printable import printable
+from attri.runtime.deliver.format import NO_LABEL, json_line, text_line
+from attri.runtime.deliver.result import FrameResult
+from attri.runtime.deliver.sink import SinkFilter
 from attri.runtime.errors import SinkError
 
-NONE = "(none of the labels)"
 _BLOCKS = " ▏▎▍▌▋▊▉█"  # a bar in eighths of a cell
-
-
-def json_object(result: FrameResult, topk: int) -> dict[str, Any]:
-    """The fields that README lists, in its order; a live source adds what only it can have."""
-    prediction = result.prediction
-    found = {
-        "source": result.source,
-        "frame": result.frame,
-        "time": round(result.time, 6),
-        "label": result.label,
-        "score": round(result.score, 6),
-        "top": [{"label": label, "score": round(score, 6)} for label, score in prediction.top(topk)],
-        "retrieved": prediction.retrieved.tolist(),
-        "cache": prediction.cache,
-        "latency_ms": prediction.latency_ms,
-    }
-    if result.live:
-        live = {"age_ms": round(result.age_ms, 1), "fps": round(result.fps, 2), "dropped": result.dropped}
-        found |= {"changed": result.changed, **live}
-    return found
-
-
-def json_line(result: FrameResult, topk: int) -> str:
-    """One object; `label` is null where it was rejected."""
-    return json_text(json_object(result, topk))
-
-
-def text_line(result: FrameResult, topk: int) -> str:
-    """Source, the frame's time in a video or on the clock, and the best labels with their scores; safe to print.
-
-    The decided label stands first. Where it is not the frame's own best (smoothing, a minimum duration), the frame's
-    follow in brackets.
-    """
-    where = printable(result.source)
-    if result.kind == "video":
-        where = f"{where} {result.time:8.2f}s"
-    elif not result.still:
-        where = f"{format_utc(result.time)} {where}"
-    best = result.prediction.top(topk)
-    if result.label is None:
-        return f"{where}  {NONE}  best: {printable(best[0][0])} {best[0][1]:.1%}"
-    scores = "  ".join(f"{printable(label)} {score:.1%}" for label, score in best)
-    if best[0][0] == result.label:
-        return f"{where}  {scores}"
-    return f"{where}  {printable(result.label)} {result.score:.1%}  [{scores}]"
 
 
 def live_line(result: FrameResult, columns: int) -> str:
@@ -70,7 +25,7 @@ def live_line(result: FrameResult, columns: int) -> str:
     right += f"  {result.dropped} dropped" if result.dropped else ""
     left = max(0, columns - len(right) - 1)
     source = _cells(result.source, left // 2)
-    label = _cells(result.label or NONE, left - _width(source) - 2)
+    label = _cells(result.label or NO_LABEL, left - _width(source) - 2)
     line = f"{source}  {label}"
     return _cells(f"{line}{' ' * max(1, left + 1 - _width(line))}{right}", columns)
 
@@ -91,7 +46,7 @@ class ConsoleSink:
 
     name = "console"
     lossless = True
-    takes: SinkFilter = "due"
+    takes: SinkFilter = "scheduled"
 
     def __init__(self, style: str, topk: int, stream: Any = None) -> None:
         self._stream = stream or sys.stdout

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from attri.runtime._util.net import refusal
 from attri.runtime._util.redact import redact
-from attri.runtime.deliver.console import NONE
-from attri.runtime.deliver.result import FrameResult, PipelineControl, SinkFilter
+from attri.runtime.deliver.format import NO_LABEL
+from attri.runtime.deliver.result import FrameResult
+from attri.runtime.deliver.sink import PipelineControl, SinkFilter
 from attri.runtime.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class MetricsSink:
 
     name = "metrics"
     lossless = True
-    takes: SinkFilter = "all"
+    takes: SinkFilter = "every_frame"
 
     def __init__(self, control: PipelineControl) -> None:
         try:
@@ -59,7 +60,7 @@ class MetricsSink:
 
     def write(self, result: FrameResult) -> None:
         source = "(pictures)" if result.still else _text(result.source)
-        pair = self._pair(source, _text(result.label or NONE))
+        pair = self._pair(source, _text(result.label or NO_LABEL))
         self._results.labels(*pair).inc()
         if result.changed:
             self._events.labels(*pair).inc()

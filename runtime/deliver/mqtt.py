@@ -29,11 +29,11 @@ from urllib.parse import unquote, urlsplit
 
 from attri.runtime._util.printable import json_text
 from attri.runtime._util.redact import has_password
-from attri.runtime.deliver.files import file_name
+from attri.runtime.deliver.format import event_body, file_name
 from attri.runtime.deliver.home_assistant import identifier, sensors
-from attri.runtime.deliver.result import FrameResult, PipelineControl, SinkFilter
+from attri.runtime.deliver.result import FrameResult
+from attri.runtime.deliver.sink import PipelineControl, SinkFilter
 from attri.runtime.deliver.spool import Message, Spool
-from attri.runtime.deliver.webhook import event_body
 from attri.runtime.errors import MissingExtra, UsageError
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class MqttSink:
 
     name = "mqtt"
     lossless = True
-    takes: SinkFilter = "events"
+    takes: SinkFilter = "changes"
 
     def __init__(
         self,

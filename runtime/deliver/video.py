@@ -23,8 +23,9 @@ from PIL import Image, ImageOps
 from attri.runtime._util.transient import missing
 from attri.runtime.capture.spec import VIDEO_SUFFIXES
 from attri.runtime.deliver.annotate import annotate
-from attri.runtime.deliver.files import file_name
-from attri.runtime.deliver.result import FrameResult, SinkFilter
+from attri.runtime.deliver.format import file_name
+from attri.runtime.deliver.result import FrameResult
+from attri.runtime.deliver.sink import SinkFilter
 from attri.runtime.errors import FailedError, MissingExtra, SinkError, UsageError
 from attri.runtime.images import IMAGE_SUFFIXES
 
@@ -57,7 +58,7 @@ class VideoSink:
 
     name = "video"
     lossless = True
-    takes: SinkFilter = "all"
+    takes: SinkFilter = "every_frame"
 
     def __init__(self, path: Path) -> None:
         check_recording(path)

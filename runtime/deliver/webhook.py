@@ -13,14 +13,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
-import uuid
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-from attri.runtime._util.printable import json_text
-from attri.runtime.deliver.console import json_object
-from attri.runtime.deliver.result import FrameResult, SinkFilter
+from attri.runtime.deliver.format import event_body
+from attri.runtime.deliver.result import FrameResult
+from attri.runtime.deliver.sink import SinkFilter
 from attri.runtime.deliver.spool import Message, Spool
 from attri.runtime.errors import UsageError
 
@@ -30,12 +29,6 @@ _LOOK = 0.1  # seconds between tries to break off one that takes longer
 OLDEST = 86_400.0  # seconds after which an event is given up
 _PAUSES = (1.0, 60.0)  # seconds between tries, at first and at most
 _AGAIN = (408, 425, 429)  # these refuse the moment, the other 4xx the event
-
-
-def event_body(result: FrameResult, topk: int) -> bytes:
-    """One event as JSON; `id` is unique, so that who gets it twice can tell."""
-    body = {"id": uuid.uuid4().hex} | json_object(result, topk)
-    return json_text(body).encode()
 
 
 def signature(secret: str, timestamp: str, body: bytes) -> str:
@@ -56,7 +49,7 @@ class WebhookSink:
 
     name = "webhook"
     lossless = True
-    takes: SinkFilter = "events"
+    takes: SinkFilter = "changes"
 
     def __init__(self, url: str, secret: str | None, spool: Callable[[], Spool], topk: int) -> None:
         try:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from attri.runtime._util.redact import redact
 from attri.runtime._util.wording import plural
 from attri.runtime.capture.orientation import nbytes
-from attri.runtime.deliver.result import FrameResult, Sink, SourceFollower
+from attri.runtime.deliver.result import FrameResult
+from attri.runtime.deliver.sink import Sink, SourceFollower
 from attri.runtime.errors import SinkError
 
 _LOGGER = logging.getLogger("attri")
@@ -44,7 +45,7 @@ class SinkWorker:
         self, sink: Sink, on_room: Callable[[], None], on_end: Callable[[BaseException], None], batch: int = 1
     ) -> None:
         self.sink, self.name = sink, sink.name
-        self._batch, self._room = batch, max(_EVENTS if sink.takes == "events" else _ROOM, 2 * batch)
+        self._batch, self._room = batch, max(_EVENTS if sink.takes == "changes" else _ROOM, 2 * batch)
         self.dropped = 0  # results that never reached the sink
         self.failed = 0  # results that the sink could not deliver
         self._on_room, self._on_end = on_room, on_end
@@ -59,7 +60,7 @@ class SinkWorker:
         if self._broken:
             return True
         with self._changed:
-            held = sum(nbytes(item.picture) for item, _ in self._queue if isinstance(item, FrameResult))
+            held = sum(nbytes(item.raw_image) for item, _ in self._queue if isinstance(item, FrameResult))
             return held < _BYTES and len(self._queue) + self._batch <= self._room
 
     def offer(self, result: FrameResult, due: bool, live: bool) -> None:
@@ -69,7 +70,7 @@ class SinkWorker:
             due: whether it is one that --every and --on-change let through.
             live: whether it comes from a live source, of which a lossless sink is promised nothing.
         """
-        if self._broken or not {"due": due, "all": True, "events": result.changed}[self.sink.takes]:
+        if self._broken or not self._takes(result, due):
             return
         with self._changed:
             if len(self._queue) >= self._room:
@@ -78,6 +79,12 @@ class SinkWorker:
                     return
             self._queue.append((result, self.sink.lossless and not live))
             self._changed.notify()
+
+    def _takes(self, result: FrameResult, due: bool) -> bool:
+        """Whether the sink's filter lets this result through."""
+        if self.sink.takes == "scheduled":
+            return due
+        return self.sink.takes == "every_frame" or result.changed
 
     def end_source(self, origin: str) -> None:
         """Queue, for a sink that wants to know, that no more results of this source come; never waits."""

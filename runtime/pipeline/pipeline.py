@@ -22,12 +22,14 @@ from typing import Any
 
 from attri.runtime._util.redact import redact
 from attri.runtime._util.wording import plural
+from attri.runtime.capture.base import SourceState
 from attri.runtime.capture.frame_queue import Frame, FrameQueue
 from attri.runtime.capture.reader import Reader, RetryPolicy
 from attri.runtime.capture.spec import SourceSpec
 from attri.runtime.classifier import Prediction
 from attri.runtime.decide.smoothing import DecisionRule, DecisionSmoother
-from attri.runtime.deliver.result import FrameResult, LabelsOrigin, Sink, SourceHealth
+from attri.runtime.deliver.result import FrameResult, SourceHealth
+from attri.runtime.deliver.sink import LabelsOrigin, Sink
 from attri.runtime.deliver.worker import SinkWorker
 from attri.runtime.errors import ImageError, LabelsError
 from attri.runtime.pipeline.live_labels import LiveLabels, watch
@@ -85,7 +87,7 @@ class Channel:
             source=frame.source,
             frame=frame.number,
             time=frame.time,
-            picture=frame.image,
+            raw_image=frame.image,
             prediction=prediction,
             label=decision.label,
             score=decision.score,
@@ -210,7 +212,7 @@ class Pipeline:
         for number, (channel, dropped) in enumerate(zip(self._channels, self._intake.dropped, strict=True)):
             reader = channel.reader
             waiting = channel.busy + (0 if held and not reader.spec.live else self._intake.waiting(number))
-            state = "frozen" if reader.is_frozen() else reader.state
+            state: SourceState = "frozen" if reader.is_frozen() else reader.state
             counts = (channel.frames, dropped, reader.restarts, round(channel.fps, 2), reader.last_frame, waiting)
             result.append(SourceHealth(reader.spec.name, state, reader.detail, *counts))
         return result

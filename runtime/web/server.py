@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attri.runtime._util.net import is_loopback, listen
-from attri.runtime.deliver.result import FrameResult, PipelineControl, SinkFilter
+from attri.runtime.deliver.result import FrameResult
+from attri.runtime.deliver.sink import PipelineControl, SinkFilter
 from attri.runtime.errors import AttriError, LabelsError, MissingExtra, UsageError
 from attri.runtime.web.auth import AuthMiddleware
 from attri.runtime.web.timeouts import Deadlines, bounded
@@ -71,7 +72,7 @@ class PreviewServer:
 
     name = "preview"
     lossless = False
-    takes: SinkFilter = "all"
+    takes: SinkFilter = "every_frame"
 
     def __init__(
         self,

@@ -49,7 +49,7 @@ class FakeClassifier:
 class FakeSink:
     """Keeps what it is given; slow, full or lossy as told."""
 
-    def __init__(self, *, lossless: bool = True, takes: str = "due", seconds: float = 0.0) -> None:
+    def __init__(self, *, lossless: bool = True, takes: str = "scheduled", seconds: float = 0.0) -> None:
         self.name, self.lossless, self.takes, self.seconds = "fake", lossless, takes, seconds
         self.results: list[FrameResult] = []
         self.full = self.closed = False

@@ -13,7 +13,8 @@ from PIL import Image
 
 from attri.runtime.capture.spec import LIVE
 from attri.runtime.classifier import Prediction
-from attri.runtime.deliver.result import FrameResult, LabelsOrigin, SourceHealth
+from attri.runtime.deliver.result import FrameResult, SourceHealth
+from attri.runtime.deliver.sink import LabelsOrigin
 from attri.runtime.errors import LabelsError
 
 LABELS = ("red apple", "かりんご", "bird")

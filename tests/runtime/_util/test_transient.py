@@ -14,7 +14,8 @@ import pytest
 
 from attri.runtime._util.transient import may_pass
 from attri.runtime.capture.spec import find_source
-from attri.runtime.deliver.files import CsvSink, SnapshotSink
+from attri.runtime.deliver.csv_file import CsvSink
+from attri.runtime.deliver.snapshots import SnapshotSink
 from attri.runtime.deliver.video import VideoSink
 from attri.runtime.errors import AttriError, UsageError
 from attri.runtime.labels import load_labels

@@ -20,8 +20,10 @@ import pytest
 from PIL import Image
 from support.results import LABELS, NOW, file_size_limit, make_result
 
-from attri.runtime.deliver.console import ConsoleSink, _width, json_line, live_line, text_line
-from attri.runtime.deliver.files import COLUMNS, CsvSink, SnapshotSink, file_name
+from attri.runtime.deliver.console import ConsoleSink, _width, live_line
+from attri.runtime.deliver.csv_file import COLUMNS, CsvSink
+from attri.runtime.deliver.format import file_name, json_line, text_line
+from attri.runtime.deliver.snapshots import SnapshotSink
 from attri.runtime.deliver.video import VideoSink
 from attri.runtime.errors import FailedError, SinkError, UsageError
 

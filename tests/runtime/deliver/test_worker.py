@@ -55,20 +55,20 @@ def stuck() -> Iterator[type[Bench]]:
 
 def test_a_sink_of_events_is_offered_nothing_else(stuck) -> None:
     """A disk that is busy for a second of 30 frames costs none of the changes."""
-    bench = stuck(takes="events")
+    bench = stuck(takes="changes")
     bench.fill(0, 20, 29, count=30)
     assert bench.end() == [0, 20, 29]
     assert bench.delivery.dropped == 0
 
 
 def test_every_frame_may_be_a_change(stuck) -> None:
-    bench = stuck(takes="events")
+    bench = stuck(takes="changes")
     bench.fill(*range(30), count=30)
     assert bench.end() == list(range(30))
 
 
 def test_no_event_gives_way_to_a_frame(stuck) -> None:
-    lossless, lossy = stuck(takes="all"), stuck(takes="all", lossless=False)
+    lossless, lossy = stuck(takes="every_frame"), stuck(takes="every_frame", lossless=False)
     for bench in (lossless, lossy):
         bench.fill(0, 2, 12, count=15)
     assert lossless.end() == [0, *range(2, _ROOM + 1), 12]  # beside events, what came first
@@ -76,7 +76,7 @@ def test_no_event_gives_way_to_a_frame(stuck) -> None:
 
 
 def test_when_all_that_wait_are_events(stuck) -> None:
-    lossy = stuck(takes="all", lossless=False)
+    lossy = stuck(takes="every_frame", lossless=False)
     lossy.fill(*range(10), count=12)
     assert lossy.end() == [0, *range(2, 10)]  # the oldest goes for a new event, nothing for a frame
 
@@ -90,7 +90,7 @@ class Follower(Stuck):
 
 @pytest.mark.parametrize("lossless", [True, False])
 def test_the_end_of_a_source_keeps_its_place(stuck, lossless: bool) -> None:
-    bench = stuck(kind=Follower, lossless=lossless, takes="all")
+    bench = stuck(kind=Follower, lossless=lossless, takes="every_frame")
     bench.fill(0, count=1)
     for _ in range(_ROOM):
         bench.delivery.end_source("camera0")
@@ -106,7 +106,7 @@ def test_a_sink_that_follows_no_sources_is_not_told(stuck) -> None:
 
 
 def test_what_a_file_was_promised_gives_way_to_nothing(stuck) -> None:
-    bench = stuck(takes="all")
+    bench = stuck(takes="every_frame")
     bench.fill(count=_ROOM + 1, live=False)
     bench.delivery.offer(make_result(frame=99, changed=True), True, live=True)
     assert bench.end() == list(range(_ROOM + 1))
@@ -115,7 +115,7 @@ def test_what_a_file_was_promised_gives_way_to_nothing(stuck) -> None:
 
 def test_large_frames_of_files_wait_for_a_slow_sink(stuck) -> None:
     """Photographs of 200 megapixels that wait eight at a time would take 6 GB."""
-    bench, large = stuck(takes="all"), np.zeros((6000, 8000, 3), np.uint8)  # 144 MB that nothing is written to
+    bench, large = stuck(takes="every_frame"), np.zeros((6000, 8000, 3), np.uint8)  # 144 MB that nothing is written to
     bench.fill(count=1, live=False)
     assert bench.delivery.has_room()
     bench.delivery.offer(make_result(frame=1, image=large), True, live=False)

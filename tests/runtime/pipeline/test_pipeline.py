@@ -19,7 +19,8 @@ from attri.runtime.capture import reader as reader_module
 from attri.runtime.capture.reader import RetryPolicy
 from attri.runtime.capture.spec import SourceSpec
 from attri.runtime.decide.smoothing import DecisionRule
-from attri.runtime.deliver.result import FrameResult, LabelsOrigin
+from attri.runtime.deliver.result import FrameResult
+from attri.runtime.deliver.sink import LabelsOrigin
 from attri.runtime.errors import EngineError, FailedError, ImageError, LabelsError, SourceError
 from attri.runtime.pipeline.live_labels import LabelsFile, LiveLabels
 from attri.runtime.pipeline.pipeline import Pipeline, Schedule
@@ -403,7 +404,7 @@ def test_which_results_are_due(
     """Frames of a video, 0.1 s apart; the label changes at 0, 2 and 5. Sinks of every frame get every frame."""
     clock = iter([i / 10 + 1e-9 for i in range(8)])
     monkeypatch.setattr("fakes.time", type("Clock", (), {"time": lambda: next(clock), "sleep": time.sleep}))
-    due, every = FakeSink(), FakeSink(takes="all")
+    due, every = FakeSink(), FakeSink(takes="every_frame")
     frames = [picture(i) for i in (0, 0, 1, 1, 1, 0, 0, 0)]
     assert bench.make({video(): frames}, schedule=schedule).run([due, every])
     assert [result.frame for result in due.results] == wanted

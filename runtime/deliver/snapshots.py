@@ -1,0 +1,80 @@
+"""The snapshot sink: a JPEG file of the frame for every change of the label."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+import uuid
+from collections import deque
+from pathlib import Path
+
+from PIL import Image
+
+from attri.runtime._util.timefmt import format_utc
+from attri.runtime.deliver.format import file_name, json_line
+from attri.runtime.deliver.result import FrameResult
+from attri.runtime.deliver.sink import SinkFilter
+from attri.runtime.errors import SinkError, UsageError
+
+_SNAPSHOT = re.compile(r"\d{8}T\d{6}\.\d{3}Z_.+_.+_\d+\.jpg")
+_PART = re.compile(rf"\.{_SNAPSHOT.pattern}(\.\w+)?\.part")
+_STALE = 3600.0  # seconds after which no process can still be writing a .part file
+_QUALITY = 90
+
+
+class SnapshotSink:
+    """The whole frame of every event as a JPEG, its JSON in the JPEG's comment; the oldest go when there are too many.
+
+    Several processes may share a folder; each counts what was there when it began and its own.
+
+    Args:
+        folder: is made where it is not there. Files of others in it stay.
+        keep: how many at most.
+        topk: labels in the JSON.
+    """
+
+    name = "snapshots"
+    lossless = True
+    takes: SinkFilter = "changes"
+
+    def __init__(self, folder: Path, keep: int, topk: int) -> None:
+        self._folder, self._keep, self._topk = folder, keep, topk
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _remove_torn(folder)
+            self._files = deque(sorted(file for file in folder.iterdir() if _SNAPSHOT.fullmatch(file.name)))
+        except OSError as error:
+            raise UsageError(f"--snapshots {folder}: {error.strerror or error}") from error
+
+    def write(self, result: FrameResult) -> None:
+        clock = time.time() if result.kind == "video" else result.time
+        moment = re.sub("[-:]", "", format_utc(clock))
+        name = f"{moment}_{file_name(result.source)}_{file_name(result.label or '')}_{result.frame}.jpg"
+        part = self._folder / f".{name}.{uuid.uuid4().hex[:8]}.part"
+        try:
+            comment = json_line(result, self._topk).encode()
+            with part.open("xb") as file:
+                Image.fromarray(result.image).save(file, "JPEG", quality=_QUALITY, comment=comment[:65_000])
+                file.flush()
+                os.fsync(file.fileno())  # or after a power cut the new name may stand for an empty file
+            part.replace(self._folder / name)
+            self._files.append(self._folder / name)
+            while len(self._files) > self._keep:
+                self._files.popleft().unlink(missing_ok=True)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise SinkError(f"--snapshots {self._folder}: {error.strerror or error}") from error
+
+    def close(self) -> None:
+        pass
+
+
+def _remove_torn(folder: Path) -> None:
+    """What a kill left of a snapshot goes, once it is so old that no other process can still be writing it."""
+    for part in filter(lambda file: _PART.fullmatch(file.name), folder.iterdir()):
+        with contextlib.suppress(FileNotFoundError):  # another process has just finished or removed it
+            if time.time() - part.stat().st_mtime > _STALE:
+                part.unlink()
