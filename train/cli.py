@@ -141,7 +141,7 @@ def main(ctx: click.Context, /, **options: Any) -> None:
     with distributed.process_group(device):
         progress = Progress(quiet=distributed.rank() > 0)
         try:
-            with distributed.one_voice():
+            with distributed.report_once():
                 (compare if options["protocol"] else train)(options, device, progress)
         except KeyboardInterrupt:
             progress.say("stopped: the same command goes on from here")

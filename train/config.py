@@ -107,7 +107,7 @@ class TrainConfig:
         return float(getattr(self, f"weight_{term}"))
 
 
-def learned(prompt: PromptConfig, train: TrainConfig) -> tuple[bool, bool]:
+def trainable_parts(prompt: PromptConfig, train: TrainConfig) -> tuple[bool, bool]:
     """Does a loss reach the keys, and does one reach the prompt tokens?
 
     Raises:

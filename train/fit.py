@@ -18,7 +18,7 @@ from attri.runtime.errors import EngineError, ImageError, UsageError
 from attri.runtime.images import load_image
 from attri.runtime.text.label_tokens import LabelTokens, encode_labels
 from attri.runtime.tokenizer import Tokenizer
-from attri.train.config import PromptConfig, TrainConfig, learned
+from attri.train.config import PromptConfig, TrainConfig, trainable_parts
 from attri.train.data.read import Dataset, Picture
 from attri.train.model.attriprompt import AttriPrompt
 from attri.train.model.backbone import Backbone, load_backbone
@@ -67,9 +67,9 @@ def repeatable(device: torch.device) -> torch.device:
     return device
 
 
-def restore_threads(place: dict[str, Any]) -> None:
+def restore_threads(progress_state: dict[str, Any]) -> None:
     """Use as many CPU threads as the stopped run: sums that are split in another way differ in their last bits."""
-    torch.set_num_threads(place.get("threads", torch.get_num_threads()))
+    torch.set_num_threads(progress_state.get("threads", torch.get_num_threads()))
 
 
 def label_tokens(model: AttriPrompt, labels: list[str], template: str) -> LabelTokens:
@@ -128,16 +128,16 @@ def fit(
     """
     if not dataset.train:
         raise UsageError(f"{dataset.root} has no training pictures, only others to test on")
-    learned(prompt, config)
+    trainable_parts(prompt, config)
     store = store or FeatureCache(Progress(quiet=True))
     identity = {"model": backbone.name, "pretrained": backbone.tag, "sha256": backbone.sha256}
     meta = checkpoint.describe(prompt, config, identity, dataset)
     start = time.monotonic()
     with claim(output, f"{backbone.name}-{dataset.name}", meta) as run:
-        restore_threads(run.place)
+        restore_threads(run.progress_state)
         trainer = new_trainer(backbone, dataset, prompt, config, store)
-        if run.place:
-            trainer.restore(run.state, run.place)
+        if run.progress_state:
+            trainer.restore(run.state, run.progress_state)
             step = f", step {trainer.steps}" if trainer.steps else ""
             store.progress.say(f"{run.path}: going on after epoch {trainer.epoch}{step}")
         train(trainer, run, store.progress, scalars)
@@ -146,7 +146,7 @@ def fit(
         results |= {"seconds": round(time.monotonic() - start, 1), "threads": torch.get_num_threads()}
         results |= {"versions": versions(), "run": meta}
         picture = (dataset.test or dataset.train)[0]
-        distributed.from_first(
+        distributed.on_rank_zero(
             lambda: write_report(run.path, results, trainer.history, draw(trainer, results, picture, run.path))
         )
         run.finish(results)
@@ -161,7 +161,7 @@ def train(trainer: Trainer, run: RunFolder, progress: Progress, scalars: bool) -
 
     def save() -> None:
         nonlocal saved
-        run.save_state(trainer.tensors(), trainer.place())
+        run.save_state(trainer.tensors(), trainer.progress_state())
         saved = time.monotonic()
 
     def on_epoch(trainer: Trainer) -> None:
@@ -172,7 +172,7 @@ def train(trainer: Trainer, run: RunFolder, progress: Progress, scalars: bool) -
     def on_step(record: dict[str, float]) -> None:
         bar(record)
         # Signals and clocks differ between processes, which must stop and save after the same step.
-        stop, late = distributed.anywhere(asked(), time.monotonic() - saved > SAVE_EVERY)
+        stop, late = distributed.any_rank(asked(), time.monotonic() - saved > SAVE_EVERY)
         if stop or late:
             save()
         if stop:

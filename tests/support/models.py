@@ -8,7 +8,7 @@ import open_clip
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
 
-from attri.train.model.backbone import Backbone, wrap
+from attri.train.model.backbone import Backbone, freeze
 
 SMALL = {
     "ViT-B-32": {"layers": 2},
@@ -34,7 +34,7 @@ def small_backbone(name: str, double: bool = False, image_size: int = 128) -> Ba
     for parameter in clip.parameters():  # biases and norms that are 0 and 1 would hide mistakes
         if parameter.ndim == 1:
             parameter.data += torch.randn_like(parameter) * 0.05
-    backbone = wrap(clip, name, "random")
+    backbone = freeze(clip, name, "random")
     if double:
         backbone.clip.double()
     return backbone

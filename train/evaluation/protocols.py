@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from attri.runtime.errors import UsageError
-from attri.train.config import METHODS, PromptConfig, TrainConfig, learned
+from attri.train.config import METHODS, PromptConfig, TrainConfig, trainable_parts
 from attri.train.data.read import Dataset
 from attri.train.evaluation import result_tables
 from attri.train.fit import fit, label_tokens, load_model, restore_threads, versions
@@ -133,10 +133,10 @@ def run(
         if not dataset.test:
             raise UsageError(f"{dataset.root} has no test pictures to score {column} on")
     for method in set(plan.methods) - {"zero-shot"}:
-        learned(prompts(prompt)[method], config)
+        trainable_parts(method_configs(prompt)[method], config)
     meta = describe(plan, backbone, prompt, config, first)
     with claim(output, f"{plan.protocol}-{backbone.name}-{first.name}", meta) as folder:
-        restore_threads(folder.place)
+        restore_threads(folder.progress_state)
         folder.save_state({}, {"threads": torch.get_num_threads()})
         scores = [
             record
@@ -164,7 +164,7 @@ def train_and_score(
         if method == "zero-shot":
             model = frozen
         else:
-            model = trained(folder / name, source, backbone, prompts(prompt)[method], config, store)
+            model = trained(folder / name, source, backbone, method_configs(prompt)[method], config, store)
         for column, dataset in scored:
             template = dataset.template if plan.protocol == "cross-dataset" else config.template
             data = pictures[column]
@@ -193,17 +193,17 @@ def trained(
     folder: Path, dataset: Dataset, backbone: Backbone, prompt: PromptConfig, config: TrainConfig, store: FeatureCache
 ) -> AttriPrompt:
     """The model of the run in `folder`, which is trained if it is not there yet."""
-    if not distributed.from_first((folder / RESULTS).exists):
+    if not distributed.on_rank_zero((folder / RESULTS).exists):
         fit(dataset, backbone, prompt, config, folder, store, latest=False)
-    return load_model(distributed.from_first(lambda: checkpoint.load_run(folder)), backbone)
+    return load_model(distributed.on_rank_zero(lambda: checkpoint.load_run(folder)), backbone)
 
 
-def prompts(prompt: PromptConfig) -> dict[str, PromptConfig]:
+def method_configs(prompt: PromptConfig) -> dict[str, PromptConfig]:
     """What each method that learns is trained with."""
-    return {"static": static(prompt), "attriprompt": prompt}
+    return {"static": static_config(prompt), "attriprompt": prompt}
 
 
-def static(prompt: PromptConfig) -> PromptConfig:
+def static_config(prompt: PromptConfig) -> PromptConfig:
     """As many prompt tokens per block, none of them retrieved."""
     tokens = prompt.retrieved * prompt.prompt_length + prompt.static_tokens
     return dataclasses.replace(prompt, pool_size=0, static_tokens=tokens)

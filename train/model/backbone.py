@@ -96,7 +96,7 @@ def load_backbone(name: str = "pocket", pretrained: str | None = None) -> Backbo
 
         if pretrained:
             raise UsageError("the pocket model has its own weights: leave out --pretrained")
-        return wrap(pocket.load(), name, "embedded")
+        return freeze(pocket.load(), name, "embedded")
     import open_clip
 
     if name not in open_clip.list_models():
@@ -104,7 +104,7 @@ def load_backbone(name: str = "pocket", pretrained: str | None = None) -> Backbo
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained and not Path(pretrained).exists() and pretrained not in tags:
         raise UsageError(f"{pretrained!r} is neither a file nor weights of {name}: it has {', '.join(tags) or 'none'}")
-    refuse_config(name, open_clip.get_model_config(name) or {})
+    check_config(name, open_clip.get_model_config(name) or {})
     # Weights that were trained with QuickGELU are only warned about by open_clip; a file does not say how it was.
     quick = bool(pretrained and open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu"))
     try:
@@ -114,16 +114,16 @@ def load_backbone(name: str = "pocket", pretrained: str | None = None) -> Backbo
     except Exception as error:  # what a wrong file makes of torch and open_clip has no common kind
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FailedError(f"the weights {pretrained!r} do not load into {name}: {reason}") from error
-    return wrap(clip, name, pretrained or "random")
+    return freeze(clip, name, pretrained or "random")
 
 
-def wrap(clip: nn.Module, name: str, tag: str) -> Backbone:
+def freeze(clip: nn.Module, name: str, tag: str) -> Backbone:
     """Freeze a model in memory and check that it can be folded.
 
     Raises:
         UsageError: it cannot, with the reason.
     """
-    refuse(clip, name)
+    check_foldable(clip, name)
     clip = clip.float().eval().requires_grad_(False)
     return Backbone(clip, name, tag, weights_hash(clip))
 
@@ -137,7 +137,7 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def refuse_config(name: str, config: dict[str, object]) -> None:
+def check_config(name: str, config: dict[str, object]) -> None:
     """Refuse before any weight is made or fetched.
 
     Raises:
@@ -158,7 +158,7 @@ def refuse_config(name: str, config: dict[str, object]) -> None:
         raise UsageError(f"{name} cannot be folded: its text tower is not causal, so words change what prompts become")
 
 
-def refuse(clip: nn.Module, name: str) -> None:
+def check_foldable(clip: nn.Module, name: str) -> None:
     """Refuse what the folded encoder does not compute exactly.
 
     Raises:

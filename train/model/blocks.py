@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def wide(x: Tensor) -> Tensor:
+def upcast(x: Tensor) -> Tensor:
     """x in at least float32."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
@@ -23,18 +23,18 @@ def layer_norm(norm: nn.Module, x: Tensor) -> Tensor:
     """LayerNorm (or the Identity that some towers have in its place) over the last axis; keeps shape and dtype."""
     if not isinstance(norm, nn.LayerNorm):
         return x
-    y = wide(x)
+    y = upcast(x)
     weight, bias = norm.weight.to(y.dtype), norm.bias.to(y.dtype)
     return F.layer_norm(y, norm.normalized_shape, weight, bias, norm.eps).to(x.dtype)
 
 
-def unit(x: Tensor) -> Tensor:
+def l2_normalize(x: Tensor) -> Tensor:
     """x over its length along the last axis, written so that TensorRT 8.6 reads it right at opset 18 (a ReduceSum)."""
     return x * torch.rsqrt((x * x).sum(-1, keepdim=True).clamp_min(1e-24))
 
 
 def softmax(scores: Tensor) -> Tensor:
-    return wide(scores).softmax(-1).to(scores.dtype)
+    return upcast(scores).softmax(-1).to(scores.dtype)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -49,7 +49,7 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).reshape(batch, tokens, heads * width)
 
 
-class Block:
+class BlockView:
     """A view of one open_clip ResidualAttentionBlock; it owns nothing."""
 
     def __init__(self, block: nn.Module) -> None:

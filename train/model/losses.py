@@ -64,7 +64,7 @@ def retrieval_distance(centres: Tensor, keys: Tensor, topk: int) -> Tensor:
     return (1 - best).mean((1, 2, 3))
 
 
-def key_crowding(keys: Tensor) -> Tensor:
+def key_diversity(keys: Tensor) -> Tensor:
     """Mean absolute cosine between different keys of a block. keys: unit [L, N, D] -> scalar"""
     count = keys.shape[1]
     if count < 2:
@@ -74,6 +74,6 @@ def key_crowding(keys: Tensor) -> Tensor:
     return (off_diagonal / (count * (count - 1))).mean()
 
 
-def first_broken(terms: dict[str, Tensor]) -> str | None:
+def first_non_finite(terms: dict[str, Tensor]) -> str | None:
     """The name of the first term that is NaN or infinite, or None."""
     return next((name for name, value in terms.items() if not torch.isfinite(value)), None)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from attri.train.config import PromptConfig
-from attri.train.model.blocks import unit
+from attri.train.model.blocks import l2_normalize
 
 POINTS = 1_000_000  # that k-means looks at, drawn where there are more; torch.multinomial takes 2^24 (our choice)
 
@@ -32,7 +32,7 @@ class PromptPool(nn.Module):
 
     def keys_of_blocks(self) -> Tensor:
         """Unit keys for every prompted block [L, N, D], a shared pool repeated."""
-        return unit(self.keys).expand(self.depth, -1, -1)
+        return l2_normalize(self.keys).expand(self.depth, -1, -1)
 
     def tokens_of_blocks(self) -> Tensor:
         """Prompt tokens for every prompted block [L, N, p, W_t], a shared pool repeated."""
@@ -103,5 +103,5 @@ def _spherical_kmeans(points: Tensor, size: int, generator: torch.Generator, ste
         nearest = (points @ centres.T).argmax(1)  # [P]
         sums = torch.zeros_like(centres).index_add_(0, nearest, points)
         filled = torch.bincount(nearest, minlength=size)[:, None] > 0
-        centres = torch.where(filled, unit(sums), centres)
+        centres = torch.where(filled, l2_normalize(sums), centres)
     return centres

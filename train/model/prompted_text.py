@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attri.train.model.blocks import Block, layer_norm, merge_heads, softmax, unit, wide
+from attri.train.model.blocks import BlockView, l2_normalize, layer_norm, merge_heads, softmax, upcast
 
 MASKED = -3e4  # added to scores that must not count: fits float16, and exp of it is 0 in every precision
 
@@ -78,7 +78,7 @@ class TextTower(nn.Module):
 
 def tables(tower: TextTower, tokens: Tensor) -> Tensor:
     """Keys beside values of prompt tokens, block by block. tokens [L, ..., W] -> [L, ..., 2 W]"""
-    return torch.stack([Block(block).keys_values(x) for block, x in zip(tower.blocks, tokens, strict=False)])
+    return torch.stack([BlockView(block).keys_values(x) for block, x in zip(tower.blocks, tokens, strict=False)])
 
 
 def prompted_text(tower: TextTower, pool: Tensor, static: Tensor, retrieved: Tensor, labels: EmbeddedLabels) -> Tensor:
@@ -99,7 +99,7 @@ def prompted_text(tower: TextTower, pool: Tensor, static: Tensor, retrieved: Ten
     up_to_eot = additive(place <= places.index_select(0, ends)[:, None, None] - P, x)  # [C, 1, T]
 
     for index, module in enumerate(tower.blocks):
-        block = Block(module)
+        block = BlockView(module)
         k, v = block.split_keys_values(block.keys_values(x))  # [b, H, P + R, d]; the stem's few rows in one product
         k_stem, v_stem = (y[:, :, :P].expand(B, -1, -1, -1) for y in (k, v))
         shared = Shared(k_stem, v_stem, x.new_zeros(B, P))  # [B, H, P, d]
@@ -114,7 +114,7 @@ def prompted_text(tower: TextTower, pool: Tensor, static: Tensor, retrieved: Ten
         else:
             x = x.index_select(1, ends)  # [b, C, W]
             x = block.finish(x, attend_own(block.query(x), k_own, v_own, shared, up_to_eot, C))  # [B, C, W]
-    return unit(wide(tower.project(layer_norm(tower.ln_final, x))))  # [B, C, D]
+    return l2_normalize(upcast(tower.project(layer_norm(tower.ln_final, x))))  # [B, C, D]
 
 
 def additive(visible: Tensor, like: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ def additive(visible: Tensor, like: Tensor) -> Tensor:
     return (~visible).to(like.dtype) * MASKED
 
 
-def with_prompts(block: Block, shared: Shared, pool: Tensor, static: Tensor, retrieved: Tensor) -> Shared:
+def with_prompts(block: BlockView, shared: Shared, pool: Tensor, static: Tensor, retrieved: Tensor) -> Shared:
     """Add what one block is prompted with. pool [N, p, 2 W], static [q, 2 W], retrieved [B, M]"""
     (N, p, kv), (B, M) = pool.shape, retrieved.shape
     entries = torch.minimum(retrieved, torch.full_like(retrieved, N - 1))

@@ -2,9 +2,9 @@ r"""Attribute retrieval: what an image asks the prompt pool for.
 
 For text block l the tokens after vision block s(l) = ceil(l L_v / L_t) are clustered, image by image:
 
-    Z = unit(ln_post(patch tokens))                       [T, W_v]
-    a_t = argmax_j Z_t . m_j,   m_j = unit(sum_{t: a_t = j} Z_t)      spherical k-means, a fixed number of steps
-    c_j = unit(m_j @ visual.proj)                         [K, D]
+    Z = l2_normalize(ln_post(patch tokens))                       [T, W_v]
+    a_t = argmax_j Z_t . m_j,   m_j = l2_normalize(sum_{t: a_t = j} Z_t)      spherical k-means, a fixed number of steps
+    c_j = l2_normalize(m_j @ visual.proj)                         [K, D]
 
 The paper clusters and aggregates; k-means, its start and projecting the K centres instead of the T tokens are our
 choice. Projection is linear, so the order of projecting and averaging does not matter. Neither does where lengths are
@@ -19,7 +19,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from attri.train.model.blocks import layer_norm, unit, wide
+from attri.train.model.blocks import l2_normalize, layer_norm, upcast
 
 
 def source_blocks(vision_layers: int, text_layers: int, depth: int) -> list[int]:
@@ -80,7 +80,7 @@ def lloyd_step(tokens: Tensor, weights: Tensor, centres: Tensor) -> Tensor:
     numbers = torch.arange(centres.shape[1], device=tokens.device)[None, :, None]
     member = (nearest_centre(tokens, centres)[:, None, :] == numbers).to(tokens.dtype) * weights[:, None]  # [B, K, T]
     empty = member.sum(-1, keepdim=True) == 0  # [B, K, 1]
-    return torch.where(empty, centres, unit(member @ tokens))
+    return torch.where(empty, centres, l2_normalize(member @ tokens))
 
 
 class Retrieval(nn.Module):
@@ -97,15 +97,15 @@ class Retrieval(nn.Module):
     def forward(self, tokens: Tensor, ln_post: nn.Module, projection: Tensor) -> Tensor:
         """tokens after one vision block, CLS first [B, 1 + T, W]; projection [W, D] -> unit centres [B, K, D]"""
         _, centres = self.cluster(tokens, ln_post)
-        return unit(centres @ projection.to(centres.dtype))
+        return l2_normalize(centres @ projection.to(centres.dtype))
 
     def cluster(self, tokens: Tensor, ln_post: nn.Module) -> tuple[Tensor, Tensor]:
         """The k-means itself. tokens, CLS first [B, 1 + T, W] -> the same, normed, and unit centres [B, K, W]"""
-        x = layer_norm(ln_post, wide(tokens))
+        x = layer_norm(ln_post, upcast(tokens))
         is_patch = torch.arange(x.shape[1], device=x.device) > 0
         weights = torch.rsqrt((x * x).sum(-1).clamp_min(1e-24)) * is_patch.to(x.dtype)  # [B, 1 + T]
         if self.start == "grid":
-            centres = unit((self.regions.to(x.dtype) * weights[:, None]) @ x)  # [B, K, W]
+            centres = l2_normalize((self.regions.to(x.dtype) * weights[:, None]) @ x)  # [B, K, W]
         else:
             centres = farthest_first((x * weights[..., None])[:, 1:], self.clusters)
         for _ in range(self.steps):

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from attri.train.model.blocks import Block, layer_norm, unit, wide
+from attri.train.model.blocks import BlockView, l2_normalize, layer_norm, upcast
 from attri.train.model.retrieval import Retrieval, source_blocks
 
 
@@ -40,7 +40,7 @@ class VisionTower(nn.Module):
         for number, x in enumerate(self.states(pixels), start=1):
             if self.retrieval is not None and number in self.sources:
                 centres[number] = self.retrieval(x, ln_post, projection)
-        features = unit(wide(self.pool(x) @ projection.to(x.dtype)))
+        features = l2_normalize(upcast(self.pool(x) @ projection.to(x.dtype)))
         if self.retrieval is None:
             return features, None
         return features, torch.stack([centres[source] for source in self.sources], 1)
@@ -49,7 +49,7 @@ class VisionTower(nn.Module):
         """The tokens after each block, first to last, CLS first. [B, 3, H, W] -> [B, 1 + T, W], L_v times"""
         x = self.embed(pixels)
         for block in cast(nn.ModuleList, cast(nn.Module, self.visual.transformer).resblocks):
-            x = Block(block)(x)
+            x = BlockView(block)(x)
             yield x
 
     def embed(self, pixels: Tensor) -> Tensor:

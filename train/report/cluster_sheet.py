@@ -32,7 +32,7 @@ LINE = 0.17  # height of a line of text, inches
 
 
 @dataclass(frozen=True)
-class BlockView:
+class BlockClusters:
     """One picture in one prompted text block.
 
     source       vision block (1-based) whose patches are clustered
@@ -60,7 +60,7 @@ def usage_by_class(retrieved: Tensor, targets: Tensor, classes: int, size: int) 
 
 
 @torch.no_grad()
-def block_views(model: AttriPrompt, image: Image.Image) -> list[BlockView]:
+def cluster_blocks(model: AttriPrompt, image: Image.Image) -> list[BlockClusters]:
     """Cluster and retrieve for one picture with the model's own parts; one view per prompted text block, L in all."""
     visual, keys = model.backbone.visual, model.pool.keys_of_blocks()  # [L, N, D]
     ln_post, projection = cast(nn.Module, visual.ln_post), cast(Tensor, visual.proj)
@@ -76,7 +76,7 @@ def block_views(model: AttriPrompt, image: Image.Image) -> list[BlockView]:
         tokens, found = retrieval.cluster(states[source], ln_post)
         clusters = nearest_centre(tokens[:, 1:], found).reshape(model.backbone.grid)
         views.append(
-            BlockView(source, clusters.cpu(), entries[block].gather(-1, order[block]).cpu(), cosines[block].cpu())
+            BlockClusters(source, clusters.cpu(), entries[block].gather(-1, order[block]).cpu(), cosines[block].cpu())
         )
     return views
 
@@ -95,7 +95,7 @@ def draw_clusters(
     """
     from matplotlib.figure import Figure
 
-    views = block_views(model, image)
+    views = cluster_blocks(model, image)
     square = Image.fromarray(model.backbone.preprocess().pixels(image))
     retrieved = views[0].entries.numel()  # K k
     lines = 3 if 3 * retrieved * LINE <= SIDE else 2  # for each entry
@@ -150,7 +150,7 @@ def _draw_picture(axes: Axes, gray: Image.Image, clusters: NDArray[np.int64], x:
 
 
 def _write_entries(
-    axes: Axes, one: BlockView, classes: list[str], usage: Tensor, lines: int, x: float, y: float
+    axes: Axes, one: BlockClusters, classes: list[str], usage: Tensor, lines: int, x: float, y: float
 ) -> None:
     """Beside the picture: per cluster its entries, their cosines and the classes that use them. usage [C, N]"""
     for cluster, (entries, cosines) in enumerate(zip(one.entries.tolist(), one.cosines.tolist(), strict=True)):

@@ -46,7 +46,7 @@ def process_group(device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def from_first(make: Callable[[], T]) -> T:
+def on_rank_zero(make: Callable[[], T]) -> T:
     """What `make()` returns in the first process, in all of them; only that one calls it.
 
     Raises:
@@ -66,7 +66,7 @@ def from_first(make: Callable[[], T]) -> T:
     return cast(T, box[0])
 
 
-def anywhere(*flags: bool) -> list[bool]:
+def any_rank(*flags: bool) -> list[bool]:
     """Each flag: is it set in any process?"""
     if size() == 1:
         return list(flags)
@@ -76,7 +76,7 @@ def anywhere(*flags: bool) -> list[bool]:
 
 
 @contextmanager
-def one_voice() -> Iterator[None]:
+def report_once() -> Iterator[None]:
     """What stops all processes is said by the first; the others leave with the same exit code and no word."""
     try:
         yield

@@ -54,7 +54,7 @@ class Objective(nn.Module):
         }
         if keys.shape[1]:
             terms["retrieval"] = lambda: mean(losses.retrieval_distance(centres, keys, pool.topk))
-            terms["diversity"] = lambda: losses.key_crowding(keys)
+            terms["diversity"] = lambda: losses.key_diversity(keys)
         return {name: config.weight(name) * term() for name, term in terms.items() if config.weight(name)}, logits
 
     def plain(self, features: Tensor) -> Tensor:

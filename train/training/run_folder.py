@@ -23,7 +23,7 @@ from attri.train.training.checkpoint import load_tensors, save_tensors
 RUNS = Path("runs")
 STATE, PROMPT, RESULTS = "state.safetensors", "prompt.safetensors", "results.json"
 LOCK = ".attri.lock"
-PLACE = "place"  # what the metadata of STATE holds beyond that of PROMPT
+PROGRESS = "progress_state"  # key that only the metadata of STATE has
 logger = logging.getLogger("attri")
 
 
@@ -31,20 +31,27 @@ logger = logging.getLogger("attri")
 class RunFolder:
     """A claimed folder, of one training or of a protocol over many.
 
-    state: tensors, and place: where it stood, of an unfinished run with the same settings; a new one has no place.
-    Only the first of several processes writes; all must call, and all get its error.
+    Only rank 0 of several processes writes; all must call, and all get its error.
+
+    Attributes:
+        path: the folder.
+        meta: metadata of the run; equal metadata means the same training.
+        state: tensors of an unfinished run with the same settings, else empty.
+        progress_state: how far that run had come (`Trainer.progress_state`), else empty.
     """
 
     path: Path
     meta: dict[str, Any]
     state: dict[str, Tensor] = field(default_factory=dict)
-    place: dict[str, Any] = field(default_factory=dict)
+    progress_state: dict[str, Any] = field(default_factory=dict)
 
-    def save_state(self, tensors: dict[str, Tensor], place: dict[str, Any]) -> None:
-        distributed.from_first(lambda: save_tensors(self.path / STATE, tensors, {**self.meta, PLACE: place}))
+    def save_state(self, tensors: dict[str, Tensor], progress_state: dict[str, Any]) -> None:
+        distributed.on_rank_zero(
+            lambda: save_tensors(self.path / STATE, tensors, {**self.meta, PROGRESS: progress_state})
+        )
 
     def save_prompt(self, tensors: dict[str, Tensor]) -> None:
-        distributed.from_first(lambda: save_tensors(self.path / PROMPT, tensors, self.meta))
+        distributed.on_rank_zero(lambda: save_tensors(self.path / PROMPT, tensors, self.meta))
 
     def finish(self, results: dict[str, Any]) -> None:
         """Results come last: a folder with results is complete."""
@@ -53,7 +60,7 @@ class RunFolder:
             (self.path / STATE).unlink(missing_ok=True)
 
     def write(self, name: str, text: str) -> None:
-        distributed.from_first(lambda: write_file(self.path / name, text.encode()))
+        distributed.on_rank_zero(lambda: write_file(self.path / name, text.encode()))
 
     def point_latest(self) -> None:
         """runs/latest -> this run, replaced in one step; a run elsewhere (--output) is pointed to as well.
@@ -96,7 +103,7 @@ def claim(output: Path | None, name: str, meta: dict[str, Any]) -> Iterator[RunF
         FailedError: `output` is in use by another process, is damaged, or cannot be written.
     """
     with ExitStack() as held:
-        yield distributed.from_first(lambda: held.enter_context(_claim(output, name, meta)))
+        yield distributed.on_rank_zero(lambda: held.enter_context(_claim(output, name, meta)))
 
 
 @contextmanager
@@ -153,7 +160,7 @@ def _lock(folder: Path) -> IO[str] | None:
 
 def _same(folder: Path, meta: dict[str, Any]) -> bool:
     stored = dict(load_tensors(folder / STATE)[1])
-    stored.pop(PLACE, None)
+    stored.pop(PROGRESS, None)
     return bool(stored == json.loads(json.dumps(meta)))
 
 
@@ -172,4 +179,4 @@ def _open(folder: Path, meta: dict[str, Any]) -> RunFolder:
         what = "an unfinished run with other settings or pictures"
         raise UsageError(f"{folder} holds {what}: choose another --output, or remove it")
     tensors, stored = load_tensors(folder / STATE)
-    return RunFolder(folder, meta, tensors, stored[PLACE])
+    return RunFolder(folder, meta, tensors, stored[PROGRESS])

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from attri.runtime.errors import FailedError
 from attri.runtime.text.label_tokens import LabelTokens
-from attri.train.config import TrainConfig, learned
+from attri.train.config import TrainConfig, trainable_parts
 from attri.train.model import losses
 from attri.train.model.attriprompt import AttriPrompt
 from attri.train.training import averaging, checkpoint, distributed
@@ -48,7 +48,7 @@ class Trainer:
     def __post_init__(self) -> None:
         pool, config = self.model.pool, self.config
         # What no term reaches gets no gradient, and DistributedDataParallel wants to know that beforehand.
-        keys, tokens = learned(self.model.config, config)
+        keys, tokens = trainable_parts(self.model.config, config)
         if not keys:
             pool.keys.requires_grad_(False)
         if not tokens:
@@ -77,7 +77,7 @@ class Trainer:
     def run(self, on_step: Callable[[dict[str, float]], object], on_epoch: Callable[[Trainer], object]) -> None:
         """Train what is left; `on_epoch` comes after each epoch, when its record is in `history`.
 
-        Either call may raise to stop: `tensors` and `place` then hold all that is needed to go on.
+        Either call may raise to stop: `tensors` and `progress_state` then hold all that is needed to go on.
 
         Raises:
             FailedError: a loss term is NaN or infinite; it, the epoch and the step are named.
@@ -131,7 +131,7 @@ class Trainer:
         terms, logits = self.objective(features, centres, targets, [len(share) for share in shares])
         right = (logits.argmax(-1) == targets)[: len(mine)].sum()
         record = self.agree({**terms, "accuracy": right * distributed.size() / len(rows)})
-        broken = losses.first_broken(record)
+        broken = losses.first_non_finite(record)
         if broken:
             where = f"epoch {self.epoch + 1}, step {self.steps + 1}"
             raise FailedError(f"the {broken} loss is not finite at {where}: lower --lr")
@@ -159,7 +159,7 @@ class Trainer:
             raise FailedError(f"{broken} is not finite after epoch {self.epoch}, step {self.steps}: lower --lr")
         return tensors
 
-    def place(self) -> dict[str, Any]:
+    def progress_state(self) -> dict[str, Any]:
         """Where it stands, as JSON."""
         threads = torch.get_num_threads()
         return {
@@ -170,12 +170,12 @@ class Trainer:
             "threads": threads,
         }
 
-    def restore(self, tensors: dict[str, Tensor], place: dict[str, Any]) -> None:
-        """The reverse of `tensors` and `place`."""
+    def restore(self, tensors: dict[str, Tensor], progress_state: dict[str, Any]) -> None:
+        """The reverse of `tensors` and `progress_state`."""
         pool = {name: value for name, value in tensors.items() if "." not in name}
         self.model.pool.load_state_dict(pool)
         checkpoint.restore_optimizer(self.optimizer, tensors)
         if self.average:
             self.average.restore(tensors)
-        self.epoch, self.steps = place["epoch"], place["steps"]
-        self.sums, self.history = dict(place["sums"]), list(place["history"])
+        self.epoch, self.steps = progress_state["epoch"], progress_state["steps"]
+        self.sums, self.history = dict(progress_state["sums"]), list(progress_state["history"])

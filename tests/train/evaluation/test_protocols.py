@@ -19,7 +19,7 @@ from attri.train.config import TERMS, PromptConfig, TrainConfig
 from attri.train.data import read_data, read_target
 from attri.train.data.templates import ENSEMBLE
 from attri.train.evaluation import protocols, result_tables
-from attri.train.evaluation.protocols import ProtocolSpec, run, static
+from attri.train.evaluation.protocols import ProtocolSpec, run, static_config
 from attri.train.fit import label_tokens, load_model
 from attri.train.model import AttriPrompt
 from attri.train.model.backbone import load_backbone
@@ -70,7 +70,7 @@ def test_base_to_novel_scores_each_half_among_its_own_classes(backbone, read):
     assert len(found) == 3 * 2 * 2
     base, novel = read(1, 2).halves()
     assert (len(base.classes), len(novel.classes)) == (3, 2)
-    for method, kind in (("static", static(PROMPT)), ("attriprompt", PROMPT)):
+    for method, kind in (("static", static_config(PROMPT)), ("attriprompt", PROMPT)):
         trained = load_run(folder / f"{method}-2shots-seed2")
         assert (trained.classes, trained.prompt, trained.train.seed) == (base.classes, kind, 2)
         model = load_model(trained)
@@ -159,7 +159,11 @@ def test_a_target_without_readable_pictures_is_refused_before_training(backbone,
 
 def test_static_prompts_have_as_many_tokens():
     prompt = PromptConfig(clusters=2, topk=2, prompt_length=3, static_tokens=1)
-    assert (static(prompt).static_tokens, static(prompt).pool_size, static(prompt).retrieved) == (13, 0, 0)
+    assert (static_config(prompt).static_tokens, static_config(prompt).pool_size, static_config(prompt).retrieved) == (
+        13,
+        0,
+        0,
+    )
 
 
 def test_the_harmonic_mean_is_that_of_the_averages():

@@ -10,7 +10,7 @@ import torch
 from support.models import small_backbone
 
 from attri.runtime.errors import FailedError, UsageError
-from attri.train.model.backbone import load_backbone, refuse, weights_hash
+from attri.train.model.backbone import check_foldable, load_backbone, weights_hash
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_text_tower_without_causal_mask_is_refused():
     config["text_cfg"] |= {"layers": 1, "no_causal_mask": True}
     clip = open_clip.model.CustomTextCLIP(**config)
     with pytest.raises(UsageError, match="own-model cannot be folded: its text tower is not causal"):
-        refuse(clip, "own-model")
+        check_foldable(clip, "own-model")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_other_text_towers_are_refused(text, reason):
     config["vision_cfg"] |= {"layers": 1, "image_size": 64}
     config["text_cfg"] |= {"layers": 1, **text}
     with pytest.raises(UsageError, match=reason):
-        refuse(open_clip.model.CustomTextCLIP(**config), "own-model")
+        check_foldable(open_clip.model.CustomTextCLIP(**config), "own-model")
 
 
 def test_unknown_names_come_with_the_nearest():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from attri.train.model import losses
-from attri.train.model.blocks import unit
+from attri.train.model.blocks import l2_normalize
 
 B, C, D, L, K, N = 3, 4, 5, 2, 2, 6
 
@@ -16,10 +16,10 @@ B, C, D, L, K, N = 3, 4, 5, 2, 2, 6
 @pytest.fixture
 def case():
     torch.manual_seed(0)
-    text = unit(torch.randn(B, C, D, dtype=torch.float64))
-    frozen = unit(torch.randn(C, D, dtype=torch.float64))
+    text = l2_normalize(torch.randn(B, C, D, dtype=torch.float64))
+    frozen = l2_normalize(torch.randn(C, D, dtype=torch.float64))
     keys = torch.randn(L, N, D, dtype=torch.float64, requires_grad=True)
-    centres = unit(torch.randn(B, L, K, D, dtype=torch.float64))
+    centres = l2_normalize(torch.randn(B, L, K, D, dtype=torch.float64))
     return text, frozen, keys, centres
 
 
@@ -61,7 +61,7 @@ def info_nce(row, positives):
 def test_instance_stream_and_its_gradient(case, targets):
     text, _, _, _ = case
     text.requires_grad_()
-    features, scale = unit(torch.randn(B, D, dtype=torch.float64)), 17.0
+    features, scale = l2_normalize(torch.randn(B, D, dtype=torch.float64)), 17.0
     y = torch.tensor(targets)
     similarity = losses.instance_similarity(features, y, text, scale)
     ours = losses.instance_stream(similarity, y)
@@ -100,7 +100,7 @@ def test_instance_stream_prefers_prompts_of_the_own_image():
 @pytest.mark.parametrize("topk", [1, 2])
 def test_retrieval_distance_and_its_gradient(case, topk):
     _, _, keys, centres = case
-    ours = losses.retrieval_distance(centres, unit(keys), topk).mean()
+    ours = losses.retrieval_distance(centres, l2_normalize(keys), topk).mean()
     total = torch.zeros((), dtype=torch.float64)
     for b in range(B):
         for block in range(L):
@@ -116,7 +116,7 @@ def test_retrieval_distance_and_its_gradient(case, topk):
 
 def test_key_crowding(case):
     _, _, keys, _ = case
-    unit_keys = unit(keys.detach())
+    unit_keys = l2_normalize(keys.detach())
     pairs = [
         abs(float(unit_keys[block, m] @ unit_keys[block, n]))
         for block in range(L)
@@ -124,11 +124,11 @@ def test_key_crowding(case):
         for n in range(N)
         if m != n
     ]
-    assert losses.key_crowding(unit_keys).item() == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
-    assert losses.key_crowding(unit_keys[:, :1]).item() == 0
+    assert losses.key_diversity(unit_keys).item() == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
+    assert losses.key_diversity(unit_keys[:, :1]).item() == 0
 
 
 def test_a_broken_term_is_named():
     terms = {"class": torch.tensor(1.0), "text": torch.tensor(math.nan), "logits": torch.tensor(math.inf)}
-    assert losses.first_broken(terms) == "text"
-    assert losses.first_broken({"class": torch.tensor(1.0)}) is None
+    assert losses.first_non_finite(terms) == "text"
+    assert losses.first_non_finite({"class": torch.tensor(1.0)}) is None

@@ -7,14 +7,14 @@ import torch
 
 from attri.train.config import PromptConfig
 from attri.train.model import pool
-from attri.train.model.blocks import unit
+from attri.train.model.blocks import l2_normalize
 from attri.train.model.pool import PromptPool, fit_keys
 from attri.train.model.retrieval import farthest_first, lloyd_step, region_means, source_blocks
 from attri.train.training import predict
 
 
 def rows(*values):
-    return unit(torch.tensor(values, dtype=torch.float64))[None]
+    return l2_normalize(torch.tensor(values, dtype=torch.float64))[None]
 
 
 def test_sources_spread_over_the_image_tower():
@@ -53,7 +53,7 @@ def test_a_token_without_weight_fills_no_cluster():
 def test_a_tied_token_goes_to_the_lower_cluster():
     tokens, centres = rows([1, 0], [0, 1]), rows([1, 1], [1, 1])
     moved = lloyd_step(tokens, torch.ones(1, 2, dtype=torch.float64), centres)
-    assert torch.allclose(moved[0, 0], unit(torch.tensor([1.0, 1.0], dtype=torch.float64)))
+    assert torch.allclose(moved[0, 0], l2_normalize(torch.tensor([1.0, 1.0], dtype=torch.float64)))
     assert torch.equal(moved[0, 1], centres[0, 1])
 
 
@@ -91,8 +91,8 @@ def test_fitted_keys_are_all_in_use_on_what_they_were_fitted_to():
     config = PromptConfig(pool_size=8, clusters=1, shared=False)
     pool = PromptPool(config, depth=2, width=8, joint=4)
     # 8 tight bunches: keys that start at random would leave some of them without a key, and keys without a bunch.
-    bunches = unit(torch.randn(8, 4)).repeat_interleave(20, 0)
-    centres = unit(bunches + 0.01 * torch.randn_like(bunches))[:, None, None].expand(-1, 2, 1, -1)
+    bunches = l2_normalize(torch.randn(8, 4)).repeat_interleave(20, 0)
+    centres = l2_normalize(bunches + 0.01 * torch.randn_like(bunches))[:, None, None].expand(-1, 2, 1, -1)
     fit_keys(pool, centres, torch.Generator().manual_seed(0))
     assert (pool.usage(pool.retrieve(centres)) > 0).all()
 
@@ -110,7 +110,7 @@ def test_a_picture_does_not_depend_on_its_neighbours(pictures):
 
 
 def test_keys_start_from_a_part_of_many_points(monkeypatch):
-    centres = unit(torch.randn(50, 3, 2, 8, generator=torch.Generator().manual_seed(0)))
+    centres = l2_normalize(torch.randn(50, 3, 2, 8, generator=torch.Generator().manual_seed(0)))
     seen, kmeans = [], pool._spherical_kmeans
     monkeypatch.setattr(pool, "_spherical_kmeans", lambda points, *rest: seen.append(points) or kmeans(points, *rest))
     keys = []
@@ -125,7 +125,7 @@ def test_keys_start_from_a_part_of_many_points(monkeypatch):
 
 
 def test_many_views_are_retrieved_part_by_part(pocket_model, monkeypatch):
-    centres = unit(torch.randn(10, 6, 2, 192, generator=torch.Generator().manual_seed(0)))
+    centres = l2_normalize(torch.randn(10, 6, 2, 192, generator=torch.Generator().manual_seed(0)))
     whole, sizes = pocket_model.pool.retrieve(centres), []
     monkeypatch.setattr(predict, "RETRIEVED", 4)
     retrieve = PromptPool.retrieve

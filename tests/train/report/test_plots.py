@@ -13,7 +13,7 @@ from attri.runtime.errors import FailedError
 from attri.train.config import PromptConfig
 from attri.train.model import AttriPrompt
 from attri.train.model.backbone import load_backbone
-from attri.train.report.cluster_sheet import SIDE, block_views, draw_clusters, usage_by_class
+from attri.train.report.cluster_sheet import SIDE, cluster_blocks, draw_clusters, usage_by_class
 from attri.train.report.plots import COLOURS, DEAD, draw_confusion, draw_curves, draw_usage, largest, short
 
 INCH = 150  # pixels
@@ -129,7 +129,7 @@ def test_what_is_drawn_is_what_the_literal_method_clusters_and_retrieves(picture
     model = AttriPrompt(backbone, PromptConfig(pool_size=8, **options))
     config, keys = model.config, model.pool.keys_of_blocks().detach().double()
     for path in picture_files[:3]:
-        views = block_views(model, Image.open(path))
+        views = cluster_blocks(model, Image.open(path))
         image = torch.from_numpy(backbone.preprocess()(path)[None]).double()
         _, states = literal_image(backbone.clip, image)
         assert len(views) == model.depth
@@ -178,7 +178,7 @@ def test_the_sheet_colours_the_patches_of_the_picture(tmp_path, pocket_model, pi
     # Gray has as much red as blue, so what the overlay adds to their difference is half the colour's own.
     palette = np.array([[int(c[i : i + 2], 16) for i in (1, 5)] for c in COLOURS])
     want = (palette[:, 0] - palette[:, 1]) / 2
-    view = block_views(model, image)[0]
+    view = cluster_blocks(model, image)[0]
     seen = 0
     for row, column in np.ndindex(*model.backbone.grid):
         x = round((0.15 + (column + 0.2) * SIDE / 8) * INCH)  # in a corner of the patch, off borders and most numbers

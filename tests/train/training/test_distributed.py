@@ -33,9 +33,9 @@ def step(self, rows, views, usual=Trainer.step):
 
 steps, said = [], []
 with distributed.process_group(torch.device("cpu")):
-    said.append(distributed.anywhere(distributed.rank() == 1, False))
+    said.append(distributed.any_rank(distributed.rank() == 1, False))
     try:
-        distributed.from_first(refuse)
+        distributed.on_rank_zero(refuse)
     except UsageError as error:
         said.append(str(error))
     Trainer.step = step

@@ -26,7 +26,7 @@ from attri.runtime.engines.tensorrt.builder import BuildOptions, build
 from attri.runtime.errors import EngineError
 from attri.train.config import PromptConfig
 from attri.train.model import AttriPrompt
-from attri.train.model.backbone import wrap
+from attri.train.model.backbone import freeze
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 TRACES = {VISION: exporter.trace_vision, TEXT: exporter.trace_text}
@@ -77,7 +77,7 @@ def full_size(request):
     """The real shapes with random weights, which no graph depends on."""
     torch.manual_seed(0)
     config = open_clip.get_model_config(request.param)
-    return AttriPrompt(wrap(CLIP(**config), request.param, "random"), PromptConfig()).eval()
+    return AttriPrompt(freeze(CLIP(**config), request.param, "random"), PromptConfig()).eval()
 
 
 @pytest.mark.slow
