@@ -162,7 +162,7 @@ class Reader:
     def _open(self, description: str) -> None:
         self._opened = self._moved = self._fresh = time.monotonic()
         self.state, self.detail = "live", description
-        if self.spec.kind != "pictures":
+        if self.spec.kind != "images":
             _LOGGER.info("%s: %s", self.name, description)
 
     def _wait(self, fault: SourceError, left: threading.Event) -> bool:
@@ -234,5 +234,5 @@ class Reader:
         frozen = self._patience.frozen
         if self.spec.live and 0 < frozen < now - self._fresh:
             raise SourceError(
-                f"frozen: nothing new for {frozen:g} s (--frozen-after 0 where a picture may stand still)"
+                f"frozen: nothing new for {frozen:g} s (--freeze-timeout 0 where a picture may stand still)"
             )

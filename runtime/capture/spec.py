@@ -29,14 +29,14 @@ FLIPS = (
 )  # jetson-utils' names
 CODECS = ("mjpeg", "raw")
 
-_VIDEO_OPTIONS = {"flip", "stride", "roi", "steady"}
+_VIDEO_OPTIONS = {"flip", "stride", "roi", "retrieval_hysteresis"}
 OPTIONS_OF = {
     "v4l2": {"width", "height", "rate", "codec"} | _VIDEO_OPTIONS,
     "csi": {"width", "height", "rate"} | _VIDEO_OPTIONS,
     "gst": _VIDEO_OPTIONS,
     "stream": {"latency"} | _VIDEO_OPTIONS,
     "video": {"loop"} | _VIDEO_OPTIONS,
-    "pictures": {"loop", "stride", "roi", "megapixels"},
+    "images": {"loop", "stride", "roi", "megapixels"},
     "watch": {"roi", "megapixels"},
     "stdin": _VIDEO_OPTIONS | {"megapixels"},
 }
@@ -57,7 +57,7 @@ class InputOptions:
     stride: int | None = None  # every so many frames
     megapixels: float | None = None  # millions of pixels of the largest image file that is decoded
     roi: tuple[int, int, int, int] | None = None  # x, y, width, height of the region to classify, pixels
-    steady: float | None = None  # cosine that a new pool entry must be ahead of the frame before's
+    retrieval_hysteresis: float | None = None  # cosine that a new pool entry must be ahead of the frame before's
 
     def asked(self) -> set[str]:
         return {each.name for each in fields(self) if getattr(self, each.name) is not None}
@@ -70,7 +70,7 @@ class SourceSpec:
     name   as shown: the name in the sources file, or what was typed, without credentials
     kind   a key of OPTIONS_OF
     uri    for the opener: a device or its link, camera:NAME, a URI, a GStreamer pipeline, or a path
-    files  of the kind "pictures"
+    files  of the kind "images"
     """
 
     name: str
@@ -121,7 +121,8 @@ def find_source(word: str, watch: bool = False) -> SourceSpec:
 
 
 def option_name(field_name: str) -> str:
-    return f"--{field_name}" if field_name in ("stride", "roi", "steady") else f"--input-{field_name}"
+    plain = field_name in ("stride", "roi", "retrieval_hysteresis")
+    return f"--{field_name.replace('_', '-')}" if plain else f"--input-{field_name}"
 
 
 def _behind(word: str, watch: bool, names: Sequence[str] = ()) -> list[SourceSpec]:
@@ -150,10 +151,10 @@ def _together(specs: list[SourceSpec]) -> list[SourceSpec]:
         before = result[-1] if result else None
         if (
             before
-            and before.kind == spec.kind == "pictures"
+            and before.kind == spec.kind == "images"
             and replace(before, name="", uri="", files=()) == replace(spec, name="", uri="", files=())
         ):
-            result[-1] = replace(before, name="pictures", uri="pictures", files=before.files + spec.files)
+            result[-1] = replace(before, name="images", uri="images", files=before.files + spec.files)
         else:
             result.append(spec)
     return result
@@ -179,7 +180,7 @@ def _by_path(word: str, watch: bool) -> SourceSpec | None:
     if path.is_dir():
         return _folder(word, path, watch)
     if path.exists():
-        return SourceSpec(word, "video" if _is_video(path) else "pictures", str(path), (path,))
+        return SourceSpec(word, "video" if _is_video(path) else "images", str(path), (path,))
     return None
 
 
@@ -193,7 +194,7 @@ def _folder(word: str, path: Path, watch: bool) -> SourceSpec:
         video = next((each for each in there if _is_video(each)), None)
         hint = f": for its videos give '{path / '*'}{video.suffix}', in quotes" if video else ""
         raise UsageError(f"the folder {word} has no images{hint}") from missing(path)
-    return SourceSpec(word, "pictures", str(path), tuple(files))
+    return SourceSpec(word, "images", str(path), tuple(files))
 
 
 def _by_form(word: str, name: str) -> SourceSpec | None:
@@ -256,7 +257,7 @@ def _glob(word: str, names: Sequence[str]) -> list[SourceSpec]:
         raise UsageError(f"nothing matches {redact_uri(word)}{did_you_mean(word)}") from missing(word)
     pictures = tuple(path for path in files if not _is_video(path))
     videos = [SourceSpec(str(path), "video", str(path), (path,)) for path in files if _is_video(path)]
-    return [SourceSpec(word, "pictures", word, pictures), *videos] if pictures else videos
+    return [SourceSpec(word, "images", word, pictures), *videos] if pictures else videos
 
 
 def _is_video(path: Path) -> bool:
@@ -347,7 +348,7 @@ _CHECKS = {
     "loop": _whole(-1),
     "megapixels": _number(0.001, 1e6),
     "stride": _whole(1),
-    "steady": _number(0, 2),
+    "retrieval_hysteresis": _number(0, 2),
     "roi": lambda value: (
         isinstance(value, list) and len(value) == 4 and all(map(_whole(0), value)) and 0 not in value[2:]
     ),

@@ -58,14 +58,14 @@ class Inputs:
     stride: int | None
     batch: int
     roi: tuple[int, int, int, int] | None
-    steady: float | None
-    frozen_after: float | None
+    retrieval_hysteresis: float | None
+    freeze_timeout: float | None
     max_retries: int | None
     template: str | None
     smooth: float
     majority: int
     min_duration: float
-    every: float
+    min_interval: float
     on_change: bool
 
 
@@ -102,13 +102,13 @@ OPTIONS = [
     ),
     click.option("--roi", type=RoiType(), help="Region to classify, pixels."),
     click.option(
-        "--steady",
+        "--retrieval-hysteresis",
         type=click.FloatRange(0, 2),
         metavar="MARGIN",
         help="Keep a video's pool entries until others are ahead by this cosine; more frames come from the cache.",
     ),
     click.option(
-        "--frozen-after",
+        "--freeze-timeout",
         type=click.FloatRange(0),
         metavar="SECONDS",
         help="Without a new picture for so long is a fault of a camera or stream; 0 lets it stand still. [10]",
@@ -133,7 +133,11 @@ OPTIONS = [
         help="A label must hold so long to be decided.",
     ),
     click.option(
-        "--every", type=click.FloatRange(0), default=0.0, metavar="SECONDS", help="At most one result in so long."
+        "--min-interval",
+        type=click.FloatRange(0),
+        default=0.0,
+        metavar="SECONDS",
+        help="At most one result in so long.",
     ),
     click.option("--on-change", is_flag=True, help="Only results whose label differs from the one before."),
 ]
@@ -200,7 +204,7 @@ def find_inputs(words: tuple[str, ...], inputs: Inputs) -> list[SourceSpec]:
         if hasattr(inputs, f"input_{each.name}")
     }
     specs = find_sources(words or tuple(named), named, InputOptions(**options), inputs.watch)
-    given = {"--frozen-after": inputs.frozen_after, "--max-retries": inputs.max_retries}
+    given = {"--freeze-timeout": inputs.freeze_timeout, "--max-retries": inputs.max_retries}
     if (idle := [name for name, value in given.items() if value is not None]) and not any(spec.live for spec in specs):
         raise UsageError(f"{', '.join(idle)}: none of the sources is a camera or stream")
     over_time = {"--smooth": inputs.smooth, "--majority": inputs.majority - 1, "--min-duration": inputs.min_duration}
@@ -211,7 +215,7 @@ def find_inputs(words: tuple[str, ...], inputs: Inputs) -> list[SourceSpec]:
 
 def _goes_on(spec: SourceSpec) -> bool:
     """Whether one frame has to do with the next."""
-    return spec.kind != "pictures"
+    return spec.kind != "images"
 
 
 def read_labels_files(specs: Sequence[SourceSpec], labels: Path | None) -> dict[Path, LabelsFile]:
@@ -253,6 +257,6 @@ def open_pipeline(
     rejecting = [labels for labels, spec in zip(chosen, specs, strict=True) if spec.threshold is None]
     if any(labels.classifier.leaves_threshold for labels in rejecting):
         _LOGGER.warning("the bundle's threshold is for its own labels and not applied to others: give --threshold")
-    asked = {"retries": inputs.max_retries, "frozen": inputs.frozen_after}
+    asked = {"retries": inputs.max_retries, "frozen": inputs.freeze_timeout}
     patience = RetryPolicy(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]  # of both types
-    return Pipeline(specs, chosen, rules, Schedule(inputs.every, inputs.on_change), patience, inputs.batch)
+    return Pipeline(specs, chosen, rules, Schedule(inputs.min_interval, inputs.on_change), patience, inputs.batch)

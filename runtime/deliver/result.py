@@ -56,7 +56,7 @@ class FrameResult:
     @property
     def still(self) -> bool:
         """Whether the frame is an image file of its own and not one of a sequence of frames."""
-        return self.kind in ("pictures", "watch")
+        return self.kind in ("images", "watch")
 
     @cached_property
     def image(self) -> NDArray[np.uint8]:

@@ -220,7 +220,7 @@ def _source_name(result: FrameResult) -> str:
     """The source as part of a file's name; of a file or folder its own name, without path and suffix."""
     suffixes = IMAGE_SUFFIXES if result.still else VIDEO_SUFFIXES if result.kind in ("video", "stream") else ()
     name = result.origin
-    if result.kind in ("video", "pictures", "watch") and not glob.has_magic(name):
+    if result.kind in ("video", "images", "watch") and not glob.has_magic(name):
         name = Path(name).absolute().name
     found = re.search(r"\.\w+(?=( \(\d+\))?$)", name)  # a file that was given twice has a number behind it
     if found and found[0].lower() in suffixes:

@@ -67,7 +67,7 @@ class SinkWorker:
         """Queue a result; never waits.
 
         Args:
-            due: whether it is one that --every and --on-change let through.
+            due: whether it is one that --min-interval and --on-change let through.
             live: whether it comes from a live source, of which a lossless sink is promised nothing.
         """
         if self._broken or not self._takes(result, due):

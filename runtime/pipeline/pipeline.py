@@ -43,9 +43,14 @@ _LEEWAY = 1e-3  # seconds: times of frames are rounded
 
 @dataclass(frozen=True)
 class Schedule:
-    """Which results are due: one in `every` seconds; or changes alone, and one in `every` seconds beside them."""
+    """Which results are due.
 
-    every: float = 0.0
+    Attributes:
+        min_interval: Seconds between two results, at least; 0 lets every one through.
+        on_change: Changes of the decision are due, and beside them one result in `min_interval` seconds (0: none).
+    """
+
+    min_interval: float = 0.0
     on_change: bool = False
 
 
@@ -58,7 +63,7 @@ class Channel:
         self.busy = 0  # frames that are being classified
         self.unreadable = 0  # images that the classifier refused; the reader's thread counts its own
         self._decide, self._schedule = DecisionSmoother(rule), schedule
-        self._steady = _steady(reader.spec.input.steady, labels)
+        self._steady = _steady(reader.spec.input.retrieval_hysteresis, labels)
         self._interval = float("inf")  # seconds between results, smoothed
         self._last = self._told = float(
             "-inf"
@@ -111,9 +116,11 @@ class Channel:
         self.frames += frames
 
     def _due(self, changed: bool, clock: float) -> bool:
-        every, on_change = self._schedule.every, self._schedule.on_change
+        min_interval, on_change = self._schedule.min_interval, self._schedule.on_change
         passed = clock - self._told
-        due = (on_change and changed) or ((every > 0 or not on_change) and not 0 <= passed < every - _LEEWAY)
+        due = (on_change and changed) or (
+            (min_interval > 0 or not on_change) and not 0 <= passed < min_interval - _LEEWAY
+        )
         if due:
             self._told = clock
         return due
@@ -359,4 +366,4 @@ def _run_all(readers: Sequence[Reader]) -> None:
 
 
 def _in_turn(spec: SourceSpec) -> bool:
-    return spec.kind in ("pictures", "video") and spec.input.loop != -1
+    return spec.kind in ("images", "video") and spec.input.loop != -1

@@ -52,7 +52,7 @@ def make_result(
 
 def _kind(source: str) -> str:
     """What a test means by this name, where it does not say."""
-    return {".png": "pictures", ".jpg": "pictures", ".mp4": "video"}.get(Path(source).suffix, "v4l2")
+    return {".png": "images", ".jpg": "images", ".mp4": "video"}.get(Path(source).suffix, "v4l2")
 
 
 class FakeControl:

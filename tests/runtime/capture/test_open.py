@@ -187,7 +187,7 @@ def test_pictures_shown_again(picture_files: list[Path], tmp_path: Path) -> None
     """Of one that cannot be read it is said once."""
     bad = tmp_path / "bad.png"
     bad.write_text("no picture")
-    spec = SourceSpec("x", "pictures", "x", (*picture_files[:2], bad), InputOptions(loop=2))
+    spec = SourceSpec("x", "images", "x", (*picture_files[:2], bad), InputOptions(loop=2))
     names = [Path(shot.source).name for shot in shots_of(spec)]
     assert names == [path.name for path in (*picture_files[:2], bad, *picture_files[:2] * 2)]
     endless = shots_of(replace(spec, input=InputOptions(loop=-1)))

@@ -246,7 +246,7 @@ def test_a_folder_that_may_not_be_read(shut: Path, word: str, watch: bool) -> No
 
 def test_pictures_named_in_a_row_are_one_source(folder: Path) -> None:
     specs = find_sources(("a.jpg", "b.png", "clip.MP4", "b.png", "camera0"), {})
-    assert [spec.name for spec in specs] == ["pictures", "clip.MP4", "b.png", "camera0"]
+    assert [spec.name for spec in specs] == ["images", "clip.MP4", "b.png", "camera0"]
 
 
 def test_standard_input_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +268,7 @@ def test_a_pattern_finds_videos_too(folder: Path) -> None:
     (folder / "later.mp4").write_bytes(b"")
     specs = find_sources(("*.*[g4]",), {})
     assert [(spec.name, spec.kind) for spec in specs] == [
-        ("*.*[g4]", "pictures"),
+        ("*.*[g4]", "images"),
         ("clip.MP4", "video"),
         ("later.mp4", "video"),
     ]
@@ -289,7 +289,7 @@ def test_options_go_to_the_sources_that_take_them(folder: Path) -> None:
         (InputOptions(width=640, codec="raw"), "--input-codec, --input-width: none of the sources takes it"),
         (InputOptions(flip="vertical"), "--input-flip"),
         (InputOptions(latency=0), "--input-latency"),
-        (InputOptions(steady=0), "--steady"),
+        (InputOptions(retrieval_hysteresis=0), "--retrieval-hysteresis"),
     ],
 )
 def test_an_option_that_nobody_takes_is_refused(folder: Path, options: InputOptions, words: str) -> None:
@@ -298,7 +298,7 @@ def test_an_option_that_nobody_takes_is_refused(folder: Path, options: InputOpti
 
 
 def test_only_a_folder_can_be_watched(folder: Path) -> None:
-    assert [spec.kind for spec in find_sources(("empty", "b.png"), {}, watch=True)] == ["watch", "pictures"]
+    assert [spec.kind for spec in find_sources(("empty", "b.png"), {}, watch=True)] == ["watch", "images"]
     with pytest.raises(UsageError, match="--watch: name a folder"):
         find_sources(("b.png",), {}, watch=True)
 

@@ -204,11 +204,14 @@ def test_steady_retrieval_remembers_each_video_by_itself(
     """As the classifier does with a memory for each; with a margin that nothing exceeds, the first frame's entries."""
     clips = [write_video(tmp_path / f"{i}.mkv", picture_files[4 * i : 4 * i + 4]) for i in range(2)]
     exact = attri_run(*clips, "--json").objects
-    assert attri_run(*clips, "--json", "--steady", 0).objects[3]["retrieved"] == exact[3]["retrieved"]
-    held = attri_run(*clips, "--json", "--steady", 2).objects
+    assert attri_run(*clips, "--json", "--retrieval-hysteresis", 0).objects[3]["retrieved"] == exact[3]["retrieved"]
+    held = attri_run(*clips, "--json", "--retrieval-hysteresis", 2).objects
     assert [each["retrieved"] for each in held] == [exact[i]["retrieved"] for i in (0, 0, 0, 0, 4, 4, 4, 4)]
     assert len({str(each["retrieved"]) for each in exact}) > 2
-    assert "--steady: none of the sources takes it" in attri_run(picture_files[0], "--steady", 0).err
+    assert (
+        "--retrieval-hysteresis: none of the sources takes it"
+        in attri_run(picture_files[0], "--retrieval-hysteresis", 0).err
+    )
 
 
 def test_pictures_beside_a_video_are_taken_at_their_word(

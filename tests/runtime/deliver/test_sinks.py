@@ -561,11 +561,11 @@ def test_one_recording_of_all_sources_outlives_each(tmp_path: Path) -> None:
     [
         ("clips/a.MP4", "video", "out-a.mp4"),
         ("a.mp4 (2)", "video", "out-a-2.mp4"),
-        ("photos/*.jpg", "pictures", "out-photos.mp4"),
+        ("photos/*.jpg", "images", "out-photos.mp4"),
         ("front.png", "v4l2", "out-front.png.mp4"),
         ("v1.2", "watch", "out-v1.2.mp4"),
         ("rtsp://host/a.mp4", "stream", "out-rtsp-host-a.mp4"),
-        ("photos/front/", "pictures", "out-front.mp4"),
+        ("photos/front/", "images", "out-front.mp4"),
     ],
 )
 def test_names_of_recordings(tmp_path: Path, origin: str, kind: str, name: str) -> None:

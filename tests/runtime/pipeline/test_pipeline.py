@@ -393,9 +393,9 @@ def test_pictures_that_cannot_be_read_stop_no_other(bench: Bench, caplog: pytest
     [
         (Schedule(), [0, 1, 2, 3, 4, 5, 6, 7]),
         (Schedule(on_change=True), [0, 2, 5]),
-        (Schedule(every=0.3), [0, 3, 6]),
-        (Schedule(every=0.3, on_change=True), [0, 2, 5]),
-        (Schedule(every=0.2, on_change=True), [0, 2, 4, 5, 7]),
+        (Schedule(min_interval=0.3), [0, 3, 6]),
+        (Schedule(min_interval=0.3, on_change=True), [0, 2, 5]),
+        (Schedule(min_interval=0.2, on_change=True), [0, 2, 4, 5, 7]),
     ],
 )
 def test_which_results_are_due(
@@ -403,7 +403,7 @@ def test_which_results_are_due(
 ) -> None:
     """Frames of a video, 0.1 s apart; the label changes at 0, 2 and 5. Sinks of every frame get every frame."""
     clock = iter([i / 10 + 1e-9 for i in range(8)])
-    monkeypatch.setattr("fakes.time", type("Clock", (), {"time": lambda: next(clock), "sleep": time.sleep}))
+    monkeypatch.setattr("support.fakes.time", type("Clock", (), {"time": lambda: next(clock), "sleep": time.sleep}))
     due, every = FakeSink(), FakeSink(takes="every_frame")
     frames = [picture(i) for i in (0, 0, 1, 1, 1, 0, 0, 0)]
     assert bench.make({video(): frames}, schedule=schedule).run([due, every])
