@@ -37,6 +37,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from attri.runtime._util.atomic import write_file
 from attri.runtime._util.held_files import HeldFiles, entry_of
 from attri.runtime.errors import BundleError
 
@@ -282,9 +283,12 @@ def file_entry(file: Path) -> dict[str, Any]:
 
 
 def save_manifest(manifest: Manifest, folder: Path) -> None:
-    temporary = folder / f".{MANIFEST}.{os.getpid()}"
-    temporary.write_text(manifest.to_json(), encoding="utf-8")
-    temporary.replace(folder / MANIFEST)
+    """Write the manifest of the bundle in `folder`, atomically.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_file(folder / MANIFEST, manifest.to_json().encode())
 
 
 def _is_engine(name: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from attri.runtime._util.signals import deferred
+from attri.runtime._util.signals import defer_signals
 from attri.runtime._util.wording import plural
 from attri.runtime.errors import EngineError, ImageError, UsageError
 from attri.runtime.images import load_image
@@ -172,7 +172,7 @@ def train(trainer: Trainer, run: RunFolder, progress: Progress, scalars: bool) -
     def on_step(record: dict[str, float]) -> None:
         bar(record)
         # Signals and clocks differ between processes, which must stop and save after the same step.
-        stop, late = distributed.any_rank(asked(), time.monotonic() - saved > SAVE_EVERY)
+        stop, late = distributed.any_rank(asked() is not None, time.monotonic() - saved > SAVE_EVERY)
         if stop or late:
             save()
         if stop:
@@ -182,7 +182,7 @@ def train(trainer: Trainer, run: RunFolder, progress: Progress, scalars: bool) -
         save()  # so that the folder is known for this run's before event files lie in it
     total, done = (epochs * trainer.steps_per_epoch for epochs in (trainer.config.epochs, trainer.epoch))
     with (
-        deferred() as asked,
+        defer_signals() as asked,
         Scalars(run.path / "tensorboard" if scalars else None, trainer.epoch) as writer,
         progress.training(total, done + trainer.steps) as bar,
     ):

@@ -8,7 +8,7 @@ import threading
 
 from attri.runtime._util.printable import json_text, printable_lines
 from attri.runtime._util.redact import redact
-from attri.runtime._util.timefmt import format_utc
+from attri.runtime._util.wording import format_utc
 
 _LOGGER = logging.getLogger("attri")
 _NOISY = ("torch", "open_clip", "PIL", "onnxscript", "onnx_ir")

@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from attri.runtime._util.backoff import backoff_delay
 from attri.runtime._util.redact import redact
 from attri.runtime._util.wording import plural
 from attri.runtime.capture.base import CapturedFrame, SourceState
@@ -52,7 +52,7 @@ class RetryPolicy:
 
     def delay(self, attempt: int) -> float:
         """Seconds before this attempt, from 1."""
-        return min(self.longest, self.first * 2.0 ** min(attempt - 1, 30)) * random.uniform(0.5, 1.0)
+        return backoff_delay(attempt, self.first, self.longest)
 
 
 class Reader:

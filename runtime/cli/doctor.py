@@ -19,7 +19,8 @@ import click
 
 from attri.runtime._util.cpus import usable_cpus
 from attri.runtime._util.printable import as_text, json_text
-from attri.runtime._util.wording import plural
+from attri.runtime._util.system import memory, read_text
+from attri.runtime._util.wording import first_line, plural
 from attri.runtime.capture import v4l2
 from attri.runtime.cli.command import Command
 
@@ -118,20 +119,18 @@ def report(findings: list[Finding], choice: Choice) -> str:
 def _machine(_bundle: Path) -> Iterator[Finding]:
     group = "machine"
     yield Finding(group, "CPU", OK, str(usable_cpus()))
-    memory = _memory()
-    if memory:
-        total, free = memory
-        little = free < _LITTLE_MEMORY
+    if found := memory():
+        little = found.available < _LITTLE_MEMORY
         advice = "close something, or use an int8 bundle" if little else ""
-        value = f"{total / 1e9:.1f} GB, {free / 1e9:.1f} free"
+        value = f"{found.total / 1e9:.1f} GB, {found.available / 1e9:.1f} free"
         yield Finding(group, "memory", NOTE if little else OK, value, advice)
     free = shutil.disk_usage(".").free
     little = free < _LITTLE_DISK
     advice = "bound --snapshots-keep, and mind --save" if little else ""
     yield Finding(group, "disk", NOTE if little else OK, f"{free / 1e9:.1f} GB free here", advice)
-    model = _text("/proc/device-tree/model")
+    model = read_text(Path("/proc/device-tree/model"))
     if "Jetson" in model or "Orin" in model:
-        release = _text("/etc/nv_tegra_release").partition(", GCID")[0].lstrip("# ") or "no L4T found"
+        release = read_text(Path("/etc/nv_tegra_release")).partition(", GCID")[0].lstrip("# ") or "no L4T found"
         yield Finding(group, "Jetson", OK, f"{model}, {release}")
 
 
@@ -236,7 +235,7 @@ def _package(module: str, *packages: str) -> str | None:
             return None
         return f"broken: {error}"
     except Exception as error:  # a library that does not load raises whatever it likes
-        return f"broken: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        return f"broken: {first_line(error)}"
     for package in packages:
         try:
             return version(package)
@@ -261,24 +260,6 @@ def _cuda() -> str:
         driver.cuDeviceGetName(name, len(name), device)
         names.append(name.value.decode(errors="replace"))
     return f"{', '.join(names)}; driver for CUDA {number.value // 1000}.{number.value % 1000 // 10}"
-
-
-def _memory() -> tuple[int, int] | None:
-    """Bytes there are, and that can be had."""
-    lines = dict(line.split(":", 1) for line in _text("/proc/meminfo").splitlines() if ":" in line)
-    try:
-        total, free = (int(lines[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
-    except (KeyError, ValueError, IndexError):
-        return None
-    return total, free
-
-
-def _text(path: str) -> str:
-    """What a file of the system says; "" where there is none."""
-    try:
-        return Path(path).read_text(errors="replace").strip("\0\n ")
-    except OSError:
-        return ""
 
 
 if __name__ == "__main__":

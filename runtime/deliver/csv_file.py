@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 
 from attri.runtime._util.printable import as_text
-from attri.runtime._util.timefmt import format_utc
+from attri.runtime._util.wording import format_utc
 from attri.runtime.deliver.result import FrameResult
 from attri.runtime.deliver.sink import SinkFilter
 from attri.runtime.errors import SinkError, UsageError

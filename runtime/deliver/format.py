@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 
 from attri.runtime._util.printable import json_text, printable
-from attri.runtime._util.timefmt import format_utc
+from attri.runtime._util.wording import format_utc
 from attri.runtime.deliver.result import FrameResult
 
 NO_LABEL = "(none of the labels)"

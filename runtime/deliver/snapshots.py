@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import time
-import uuid
 from collections import deque
 from pathlib import Path
 
 from PIL import Image
 
-from attri.runtime._util.timefmt import format_utc
+from attri.runtime._util.atomic import replacing
+from attri.runtime._util.wording import format_utc
 from attri.runtime.deliver.format import file_name, json_line
 from attri.runtime.deliver.result import FrameResult
 from attri.runtime.deliver.sink import SinkFilter
@@ -52,20 +51,14 @@ class SnapshotSink:
         clock = time.time() if result.kind == "video" else result.time
         moment = re.sub("[-:]", "", format_utc(clock))
         name = f"{moment}_{file_name(result.source)}_{file_name(result.label or '')}_{result.frame}.jpg"
-        part = self._folder / f".{name}.{uuid.uuid4().hex[:8]}.part"
         try:
             comment = json_line(result, self._topk).encode()
-            with part.open("xb") as file:
-                Image.fromarray(result.image).save(file, "JPEG", quality=_QUALITY, comment=comment[:65_000])
-                file.flush()
-                os.fsync(file.fileno())  # or after a power cut the new name may stand for an empty file
-            part.replace(self._folder / name)
+            with replacing(self._folder / name) as part:
+                Image.fromarray(result.image).save(part, "JPEG", quality=_QUALITY, comment=comment[:65_000])
             self._files.append(self._folder / name)
             while len(self._files) > self._keep:
                 self._files.popleft().unlink(missing_ok=True)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
             raise SinkError(f"--snapshots {self._folder}: {error.strerror or error}") from error
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from attri.runtime._util.system import state_folder
 from attri.runtime.errors import AttriError, SinkError, UsageError
 
 _LOGGER = logging.getLogger("attri")
@@ -195,7 +196,6 @@ def spool_path(folder: Path | None, kind: str, target: str) -> Path:
     """Where messages for this URL wait: in `folder`, else in systemd's or the user's folder for state."""
     if folder is None:
         state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
-        home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-        folder = Path(state) if state else Path(home) / "attri"
+        folder = Path(state) if state else state_folder()
     host = re.sub(r"[^a-z0-9.]+", "-", urlsplit(target).hostname or "")[:60]  # no more: paths of webhooks are secrets
     return folder / f"{kind}-{host}-{hashlib.sha256(target.encode()).hexdigest()[:8]}.sqlite"

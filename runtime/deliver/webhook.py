@@ -7,7 +7,6 @@ import hashlib
 import hmac
 import http.client
 import logging
-import random
 import socket
 import threading
 import time
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+from attri.runtime._util.backoff import backoff_delay
 from attri.runtime.deliver.format import event_body
 from attri.runtime.deliver.result import FrameResult
 from attri.runtime.deliver.sink import SinkFilter
@@ -84,7 +84,7 @@ class WebhookSink:
         self._spool.close()
 
     def _run(self) -> None:
-        pause, silent = _PAUSES[0], False
+        failures = 0  # in a row
         while True:
             waiting = self._spool.after(0, 1)
             if not waiting:
@@ -95,16 +95,15 @@ class WebhookSink:
                 continue
             trouble = self._send(waiting[0])
             if trouble is None:
-                if silent:
+                if failures:
                     _LOGGER.info("%s answers again", self._shown)
-                pause, silent = _PAUSES[0], False
+                failures = 0
                 continue
-            if not silent:
+            if not failures:
                 _LOGGER.warning("%s: %s; events are kept and tried again", self._shown, trouble)
-            silent = True
-            if self._stop.wait(pause * random.uniform(0.5, 1.0)):
+            failures += 1
+            if self._stop.wait(backoff_delay(failures, *_PAUSES)):
                 return
-            pause = min(2 * pause, _PAUSES[1])
 
     def _send(self, message: Message) -> str | None:
         """Why it has to be tried again; None where it is done with."""

@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from attri.runtime._util.cpus import usable_cpus
+from attri.runtime._util.wording import first_line
 from attri.runtime.errors import EngineError, MissingExtra, UsageError
 
 PROVIDERS = {
@@ -66,7 +67,7 @@ class OrtEngine:
         try:
             outputs: list[NDArray[Any]] = self._session.run(None, dict(inputs))
         except Exception as error:
-            raise EngineError(f"ONNX Runtime failed: {_first_line(error)}") from error
+            raise EngineError(f"ONNX Runtime failed: {first_line(error)}") from error
         return outputs
 
     def close(self) -> None:
@@ -95,7 +96,7 @@ def _session(path: Path, device: str, threads: int | None, integers: bool) -> An
     try:
         session = _strict(ort)(str(path), options, providers=SESSIONS[device], enable_fallback=0)
     except Exception as error:  # onnxruntime raises a dozen kinds, all of them its own
-        raise EngineError(f"ONNX Runtime cannot load {path} on {device}: {_first_line(error)}") from error
+        raise EngineError(f"ONNX Runtime cannot load {path} on {device}: {first_line(error)}") from error
     # Without its libraries a provider logs an error and leaves the session to the CPU.
     if session.get_providers()[0] != PROVIDERS[device]:
         lack = f"{PROVIDERS[device]} does not start here (driver or libraries missing)"
@@ -114,7 +115,3 @@ def _strict(ort: Any) -> Any:
         _enable_fallback = property(lambda self: False, lambda self, value: None)
 
     return Session
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

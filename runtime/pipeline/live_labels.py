@@ -8,12 +8,12 @@ import logging
 import os
 import re
 import stat
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from attri.runtime._util.atomic import rewrite_file
 from attri.runtime._util.wording import plural
 from attri.runtime.classifier import Classifier
 from attri.runtime.errors import AttriError, FailedError, LabelsError
@@ -174,27 +174,9 @@ def _replace(path: Path, data: bytes) -> None:
 
     Raises LabelsError, FailedError.
     """
-    target = Path(os.path.realpath(path))
-    mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o644
-    if not mode & 0o222 or (target.exists() and not os.access(target, os.W_OK)):
+    if path.exists() and not (path.stat().st_mode & 0o222 and os.access(path, os.W_OK)):
         raise LabelsError(f"{path} is read-only: chmod u+w it, or take the labels over by hand")
     try:
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            try:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-                os.fchmod(file.fileno(), mode)
-                _keep_owner(target, file.fileno())
-                Path(file.name).replace(target)
-            except BaseException:
-                Path(file.name).unlink()
-                raise
+        rewrite_file(path, data)
     except OSError as error:
         raise FailedError(f"{path} cannot be written: {error.strerror or error}; it is as it was") from error
-
-
-def _keep_owner(target: Path, descriptor: int) -> None:
-    if os.geteuid() == 0 and target.exists():
-        status = target.stat()
-        os.fchown(descriptor, status.st_uid, status.st_gid)

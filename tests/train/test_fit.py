@@ -388,7 +388,7 @@ def test_tensors_are_on_the_disk_before_they_get_their_name(monkeypatch, tmp_pat
     monkeypatch.setattr(os, "fsync", lambda number: calls.append("fsync") or fsync(number))
     monkeypatch.setattr(Path, "replace", lambda self, target: calls.append("replace") or replace(self, target))
     save_tensors(tmp_path / "state.safetensors", {"x": torch.zeros(1)}, {})
-    assert calls == ["fsync", "replace"]
+    assert calls == ["fsync", "replace", "fsync"]  # the file, its name, the folder
 
 
 def test_an_unfinished_run_does_not_go_on_with_other_pictures(backbone, dataset, monkeypatch, tmp_path):

@@ -7,7 +7,6 @@ state.safetensors    the same plus the optimizer's moments and the history: to g
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from attri.runtime._util.atomic import replacing
 from attri.runtime.errors import FailedError, UsageError
 from attri.train.config import PromptConfig, TrainConfig
 from attri.train.data.dataset import Dataset
@@ -37,19 +37,18 @@ class Run:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Write beside, then rename: a reader sees the old file or the new one, never half of one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write tensors and their metadata, atomically.
+
+    Raises:
+        FailedError: the file cannot be written; what was there before is kept.
+    """
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     try:
-        plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        save_file(plain, temporary, {"attri": json.dumps(metadata)})
-        temporary.chmod(0o644)  # safetensors leaves it to the owner alone, but runs are there to be handed on
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())  # or a power cut may leave the new name on an empty file
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            save_file(plain, temporary, {"attri": json.dumps(metadata)})
+            temporary.chmod(0o644)  # safetensors leaves it to the owner alone, but runs are there to be handed on
     except (OSError, SafetensorError) as error:
         raise FailedError(f"cannot write {path} ({error}): what was there before is kept") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from torch import Tensor
 
+from attri.runtime._util import atomic
 from attri.runtime._util.filelock import try_lock, unlock
 from attri.runtime._util.printable import json_text
 from attri.runtime.errors import FailedError, UsageError
@@ -82,13 +83,14 @@ class RunFolder:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write beside, then rename. Raises FailedError; what was there before is kept."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write a file atomically.
+
+    Raises:
+        FailedError: it cannot be written; what was there before is kept.
+    """
     try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        atomic.write_file(path, data)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise FailedError(f"cannot write {path}: {error.strerror}") from error
 
 

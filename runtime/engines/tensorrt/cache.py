@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import hmac
 import json
-import os
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
@@ -21,10 +20,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from attri.runtime._util.atomic import create_file, write_files
+from attri.runtime._util.system import state_folder
 from attri.runtime.errors import EngineError
 
 SCHEMA = 1
 AMPERE = (8, 0)
+KEY_FILE = "plans.key"
 KEY_BYTES = 32
 # Fields of a record, of its key and of that key's machine, and the JSON type of each.
 _RECORD: dict[str, type] = {"schema": int, "key": dict, "built": str, "plan": dict, "figures": dict}
@@ -197,15 +199,9 @@ class EngineCache:
 
     def write(self, files: Mapping[str, bytes]) -> None:
         """Files of the folder by name: all of them whole, or where one cannot be written those of before."""
-        temporaries = {self.folder / f".{name}.{os.getpid()}": self.folder / name for name in files}
         try:
-            for temporary, data in zip(temporaries, files.values(), strict=True):
-                _write(temporary, data)
-            for temporary, file in temporaries.items():
-                temporary.replace(file)
+            write_files({self.folder / name: data for name, data in files.items()})
         except OSError as error:
-            for temporary in temporaries:
-                temporary.unlink(missing_ok=True)
             raise EngineError(f"cannot write to {self.folder}: {error.strerror}") from error
 
     def keep_only(self, key: EngineKey) -> None:
@@ -342,18 +338,12 @@ def _timing(machine: Machine) -> str:
 
 def _secret() -> bytes:
     """This user's key on this machine, made at first use and readable by nobody else."""
-    path = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "attri" / "plans.key"
+    path = Path("$XDG_STATE_HOME/attri", KEY_FILE)  # as it is called where there is no home
     try:
+        path = state_folder() / KEY_FILE
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not path.exists():
-            temporary = path.with_name(f".{path.name}.{os.getpid()}")
-            try:
-                temporary.touch(mode=0o600)
-                _write(temporary, secrets.token_bytes(KEY_BYTES))
-                with suppress(FileExistsError):
-                    os.link(temporary, path)  # unlike a rename it takes nobody's place
-            finally:
-                temporary.unlink(missing_ok=True)
+            create_file(path, secrets.token_bytes(KEY_BYTES), mode=0o600)
         key = path.read_bytes()
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
         raise EngineError(
@@ -363,14 +353,6 @@ def _secret() -> bytes:
     if len(key) != KEY_BYTES:  # anyone can seal with a key of nothing
         raise EngineError(f"{path} is damaged, it has {len(key)} of {KEY_BYTES} bytes: delete it")
     return key
-
-
-def _write(file: Path, data: bytes) -> None:
-    """A file that is on the disk, so that a rename is never there without what it names."""
-    with file.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def _canonical(value: Any) -> bytes:

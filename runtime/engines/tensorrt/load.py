@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from attri.runtime._util.system import memory
 from attri.runtime.bundle import ENGINES, TEXT, VISION, Bundle, file_entry, save_manifest
 from attri.runtime.engines.signature import read_border
 from attri.runtime.engines.tensorrt.builder import BuildOptions, build, check_shares, type_shares
@@ -214,8 +215,10 @@ def _is_there(bundle: Bundle, name: str) -> bool:
 
 
 def free_memory(cuda: Cuda) -> int:
-    """Bytes that are free for the GPU; where it shares the system's memory, the system's word counts too."""
+    """Bytes that a build can use: free on the GPU, and no more than the system has available.
+
+    An integrated GPU (Jetson) takes its memory from the system; for a discrete one, the host holds as much meanwhile.
+    """
     free = cuda.device().free
-    with Path("/proc/meminfo").open(encoding="ascii") as lines:
-        system = next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable")), free)
-    return min(free, system)
+    of_system = memory()
+    return free if of_system is None else min(free, of_system.available)

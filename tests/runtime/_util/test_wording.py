@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attri.runtime._util.printable import CONTROLS, as_text, json_text
-from attri.runtime._util.wording import plural
+from attri.runtime._util.wording import first_line, format_utc, plural
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,13 @@ def test_json_is_what_as_text_shows(value: dict[str, str | int]) -> None:
     assert json.loads(text.encode()) == shown
     if shown == value and not CONTROLS.search("".join(map(str, [*value, *value.values()]))):
         assert text == json.dumps(value, ensure_ascii=False)
+
+
+def test_format_utc() -> None:
+    assert format_utc(0) == "1970-01-01T00:00:00.000Z"
+    assert format_utc(1_790_000_000.25) == "2026-09-21T14:13:20.250Z"
+
+
+def test_first_line_of_an_error() -> None:
+    assert first_line(ValueError("\n one\ntwo")) == "one"
+    assert first_line(ValueError()) == "ValueError"

@@ -174,7 +174,7 @@ def test_a_jetson(monkeypatch: pytest.MonkeyPatch) -> None:
         "/proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit",
         "/etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic",
     }
-    monkeypatch.setattr(doctor, "_text", lambda path: texts.get(path, ""))
+    monkeypatch.setattr(doctor, "read_text", lambda path: texts.get(str(path), ""))
     (jetson,) = [each for each in doctor._machine(Path()) if each.name == "Jetson"]
     assert jetson.value == "NVIDIA Jetson Orin Nano Developer Kit, R36 (release), REVISION: 4.3"
 

@@ -296,7 +296,7 @@ def test_a_snapshot_has_its_name_once_it_is_on_the_disk(tmp_path: Path, monkeypa
         ),
     )
     SnapshotSink(tmp_path, keep=3, topk=1).write(make_result(changed=True))
-    assert synced == [(".part", False)]
+    assert synced == [(".part", False), ("", True)]  # the file, then its folder
     assert [file.suffix for file in tmp_path.iterdir()] == [".jpg"]
 
 

@@ -348,7 +348,8 @@ def test_files_are_on_the_disk_before_they_take_their_names(store, monkeypatch):
     monkeypatch.setattr(Path, "replace", lambda self, to: told.append("name") or replace(self, to))
     monkeypatch.setattr(os, "link", lambda source, to: told.append("name") or link(source, to))
     store.save(KEY, PLAN, {})
-    assert told == ["sync", "name", *("sync", "sync"), *("name", "name")]  # the key, and the plan with its record
+    # The key and its folder; the engine with its record, and their folder.
+    assert told == [*("sync", "name", "sync"), *("sync", "sync", "name", "name", "sync")]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
