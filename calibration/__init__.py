@@ -1,1 +1,1 @@
-"""INT8 ranges and confidence (temperature, rejection threshold), fitted on real pictures."""
+"""Calibration on real images: int8 activation ranges, score temperature and rejection threshold."""

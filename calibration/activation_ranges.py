@@ -1,13 +1,11 @@
-"""What activations range over, measured on real pictures with ONNX Runtime's own calibrators.
+"""Measure the ranges of activations on real images, with ONNX Runtime's own calibrators.
 
-The vision graph sees the pictures. The text graph sees the bundle's labels with the prompts that these pictures
-retrieve. Everything is read and run a few at a time: memory does not grow with the number of pictures.
+The vision graph runs on the images. The text graph runs on the bundle's labels with the pool entries that these images
+retrieve. Everything is read and run a few at a time: memory does not grow with the number of images.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import math
 import warnings
@@ -19,54 +17,60 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from attri.calibration.images import WANTED_IMAGES, evenly, find_calibration_images
 from attri.runtime._util.cpus import usable_cpus
 from attri.runtime._util.wording import plural
-from attri.runtime.bundle import Bundle, file_entry
+from attri.runtime.bundle import Bundle
 from attri.runtime.engines.base import Engine
 from attri.runtime.errors import FailedError, ImageError, UsageError
-from attri.runtime.images import list_images
 from attri.runtime.preprocess import Preprocess
 from attri.runtime.text.label_tokens import LabelTokens, encode_labels
 from attri.runtime.tokenizer import Tokenizer
 
-logger = logging.getLogger("attri")
+__all__ = ["METHODS", "Feed", "Samples", "collect_samples", "label_tokens", "measure_ranges"]
 
 Feed = dict[str, NDArray[Any]]
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
+_LOGGER = logging.getLogger("attri")
 
 METHODS = ("minmax", "percentile", "entropy")
 PERCENTILE = 99.999  # of all values of a tensor lie in its range; ONNX Runtime's own choice
 # ONNX Runtime's default of as many bins as levels leaves its search for the least entropy nothing to choose from.
 ENTROPY_BINS, ENTROPY_LEVELS = 1024, 128
-WANTED = 100  # pictures below which a warning is due: ranges of pocket and ViT-B settle between 50 and 100
-MOST = 256  # pictures that are read of a larger folder
-BATCH = 4
-TEXT_SETS, TEXT_LABELS = 64, 64  # sets of entries at most, and labels for each, that the text graph is run on
+BATCH = 4  # images at once (our choice)
+TEXT_SETS, TEXT_LABELS = 64, 64  # sets of pool entries at most, and labels for each, that the text graph is run on
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Real inputs of both graphs. Pictures are read anew on every pass.
+    """Real inputs of both graphs. Images are read anew on every pass.
 
-    pictures   that can be read: files, or uint8 [H, W, 3]
-    retrieved  the distinct sets of pool entries that they retrieve, int32 [I, L, M]
-    embedding  of tokens [49408, W]
+    Attributes:
+        images: readable image files, or uint8 arrays [H, W, 3].
+        preprocess: the model's preprocessing.
+        retrieved: the distinct sets of pool entries that the images retrieve, int32 [I, L, M].
+        labels: tokens of the bundle's labels.
+        embedding: of tokens, [49408, W].
     """
 
-    pictures: Sequence[Path | NDArray[np.uint8]]
+    images: Sequence[Path | NDArray[np.uint8]]
     preprocess: Preprocess
     retrieved: NDArray[np.int32]
     labels: LabelTokens
     embedding: NDArray[Any]
 
     def vision(self, count: int | None = None) -> Iterator[Feed]:
-        """The first `count` pictures, or all."""
-        for batch in batches(self.pictures[:count]):
-            yield {"pixels": np.stack([self.preprocess(picture) for picture in batch])}
+        """Yield inputs of the vision graph: the first `count` images, or all."""
+        for batch in _batches(self.images[:count]):
+            yield {"pixels": np.stack([self.preprocess(image) for image in batch])}
 
     def text(self, count: int | None = None) -> Iterator[Feed]:
-        """Sets of entries, each with another stretch of the labels: `count` of them, or until all had their turn."""
-        total, sets = len(self.labels), evenly(self.retrieved, TEXT_SETS if count is None else count)
+        """Yield inputs of the text graph: sets of pool entries, each with the next `TEXT_LABELS` of the labels.
+
+        Args:
+            count: how many; None yields until every set and every label was used.
+        """
+        total, sets = len(self.labels), evenly(list(self.retrieved), TEXT_SETS if count is None else count)
         rounds = len(sets) if count is not None else max(len(sets), math.ceil(total / TEXT_LABELS))
         for number in range(rounds):
             chosen = (np.arange(min(total, TEXT_LABELS)) + number * TEXT_LABELS) % total
@@ -74,153 +78,113 @@ class Samples:
 
 
 def label_tokens(bundle: Bundle) -> LabelTokens:
-    """A bundle's own labels."""
+    """Encode a bundle's default labels with its own template."""
     text = bundle.manifest.text
     return encode_labels(Tokenizer(), bundle.manifest.labels, text["template"], text["context_length"])
 
 
-def batches(items: Sequence[Item], size: int = BATCH) -> Iterator[Sequence[Item]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
-def evenly(items: Any, count: int | None) -> Any:
-    """Up to `count` of a list or array, evenly over it."""
-    total = len(items)
-    return [items[i * total // count] for i in range(count)] if count is not None and total > count else items
-
-
-def unlike(files: Sequence[Path], others: Iterable[Path]) -> list[Path]:
-    """Those of the files whose bytes none of the others has, wherever both lie: a copied picture is the same one."""
-    sizes = {_size(file) for file in files}
-    seen = {_content(other) for other in others if _size(other) in sizes}  # few need be read
-    return [file for file in files if _content(file) not in seen] if seen else list(files)
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError:
-        return -1
-
-
-def _content(file: Path) -> str:
-    """Of a file that cannot be read, its name: it is like itself alone."""
-    try:
-        return str(file_entry(file)["sha256"])
-    except OSError:
-        return str(file)
-
-
-def find_pictures(folder: Path, judged: Sequence[Path] = ()) -> list[Path]:
-    """Pictures of the folder, of its `train` where it is split, but those that the bundle is `judged` on.
-
-    Raises:
-        UsageError: there is no such folder, or no picture in it, or none but those.
-    """
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "no such folder"
-        raise UsageError(f"{folder}: {what}; name a folder of real images with --calibration-data")
-    part = folder / "train" if is_split(folder) else folder
-    pictures = list_images(part)
-    if not pictures:
-        raise UsageError(f"{part} holds no pictures: int8 is calibrated on about {WANTED} real ones")
-    fresh = unlike(pictures, judged)
-    if not fresh:
-        raise UsageError(
-            f"{part} holds no pictures but those that int8 is judged on: add some, or take fewer with --parity-pictures"
-        )
-    chosen: list[Path] = evenly(fresh, MOST)
-    return chosen
-
-
-def is_split(folder: Path) -> bool:
-    """Whether there is a `train` that is a part of a dataset and not a class of pictures of trains."""
-    parts = [folder / name for name in ("train", "val", "test")]
-    classes = [entry for entry in parts[0].iterdir() if entry.is_dir()] if parts[0].is_dir() else []
-    return parts[0].is_dir() and (any(part.is_dir() for part in parts[1:]) or len(classes) > 1)
-
-
-def collect(
+def collect_samples(
     folder: Path,
     vision: Engine,
     preprocess: Preprocess,
     labels: LabelTokens,
     embedding: NDArray[Any],
-    judged: Sequence[Path] = (),
+    excluded: Sequence[Path] = (),
 ) -> Samples:
-    """Read the folder's pictures once, as `find_pictures` tells, and note what they retrieve by the float32 graph.
+    """Read the images of `find_calibration_images` once, and note the pool entries that they retrieve.
 
-    A picture that cannot be read is named in a warning; so is a folder with fewer than WANTED.
+    An unreadable image is named in a warning; fewer than `WANTED_IMAGES` readable ones give another.
+
+    Args:
+        folder: holds the images.
+        vision: an engine of the float32 vision graph.
+        preprocess: the model's preprocessing.
+        labels: tokens of the bundle's labels.
+        embedding: of tokens, [49408, W].
+        excluded: images of the parity check.
 
     Raises:
-        UsageError: no folder, no picture, or none that can be read.
+        UsageError: there is no such folder, or no image in it that can be read.
     """
     usable: list[Path] = []
-    found: list[NDArray[np.int32]] = []
-    for batch in batches(find_pictures(folder, judged)):
-        pixels = []
-        for path in batch:
-            try:
-                pixels.append(preprocess(path))
-            except ImageError as error:
-                logger.warning("left out of the calibration: %s", error)
-                continue
-            usable.append(path)
-        if pixels:
-            found.append(vision.run({"pixels": np.stack(pixels)})[1])
+    retrieved: list[NDArray[np.int32]] = []
+    for batch in _batches(find_calibration_images(folder, excluded)):
+        readable = [(path, pixels) for path in batch if (pixels := _read(path, preprocess)) is not None]
+        if readable:
+            usable += [path for path, _ in readable]
+            retrieved.append(vision.run({"pixels": np.stack([pixels for _, pixels in readable])})[1])
     if not usable:
-        raise UsageError(f"no picture of {folder} can be read: int8 is calibrated on about {WANTED} real ones")
-    if len(usable) < WANTED:
-        found_few = plural(len(usable), "picture")
-        logger.warning("int8 is calibrated on %s, %d are wanted: its ranges may clip", found_few, WANTED)
-    retrieved = np.unique(np.concatenate(found), axis=0)
-    return Samples(usable, preprocess, retrieved, labels, embedding)
+        raise UsageError(f"no image of {folder} can be read: int8 is calibrated on about {WANTED_IMAGES} real ones")
+    if len(usable) < WANTED_IMAGES:
+        count = plural(len(usable), "image")
+        _LOGGER.warning("int8 is calibrated on %s, %d are wanted: its ranges may clip", count, WANTED_IMAGES)
+    return Samples(usable, preprocess, np.unique(np.concatenate(retrieved), axis=0), labels, embedding)
 
 
-def ranges(
+def _read(path: Path, preprocess: Preprocess) -> NDArray[np.float32] | None:
+    try:
+        return preprocess(path)
+    except ImageError as error:
+        _LOGGER.warning("left out of the calibration: %s", error)
+        return None
+
+
+def _batches(items: Sequence[_Item], size: int = BATCH) -> Iterator[Sequence[_Item]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def measure_ranges(
     graph: Path, tensors: set[str], feeds: Iterable[Feed], method: str, scratch: Path
 ) -> dict[str, tuple[float, float]]:
-    """Least and greatest value of each tensor that int8 shall represent.
+    """Find the least and the greatest value that int8 shall represent, for each tensor.
 
     Args:
         graph: a float32 ONNX file.
         tensors: inputs of MatMul, Gemm or Conv nodes.
-        method: "minmax", "percentile" (PERCENTILE of all values) or "entropy" (the symmetric range whose 128 levels
+        feeds: inputs of the graph.
+        method: "minmax", "percentile" (`PERCENTILE` of all values) or "entropy" (the symmetric range whose 128 levels
             lose least information, Migacz 2017), all three as ONNX Runtime computes them.
-        scratch: a folder for its files.
+        scratch: a folder for temporary files.
 
     Raises:
         FailedError: a tensor is not finite on these inputs.
     """
-    from onnxruntime.quantization.calibrate import EntropyCalibrater, MinMaxCalibrater, PercentileCalibrater
-
-    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
-        "minmax": (MinMaxCalibrater, {}),
-        "percentile": (PercentileCalibrater, {"percentile": PERCENTILE, "symmetric": False}),
-        "entropy": (EntropyCalibrater, {"num_bins": ENTROPY_BINS, "num_quantized_bins": ENTROPY_LEVELS}),
-    }
-    kind, options = kinds[method]
-    calibrator: Any = kind(graph, None, str(scratch / "augmented.onnx"), **options)
-    select = calibrator.select_tensors_to_calibrate
-    calibrator.select_tensors_to_calibrate = lambda model: (tensors & select(model)[0], select(model)[1])
-    # It reports on stdout, which is for data, and warns of NaN, which is judged below.
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
+    calibrator = _open_calibrator(graph, tensors, method, scratch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of NaN, which is refused below
         calibrator.augment_graph()
-        calibrator.infer_session = _session(calibrator)
-        for feed in feeds:  # one at a time: whatever it is given at once it keeps in memory at once
-            calibrator.collect_data(_Once(feed))
+        calibrator.infer_session = _open_session(calibrator)
+        for feed in feeds:  # one at a time: the calibrator keeps in memory whatever one call gives it
+            calibrator.collect_data(_SingleFeed(feed))
         found = calibrator.compute_data()
     result = {name: (float(np.min(found[name].lowest)), float(np.max(found[name].highest))) for name in sorted(tensors)}
     for name, (low, high) in result.items():
         if not (math.isfinite(low) and math.isfinite(high)):
-            raise FailedError(f"{name} ranges over {low} to {high} on the calibration pictures: int8 cannot hold it")
+            raise FailedError(f"{name} ranges over {low} to {high} on the calibration images: int8 cannot hold it")
     return result
 
 
-def _session(calibrator: Any) -> Any:
-    """The calibrator's own, but on no more CPUs than this process may use."""
+def _open_calibrator(graph: Path, tensors: set[str], method: str, scratch: Path) -> Any:
+    """ONNX Runtime's calibrator of that method, restricted to these tensors."""
+    from onnxruntime.quantization import calibrate
+
+    # Its progress is printed to stdout, which is for data. Redirecting stdout would take that of other threads too.
+    vars(calibrate)["print"] = _LOGGER.debug
+    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
+        "minmax": (calibrate.MinMaxCalibrater, {}),
+        "percentile": (calibrate.PercentileCalibrater, {"percentile": PERCENTILE, "symmetric": False}),
+        "entropy": (calibrate.EntropyCalibrater, {"num_bins": ENTROPY_BINS, "num_quantized_bins": ENTROPY_LEVELS}),
+    }
+    kind, options = kinds[method]
+    calibrator = kind(graph, None, str(scratch / "augmented.onnx"), **options)
+    select = calibrator.select_tensors_to_calibrate
+    calibrator.select_tensors_to_calibrate = lambda model: (tensors & select(model)[0], select(model)[1])
+    return calibrator
+
+
+def _open_session(calibrator: Any) -> Any:
+    """The calibrator's session, limited to the CPUs that this process may use."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -229,12 +193,13 @@ def _session(calibrator: Any) -> Any:
     return ort.InferenceSession(calibrator.augmented_model_path, options, providers=calibrator.execution_providers)
 
 
-class _Once:
-    """A CalibrationDataReader of one feed."""
+class _SingleFeed:
+    """A `CalibrationDataReader` of one feed."""
 
     def __init__(self, feed: Feed) -> None:
         self.feed: Feed | None = feed
 
     def get_next(self) -> Feed | None:
+        """Return the feed, then None."""
         feed, self.feed = self.feed, None
         return feed

@@ -1,8 +1,8 @@
-"""How far a score can be trusted: a temperature for the probabilities, and a threshold for "none of these".
+"""Calibrate scores: temperature scaling, calibration error, and thresholds that reject unknown images.
 
 One temperature divides all logits (Guo et al. 2017, "On calibration of modern neural networks"). It is fitted on
-validation pictures, which the prompt was not trained on and accuracy is not reported on, and moves no picture to
-another class. A score below the threshold is rejected.
+validation images, which the prompt was not trained on and accuracy is not reported on, and moves no image to another
+class. A score below the threshold is rejected.
 """
 
 from __future__ import annotations
@@ -21,47 +21,71 @@ from attri.runtime.classifier import Classifier
 from attri.runtime.errors import ImageError
 from attri.runtime.preprocess import Preprocess
 
-LEAST, MOST = 1 / 20, 20.0  # temperatures that are looked at (our choice)
-STEPS = 60  # halvings of their range in log scale: to the last bit and beyond
+__all__ = [
+    "auroc",
+    "calibration_error",
+    "fit_temperature",
+    "held_out_error",
+    "logits_of",
+    "negative_log_likelihood",
+    "probabilities",
+    "reliability",
+    "summary",
+    "threshold_accepting",
+    "threshold_rejecting",
+]
+
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1 / 20, 20.0  # range of the search (our choice)
+STEPS = 60  # bisections of that range in log scale: float64 has no more bits
 BINS = 15  # of the expected calibration error (Guo et al.)
-FOLDS = 5  # that a temperature is tried on (our choice)
-BATCH = 16
-MARGIN = 1e-6  # the runtime's scores are float32: a threshold keeps this far from the score that it is made of
+FOLDS = 5  # of the cross-validation of a temperature (our choice)
+BATCH = 16  # images at once (our choice)
+MARGIN = 1e-6  # the runtime's scores are float32: a threshold keeps this far from the score that it was taken from
 Array = NDArray[Any]
-logger = logging.getLogger("attri")
+_LOGGER = logging.getLogger("attri")
 
 
-def logits_of(classifier: Classifier, pictures: Sequence[Path]) -> tuple[NDArray[np.float64], list[int]]:
-    """Uncalibrated logits [I, C] of the pictures that can be read, and which of `pictures` these are.
+def logits_of(classifier: Classifier, images: Sequence[Path]) -> tuple[NDArray[np.float64], list[int]]:
+    """Compute uncalibrated logits of the images that can be read; the others are named and counted in warnings.
 
-    The others are named and counted in warnings.
+    Args:
+        classifier: gives features; its temperature is not applied.
+        images: image files.
+
+    Returns:
+        Logits [I, C], and the index in `images` of each row.
     """
     manifest = classifier.bundle.manifest
-    image = manifest.image
-    preprocess = Preprocess(image["size"], tuple(image["mean"]), tuple(image["std"]))
+    about = manifest.image
+    preprocess = Preprocess(about["size"], tuple(about["mean"]), tuple(about["std"]))
     found: list[Array] = [np.zeros((0, len(classifier.labels)))]
     rows: list[int] = []
-    for start in range(0, len(pictures), BATCH):
+    for start in range(0, len(images), BATCH):
         pixels = []
-        for row, path in enumerate(pictures[start : start + BATCH], start):
+        for row, path in enumerate(images[start : start + BATCH], start):
             try:
                 pixels.append(preprocess(path))
             except ImageError as error:
-                logger.warning("left out of the scores: %s", error)
+                _LOGGER.warning("left out of the scores: %s", error)
                 continue
             rows.append(row)
         if pixels:
-            features, retrieved = classifier.encode_image(np.stack(pixels))
-            sets, inverse = np.unique(retrieved.reshape(len(retrieved), -1), axis=0, return_inverse=True)
-            text = classifier.encode_text(sets.reshape(-1, *retrieved.shape[1:]))  # for each set [C, D]
-            found.append(np.stack([text[i] @ f for i, f in zip(inverse.ravel(), features, strict=True)]))
-    if missing := len(pictures) - len(rows):
-        logger.warning("%d of %d pictures for the scores cannot be read", missing, len(pictures))
+            found.append(_cosines(classifier, np.stack(pixels)))
+    if missing := len(images) - len(rows):
+        _LOGGER.warning("%d of %d images for the scores cannot be read", missing, len(images))
     return manifest.logit_scale * np.concatenate(found).astype(np.float64), rows
 
 
+def _cosines(classifier: Classifier, pixels: NDArray[np.float32]) -> Array:
+    """Cosines of image and text features; equal sets of pool entries are encoded once. [I, 3, S, S] -> [I, C]."""
+    features, retrieved = classifier.encode_image(pixels)
+    sets, inverse = np.unique(retrieved.reshape(len(retrieved), -1), axis=0, return_inverse=True)
+    text = classifier.encode_text(sets.reshape(-1, *retrieved.shape[1:]))  # of each set [C, D]
+    return np.stack([text[i] @ f for i, f in zip(inverse.ravel(), features, strict=True)])  # [I, C]
+
+
 def probabilities(logits: Array, temperature: float = 1.0) -> NDArray[np.float64]:
-    """Softmax of logits over the temperature, [I, C]"""
+    """Softmax of the logits divided by the temperature. [I, C] -> [I, C]."""
     scaled = logits / temperature
     exponent = np.exp(scaled - scaled.max(1, keepdims=True))
     result: NDArray[np.float64] = exponent / exponent.sum(1, keepdims=True)
@@ -69,7 +93,7 @@ def probabilities(logits: Array, temperature: float = 1.0) -> NDArray[np.float64
 
 
 def negative_log_likelihood(logits: Array, targets: Array, temperature: float = 1.0) -> float:
-    """Mean over pictures, in nats. logits [I, C], targets [I]"""
+    """Mean negative log-likelihood in nats. logits [I, C], targets [I]."""
     scaled = logits / temperature
     top = scaled.max(1)
     log_sum = np.log(np.exp(scaled - top[:, None]).sum(1)) + top
@@ -77,18 +101,21 @@ def negative_log_likelihood(logits: Array, targets: Array, temperature: float = 
 
 
 def fit_temperature(logits: Array, targets: Array) -> float | None:
-    """The temperature of the least negative log-likelihood. logits [I, C], targets [I]
+    """Find the temperature with the least negative log-likelihood, by bisection. logits [I, C], targets [I].
 
-    In the inverse temperature the likelihood is convex: its slope, the mean of what the softmax expects of the logits
-    less those of the truth, rises from end to end, and is halved down to its zero. None where it has no zero between
-    LEAST and MOST: where every picture is right, ever smaller temperatures are ever better, and nothing is learned.
+    The negative log-likelihood is convex in the inverse temperature. Its slope, the mean of the expected logit under
+    the softmax minus the logit of the true class, rises monotonically, and has at most one zero.
+
+    Returns:
+        The temperature, or None where the slope has no zero between `MIN_TEMPERATURE` and `MAX_TEMPERATURE`: where
+        every image is right, ever smaller temperatures are ever better.
     """
 
     def slope(log_inverse: float) -> float:
         expected = (probabilities(logits, math.exp(-log_inverse)) * logits).sum(1)
         return float((expected - logits[np.arange(len(targets)), targets]).mean())
 
-    low, high = -math.log(MOST), -math.log(LEAST)
+    low, high = -math.log(MAX_TEMPERATURE), -math.log(MIN_TEMPERATURE)
     if len(targets) == 0 or not slope(low) < 0 < slope(high):
         return None
     for _ in range(STEPS):
@@ -98,9 +125,9 @@ def fit_temperature(logits: Array, targets: Array) -> float | None:
 
 
 def held_out_error(logits: Array, targets: Array, folds: int = FOLDS) -> float:
-    """Calibration error where no picture had a part in its own temperature: the others' folds fitted it.
+    """Cross-validated calibration error: each fold is scored with the temperature of the other folds.
 
-    logits [I, C], targets [I]; neighbours, which show one class, go to different folds.
+    Neighbours, which show one class, go to different folds. logits [I, C], targets [I]
     """
     fold = np.arange(len(targets)) % folds
     scores = np.zeros(len(targets))
@@ -112,30 +139,30 @@ def held_out_error(logits: Array, targets: Array, folds: int = FOLDS) -> float:
 
 @dataclass(frozen=True)
 class Bin:
-    """Pictures whose score is in one part of 0..1: how many, their mean score, and the share that is right."""
+    """One bin of a reliability diagram."""
 
-    pictures: int
-    score: float
-    accuracy: float
+    images: int  # whose score is in the bin
+    score: float  # their mean score
+    accuracy: float  # share of them that is right
 
 
 def reliability(scores: Array, right: Array, bins: int = BINS) -> list[Bin]:
-    """Equal parts of 0..1 that hold a picture, lowest first. scores [I], right [I] of 0 and 1"""
+    """Reliability diagram: the non-empty ones of equal bins of 0..1, lowest first. scores [I], right [I] of 0 and 1."""
     part = np.clip((scores * bins).astype(int), 0, bins - 1)
     chosen = [part == number for number in range(bins)]
     return [Bin(int(c.sum()), float(scores[c].mean()), float(right[c].mean())) for c in chosen if c.any()]
 
 
 def calibration_error(scores: Array, right: Array, bins: int = BINS) -> float:
-    """Expected calibration error: how far score and accuracy are apart, averaged over pictures by bins."""
+    """Expected calibration error: |score - accuracy| of each bin, weighted by its images. scores [I], right [I]."""
     found = reliability(scores, right, bins)
-    return sum(b.pictures * abs(b.score - b.accuracy) for b in found) / max(1, len(scores))
+    return sum(b.images * abs(b.score - b.accuracy) for b in found) / max(1, len(scores))
 
 
 def auroc(known: Array, unknown: Array) -> float:
-    """How often a known picture's score is above an unknown one's, ties half: the area under the ROC curve.
+    """Area under the ROC curve: how often a known image scores above an unknown one, ties counted half.
 
-    By ranks (Mann and Whitney's U), each tie at the mean of its places. known [I], unknown [J]
+    By ranks (Mann and Whitney's U); ties share the mean of their ranks. known [I], unknown [J]
     """
     both = np.concatenate([known, unknown])
     _, inverse, counts = np.unique(both, return_inverse=True, return_counts=True)
@@ -145,20 +172,20 @@ def auroc(known: Array, unknown: Array) -> float:
 
 
 def threshold_accepting(unknown: Array, share: float) -> float:
-    """The least threshold that lets at most `share` of unknown pictures through (score >= threshold). unknown [J]"""
+    """The least threshold that accepts at most `share` of unknown images (score >= threshold). unknown [J]."""
     highest = np.sort(unknown)[::-1]
     allowed = math.floor(share * len(unknown) + 1e-9)
     return float(highest[allowed] + MARGIN) if allowed < len(unknown) else 0.0
 
 
 def threshold_rejecting(known: Array, share: float) -> float:
-    """The greatest threshold that rejects at most `share` of known pictures (score < threshold). known [I]"""
+    """The greatest threshold that rejects at most `share` of known images (score < threshold). known [I]."""
     allowed = math.floor(share * len(known) + 1e-9)
     return max(0.0, float(np.sort(known)[min(allowed, len(known) - 1)] - MARGIN))
 
 
 def summary(logits: Array, targets: Array, temperature: float) -> dict[str, Any]:
-    """What parity.json keeps of labelled pictures, without the temperature and with it."""
+    """Figures of labelled images for parity.json, without the temperature ("before") and with it ("after")."""
     right = logits.argmax(1) == targets
     sides = {}
     for name, t in (("before", 1.0), ("after", temperature)):
@@ -169,4 +196,4 @@ def summary(logits: Array, targets: Array, temperature: float) -> dict[str, Any]
             "score": float(scores.mean()),
             "bins": [asdict(b) for b in reliability(scores, right)],
         }
-    return {"pictures": len(targets), "classes": logits.shape[1], "accuracy": float(right.mean()), **sides}
+    return {"images": len(targets), "classes": logits.shape[1], "accuracy": float(right.mean()), **sides}

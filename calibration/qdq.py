@@ -1,19 +1,21 @@
-"""Int8 as explicit quantization: QuantizeLinear and DequantizeLinear around the products of transformer blocks.
+"""Explicit int8 quantization: QuantizeLinear and DequantizeLinear around the products of transformer blocks.
 
     x ~ s (q - z),  q = clip(round(x / s) + z, least, greatest)
 
-Weights are symmetric (z = 0) with a scale per output channel, activations have one scale per tensor from `collect`.
+Weights are symmetric (z = 0) with a scale per output channel, activations have one scale per tensor, from
+`attri.calibration.activation_ranges`.
 Only products with a weight are quantized. Those of two activations (q k^T, attention v) stay float32: in S8S8 they cost
 the pocket model more agreement than all weights together, and in ViT-B-32 they are a thirtieth of the time (our choice,
-measured). So do the last projections, which are one row per image or label, norms, softmax, and all of retrieval, which
-is whatever image_features does not need. Products give float32 back; biases are added to that.
+measured). Also float32 are the last projections, which are one row per image or label, norms, softmax, and all of
+retrieval, which is every node that image_features does not depend on. Products return float32, to which biases are
+added.
 
-Two flavours, because the targets differ (FACTS of both runtimes, not taste):
+There are two flavours, because the two runtimes support different formats:
     U8S8  ONNX Runtime on CPUs: uint8 activations with a zero point. Weights use 7 bits, since processors without VNNI
           add pairs of products in 16 bits, where 255 * 127 * 2 overflows without a trace, and 255 * 64 * 2 does not.
-          Convolution stays float32: ONNX Runtime has an integer one only with an integer result.
+          Convolution stays float32: ONNX Runtime's integer convolution returns integers.
     S8S8  TensorRT: int8 activations, symmetric, and weights of 8 bits. Without VNNI these overflow in ONNX Runtime's
-          integer kernels: where ONNX Runtime judges this flavour, it computes in float32, alike on every machine.
+          integer kernels: in the parity check ONNX Runtime computes this flavour in float32, alike on every machine.
 """
 
 from __future__ import annotations
@@ -34,19 +36,19 @@ from attri.runtime.bundle import TEXT, VISION
 from attri.runtime.engines.onnxruntime import OrtEngine
 
 PRODUCTS = ("MatMul", "Gemm", "Conv")
-FEATURES = {VISION: "image_features", TEXT: "text_features"}  # each graph's output that is not retrieval
+FEATURES = {VISION: "image_features", TEXT: "text_features"}  # the output of each graph that is quantized
 QDQ = ("QuantizeLinear", "DequantizeLinear")
-Layers = dict[str, list[str]]  # names of nodes by layer
+Layers = dict[str, list[str]]  # node names by layer
 
 
 @dataclass(frozen=True)
 class Flavour:
-    """How one runtime wants int8."""
+    """The int8 format of one runtime."""
 
     name: str
     symmetric: bool  # int8 activations around zero; else uint8 with a zero point
     operators: tuple[str, ...]
-    integers: bool  # whether ONNX Runtime's integer kernels compute it rightly on every processor
+    integers: bool  # whether ONNX Runtime's integer kernels compute it correctly on every processor
 
 
 U8S8 = Flavour("U8S8", False, ("MatMul", "Gemm"), True)
@@ -54,7 +56,7 @@ S8S8 = Flavour("S8S8", True, PRODUCTS, False)
 
 
 def fold_weights(proto: onnx.ModelProto) -> None:
-    """Cut and turn weights themselves, in place: the tracer leaves Slice and Transpose before some, hiding them."""
+    """Fold Slice and Transpose of weights into the weights, in place, so that products read weights directly."""
     graph = proto.graph
     weights = {weight.name: weight for weight in graph.initializer}
     for node in list(graph.node):
@@ -68,7 +70,7 @@ def fold_weights(proto: onnx.ModelProto) -> None:
 
 
 def prune(graph: onnx.GraphProto) -> None:
-    """Drop quantization that nothing reads, then initializers that nothing reads."""
+    """Remove quantization nodes that nothing reads, then initializers that nothing reads."""
     while True:
         used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
         idle = [node for node in graph.node if node.op_type in QDQ and node.output[0] not in used]
@@ -83,7 +85,7 @@ def prune(graph: onnx.GraphProto) -> None:
 
 
 def needed(graph: onnx.GraphProto, output: str) -> set[str]:
-    """Names of the nodes that an output depends on."""
+    """Collect the names of the nodes that an output depends on."""
     producers = {name: node for node in graph.node for name in node.output}
     found: set[str] = set()
     todo = [output]
@@ -96,7 +98,7 @@ def needed(graph: onnx.GraphProto, output: str) -> set[str]:
 
 
 def depth(graph: onnx.GraphProto, operator: str) -> dict[str, int]:
-    """For each tensor, how many such nodes lie on the longest way to it."""
+    """Count, for each tensor, the nodes of this operator on the longest path to it."""
     result: dict[str, int] = {}
     for node in graph.node:  # ONNX keeps them in topological order
         above = max((result.get(name, 0) for name in node.input), default=0)
@@ -105,9 +107,10 @@ def depth(graph: onnx.GraphProto, operator: str) -> dict[str, int]:
 
 
 def layers(graph: onnx.GraphProto, output: str) -> Layers:
-    """What may be quantized: products with a weight that `output` needs, by "patches", "block 0", "block 1", ...
+    """Group the products that may be quantized by layer: "patches", "block 0", "block 1", ...
 
-    The tracer's names say little, and it merges equal weights: blocks are counted by their two norms and their softmax.
+    These are the products with a weight that `output` depends on. The tracer's names say little, and it merges equal
+    weights: blocks are told apart by counting their two norms and their softmax.
     """
     wanted, weights = needed(graph, output), {weight.name for weight in graph.initializer}
     norms, softmaxes = depth(graph, "LayerNormalization"), depth(graph, "Softmax")
@@ -120,20 +123,20 @@ def layers(graph: onnx.GraphProto, output: str) -> Layers:
         block = (norms[node.output[0]] - first) // 2
         if node.op_type == "Conv":
             result.setdefault("patches", []).append(node.name)
-        elif block < softmaxes[output]:  # what comes after the last block is the projection
+        elif block < softmaxes[output]:  # the projection comes after the last block
             result.setdefault(f"block {block}", []).append(node.name)
     return result
 
 
 def of_flavour(graph: onnx.GraphProto, found: Layers, flavour: Flavour) -> Layers:
-    """The layers without operators that the flavour leaves in float32."""
+    """Leave out operators that the flavour does not quantize, and layers that have no others."""
     kinds = {node.name: node.op_type for node in graph.node}
     chosen = {layer: [name for name in names if kinds[name] in flavour.operators] for layer, names in found.items()}
     return {layer: names for layer, names in chosen.items() if names}
 
 
 def activations(graph: onnx.GraphProto, found: Layers) -> set[str]:
-    """The tensors whose ranges have to be known."""
+    """Name the activations that these layers read: the tensors whose ranges have to be measured."""
     chosen = {name for names in found.values() for name in names}
     return {node.input[0] for node in graph.node if node.name in chosen}
 
@@ -141,11 +144,13 @@ def activations(graph: onnx.GraphProto, found: Layers) -> set[str]:
 def quantize(
     proto: onnx.ModelProto, found: Layers, measured: Mapping[str, tuple[float, float]], flavour: Flavour
 ) -> onnx.ModelProto:
-    """All these layers in int8, by ONNX Runtime's quantizer.
+    """Quantize all these layers, by ONNX Runtime's quantizer.
 
     Args:
-        proto: a float32 graph after `fold_weights`; it is left as it is.
+        proto: a float32 graph after `fold_weights`; it is not changed.
+        found: the layers, of `of_flavour`.
         measured: least and greatest value of every tensor in `activations`.
+        flavour: the format.
     """
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
 
@@ -176,13 +181,13 @@ def quantize(
     del result.metadata_props[:]
     del result.graph.value_info[:]
     result.producer_name, result.producer_version = proto.producer_name, proto.producer_version
-    # The quantizer redirects every reader of a tensor; those that stay float32 get their own input back.
+    # The quantizer redirects every reader of a tensor; nodes that stay float32 get their original input back.
     chosen = {name for names in found.values() for name in names}
-    return in_float(result, proto, {node.name for node in proto.graph.node} - chosen)
+    return to_float32(result, proto, {node.name for node in proto.graph.node} - chosen)
 
 
-def in_float(quantized: onnx.ModelProto, proto: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
-    """The int8 graph with these nodes as they are in the float32 graph."""
+def to_float32(quantized: onnx.ModelProto, proto: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """Copy the int8 graph with these nodes put back to float32, as they are in `proto`."""
     back = set(names)
     inputs = {node.name: list(node.input) for node in proto.graph.node}
     result = onnx.ModelProto()
@@ -199,10 +204,10 @@ def in_float(quantized: onnx.ModelProto, proto: onnx.ModelProto, names: Iterable
 
 @dataclass(frozen=True)
 class Drift:
-    """What a change of the graph does to its outputs. cosine: mean of 1 - cosine; flips: share of other entries"""
+    """Change of a graph's outputs."""
 
-    cosine: float
-    flips: float
+    cosine: float  # mean of 1 - cosine of the features
+    flips: float  # share of pool entries that differ
 
 
 def sensitivity(
@@ -213,7 +218,16 @@ def sensitivity(
     scratch: Path,
     flavour: Flavour,
 ) -> dict[str, Drift]:
-    """What each layer does when it alone is int8, of that flavour."""
+    """Measure the drift that each layer causes when it alone is int8.
+
+    Args:
+        proto: the float32 graph.
+        quantized: the same with all layers in int8.
+        found: the layers.
+        feeds: inputs to measure on.
+        scratch: a folder for temporary files.
+        flavour: of `quantized`.
+    """
     everything = [name for names in found.values() for name in names]
 
     def outputs(candidate: onnx.ModelProto) -> list[list[NDArray[Any]]]:
@@ -224,27 +238,27 @@ def sensitivity(
 
     reference = outputs(proto)
     return {
-        layer: drift(reference, outputs(in_float(quantized, proto, set(everything) - set(names))))
+        layer: drift(reference, outputs(to_float32(quantized, proto, set(everything) - set(names))))
         for layer, names in found.items()
     }
 
 
 def drift(reference: list[list[NDArray[Any]]], ours: list[list[NDArray[Any]]]) -> Drift:
-    """Outputs, run by run: unit features first, then perhaps retrieved entries."""
+    """Compare outputs run by run: unit features first, then retrieved pool entries where the graph has them."""
     pairs = list(zip(reference, ours, strict=True))
     cosine = np.concatenate([1 - (a[0].astype(np.float64) * b[0]).sum(-1).ravel() for a, b in pairs]).mean()
     flips = [np.mean(a[1] != b[1]) for a, b in pairs if len(a) > 1]
     return Drift(float(cosine), float(np.mean(flips)) if flips else 0.0)
 
 
-def integers(proto: onnx.ModelProto) -> float:
-    """Share of the elements of all initializers that are int8."""
+def int8_initializers(proto: onnx.ModelProto) -> float:
+    """Compute the share of the elements of all initializers that are int8."""
     sizes = [(int(np.prod(weight.dims)), weight.data_type) for weight in proto.graph.initializer]
     return sum(size for size, kind in sizes if kind == onnx.TensorProto.INT8) / sum(size for size, _ in sizes)
 
 
-def int8_share(graph: onnx.GraphProto, found: Layers, kept: Iterable[str] = ()) -> float:
-    """Share of the weights of the layers `found` that are int8 when those in `kept` are not."""
+def int8_weights(graph: onnx.GraphProto, found: Layers, kept: Iterable[str] = ()) -> float:
+    """Compute the share of the weights of the layers `found` that are int8 when the layers in `kept` are not."""
     size = {weight.name: int(np.prod(weight.dims)) for weight in graph.initializer}
     weight = {node.name: size.get(node.input[1], 0) for node in graph.node if node.op_type in PRODUCTS}
     sizes = {layer: sum(weight[name] for name in names) for layer, names in found.items()}

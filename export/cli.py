@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attri.calibration.activation_ranges import METHODS, evenly, find_pictures
+from attri.calibration.activation_ranges import METHODS
+from attri.calibration.images import evenly, find_calibration_images
 from attri.export.engine_options import build_engines, engine_options, takes_only_engines, with_engine_options
 from attri.runtime.cli.command import Command
 from attri.runtime.errors import FailedError, UsageError
@@ -52,7 +53,7 @@ class Number(click.FloatRange):
 @click.option(
     "--parity-data", type=click.Path(path_type=Path), help="Folder of pictures to compare on. [the run's data]"
 )
-@click.option("--parity-pictures", type=click.IntRange(1), default=64, show_default=True, help="How many of them.")
+@click.option("--parity-images", type=click.IntRange(1), default=64, show_default=True, help="How many of them.")
 @click.option("--min-cosine", type=Number(-1, 1), help="Gate for image and text features. [by precision]")
 @click.option("--min-retrieved", type=Number(0, 1), help="Gate for equal entries. [by precision]")
 @click.option("--min-top1", type=Number(0, 1), help="Gate for equal best classes. [by precision]")
@@ -83,7 +84,7 @@ def main(
     int8_target: float | None,
     labels: Path | None,
     parity_data: Path | None,
-    parity_pictures: int,
+    parity_images: int,
     min_cosine: float | None,
     min_retrieved: float | None,
     min_top1: float | None,
@@ -126,7 +127,7 @@ def main(
         card = Card.of(run, trained)  # before anything that takes long
         words = words or trained.classes
         confidence = confidence_options(trained, calibrate, validation_data, negatives, false_accepts, false_rejects)
-        pictures = sample(parity_data, parity_pictures) if parity_data else sample_of_run(trained, parity_pictures)
+        pictures = sample(parity_data, parity_images) if parity_data else sample_of_run(trained, parity_images)
         precision = "int8" if int8 else "fp16" if fp16 else "fp32"
         usual = Gates.of(precision)
         given = (min_cosine, min_retrieved, min_top1)
@@ -195,7 +196,7 @@ def int8_options(
         return None
     if data is None:
         raise UsageError("--int8 is fitted on real pictures: name a folder of about 100 with --calibration-data")
-    find_pictures(data)  # before anything heavy is imported
+    find_calibration_images(data)  # before anything heavy is imported
     from attri.export.quantize import Calibration
 
     return Calibration(data, method or METHODS[0], target)

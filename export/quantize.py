@@ -20,7 +20,8 @@ import onnx
 from numpy.typing import NDArray
 
 from attri.calibration import qdq
-from attri.calibration.activation_ranges import METHODS, Feed, Samples, collect, find_pictures, label_tokens, ranges
+from attri.calibration.activation_ranges import METHODS, Feed, Samples, collect_samples, label_tokens, measure_ranges
+from attri.calibration.images import find_calibration_images
 from attri.calibration.qdq import FEATURES, S8S8, U8S8, Drift, Flavour, Layers
 from attri.export.parity.compare import Gates, Report, Stages, classifier_of, judge, run_bundle, run_model
 from attri.runtime._util.wording import plural
@@ -61,7 +62,7 @@ class Calibration:
                 f"--int8-target {self.target:g} is below the gate, {gates.cosine:g}: leave it out, or lower that too,"
                 " with --min-cosine"
             )
-        find_pictures(self.data, self.judged)
+        find_calibration_images(self.data, self.judged)
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,8 @@ def quantize_bundle(
         vision = OrtEngine(bundle.file(VISION), "cpu")
         words, embedding = label_tokens(bundle), bundle.token_embedding()
         preprocess = model.backbone.preprocess()
-        samples = collect(calibration.data, vision, preprocess, words, embedding, calibration.judged)
-        tell(f"int8: {plural(len(samples.pictures), 'calibration picture')}, {len(samples.retrieved)} sets of entries")
+        samples = collect_samples(calibration.data, vision, preprocess, words, embedding, calibration.judged)
+        tell(f"int8: {plural(len(samples.images), 'calibration picture')}, {len(samples.retrieved)} sets of entries")
         sources = {name: measure(bundle.file(name), samples, calibration.method, folder, tell) for name in FEATURES}
         reports: list[Report] = []
         graphs: dict[str, Any] = {}
@@ -130,7 +131,7 @@ def quantize_bundle(
         for flavour, report in zip(FILES, reports, strict=True)
         for stage in report.stages
     ]
-    summary = {"method": calibration.method, "pictures": len(samples.pictures), "graphs": graphs}
+    summary = {"method": calibration.method, "pictures": len(samples.images), "graphs": graphs}
     return Report(stages, reports[0].pictures, reports[0].labels), summary
 
 
@@ -158,7 +159,8 @@ def measure(file: Path, samples: Samples, method: str, folder: Path, tell: Tell)
     feeds = samples.vision if name == VISION else samples.text
     tensors = qdq.activations(proto.graph, found)
     tell(f"int8: ranges of {plural(len(tensors), 'tensor')} of {name}, {method}")
-    return Source(proto, found, ranges(path, tensors, feeds(), method, folder), list(feeds(SENSITIVITY_SAMPLES)))
+    measured = measure_ranges(path, tensors, feeds(), method, folder)
+    return Source(proto, found, measured, list(feeds(SENSITIVITY_SAMPLES)))
 
 
 class Search:
@@ -204,7 +206,7 @@ class Search:
                 )
             name, layer = worst
             self.kept[name].append(layer)
-            cost = 1 - qdq.int8_share(self.sources[name].proto.graph, self.found[name], self.kept[name])
+            cost = 1 - qdq.int8_weights(self.sources[name].proto.graph, self.found[name], self.kept[name])
             self.tell(
                 f"int8 {self.flavour.name}: {missed.name} is {getattr(missed, missed.figure):.6f} of {missed.gate:g};"
                 f" {layer} of {name} goes back to float32, {cost:.0%} of its weights are now"
@@ -213,7 +215,7 @@ class Search:
     def write(self, name: str) -> None:
         source, found = self.sources[name], self.found[name]
         back = [node for layer in self.kept[name] for node in found[layer]]
-        proto = qdq.in_float(self.full[name], source.proto, back)
+        proto = qdq.to_float32(self.full[name], source.proto, back)
         onnx.checker.check_model(proto, full_check=True)
         self.judge.bundle.file(self.files[name]).write_bytes(proto.SerializeToString(deterministic=True))
 
@@ -244,7 +246,7 @@ class Search:
         return {
             self.files[name]: {
                 "flavour": self.flavour.name,
-                "initializers": qdq.integers(onnx.load(self.judge.bundle.file(self.files[name]))),
+                "initializers": qdq.int8_initializers(onnx.load(self.judge.bundle.file(self.files[name]))),
                 "float_layers": self.kept[name],
                 "sensitivity": {layer: dataclasses.asdict(d) for layer, d in self.drifts.get(name, {}).items()},
             }

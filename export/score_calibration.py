@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attri.calibration.activation_ranges import evenly, unlike
 from attri.calibration.confidence import (
     auroc,
     calibration_error,
@@ -30,6 +29,7 @@ from attri.calibration.confidence import (
     threshold_accepting,
     threshold_rejecting,
 )
+from attri.calibration.images import evenly, without_copies
 from attri.runtime.classifier import Classifier
 from attri.runtime.errors import UsageError
 from attri.runtime.images import list_images
@@ -85,7 +85,7 @@ class Validation:
             used = None
         else:
             used = [picture.path for picture in (*learned, *whole.test)]
-        fresh = set(unlike([picture.path for picture in pictures], used or []))
+        fresh = set(without_copies([picture.path for picture in pictures], used or []))
         others = dataclasses.replace(data, test=[picture for picture in pictures if picture.path in fresh])
         found = cls.of(f"pictures of {data.name}", others, run.classes)
         return dataclasses.replace(found, checked=used is not None)

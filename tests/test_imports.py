@@ -32,7 +32,7 @@ FLOORS = {
     ],
     "train": ["config pocket", "model data", "training", "report", "fit", "evaluation", "cli"],
     "export": ["graph stages engine_options score_calibration", "parity", "quantize bundle", "onnx", "cli"],
-    "calibration": ["activation_ranges qdq confidence"],
+    "calibration": ["images", "activation_ranges qdq confidence"],
 }
 FLOOR = {
     f"attri.{part}.{room}": number

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attri.calibration.activation_ranges import evenly
+from attri.calibration.images import evenly
 from attri.export.parity.compare import run_model
 from attri.runtime.bundle import REFERENCE, Bundle
 from attri.runtime.engines.tensorrt.builder import CHECK_LABELS, TOKENS_PER_LABEL

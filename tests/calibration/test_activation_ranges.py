@@ -1,4 +1,4 @@
-"""Ranges against slow references on real activations, and what the calibration pictures may be."""
+"""Ranges against slow references on real activations, and what the calibration images may be."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from support.traces import cached
 
 from attri.calibration import activation_ranges as module
 from attri.calibration import qdq
-from attri.calibration.activation_ranges import Samples, collect, evenly, find_pictures, ranges
+from attri.calibration.activation_ranges import Samples, collect_samples, measure_ranges
+from attri.calibration.images import evenly, find_calibration_images
 from attri.export.onnx import trace_vision
 from attri.runtime.errors import FailedError, UsageError
 from attri.runtime.text.label_tokens import LabelTokens
@@ -23,7 +24,7 @@ TABLE = np.arange(28, dtype=np.float32)[:, None]
 
 
 class Seen:
-    """A vision engine that remembers how many pictures came at once, and retrieves what their mean says."""
+    """A vision engine that remembers how many images came at once, and retrieves what their mean says."""
 
     description, limits = "a test's", {}
 
@@ -61,7 +62,7 @@ def tensors(graph):
 
 @pytest.fixture(scope="module")
 def values(graph, samples, tensors):
-    """All that these tensors hold over all pictures, at once."""
+    """All that these tensors hold over all images, at once."""
     proto = onnx.load(graph)
     proto.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, None) for name in tensors)
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -70,7 +71,7 @@ def values(graph, samples, tensors):
 
 
 def measured(graph, samples, tensors, method, tmp_path):
-    return ranges(graph, set(tensors), samples.vision(), method, tmp_path)
+    return measure_ranges(graph, set(tensors), samples.vision(), method, tmp_path)
 
 
 def test_minmax_is_the_least_and_the_greatest(graph, samples, tensors, values, tmp_path, capsys):
@@ -131,30 +132,30 @@ def test_entropy_loses_about_the_least_information(graph, samples, tensors, valu
 
 def test_a_tensor_that_is_not_finite_is_named(graph, tensors, tmp_path):
     bad = [{"pixels": np.full((1, 3, 64, 64), np.inf, np.float32)}]
-    with pytest.raises(FailedError, match="on the calibration pictures: int8 cannot hold it"):
-        ranges(graph, set(tensors[:1]), bad, "minmax", tmp_path)
+    with pytest.raises(FailedError, match="on the calibration images: int8 cannot hold it"):
+        measure_ranges(graph, set(tensors[:1]), bad, "minmax", tmp_path)
 
 
-def test_pictures_come_a_few_at_a_time(samples, picture_files, tmp_path, caplog):
+def test_images_come_a_few_at_a_time(samples, picture_files, tmp_path, caplog):
     for number, file in enumerate(picture_files[:9]):
         shutil.copy(file, tmp_path / f"{number}.png")
     engine = Seen()
-    found = collect(tmp_path, engine, samples.preprocess, WORDS, TABLE)
+    found = collect_samples(tmp_path, engine, samples.preprocess, WORDS, TABLE)
     assert engine.sizes == [4, 4, 1]
-    assert len(found.pictures) == 9
+    assert len(found.images) == 9
     assert len(found.retrieved) <= 2  # distinct sets only
     assert [len(feed["pixels"]) for feed in found.vision()] == [4, 4, 1]
     assert [len(feed["pixels"]) for feed in found.vision(5)] == [4, 1]
-    assert "int8 is calibrated on 9 pictures, 100 are wanted: its ranges may clip" in caplog.text
+    assert "int8 is calibrated on 9 images, 100 are wanted: its ranges may clip" in caplog.text
 
 
-def test_damaged_pictures_are_named_and_left_out(samples, picture_files, tmp_path, caplog):
+def test_damaged_images_are_named_and_left_out(samples, picture_files, tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     shutil.copy(picture_files[0], tmp_path / "good.png")
     (tmp_path / "cut.png").write_bytes(picture_files[1].read_bytes()[:200])
     (tmp_path / "empty.jpg").touch()
-    found = collect(tmp_path, Seen(), samples.preprocess, WORDS, TABLE)
-    assert found.pictures == [tmp_path / "good.png"]
+    found = collect_samples(tmp_path, Seen(), samples.preprocess, WORDS, TABLE)
+    assert found.images == [tmp_path / "good.png"]
     assert "left out of the calibration" in caplog.text
     assert "cut.png" in caplog.text
     assert "empty.jpg is empty" in caplog.text
@@ -164,40 +165,43 @@ def test_a_folder_without_a_usable_picture_is_refused(samples, tmp_path):
     with pytest.raises(
         UsageError, match="nowhere: no such folder; name a folder of real images with --calibration-data"
     ):
-        find_pictures(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match="holds no pictures: int8 is calibrated on about 100 real ones"):
-        find_pictures(tmp_path)
-    (tmp_path / "a.png").write_text("not a picture")
-    with pytest.raises(UsageError, match=r"no picture of .* can be read: int8 is calibrated on about 100 real ones"):
-        collect(tmp_path, Seen(), samples.preprocess, WORDS, TABLE)
+        find_calibration_images(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="holds no images: int8 is calibrated on about 100 real ones"):
+        find_calibration_images(tmp_path)
+    (tmp_path / "a.png").write_text("not an image")
+    with pytest.raises(UsageError, match=r"no image of .* can be read: int8 is calibrated on about 100 real ones"):
+        collect_samples(tmp_path, Seen(), samples.preprocess, WORDS, TABLE)
 
 
-def test_training_pictures_are_taken_where_there_are_such(tmp_path, picture_files):
+def test_training_images_are_taken_where_there_are_such(tmp_path, picture_files):
     for part in ("train", "test"):
         (tmp_path / part).mkdir()
         shutil.copy(picture_files[0], tmp_path / part / f"{part}.png")
-    assert [path.name for path in find_pictures(tmp_path)] == ["train.png"]
+    assert [path.name for path in find_calibration_images(tmp_path)] == ["train.png"]
 
 
 def test_a_class_of_trains_is_no_part(tmp_path, picture_files):
     for number, name in enumerate(("bus", "train")):
         (tmp_path / name).mkdir()
         shutil.copy(picture_files[number], tmp_path / name / f"{name}.png")
-    assert [path.name for path in find_pictures(tmp_path)] == ["bus.png", "train.png"]
+    assert [path.name for path in find_calibration_images(tmp_path)] == ["bus.png", "train.png"]
     for name in ("bus", "car"):
         (tmp_path / "train" / name).mkdir()
         shutil.move(tmp_path / "bus" / "bus.png", tmp_path / "train" / name / "bus.png")
         shutil.copy(picture_files[0], tmp_path / "bus" / "bus.png")
-    assert len(find_pictures(tmp_path)) == 3  # a part of class folders
+    assert len(find_calibration_images(tmp_path)) == 3  # a part of class folders
 
 
-def test_pictures_that_judge_are_left_out_wherever_they_lie(tmp_path, picture_files):
+def test_images_of_the_parity_check_are_left_out_wherever_they_lie(tmp_path, picture_files):
     for number, file in enumerate(picture_files[:4]):
         shutil.copy(file, tmp_path / f"{number}.png")
-    judged = [tmp_path / "0.png", picture_files[2], tmp_path / "gone.png"]
-    assert [path.name for path in find_pictures(tmp_path, judged)] == ["1.png", "3.png"]
-    with pytest.raises(UsageError, match="but those that int8 is judged on: add some, or take fewer with --parity-p"):
-        find_pictures(tmp_path, picture_files[:4])
+    excluded = [tmp_path / "0.png", picture_files[2], tmp_path / "gone.png"]
+    assert [path.name for path in find_calibration_images(tmp_path, excluded)] == ["1.png", "3.png"]
+    with pytest.raises(
+        UsageError,
+        match=r"only images of the parity check, .* or compare fewer with --parity-images",
+    ):
+        find_calibration_images(tmp_path, picture_files[:4])
 
 
 def test_a_large_folder_is_sampled_evenly():

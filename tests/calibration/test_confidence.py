@@ -16,10 +16,10 @@ from attri.runtime import Classifier
 SCORES = st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.7, 0.9, 1.0]), min_size=1, max_size=30).map(np.array)
 
 
-def drawn(seed, pictures=300, classes=5, sharpness=1.0):
+def drawn(seed, images=300, classes=5, sharpness=1.0):
     """Logits, and targets that really follow their softmax; then the logits are made too sharp or too flat."""
     rng = np.random.default_rng(seed)
-    logits = rng.normal(size=(pictures, classes)) * 2
+    logits = rng.normal(size=(images, classes)) * 2
     chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     targets = np.array([rng.choice(classes, p=p) for p in chances])
     return logits * sharpness, targets
@@ -33,7 +33,7 @@ def slow_nll(logits, targets, temperature):
 
 
 def test_the_likelihood_is_that_of_the_definition():
-    logits, targets = drawn(0, pictures=40)
+    logits, targets = drawn(0, images=40)
     for temperature in (0.3, 1.0, 4.0):
         assert c.negative_log_likelihood(logits, targets, temperature) == pytest.approx(
             slow_nll(logits, targets, temperature)
@@ -46,14 +46,14 @@ def test_the_likelihood_is_that_of_the_definition():
 def test_the_fitted_temperature_is_the_best_of_a_grid(seed, sharpness):
     logits, targets = drawn(seed, sharpness=sharpness)
     fitted = c.fit_temperature(logits, targets)
-    grid = np.geomspace(c.LEAST, c.MOST, 2001)
+    grid = np.geomspace(c.MIN_TEMPERATURE, c.MAX_TEMPERATURE, 2001)
     likelihoods = [c.negative_log_likelihood(logits, targets, t) for t in grid]
     assert c.negative_log_likelihood(logits, targets, fitted) <= min(likelihoods) + 1e-12
     assert fitted == pytest.approx(grid[int(np.argmin(likelihoods))], rel=0.004)  # half a step of the grid
 
 
 def test_a_temperature_that_is_known_is_found_again():
-    logits, targets = drawn(1, pictures=20_000, sharpness=3.0)
+    logits, targets = drawn(1, images=20_000, sharpness=3.0)
     assert c.fit_temperature(logits, targets) == pytest.approx(3.0, rel=0.05)
 
 
@@ -67,7 +67,7 @@ def test_where_all_are_right_or_wrong_there_is_no_best_temperature(targets):
 @settings(max_examples=50, deadline=None)
 @given(
     logits=arrays(np.float64, (6, 4), elements=st.floats(-50, 50).map(lambda x: round(x, 3))),
-    temperature=st.floats(c.LEAST, c.MOST),
+    temperature=st.floats(c.MIN_TEMPERATURE, c.MAX_TEMPERATURE),
 )
 def test_a_temperature_moves_no_picture_to_another_class(logits, temperature):
     best = c.probabilities(logits, temperature).max(1)
@@ -96,20 +96,20 @@ def test_the_calibration_error_is_that_of_the_definition():
     for bins in (1, 7, 10):
         assert c.calibration_error(scores, right, bins) == pytest.approx(slow_error(scores, right, bins))
     assert c.calibration_error(np.array([0.75] * 4), np.array([1, 1, 1, 0])) == 0
-    assert sum(b.pictures for b in c.reliability(scores, right)) == 500
+    assert sum(b.images for b in c.reliability(scores, right)) == 500
 
 
 def test_a_fitted_temperature_lowers_the_error_of_sharp_scores():
-    logits, targets = drawn(2, pictures=2000, sharpness=4.0)
+    logits, targets = drawn(2, images=2000, sharpness=4.0)
     found = c.summary(logits, targets, c.fit_temperature(logits, targets))
     assert found["before"]["ece"] > 0.15
-    assert found["after"]["ece"] < 0.04  # the noise of 2000 pictures in 15 bins
+    assert found["after"]["ece"] < 0.04  # the noise of 2000 images in 15 bins
     assert found["after"]["nll"] < found["before"]["nll"]
     assert found["accuracy"] == (logits.argmax(1) == targets).mean()
 
 
 def test_the_held_out_error_is_that_of_temperatures_of_the_others():
-    logits, targets = drawn(3, pictures=43, sharpness=3.0)
+    logits, targets = drawn(3, images=43, sharpness=3.0)
     scores = []
     for i in range(43):
         others = [j for j in range(43) if j % 5 != i % 5]
@@ -149,13 +149,13 @@ def test_a_threshold_rejects_no_more_known_than_wanted(known, share):
 
 
 def test_logits_are_those_that_the_classifier_makes_its_scores_of(bundle, picture_files, tmp_path, caplog):
-    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    (tmp_path / "broken.png").write_bytes(b"not an image")
     classifier = Classifier.load(bundle, device="cpu")
     files = [*picture_files[:17], tmp_path / "broken.png", *picture_files[17:20]]  # more than a batch
     logits, rows = c.logits_of(classifier, files)
     assert rows == [i for i in range(21) if i != 17]
-    assert "broken.png is not a picture" in caplog.text
-    assert "1 of 21 pictures for the scores cannot be read" in caplog.text
+    assert "broken.png is not a" in caplog.text
+    assert "1 of 21 images for the scores cannot be read" in caplog.text
     expected = np.stack([p.probabilities for p in classifier([files[row] for row in rows])])
     assert np.abs(c.probabilities(logits) - expected).max() < 1e-5  # float32 softmax against float64
     nothing, rows = c.logits_of(classifier, [tmp_path / "broken.png"])

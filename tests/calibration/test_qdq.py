@@ -193,17 +193,17 @@ def test_the_greatest_products_do_not_overflow(tmp_path, flavour):
 def test_layers_can_go_back_to_float(vision, quantized, found, pictures, pocket_model, tmp_path):
     feed = {"pixels": pictures(pocket_model.backbone.preprocess(), 2)}
     everything = [name for names in found.values() for name in names]
-    whole = qdq.in_float(quantized[S8S8], vision, everything)
+    whole = qdq.to_float32(quantized[S8S8], vision, everything)
     assert not [node for node in whole.graph.node if node.op_type in qdq.QDQ]
-    assert qdq.integers(whole) == 0.0
+    assert qdq.int8_initializers(whole) == 0.0
     assert all(
         np.array_equal(a, b) for a, b in zip(run(vision, tmp_path, feed), run(whole, tmp_path, feed), strict=True)
     )
-    part = qdq.in_float(quantized[S8S8], vision, found["block 3"])
+    part = qdq.to_float32(quantized[S8S8], vision, found["block 3"])
     onnx.checker.check_model(part, full_check=True)
     assert sum(node.op_type == "QuantizeLinear" for node in part.graph.node) == 25 - 4
-    assert 0.7 < qdq.integers(part) < qdq.integers(quantized[S8S8])
-    assert qdq.int8_share(vision.graph, found, ["block 3"]) == pytest.approx(1 - 1 / 6, abs=0.01)
+    assert 0.7 < qdq.int8_initializers(part) < qdq.int8_initializers(quantized[S8S8])
+    assert qdq.int8_weights(vision.graph, found, ["block 3"]) == pytest.approx(1 - 1 / 6, abs=0.01)
 
 
 def test_the_layer_with_the_wrong_range_is_the_most_sensitive(

@@ -129,10 +129,10 @@ def test_results_of_another_training_are_not_put_beside_a_prompt(run, other_run,
 
 def test_int8_says_on_stderr_what_it_does_and_on_stdout_what_came_out(run):
     data = pocket.IMAGES / "val"
-    result = export(run, "--int8", "--calibration-data", data, "--parity-pictures", 16, "--min-top1", 0.8)
+    result = export(run, "--int8", "--calibration-data", data, "--parity-images", 16, "--min-top1", 0.8)
     assert result.exit_code == 0, result.output
     assert "int8: 52 calibration pictures" in result.stderr
-    assert "52 pictures, 100 are wanted" in result.stderr
+    assert "52 images, 100 are wanted" in result.stderr
     lines = result.stdout.splitlines()
     assert lines[2].startswith("image features, U8S8")
     assert lines[12].startswith("bundle  bundle  int8")
@@ -165,7 +165,10 @@ def test_int8_is_fitted_on_the_run_s_own_pictures_and_judged_on_those_held_out(f
     [
         (["--int8", "--calibration-data", "nowhere"], "nowhere: no such folder"),
         (["--int8", "--calibration-data", "labels.txt"], "labels.txt: is a file, not a folder"),
-        (["--int8", "--calibration-data", "judged", "--parity-data", "judged"], "no pictures but those that int8 is"),
+        (
+            ["--int8", "--calibration-data", "judged", "--parity-data", "judged"],
+            "only images of the parity check",
+        ),
         (["--labels", "nowhere.txt"], "nowhere.txt"),
         (["--opset", "16"], "opset is 16"),
         (["--output", "precious"], "precious exists and is not a bundle"),
@@ -389,7 +392,7 @@ def test_a_bundle_that_is_exported_again_says_what_the_new_prompt_says(run, othe
 
 
 def test_gates_set_by_hand_do_not_look_like_the_usual_ones(run, tmp_path):
-    result = export(run, "--min-cosine", "0.5", "--parity-pictures", 4, "--no-calibrate")
+    result = export(run, "--min-cosine", "0.5", "--parity-images", 4, "--no-calibrate")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0].endswith("4 pictures, 24 labels, gates set by hand")

@@ -159,7 +159,7 @@ def test_layers_that_hurt_go_back_until_the_target_is_reached(
     def clipping(file, samples, method, folder, tell):
         source = measure(file, samples, method, folder, tell)
         if file.name == VISION:
-            hurt = module.int8.activations(source.proto.graph, {"block 2": source.found["block 2"]})
+            hurt = module.qdq.activations(source.proto.graph, {"block 2": source.found["block 2"]})
             source.measured.update(dict.fromkeys(hurt, (-0.05, 0.05)))
         return source
 
@@ -190,7 +190,7 @@ def test_a_target_out_of_reach_writes_nothing(pocket_model, picture_files, photo
 def test_pictures_of_the_parity_check_calibrate_nothing(pocket_model, picture_files, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(exporter, "trace_vision", None)
     shutil.copytree(photos, tmp_path / "photos")
-    with pytest.raises(UsageError, match="no pictures but those that int8 is judged on"):
+    with pytest.raises(UsageError, match="only images of the parity check"):
         export_bundle(
             pocket_model,
             tmp_path / "b",
@@ -226,7 +226,7 @@ def test_what_cannot_be_calibrated_is_refused_before_anything_is_traced(
     for calibration, message in [
         (None, "int8 needs calibration pictures"),
         (Calibration(tmp_path / "nowhere"), "no such folder"),
-        (Calibration(tmp_path / "empty"), "holds no pictures"),
+        (Calibration(tmp_path / "empty"), "holds no images"),
         (Calibration(photos, "kmeans"), "choose minmax, percentile, entropy"),
     ]:
         with pytest.raises(UsageError, match=message):

@@ -76,7 +76,7 @@ def run(config, tmp_path_factory):
 def bundle(run, tmp_path_factory):
     path = tmp_path_factory.mktemp("bundle") / "bundle"
     with pytest.raises(SystemExit) as done:
-        main([str(run), "--output", str(path), "--parity-pictures", "4"])
+        main([str(run), "--output", str(path), "--parity-images", "4"])
     assert done.value.code == 0
     return path
 
@@ -122,7 +122,7 @@ def test_weights_from_a_file_go_by_their_name_and_not_by_their_path(run, bundle)
 
 def test_another_process_writes_the_same_bytes(config, run, bundle, tmp_path):
     """Real exports, nothing shared: what hangs on the order of a set or on the place of the folder would differ."""
-    arguments = [str(config), str(run), "--output", str(tmp_path / "again"), "--parity-pictures", "4"]
+    arguments = [str(config), str(run), "--output", str(tmp_path / "again"), "--parity-images", "4"]
     environment = os.environ | {"PYTHONHASHSEED": "12345"}
     subprocess.run([sys.executable, "-c", EXPORT, *arguments], env=environment, check=True, capture_output=True)
     names = sorted(file.name for file in bundle.iterdir())
