@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# Processes that run tests side by side, one compute thread each; a test process takes about 1.5 GB.
+WORKERS ?= 2
 BIN = $(VENV)/bin
 SOURCES := $(shell find train export runtime calibration -type f -not -name '*.pyc')
 PACKAGES = -p attri.runtime -p attri.train -p attri.calibration -p attri.export
@@ -19,7 +21,7 @@ types: $(VENV)/installed
 
 unit: $(VENV)/installed
 	@echo "tests: some minutes, more on few cores"
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 # The commands in the middle are the product; docs/demo.py only lays out pictures and draws the sheet.
 demo: $(VENV)/installed

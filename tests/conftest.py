@@ -6,6 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers side by side get one thread each, before torch is loaded
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that spins takes a core from whoever has work
+
 
 @pytest.fixture(scope="session")
 def picture_files() -> list[Path]:
@@ -67,9 +71,11 @@ def bundle(request, picture_files, tmp_path_factory) -> Path:
     if given := os.environ.get("ATTRI_TEST_BUNDLE"):
         return Path(given)
     from support.make_bundle import LABELS
+    from support.shared import made_once
 
-    from attri.export.onnx import export_bundle
+    def export(path: Path) -> None:
+        from attri.export.onnx import export_bundle
 
-    path = tmp_path_factory.mktemp("bundle") / "bundle"
-    export_bundle(request.getfixturevalue("pocket_model"), path, LABELS, picture_files[:8])
-    return path
+        export_bundle(request.getfixturevalue("pocket_model"), path, LABELS, picture_files[:8])
+
+    return made_once(tmp_path_factory, "fp32-bundle", export)

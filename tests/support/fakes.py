@@ -53,6 +53,7 @@ class FakeSink:
         self.name, self.lossless, self.takes, self.seconds = "fake", lossless, takes, seconds
         self.results: list[FrameResult] = []
         self.full = self.closed = False
+        self.refused = 0  # results that found it full
         self.thread: threading.Thread | None = None
 
     def write(self, result: FrameResult) -> None:
@@ -61,6 +62,7 @@ class FakeSink:
         self.thread = threading.current_thread()
         time.sleep(self.seconds)
         if self.full:
+            self.refused += 1
             raise SinkError("the disk is full")
         self.results.append(result)
 

@@ -331,7 +331,7 @@ def test_a_full_disk_is_told_once_and_counted(bench: Bench, caplog: pytest.LogCa
     full.full = True
 
     def mend() -> None:
-        wait_for(lambda: len(good.results) == 5)
+        wait_for(lambda: len(good.results) == full.refused == 5)
         full.full = False
 
     steps = [*[picture(i) for i in range(5)], mend, picture(5)]

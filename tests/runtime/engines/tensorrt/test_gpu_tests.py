@@ -30,7 +30,7 @@ def test_they_pass_on_the_stand_in(bundle, cudart_file, tmp_path):
         "-m",
         "gpu",
         "-p",
-        "as_gpu",
+        "support.tensorrt.as_gpu",
         "-p",
         "no:cacheprovider",
         HERE / "test_gpu.py",
