@@ -244,7 +244,7 @@ def measure(setting: Setting, labels: list[str], rounds: int) -> str:
     times = in_turn(turns, rounds, few)
     peak = peak_gflops(setting)
     lines = [
-        f"{setting.name}, {len(labels)} labels ({len(words.own)} distinct tokens after the stem)."
+        f"{setting.name}, {len(labels)} labels ({len(words.suffix_tokens)} distinct tokens after the prefix)."
         f" A product of large matrices: {peak:.0f} GFLOP/s.",
         "",
         *table(times, setting.gflop(words), peak),

@@ -177,25 +177,24 @@ def trace_text(model: AttriPrompt, precision: str, opset: int) -> onnx.ModelProt
     width, count = model.text.positional_embedding.shape[1], model.config.retrieved
     tokens, lengths = np.arange(18, dtype=np.int32).reshape(3, 6), np.array([2, 6, 3], np.int32)
     labels = LabelTokens.pack(np.zeros(5, np.int32), tokens, lengths)
-    rows = len(labels.own)
-    places, slots, cells, last = map(torch.from_numpy, (labels.places, labels.slots, labels.cells, labels.last))
+    rows = len(labels.suffix_tokens)
     inputs: dict[str, tuple[torch.Tensor, dict[int, Any]]] = {
         "retrieved": (torch.zeros(2, model.depth, count, dtype=torch.int32), {0: B}),
-        "stem": (torch.zeros(5, width), {0: P}),
-        "own": (torch.zeros(rows, width), {0: R}),
-        "places": (places, {0: R}),
-        "slots": (slots, {0: C, 1: T}),
-        "cells": (cells, {0: R}),
-        "last": (last, {0: C}),
+        "prefix": (torch.zeros(5, width), {0: P}),
+        "suffix_tokens": (torch.zeros(rows, width), {0: R}),
+        "suffix_positions": (torch.from_numpy(labels.suffix_positions), {0: R}),
+        "token_rows": (torch.from_numpy(labels.token_rows), {0: C, 1: T}),
+        "scatter_index": (torch.from_numpy(labels.scatter_index), {0: R}),
+        "eot_rows": (torch.from_numpy(labels.eot_rows), {0: C}),
     }
     shapes: dict[str, list[Any]] = {
         "retrieved": ["B", model.depth, count],
-        "stem": ["P", width],
-        "own": ["R", width],
-        "places": ["R"],
-        "slots": ["C", "T"],
-        "cells": ["R"],
-        "last": ["C"],
+        "prefix": ["P", width],
+        "suffix_tokens": ["R", width],
+        "suffix_positions": ["R"],
+        "token_rows": ["C", "T"],
+        "scatter_index": ["R"],
+        "eot_rows": ["C"],
         "text_features": ["B", "C", model.backbone.joint_width],
     }
     return trace(TextGraph(model, precision), inputs, ["text_features"], shapes, opset)

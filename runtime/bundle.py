@@ -4,8 +4,8 @@ manifest.json         what the model is, what the graphs expect, every other fil
                       sha256 of all that
 vision.onnx           pixels float32 [B, 3, H, W]
                       -> image_features float32 [B, D], retrieved int32 [B, L, M], scores float32 [B, L, K, N]
-text.onnx             retrieved, and labels (`LabelTokens`): stem float32 [P, W], own float32 [R, W],
-                      places int32 [R], slots int32 [C, T], cells int32 [R], last int32 [C]
+text.onnx             retrieved, and labels (`LabelTokens`): prefix float32 [P, W], suffix_tokens float32 [R, W],
+                      suffix_positions int32 [R], token_rows int32 [C, T], scatter_index int32 [R], eot_rows int32 [C]
                       -> text_features float32 [B, C, D]
 token_embedding.npy   float16 or float32 [49408, W], read with mmap: a label touches a handful of its rows
 merges.txt.gz         the tokenizer's merges
@@ -41,7 +41,7 @@ from attri.runtime._util.atomic import write_file
 from attri.runtime._util.held_files import HeldFiles, entry_of
 from attri.runtime.errors import BundleError
 
-SCHEMA = 2  # 1 had text graphs that read padded labels
+SCHEMA = 3  # 2 had other names for the inputs of the text graph, and no signatures
 MANIFEST, VISION, TEXT, EMBEDDING, MERGES = (
     "manifest.json",
     "vision.onnx",

@@ -56,8 +56,9 @@ class VisionGraph(nn.Module):
 class TextGraph(nn.Module):
     """retrieved int32 [B, L, M] and labels (`LabelTokens`) -> text_features float32 [B, C, D]
 
-    Of the labels, stem [P, W] and own [R, W] are float32 token embeddings; places [R], slots [C, T], cells [R] and last
-    [C] are int32. The key and value tables are constants of the graph: prompts have been folded away.
+    Of the labels, prefix [P, W] and suffix_tokens [R, W] are float32 token embeddings; suffix_positions [R],
+    token_rows [C, T], scatter_index [R] and eot_rows [C] are int32. The key and value tables are constants of the
+    graph: prompts have been folded away.
     """
 
     pool: Tensor
@@ -74,7 +75,15 @@ class TextGraph(nn.Module):
         self.register_buffer("static", static.detach().to(dtype))
 
     def forward(
-        self, retrieved: Tensor, stem: Tensor, own: Tensor, places: Tensor, slots: Tensor, cells: Tensor, last: Tensor
+        self,
+        retrieved: Tensor,
+        prefix: Tensor,
+        suffix_tokens: Tensor,
+        suffix_positions: Tensor,
+        token_rows: Tensor,
+        scatter_index: Tensor,
+        eot_rows: Tensor,
     ) -> Tensor:
-        labels = EmbeddedLabels(stem.to(self.dtype), own.to(self.dtype), places, slots, cells, last)
+        prefix, suffix_tokens = prefix.to(self.dtype), suffix_tokens.to(self.dtype)
+        labels = EmbeddedLabels(prefix, suffix_tokens, suffix_positions, token_rows, scatter_index, eot_rows)
         return prompted_text(self.text, self.pool, self.static, retrieved, labels)

@@ -163,7 +163,9 @@ class TextEncoder:
         result: list[Features] | None = None
         for classes, part in self._parts(tokens):
             feed = part.feed(self._embedding)
-            most = max(1, min(ROWS // max(len(part.own), part.slots.size), self.engine.limits.get("B", ROWS)))
+            most = max(
+                1, min(ROWS // max(len(part.suffix_tokens), part.token_rows.size), self.engine.limits.get("B", ROWS))
+            )
             images: list[NDArray[Any]] = []
             for first in range(0, len(retrieved), most):
                 images += list(self.engine.run({"retrieved": retrieved[first : first + most], **feed})[0])
@@ -190,9 +192,9 @@ class TextEncoder:
         return parts
 
     def _fits(self, tokens: LabelTokens) -> bool:
-        extents = {"C": len(tokens), "R": len(tokens.own)}
+        extents = {"C": len(tokens), "R": len(tokens.suffix_tokens)}
         within = all(extent <= self.engine.limits.get(name, extent) for name, extent in extents.items())
-        return within and max(len(tokens.own), tokens.slots.size) <= ROWS
+        return within and max(len(tokens.suffix_tokens), tokens.token_rows.size) <= ROWS
 
 
 def _nearest(labels: LabelSet, plain: NDArray[np.float32], count: int) -> NDArray[np.intp]:

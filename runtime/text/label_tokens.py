@@ -1,4 +1,4 @@
-"""From labels to the arrays that the text encoder reads: a stem that all prompts share, and each label's own tokens."""
+"""Token ids of a set of prompts, packed for the text graph: a shared prefix and a trie of each label's suffix."""
 
 from __future__ import annotations
 
@@ -14,77 +14,104 @@ from attri.runtime.errors import LabelsError
 from attri.runtime.labels import prompt
 from attri.runtime.tokenizer import EOT, SOS
 
-logger = logging.getLogger("attri")
+_LOGGER = logging.getLogger("attri")
 _SHOWN_ALIKE = 5
 
 
 class Encoder(Protocol):
-    def encode(self, text: str) -> list[int]: ...
+    """A tokenizer, as `attri.runtime.tokenizer.Tokenizer` is."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without SOS and EOT."""
+        ...
 
 
 @dataclass(frozen=True)
 class LabelTokens:
-    """Token ids of C prompts, each distinct beginning once: a trie, whose R rows are all that has to be computed.
+    """Token ids of C prompts as a trie: each distinct beginning is one of R rows, and only rows are computed.
 
-    Under a causal mask a token's state depends on the tokens before it alone. Prompts that begin alike share those
+    Under a causal mask a token's state depends on the tokens before it alone. Prompts that begin alike therefore share
     rows, and no row is padding.
 
-    stem    int32 [P]     SOS and the words that every prompt starts with
-    own     int32 [R]     the other tokens, parents before children; a prompt's last is its EOT
-    places  int32 [R]     how many tokens stand between the stem and the row
-    slots   int32 [C, T]  the rows of each prompt in their order, its last one repeated to the longest prompt's length
-    cells   int32 [R]     a place in the flattened `slots` that holds the row
-    last    int32 [C]     the row of each prompt's EOT
+    Attributes:
+        prefix: int32 [P], SOS and the words that every prompt starts with.
+        suffix_tokens: int32 [R], the tokens after the prefix, parents before children; the last of a prompt is EOT.
+        suffix_positions: int32 [R], number of tokens between the prefix and the row.
+        token_rows: int32 [C, T], the row of each prompt's t-th token; the last one is repeated up to the length of the
+            longest prompt.
+        scatter_index: int32 [R], index into `token_rows.ravel()` of one occurrence of each row.
+        eot_rows: int32 [C], the row of each prompt's EOT.
     """
 
-    stem: NDArray[np.int32]
-    own: NDArray[np.int32]
-    places: NDArray[np.int32]
-    slots: NDArray[np.int32]
-    cells: NDArray[np.int32]
-    last: NDArray[np.int32]
+    prefix: NDArray[np.int32]
+    suffix_tokens: NDArray[np.int32]
+    suffix_positions: NDArray[np.int32]
+    token_rows: NDArray[np.int32]
+    scatter_index: NDArray[np.int32]
+    eot_rows: NDArray[np.int32]
 
     @classmethod
-    def pack(cls, stem: NDArray[np.int32], tokens: NDArray[np.int32], lengths: NDArray[np.int32]) -> LabelTokens:
-        """From padded tokens [C, T] after the stem, of which each prompt has so many, 1 or more [C]."""
+    def pack(cls, prefix: NDArray[np.int32], tokens: NDArray[np.int32], lengths: NDArray[np.int32]) -> LabelTokens:
+        """Build the trie.
+
+        Args:
+            prefix: ids that all prompts start with [P].
+            tokens: ids after the prefix, padded [C, T].
+            lengths: how many of them each prompt has, 1 or more [C].
+        """
         T = int(lengths.max())
-        slots = np.zeros((len(tokens), T), np.int32)
-        own, places, cells = [], [], []
-        parents, rows = np.zeros(len(tokens), np.int64), 0
-        for place in range(T):
-            going = np.flatnonzero(lengths > place)
-            beginnings = parents[going] << 32 | tokens[going, place]
+        token_rows = np.zeros((len(tokens), T), np.int32)
+        ids, positions, occurrences = [], [], []
+        parents, row_count = np.zeros(len(tokens), np.int64), 0
+        for position in range(T):
+            ongoing = np.flatnonzero(lengths > position)
+            beginnings = parents[ongoing] << 32 | tokens[ongoing, position]
             _, first, row = np.unique(beginnings, return_index=True, return_inverse=True)
-            parents[going] = rows + row
-            slots[:, place] = parents  # those that have ended repeat their last
-            own.append(tokens[going[first], place])
-            places.append(np.full(len(first), place))
-            cells.append(going[first] * T + place)
-            rows += len(first)
-        own_ids, all_places, all_cells = (np.concatenate(part).astype(np.int32) for part in (own, places, cells))
-        return cls(stem, own_ids, all_places, slots, all_cells, slots[:, -1])
+            parents[ongoing] = row_count + row
+            token_rows[:, position] = parents  # prompts that have ended repeat their last row
+            ids.append(tokens[ongoing[first], position])
+            positions.append(np.full(len(first), position))
+            occurrences.append(ongoing[first] * T + position)
+            row_count += len(first)
+        rows = (np.concatenate(part).astype(np.int32) for part in (ids, positions, occurrences))
+        suffix_tokens, suffix_positions, scatter_index = rows  # [R] each
+        return cls(prefix, suffix_tokens, suffix_positions, token_rows, scatter_index, token_rows[:, -1])
 
     @property
     def lengths(self) -> NDArray[np.int32]:
-        """Tokens of each prompt after the stem, EOT included [C]"""
-        return self.places[self.last] + 1
+        """Number of tokens of each prompt after the prefix, EOT included [C]."""
+        return self.suffix_positions[self.eot_rows] + 1
 
     def whole(self) -> list[list[int]]:
-        """Every prompt's ids from SOS to EOT."""
-        rows = zip(self.own[self.slots], self.lengths, strict=True)
-        return [[*self.stem.tolist(), *ids[:length].tolist()] for ids, length in rows]
+        """All ids of every prompt, from SOS to EOT."""
+        rows = zip(self.suffix_tokens[self.token_rows], self.lengths, strict=True)
+        return [[*self.prefix.tolist(), *ids[:length].tolist()] for ids, length in rows]
 
     def feed(self, table: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """As the text graph reads them: stem [P, W] and own [R, W] are looked up in `table`, as float32."""
-        embedded = {name: np.asarray(table[ids], np.float32) for name, ids in (("stem", self.stem), ("own", self.own))}
-        return embedded | {"places": self.places, "slots": self.slots, "cells": self.cells, "last": self.last}
+        """The text graph's inputs, but for `retrieved`.
+
+        Args:
+            table: the token embedding [49408, W].
+
+        Returns:
+            The fields by name, with float32 embeddings in the place of ids: prefix [P, W], suffix_tokens [R, W].
+        """
+        return {
+            "prefix": np.asarray(table[self.prefix], np.float32),
+            "suffix_tokens": np.asarray(table[self.suffix_tokens], np.float32),
+            "suffix_positions": self.suffix_positions,
+            "token_rows": self.token_rows,
+            "scatter_index": self.scatter_index,
+            "eot_rows": self.eot_rows,
+        }
 
     def __len__(self) -> int:
-        return len(self.last)
+        """The number of prompts, C."""
+        return len(self.eot_rows)
 
-    def take(self, classes: NDArray[np.intp] | slice) -> LabelTokens:
-        """The same for some of the prompts, in that order."""
-        return self.pack(self.stem, self.own[self.slots[classes]], self.lengths[classes])
+    def take(self, chosen: NDArray[np.intp] | slice) -> LabelTokens:
+        """The trie of some of the prompts, in the order of `chosen`; the prefix stays."""
+        return self.pack(self.prefix, self.suffix_tokens[self.token_rows[chosen]], self.lengths[chosen])
 
 
 def encode_labels(
@@ -92,12 +119,18 @@ def encode_labels(
     labels: Sequence[str],
     template: str = "{}",
     context_length: int = 77,
-    places: Sequence[str] | None = None,
+    locations: Sequence[str] | None = None,
 ) -> LabelTokens:
-    """Encode `template` with each label in the place of {}.
+    """Tokenize `template` with each label in the place of {}.
 
-    A prompt that is too long keeps its first context_length - 2 tokens and its EOT, with a logged warning that names
-    it by its entry of `places` ("labels.txt line 7") or by its number.
+    A prompt that is too long keeps its first context_length - 2 tokens and its EOT, and is named in a warning.
+
+    Args:
+        tokenizer: turns text into token ids.
+        labels: one text per prompt.
+        template: the sentence around each label, with one {}.
+        context_length: most tokens of a prompt, with SOS and EOT.
+        locations: where each label comes from ("labels.txt line 7"), for warnings; None counts them from 1.
 
     Raises:
         LabelsError: there are no labels.
@@ -105,51 +138,58 @@ def encode_labels(
     """
     if not labels:
         raise LabelsError("no labels: give at least one")
-    rows = []
+    sequences = []
     for number, label in enumerate(labels):
         ids = tokenizer.encode(prompt(template, label))
         if len(ids) > context_length - 2:
-            place = places[number] if places else f"label {number + 1}"
-            logger.warning(
-                "%s has %d tokens, %d are kept: %.40s...", place, len(ids) + 2, context_length, " ".join(label.split())
-            )
-        rows.append([SOS, *ids[: context_length - 2], EOT])
-    # EOT stays with the label, so that a single label, or two equal ones, still have a token of their own.
-    stem = _common_start([row[:-1] for row in rows])
-    own = [row[len(stem) :] for row in rows]
-    lengths = np.array([len(row) for row in own], np.int32)
-    tokens = np.zeros((len(own), int(lengths.max())), np.int32)
-    for target, row in zip(tokens, own, strict=True):
-        target[: len(row)] = row
-    return LabelTokens.pack(np.array(stem, np.int32), tokens, lengths)
+            _warn_of_cut(label, locations[number] if locations else f"label {number + 1}", len(ids), context_length)
+        sequences.append([SOS, *ids[: context_length - 2], EOT])
+    # EOT stays in the suffix, so that a single label, or two equal ones, still have a suffix.
+    prefix = _common_start([ids[:-1] for ids in sequences])
+    suffixes = [ids[len(prefix) :] for ids in sequences]
+    lengths = np.array([len(ids) for ids in suffixes], np.int32)
+    tokens = np.zeros((len(suffixes), int(lengths.max())), np.int32)  # [C, T]
+    for target, ids in zip(tokens, suffixes, strict=True):
+        target[: len(ids)] = ids
+    return LabelTokens.pack(np.array(prefix, np.int32), tokens, lengths)
 
 
-def _common_start(rows: list[list[int]]) -> list[int]:
-    # What the least and the greatest row share, all rows between them share.
-    least, greatest = min(rows), max(rows)
+def _warn_of_cut(label: str, location: str, tokens: int, context_length: int) -> None:
+    _LOGGER.warning(
+        "%s has %d tokens, %d are kept: %.40s...", location, tokens + 2, context_length, " ".join(label.split())
+    )
+
+
+def _common_start(sequences: list[list[int]]) -> list[int]:
+    # What the least and the greatest sequence share, all between them share.
+    least, greatest = min(sequences), max(sequences)
     count = next((i for i, (a, b) in enumerate(zip(least, greatest, strict=False)) if a != b), len(least))
     return least[:count]
 
 
 def warn_of_alike(
-    labels: Sequence[str], starts: NDArray[np.intp], prompt: NDArray[np.intp], places: Sequence[str] | None = None
+    labels: Sequence[str],
+    label_offsets: NDArray[np.intp],
+    prompt_index: NDArray[np.intp],
+    locations: Sequence[str] | None = None,
 ) -> None:
-    """One warning that names different labels whose prompts have the same tokens, as "Bird" and "bird" have.
+    """Log one warning that names different labels whose prompts have the same tokens, such as "Bird" and "bird".
 
     Args:
-        starts: where the prompts of each label begin [C].
-        prompt: the distinct prompt of each prompt [P].
-        places: of the labels, as for `encode_labels`.
+        labels: C labels.
+        label_offsets: index of the first prompt of each label [C].
+        prompt_index: index of each prompt among the distinct prompts [P].
+        locations: of the labels, as for `encode_labels`.
     """
-    owners = np.repeat(np.arange(len(labels)), np.diff(starts, append=len(prompt)))  # [P]
-    shared = np.flatnonzero(np.bincount(prompt)[prompt] > 1)  # [S]
+    owners = np.repeat(np.arange(len(labels)), np.diff(label_offsets, append=len(prompt_index)))  # [P]
+    shared = np.flatnonzero(np.bincount(prompt_index)[prompt_index] > 1)  # [S]
     groups: dict[int, dict[str, int]] = {}
-    for owner, tokens in zip(owners[shared].tolist(), prompt[shared].tolist(), strict=True):
+    for owner, tokens in zip(owners[shared].tolist(), prompt_index[shared].tolist(), strict=True):
         groups.setdefault(tokens, {}).setdefault(labels[owner], owner)
     alike = list(dict.fromkeys(tuple(group.values()) for group in groups.values() if len(group) > 1))
     if not alike:
         return
-    named = [f"{labels[owner]!r:.60}" + (f" ({places[owner]})" if places else "") for owner in range(len(labels))]
+    named = [f"{label!r:.60}" + (f" ({locations[i]})" if locations else "") for i, label in enumerate(labels)]
     shown = "; ".join(" = ".join(named[owner] for owner in group) for group in alike[:_SHOWN_ALIKE])
     more = f"; and {len(alike) - _SHOWN_ALIKE} more" if len(alike) > _SHOWN_ALIKE else ""
-    logger.warning("the model reads these labels alike, whatever their case, so keep one of each: %s%s", shown, more)
+    _LOGGER.warning("the model reads these labels alike, whatever their case, so keep one of each: %s%s", shown, more)

@@ -217,8 +217,8 @@ def test_all_labels_and_all_sets_have_their_turn(samples, monkeypatch, count):
     labels, sets = set(), set()
     for feed in every.text():
         assert feed["retrieved"].shape == (1, 1, 1)
-        assert len(feed["last"]) == 3
-        labels |= {int(row // 4) for row in feed["own"][:, 0]}
+        assert len(feed["eot_rows"]) == 3
+        labels |= {int(row // 4) for row in feed["suffix_tokens"][:, 0]}
         sets.add(int(feed["retrieved"].item()))
     assert (labels, sets) == (set(range(7)), set(range(count)))
     assert len(list(every.text(1))) == 1

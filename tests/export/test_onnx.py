@@ -50,16 +50,18 @@ def test_borders_are_dynamic_and_typed_as_documented(pocket_model, precision, op
     assert types(vision) == {"pixels": FLOAT, "image_features": FLOAT, "retrieved": INT32, "scores": FLOAT}
     assert border(text) == {
         "retrieved": ["B", 6, 2],
-        "stem": ["P", 128],
-        "own": ["R", 128],
-        "places": ["R"],
-        "slots": ["C", "T"],
-        "cells": ["R"],
-        "last": ["C"],
+        "prefix": ["P", 128],
+        "suffix_tokens": ["R", 128],
+        "suffix_positions": ["R"],
+        "token_rows": ["C", "T"],
+        "scatter_index": ["R"],
+        "eot_rows": ["C"],
         "text_features": ["B", "C", 192],
     }
-    integers = ("retrieved", "places", "slots", "cells", "last")
-    assert types(text) == dict.fromkeys(integers, INT32) | dict.fromkeys(("stem", "own", "text_features"), FLOAT)
+    integers = ("retrieved", "suffix_positions", "token_rows", "scatter_index", "eot_rows")
+    assert types(text) == dict.fromkeys(integers, INT32) | dict.fromkeys(
+        ("prefix", "suffix_tokens", "text_features"), FLOAT
+    )
     for proto in (vision, text):
         onnx.checker.check_model(proto, full_check=True)
         written = proto.SerializeToString()
@@ -89,8 +91,8 @@ def test_a_frozen_batch_and_a_wrong_opset_are_noticed(pocket_model):
     proto = cached(trace_text)(pocket_model, "fp32", 18)
     with pytest.raises(FailedError, match="asked for 17"):
         exporter.require(proto, border(proto), 17)
-    shapes = border(proto) | {"slots": [1, "T"]}
-    with pytest.raises(FailedError, match=r"gave slots the shape \['C', 'T'\], expected \[1, 'T'\]"):
+    shapes = border(proto) | {"token_rows": [1, "T"]}
+    with pytest.raises(FailedError, match=r"gave token_rows the shape \['C', 'T'\], expected \[1, 'T'\]"):
         exporter.require(proto, shapes, 18)
 
 

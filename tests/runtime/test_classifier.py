@@ -199,7 +199,7 @@ class Watched:
         self.engine, self.rows, self.description, self.limits = engine, [], "", {}
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        self.rows.append(len(inputs["retrieved"]) * inputs["slots"].size)
+        self.rows.append(len(inputs["retrieved"]) * inputs["token_rows"].size)
         return self.engine.run(inputs)
 
 
@@ -213,7 +213,7 @@ def test_many_labels_run_in_parts(
     classifier._text.engine = watched = Watched(classifier._text.engine)
     monkeypatch.setattr(module, "ROWS", limit)
     close(probabilities(classifier(five[:2])), wanted, SUMS)
-    tokens = classifier._set.tokens.slots.shape[1]
+    tokens = classifier._set.tokens.token_rows.shape[1]
     assert len(watched.rows) > 1
     assert max(watched.rows) <= max(limit, tokens)
 
@@ -230,9 +230,9 @@ def test_an_engine_s_limits_are_kept(classifier: Classifier, five: list[Path]) -
 
 def test_one_long_label_among_many_costs_little_padding(classifier: Classifier) -> None:
     labels = classifier._text.label_set([f"thing {i}" for i in range(1500)] + ["very " * 60 + "long thing"])
-    assert labels.tokens.slots.size > module.ROWS
+    assert labels.tokens.token_rows.size > module.ROWS
     parts = classifier._text._parts(labels.tokens)
-    assert sum(part.slots.size for _, part in parts) < 2 * labels.tokens.lengths.sum()
+    assert sum(part.token_rows.size for _, part in parts) < 2 * labels.tokens.lengths.sum()
     assert sorted(np.concatenate([classes for classes, _ in parts])) == list(range(1501))
 
 

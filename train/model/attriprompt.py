@@ -48,11 +48,9 @@ class AttriPrompt(nn.Module):
     def embed(self, labels: LabelTokens) -> EmbeddedLabels:
         """Look the tokens up, on the model's device."""
         table = self.backbone.token_embedding
-        stem, own, *places = (
-            torch.from_numpy(part).to(table.device)
-            for part in (labels.stem, labels.own, labels.places, labels.slots, labels.cells, labels.last)
-        )
-        return EmbeddedLabels(table[stem], table[own], *places)
+        ids = {name: torch.from_numpy(part).to(table.device) for name, part in vars(labels).items()}
+        embedded = {name: table[ids[name]] for name in ("prefix", "suffix_tokens")}
+        return EmbeddedLabels(**ids | embedded)
 
     def tables(self) -> tuple[Tensor, Tensor]:
         """Keys and values of pool entries [L, N, p, 2 W] and of static tokens [L, q, 2 W]."""
@@ -75,7 +73,7 @@ class AttriPrompt(nn.Module):
             return prompted_text(self.text, pool, static, retrieved, part)
 
         width = self.text.positional_embedding.shape[1]
-        of_class = KEPT * retrieved.shape[0] * labels.slots.shape[1] * width * len(self.text.blocks)
+        of_class = KEPT * retrieved.shape[0] * labels.token_rows.shape[1] * width * len(self.text.blocks)
         size = max(1, ACTIVATIONS // max(1, of_class))
         if size >= len(labels):
             return encode(self.embed(labels))

@@ -7,18 +7,18 @@ made of the prompts by the next block's prompts. From that follow equalities:
 * prompts enter block l only through their keys and values, which depend on nothing but the entry:
       KV[l, n, i] = ln_1(P[l, n, i]) W_kv + b_kv                             table [L, N, p, 2 W]
   and retrieval is one gather from it;
-* SOS and the words that all prompts begin with (the stem) see SOS, prompts and themselves: once per image;
-* a label's own tokens see the stem, the prompts and those before them: labels that begin alike share these rows
-  (`attri.runtime.text.label_tokens.LabelTokens`), and no row is padding;
+* SOS and the words that all prompts begin with (the prefix) see SOS, prompts and themselves: once per image;
+* a label's own tokens (the suffix) see the prefix, the prompts and those before them: labels that begin alike share
+  these rows (`attri.runtime.text.label_tokens.LabelTokens`), and no row is padding;
 * in the first block they do not depend on the image before they have attended; in the last block only EOT asks.
 
-Norms and products run on rows. For attention rows are laid out by label, padded (cells), which costs a copy.
+Norms and products run on rows. For attention rows are laid out by label, padded (`token_rows`), which costs a copy.
 
 Prompts carry no position and order inside a block does not matter, so an image's text features are a function of its
 sorted retrieved entries. The same code trains (it is differentiable) and is traced for export.
 
-Shapes: B images, C classes, P stem tokens, R rows, T tokens of the longest label, S = P + p M + q shared keys, H heads,
-W width, d = W / H, D joint width; b is 1 in the first block and B after it.
+Shapes: B images, C classes, P prefix tokens, R rows, T tokens of the longest suffix, S = P + p M + q shared keys, H
+heads, W width, d = W / H, D joint width; b is 1 in the first block and B after it.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ MASKED = -3e4  # added to scores that must not count: fits float16, and exp of i
 
 @dataclass(frozen=True)
 class EmbeddedLabels:
-    """LabelTokens with the frozen embeddings in the place of ids. stem [P, W], own [R, W], the others as there"""
+    """`LabelTokens` with frozen embeddings instead of ids: prefix [P, W], suffix_tokens [R, W]; the others as there."""
 
-    stem: Tensor
-    own: Tensor
-    places: Tensor
-    slots: Tensor
-    cells: Tensor
-    last: Tensor
+    prefix: Tensor
+    suffix_tokens: Tensor
+    suffix_positions: Tensor
+    token_rows: Tensor
+    scatter_index: Tensor
+    eot_rows: Tensor
 
 
 @dataclass(frozen=True)
 class Shared:
-    """Keys and values that every label sees, the stem's first. k, v [B, H, S, d]; mask, to be added [B, S]"""
+    """Keys and values that every label sees, the prefix's first. k, v [B, H, S, d]; mask, to be added [B, S]"""
 
     k: Tensor
     v: Tensor
@@ -89,31 +89,32 @@ def prompted_text(tower: TextTower, pool: Tensor, static: Tensor, retrieved: Ten
         static: key and value table of the static tokens [L, q, 2 W].
         retrieved: entries of each prompted block [B, L, M], integer; N stands for none, which nothing sees.
     """
-    P, (C, T), B = labels.stem.shape[0], labels.slots.shape, retrieved.shape[0]
-    positions, ends = tower.positional_embedding, labels.last.long() + P
-    places = torch.cat([torch.arange(P, device=ends.device), labels.places.long() + P])
-    x = (torch.cat([labels.stem, labels.own]) + F.embedding(places, positions))[None]  # [1, P + R, W]
-    slots, cells = labels.slots.flatten().long() + P, labels.cells.long()
-    place = torch.arange(T, device=ends.device)
+    P, (C, T), B = labels.prefix.shape[0], labels.token_rows.shape, retrieved.shape[0]
+    eot_rows = labels.eot_rows.long() + P
+    positions = torch.cat([torch.arange(P, device=eot_rows.device), labels.suffix_positions.long() + P])  # [P + R]
+    tokens = torch.cat([labels.prefix, labels.suffix_tokens])
+    x = (tokens + F.embedding(positions, tower.positional_embedding))[None]  # [1, P + R, W]
+    token_rows, scatter_index = labels.token_rows.flatten().long() + P, labels.scatter_index.long()
+    place = torch.arange(T, device=eot_rows.device)
     before = additive(place <= place[:, None], x)  # [T, T]
-    up_to_eot = additive(place <= places.index_select(0, ends)[:, None, None] - P, x)  # [C, 1, T]
+    up_to_eot = additive(place <= positions.index_select(0, eot_rows)[:, None, None] - P, x)  # [C, 1, T]
 
     for index, module in enumerate(tower.blocks):
         block = BlockView(module)
-        k, v = block.split_keys_values(block.keys_values(x))  # [b, H, P + R, d]; the stem's few rows in one product
-        k_stem, v_stem = (y[:, :, :P].expand(B, -1, -1, -1) for y in (k, v))
-        shared = Shared(k_stem, v_stem, x.new_zeros(B, P))  # [B, H, P, d]
+        k, v = block.split_keys_values(block.keys_values(x))  # [b, H, P + R, d]; the prefix's few rows in one product
+        k_prefix, v_prefix = (y[:, :, :P].expand(B, -1, -1, -1) for y in (k, v))
+        shared = Shared(k_prefix, v_prefix, x.new_zeros(B, P))  # [B, H, P, d]
         if index < len(pool):
             shared = with_prompts(block, shared, pool[index], static[index], retrieved[:, index])
-        k_own, v_own = (y.index_select(2, slots) for y in (k, v))  # [b, H, C T, d]
+        k_suffix, v_suffix = (y.index_select(2, token_rows) for y in (k, v))  # [b, H, C T, d]
         if index < len(tower.blocks) - 1:
             q = block.query(x)
-            stem = attend_stem(q[:, :, :P].expand(B, -1, -1, -1), shared)  # [B, P, W]
-            own = attend_own(q.index_select(2, slots), k_own, v_own, shared, before, C)  # [B, C T, W]
-            x = block.finish(x, torch.cat([stem, own.index_select(1, cells)], 1))  # [B, P + R, W]
+            prefix = attend_prefix(q[:, :, :P].expand(B, -1, -1, -1), shared)  # [B, P, W]
+            suffix = attend_suffix(q.index_select(2, token_rows), k_suffix, v_suffix, shared, before, C)  # [B, C T, W]
+            x = block.finish(x, torch.cat([prefix, suffix.index_select(1, scatter_index)], 1))  # [B, P + R, W]
         else:
-            x = x.index_select(1, ends)  # [b, C, W]
-            x = block.finish(x, attend_own(block.query(x), k_own, v_own, shared, up_to_eot, C))  # [B, C, W]
+            x = x.index_select(1, eot_rows)  # [b, C, W]
+            x = block.finish(x, attend_suffix(block.query(x), k_suffix, v_suffix, shared, up_to_eot, C))  # [B, C, W]
     return l2_normalize(upcast(tower.project(layer_norm(tower.ln_final, x))))  # [B, C, D]
 
 
@@ -136,8 +137,8 @@ def with_prompts(block: BlockView, shared: Shared, pool: Tensor, static: Tensor,
     return Shared(torch.cat([shared.k, k], 2), torch.cat([shared.v, v], 2), torch.cat(mask, 1))
 
 
-def attend_stem(q: Tensor, shared: Shared) -> Tensor:
-    """The stem among itself and the prompts. q [B, H, P, d] -> [B, P, W]
+def attend_prefix(q: Tensor, shared: Shared) -> Tensor:
+    """The prefix among itself and the prompts. q [B, H, P, d] -> [B, P, W]
 
     SOS stands before the prompts and sees itself alone, so its state is the same for every image.
     """
@@ -148,8 +149,8 @@ def attend_stem(q: Tensor, shared: Shared) -> Tensor:
     return merge_heads(softmax(scores) @ shared.v)
 
 
-def attend_own(q: Tensor, k: Tensor, v: Tensor, shared: Shared, mask: Tensor, classes: int) -> Tensor:
-    """Own tokens among the shared keys, all of which they see, and those of their class that `mask` lets through.
+def attend_suffix(q: Tensor, k: Tensor, v: Tensor, shared: Shared, mask: Tensor, classes: int) -> Tensor:
+    """Suffix tokens among the shared keys, all of which they see, and those of their class that `mask` lets through.
 
     q [b, H, C Q, d]; k, v [b, H, C T, d]; mask [Q, T] or [C, 1, T] -> [B, C Q, W]
     """
@@ -158,8 +159,8 @@ def attend_own(q: Tensor, k: Tensor, v: Tensor, shared: Shared, mask: Tensor, cl
     T = k.shape[2] // C
     q_class, k_class, v_class = (x.reshape(b, H, C, -1, d) for x in (q, k, v))
     among_shared = q @ shared.k.transpose(-1, -2) + shared.mask[:, None, None]  # [B, H, C Q, S]
-    among_own = (q_class @ k_class.transpose(-1, -2) + mask).expand(B, -1, -1, -1, -1)  # [B, H, C, Q, T]
-    weights = softmax(torch.cat([among_shared.reshape(B, H, C, -1, S), among_own], -1))
-    of_shared, of_own = torch.split(weights, [S, T], -1)
-    attended = of_shared.reshape(B, H, rows, S) @ shared.v + (of_own @ v_class).reshape(B, H, rows, d)
+    among_suffix = (q_class @ k_class.transpose(-1, -2) + mask).expand(B, -1, -1, -1, -1)  # [B, H, C, Q, T]
+    weights = softmax(torch.cat([among_shared.reshape(B, H, C, -1, S), among_suffix], -1))
+    of_shared, of_suffix = torch.split(weights, [S, T], -1)
+    attended = of_shared.reshape(B, H, rows, S) @ shared.v + (of_suffix @ v_class).reshape(B, H, rows, d)
     return merge_heads(attended)

@@ -58,7 +58,7 @@ class BuildOptions:
             raise UsageError(f"--max-labels must be at least {CHECK_LABELS}, on which engines are checked")
 
     def ranges(self, context_length: int) -> dict[str, Range]:
-        """Extents by the names of dimensions: images, stem tokens, labels, own tokens of one and of all of them."""
+        """Extents by the names of dimensions: images, prefix tokens, labels, suffix tokens of one and of all labels."""
         tokens = max(context_length, TOKENS_PER_LABEL * self.max_labels)
         labels = min(self.max_labels, 100)
         return {

@@ -18,19 +18,19 @@ PHOTO = "a photo of a {}."
 
 
 def rows(ids: LabelTokens) -> list[list[int]]:
-    """Whole sequences, put together again by following slots."""
+    """Whole sequences, put together again by following token_rows."""
     sequences = []
-    for slots, last in zip(ids.slots, ids.last, strict=True):
-        length = slots.tolist().index(last) + 1
-        assert [ids.places[row] for row in slots[:length]] == list(range(length))
-        sequences.append([*ids.stem, *(ids.own[row] for row in slots[:length])])
+    for token_rows, eot in zip(ids.token_rows, ids.eot_rows, strict=True):
+        length = token_rows.tolist().index(eot) + 1
+        assert [ids.suffix_positions[row] for row in token_rows[:length]] == list(range(length))
+        sequences.append([*ids.prefix, *(ids.suffix_tokens[row] for row in token_rows[:length])])
     return sequences
 
 
-def beginnings(labels: list[str], template: str, stem: int) -> set[tuple[int, ...]]:
-    """Every distinct beginning, longer than the stem, of any prompt: what must be computed, and no more."""
+def beginnings(labels: list[str], template: str, prefix: int) -> set[tuple[int, ...]]:
+    """Every distinct beginning, longer than the prefix, of any prompt: what must be computed, and no more."""
     whole = reference(labels, template)
-    return {tuple(row[:end]) for row in whole for end in range(stem + 1, len(row) + 1)}
+    return {tuple(row[:end]) for row in whole for end in range(prefix + 1, len(row) + 1)}
 
 
 def reference(labels: list[str], template: str) -> list[list[int]]:
@@ -50,36 +50,36 @@ def reference(labels: list[str], template: str) -> list[list[int]]:
     ],
     ids=str,
 )
-def test_stem_and_own_tokens_make_the_whole_prompt(labels: list[str], template: str) -> None:
+def test_prefix_and_suffix_make_the_whole_prompt(labels: list[str], template: str) -> None:
     ids = encode_labels(TOKENIZER, labels, template)
     assert rows(ids) == reference(labels, template)
     assert ids.whole() == reference(labels, template)
     assert all(part.dtype == np.int32 for part in vars(ids).values())
-    assert ids.slots.shape == (len(labels), ids.lengths.max())
-    assert ids.stem[0] == SOS
-    assert len(ids.own) == len(beginnings(labels, template, len(ids.stem)))
-    assert ids.slots.flatten()[ids.cells].tolist() == list(range(len(ids.own)))
+    assert ids.token_rows.shape == (len(labels), ids.lengths.max())
+    assert ids.prefix[0] == SOS
+    assert len(ids.suffix_tokens) == len(beginnings(labels, template, len(ids.prefix)))
+    assert ids.token_rows.flatten()[ids.scatter_index].tolist() == list(range(len(ids.suffix_tokens)))
 
 
-def test_the_stem_is_all_that_the_prompts_share() -> None:
+def test_the_prefix_is_all_that_the_prompts_share() -> None:
     ids = encode_labels(TOKENIZER, ["red apple", "red car"], PHOTO)
-    assert ids.stem.tolist() == [SOS, *TOKENIZER.encode("a photo of a red")]
+    assert ids.prefix.tolist() == [SOS, *TOKENIZER.encode("a photo of a red")]
 
 
 @pytest.mark.parametrize("labels", [["bird"], ["bird", "bird"]])
 def test_equal_prompts_still_own_their_eot(labels: list[str]) -> None:
     ids = encode_labels(TOKENIZER, labels, PHOTO)
-    assert (ids.own.tolist(), ids.last.tolist()) == ([EOT], [0] * len(labels))
+    assert (ids.suffix_tokens.tolist(), ids.eot_rows.tolist()) == ([EOT], [0] * len(labels))
 
 
 def test_labels_that_begin_alike_share_rows() -> None:
     ids = encode_labels(TOKENIZER, ["great white shark", "bird", "great white heron", "great"], "{}")
-    assert len(ids.own) == len(["great", "white", "shark", "EOT", "bird", "EOT", "heron", "EOT", "EOT"])
+    assert len(ids.suffix_tokens) == len(["great", "white", "shark", "EOT", "bird", "EOT", "heron", "EOT", "EOT"])
 
 
 def test_a_short_prompt_repeats_its_eot_to_the_longest() -> None:
     ids = encode_labels(TOKENIZER, ["bird", "a very small old house"], "{}")
-    assert (ids.slots[0, ids.lengths[0] - 1 :] == ids.last[0]).all()
+    assert (ids.token_rows[0, ids.lengths[0] - 1 :] == ids.eot_rows[0]).all()
 
 
 @pytest.mark.parametrize("chosen", [[2, 0], [1], slice(1, None), [0, 0]])
@@ -89,17 +89,17 @@ def test_some_of_the_prompts_are_what_they_would_be_alone(chosen: list[int] | sl
     some = np.array(labels)[chosen].tolist()
     taken = ids.take(chosen if isinstance(chosen, slice) else np.array(chosen))
     assert rows(taken) == reference(some, PHOTO)
-    assert len(taken.own) == len(beginnings(some, PHOTO, len(ids.stem)))
+    assert len(taken.suffix_tokens) == len(beginnings(some, PHOTO, len(ids.prefix)))
 
 
 def test_the_graph_is_fed_embeddings() -> None:
     ids = encode_labels(TOKENIZER, ["red apple", "bird"], PHOTO)
     table = (np.arange(49408)[:, None] % 1000).astype(np.float16)
     feed = ids.feed(table)
-    assert feed["own"].tolist() == (ids.own % 1000)[:, None].tolist()
-    assert feed["stem"].tolist() == (ids.stem % 1000)[:, None].tolist()
-    assert feed["own"].dtype == np.float32
-    assert feed["slots"] is ids.slots
+    assert feed["suffix_tokens"].tolist() == (ids.suffix_tokens % 1000)[:, None].tolist()
+    assert feed["prefix"].tolist() == (ids.prefix % 1000)[:, None].tolist()
+    assert feed["suffix_tokens"].dtype == np.float32
+    assert feed["token_rows"] is ids.token_rows
 
 
 @pytest.mark.parametrize("context_length", [4, 8, 77])

@@ -139,7 +139,7 @@ def test_only_distinct_real_tokens_are_computed():
         words = encode_labels(Reference(), labels, "a photo of a {}.")
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model.encode_text(words, torch.zeros(images, 2, 2, dtype=torch.long))
-        rows, labels = len(words.stem) + len(words.own), len(words)
+        rows, labels = len(words.prefix) + len(words.suffix_tokens), len(words)
         # Block 1, of which queries, keys and values are the same for all images; block 2, of which only EOT asks.
         linear = 2 * width**2 * (rows * 3 + images * rows * 9 + images * (rows * 2 + labels * 10))
         return counter.get_total_flops(), linear
