@@ -9,12 +9,12 @@ from itertools import islice
 from pathlib import Path
 
 from attri.runtime._util.redact import redact_uri
+from attri.runtime.capture.spec import STREAMS
 
 KNOWN = (
     "an image, folder, quoted glob or video file, camera0, camera:NAME, /dev/video0, /dev/v4l/by-id/..., csi://0, "
     "rtsp://HOST/PATH, http://HOST/PATH, gst:PIPELINE, or - for JPEGs on standard input"
 )
-_STREAMS = ("rtsp", "rtsps", "http", "https")
 _CAMERA = re.compile(r"(?i)(?:/dev/)?(?:usb|web|v4l2?)?[\W_]*(?:cam(?:era)?|video)?[\W_]*(\d*)")
 _CSI = re.compile(r"(?i)csi[\W_]*(?:cam(?:era)?)?[\W_]*(\d*)")
 _SCHEME = re.compile(r"(?is)([a-z]{3,6})[:;/\\]+(.+)")
@@ -64,7 +64,7 @@ def _rewritten(word: str) -> Iterator[str]:
         yield f"camera{int(found[1] or 0)}"
     if found := _CSI.fullmatch(word):
         yield f"csi://{int(found[1] or 0)}"
-    if (found := _SCHEME.fullmatch(word)) and (scheme := get_close_matches(found[1].lower(), _STREAMS, 1, 0.75)):
+    if (found := _SCHEME.fullmatch(word)) and (scheme := get_close_matches(found[1].lower(), STREAMS, 1, 0.75)):
         yield f"{scheme[0]}://{found[2]}"
     elif "://" not in word and _HOST.fullmatch(word):
         yield f"rtsp://{word}"

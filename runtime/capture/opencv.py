@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from attri.runtime.capture.base import Capture, CapturedFrame
-from attri.runtime.capture.spec import InputOptions, SourceSpec
+from attri.runtime.capture.spec import SourceOptions, SourceSpec
 from attri.runtime.capture.v4l2 import cameras_here, find_device, opencv_name
 from attri.runtime.errors import MissingExtra, SourceError
 
@@ -56,7 +56,7 @@ def pipeline(spec: SourceSpec) -> str:
     return f"nvarguscamerasrc sensor-id={spec.uri} ! {','.join(caps)} ! {convert} ! {_SINK}"
 
 
-def _v4l2(cv2: Any, path: Path, asked: InputOptions) -> Any:
+def _v4l2(cv2: Any, path: Path, asked: SourceOptions) -> Any:
     device = cv2.VideoCapture(opencv_name(path), cv2.CAP_V4L2)
     if not device.isOpened():
         raise SourceError(f"{path} is no camera that gives pictures")
@@ -114,7 +114,7 @@ def _fourcc(code: int) -> str:
     return "".join(chr(code >> shift & 255) for shift in (0, 8, 16, 24))
 
 
-def _differs(asked: InputOptions, width: float, height: float, rate: float) -> str:
+def _differs(asked: SourceOptions, width: float, height: float, rate: float) -> str:
     wanted = {"width": (asked.width, width), "height": (asked.height, height), "rate": (asked.rate, rate)}
     other = [f"{name} {want:g}" for name, (want, got) in wanted.items() if want and abs(want - got) > 0.01 * want]
     return f"; not what was asked: {', '.join(other)}" if other else ""

@@ -14,8 +14,8 @@ from attri.runtime.images import crop_image
 
 Region = tuple[int, int, int, int]  # x, y, width, height in pixels
 
-# Named as by jetson-utils and GStreamer's videoflip: what is done to the frame, not how the camera hangs.
-_FLIPS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+# Named as by jetson-utils, in the order of GStreamer's videoflip: what is done to the frame, not how the camera hangs.
+FLIPS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "none": lambda image: image,
     "counterclockwise": np.rot90,
     "rotate-180": lambda image: image[::-1, ::-1],
@@ -28,12 +28,20 @@ _FLIPS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
 
 
 def flipped(image: NDArray[np.uint8], how: str) -> NDArray[np.uint8]:
-    """[H, W, 3] -> the same turned or mirrored, C-contiguous."""
-    return np.ascontiguousarray(_FLIPS[how](image))
+    """Turn or mirror a frame.
+
+    Args:
+        image: [H, W, 3].
+        how: A key of FLIPS.
+
+    Returns:
+        [H, W, 3] or, turned by a quarter, [W, H, 3]; C-contiguous.
+    """
+    return np.ascontiguousarray(FLIPS[how](image))
 
 
 def as_rgb(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3], whatever mode a picture has."""
+    """uint8 [H, W, 3], whatever mode an image has."""
     if isinstance(image, np.ndarray):
         return image
     if image.mode == "RGB":  # converting would copy it
@@ -49,7 +57,11 @@ def nbytes(image: Image.Image | NDArray[np.uint8]) -> int:
 
 
 def region(image: Image.Image | NDArray[np.uint8], roi: Region | None) -> Image.Image | NDArray[np.uint8]:
-    """The part of a frame that is classified. Raises SourceError where the frame does not hold all of it."""
+    """Crop a frame to its region of interest; None is all of it.
+
+    Raises:
+        SourceError: The region is not inside the frame.
+    """
     if roi is None:
         return image
     x, y, w, h = roi

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attri.runtime.capture.base import Capture, CapturedFrame
-from attri.runtime.capture.spec import ESCAPED, SourceSpec, split_authority
+from attri.runtime.capture.parse import ESCAPED, split_authority
+from attri.runtime.capture.spec import SourceSpec
 from attri.runtime.errors import MissingExtra, SourceError
 
 if TYPE_CHECKING:

@@ -58,7 +58,7 @@ def main(
         raise UsageError(f"--topk {outputs.topk} shows more labels than --shortlist {shortlist} prompts: raise that")
     specs, files = read_inputs(words, inputs, labels)  # before anything that takes long
     if outputs.install_service:
-        from attri.runtime.capture.spec import read_sources
+        from attri.runtime.capture.sources_file import read_sources
         from attri.runtime.cli.install import absolute_words, check_service, print_unit
 
         request = EngineOptions(backend, device, threads, engine_dir, rebuild)

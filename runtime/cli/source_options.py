@@ -1,4 +1,4 @@
-"""What is classified, and how results become decisions: the options that say so."""
+"""Options of attri-run about sources and decisions, and the pipeline that they ask for."""
 
 from __future__ import annotations
 
@@ -6,14 +6,26 @@ import copy
 import functools
 import logging
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from attri.runtime.capture.spec import CODECS, FLIPS, InputOptions, SourceSpec, find_sources, read_sources
+from attri.runtime.capture.parse import find_sources, unused_options
+from attri.runtime.capture.sources_file import read_sources
+from attri.runtime.capture.spec import (
+    SOURCE_OPTIONS,
+    Choice,
+    Number,
+    RegionOfInterest,
+    SourceOption,
+    SourceOptions,
+    SourceSpec,
+    ValueType,
+    WholeNumber,
+)
 from attri.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,39 +38,45 @@ _LOGGER = logging.getLogger("attri")
 _ATTEMPTS = 5  # to read files that belong together
 
 
-class RoiType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.3 on
+class RegionType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.3 on
     """x,y,width,height in pixels."""
 
     name = "x,y,w,h"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse the value of an option; click shows what is wrong with it."""
         try:
             x, y, w, h = map(int, value.split(","))
         except ValueError:
             self.fail(f"{value!r} is not x,y,width,height in pixels", param, ctx)
-        if x < 0 or y < 0 or w < 1 or h < 1:
-            self.fail(f"{value!r} holds no pixels of a frame", param, ctx)
+        if not RegionOfInterest().accepts((x, y, w, h)):
+            self.fail(f"{value!r} is an empty region of interest: x and y from 0, width and height from 1", param, ctx)
         return x, y, w, h
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The values of the options below, by their names."""
+    """Values of the options about sources and decisions.
+
+    Attributes:
+        sources: The sources file.
+        watch: Whether folders are watched.
+        options: How sources are read.
+        batch: Frames of files that are classified at once, at most.
+        freeze_timeout: Seconds without a new image that are a fault of a live source; None is the usual time.
+        max_retries: To open a live source again, in a row; None is the usual number.
+        template: Of all sources that have none of their own; None is the bundle's.
+        smooth: Of DecisionRule.
+        majority: Likewise.
+        min_duration: Likewise.
+        min_interval: Of Schedule.
+        on_change: Likewise.
+    """
 
     sources: Path | None
     watch: bool
-    input_width: int | None
-    input_height: int | None
-    input_rate: float | None
-    input_codec: str | None
-    input_flip: str | None
-    input_latency: int | None
-    input_loop: int | None
-    input_megapixels: float | None
-    stride: int | None
+    options: SourceOptions
     batch: int
-    roi: tuple[int, int, int, int] | None
-    retrieval_hysteresis: float | None
     freeze_timeout: float | None
     max_retries: int | None
     template: str | None
@@ -69,30 +87,26 @@ class Inputs:
     on_change: bool
 
 
-_POSITIVE = click.FloatRange(0, min_open=True)
+def _click_option(option: SourceOption) -> Callable[[Any], Any]:
+    """Make the option of a command from a row of the table."""
+    flags = (option.flag, *option.aliases, option.name)
+    return click.option(*flags, type=_click_type(option.type), metavar=option.metavar, help=option.help)
+
+
+def _click_type(type: ValueType) -> Any:
+    if isinstance(type, Choice):
+        return click.Choice(type.values)
+    if isinstance(type, WholeNumber):
+        return click.IntRange(type.least, type.most)
+    if isinstance(type, Number):
+        return click.FloatRange(type.least, type.most)
+    return RegionType()
+
+
 OPTIONS = [
     click.option("--sources", type=click.Path(path_type=Path), help="TOML file with named sources."),
-    click.option("--watch", is_flag=True, help="Classify pictures as they arrive in the folder."),
-    click.option("--input-width", type=click.IntRange(1), help="Of a camera, pixels."),
-    click.option("--input-height", type=click.IntRange(1), help="Of a camera, pixels."),
-    click.option("--input-rate", "--input-framerate", type=_POSITIVE, help="Of a camera, frames per second."),
-    click.option("--input-codec", type=click.Choice(CODECS), help="Of a V4L2 camera. [mjpeg]"),
-    click.option("--input-flip", type=click.Choice(FLIPS), help="Turn or mirror frames."),
-    click.option(
-        "--input-latency",
-        "--input-rtsp-latency",
-        type=click.IntRange(0),
-        metavar="MS",
-        help="RTSP over UDP, and how long to wait for late packets. [RTSP over TCP]",
-    ),
-    click.option("--input-loop", type=click.IntRange(-1), help="Play files again so often; -1 for ever."),
-    click.option(
-        "--input-megapixels",
-        type=_POSITIVE,
-        metavar="N",
-        help="Largest image file to decode, millions of pixels. [268]",
-    ),
-    click.option("--stride", "--vid-stride", type=click.IntRange(1), help="Take every so many frames."),
+    click.option("--watch", is_flag=True, help="Classify images as they arrive in the folder."),
+    *map(_click_option, SOURCE_OPTIONS),
     click.option(
         "--batch",
         type=click.IntRange(1),
@@ -100,20 +114,13 @@ OPTIONS = [
         show_default=True,
         help="Frames of files that are classified at once; cameras and streams go one by one.",
     ),
-    click.option("--roi", type=RoiType(), help="Region to classify, pixels."),
-    click.option(
-        "--retrieval-hysteresis",
-        type=click.FloatRange(0, 2),
-        metavar="MARGIN",
-        help="Keep a video's pool entries until others are ahead by this cosine; more frames come from the cache.",
-    ),
     click.option(
         "--freeze-timeout",
         type=click.FloatRange(0),
         metavar="SECONDS",
-        help="Without a new picture for so long is a fault of a camera or stream; 0 lets it stand still. [10]",
+        help="Reopen a camera or stream without a new image for so long; 0 lets it stand still. [10]",
     ),
-    click.option("--max-retries", type=click.IntRange(0), help="To open a camera or stream again, in a row. [20]"),
+    click.option("--max-retries", type=click.IntRange(0), help="Of opening a camera or stream again, in a row. [20]"),
     click.option("--template", help="Sentence around each label, with {} in its place. [the bundle's own]"),
     click.option(
         "--smooth", type=click.FloatRange(0), default=0.0, metavar="SECONDS", help="Average scores over about so long."
@@ -144,11 +151,13 @@ OPTIONS = [
 
 
 def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a click command the options above; its function gets them as one argument, `inputs`."""
+    """Give a click command these options; its function gets their values as one argument, `inputs`."""
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        inputs = Inputs(**{field.name: kwargs.pop(field.name) for field in fields(Inputs)})
+        options = SourceOptions(**{option.name: kwargs.pop(option.name) for option in SOURCE_OPTIONS})
+        values = {field.name: kwargs.pop(field.name) for field in fields(Inputs) if field.name != "options"}
+        inputs = Inputs(options=options, **values)
         return command(*args, inputs=inputs, **kwargs)
 
     for option in reversed(OPTIONS):
@@ -159,13 +168,14 @@ def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def read_inputs(
     words: tuple[str, ...], inputs: Inputs, labels: Path | None
 ) -> tuple[list[SourceSpec], dict[Path, LabelsFile]]:
-    """The sources that were asked for and the labels files of all of them, as they were at one moment.
+    """Read the sources that were asked for and the labels files of all of them, as they were at one moment.
 
     A folder that is replaced meanwhile (a link that is turned to a new version) would give the sources of one version
     with the labels of the other: then all files are read again.
 
     Raises:
-        UsageError, LabelsError: A file cannot be used, or the sources file is still changing after some attempts.
+        UsageError: The sources cannot be used, or their file is still changing after some attempts.
+        LabelsError: A labels file cannot be used.
     """
     for _ in range(_ATTEMPTS):
         before = _version(inputs.sources)
@@ -182,7 +192,7 @@ def read_inputs(
 
 
 def _version(path: Path | None) -> object:
-    """Tells one version of a file from another; None for a pipe, which can be read only once, or no file."""
+    """What tells one version of a file from another; None for a pipe, which can be read only once, or no file."""
     try:
         status = path.stat() if path else None
     except OSError:
@@ -193,33 +203,42 @@ def _version(path: Path | None) -> object:
 
 
 def find_inputs(words: tuple[str, ...], inputs: Inputs) -> list[SourceSpec]:
-    """The sources that were asked for; all of the sources file, where none is named. Raises UsageError."""
+    """Find the sources that were asked for; all of the sources file, where none is named.
+
+    Raises:
+        UsageError: There is no such source, or none that takes an option that was given.
+    """
     named = read_sources(inputs.sources) if inputs.sources else {}
     if not words and not named:
-        raise UsageError("name a SOURCE: camera0, rtsp://..., a video, a picture, a folder; or give --sources")
-    options = {each.name: getattr(inputs, each.name, None) for each in fields(InputOptions)}
-    options |= {
-        each.name: getattr(inputs, f"input_{each.name}")
-        for each in fields(InputOptions)
-        if hasattr(inputs, f"input_{each.name}")
-    }
-    specs = find_sources(words or tuple(named), named, InputOptions(**options), inputs.watch)
-    given = {"--freeze-timeout": inputs.freeze_timeout, "--max-retries": inputs.max_retries}
-    if (idle := [name for name, value in given.items() if value is not None]) and not any(spec.live for spec in specs):
-        raise UsageError(f"{', '.join(idle)}: none of the sources is a camera or stream")
-    over_time = {"--smooth": inputs.smooth, "--majority": inputs.majority - 1, "--min-duration": inputs.min_duration}
-    if (idle := [name for name, value in over_time.items() if value]) and not any(map(_goes_on, specs)):
-        raise UsageError(f"{', '.join(idle)}: none of the sources takes it, a picture says nothing of the next")
+        raise UsageError("name a SOURCE: camera0, rtsp://..., a video, an image, a folder; or give --sources")
+    specs = find_sources(words or tuple(named), named, inputs.options, inputs.watch)
+    if message := next(_unused(specs, inputs), None):
+        raise UsageError(message)
     return specs
 
 
-def _goes_on(spec: SourceSpec) -> bool:
-    """Whether one frame has to do with the next."""
-    return spec.kind != "images"
+def _unused(specs: Sequence[SourceSpec], inputs: Inputs) -> Iterator[str]:
+    """What to say of options that none of the sources takes."""
+    if unused := sorted(option.flag for option in unused_options(specs, inputs.options)):
+        yield f"{', '.join(unused)}: none of the sources takes it"
+    if inputs.watch and not any(spec.kind == "watch" for spec in specs):
+        yield "--watch: name a folder"
+    live = {"--freeze-timeout": inputs.freeze_timeout, "--max-retries": inputs.max_retries}
+    if (unused := [flag for flag, value in live.items() if value is not None]) and not any(s.live for s in specs):
+        yield f"{', '.join(unused)}: none of the sources is a camera or stream"
+    over_time = {"--smooth": inputs.smooth, "--majority": inputs.majority - 1, "--min-duration": inputs.min_duration}
+    if (unused := [flag for flag, value in over_time.items() if value]) and not any(s.sequential for s in specs):
+        yield f"{', '.join(unused)}: none of the sources takes it, an image says nothing of the next"
+    if inputs.smooth > 0 and inputs.majority > 1:
+        yield "--smooth and --majority are two ways to one end: give one of them"
 
 
 def read_labels_files(specs: Sequence[SourceSpec], labels: Path | None) -> dict[Path, LabelsFile]:
-    """The files of all sources, each read once: a pipe says what it has to say only once. Raises LabelsError."""
+    """Read the labels files of all sources, each once: a pipe can be read only once.
+
+    Raises:
+        LabelsError: A file cannot be used.
+    """
     from attri.runtime.pipeline.live_labels import LabelsFile
 
     paths = dict.fromkeys([labels, *(spec.labels for spec in specs)])
@@ -233,9 +252,17 @@ def open_pipeline(
     labels: Path | None,
     inputs: Inputs,
 ) -> Pipeline:
-    """Labels, rules and patience for each source; `labels` is the file of those that have none of their own.
+    """Make the pipeline: labels, decision rules and the retry policy of each source.
 
-    Raises LabelsError, UsageError.
+    Args:
+        specs: The sources.
+        classifier: Each set of labels gets its own, with the same engines and text cache.
+        files: The labels files that were read.
+        labels: The labels file of sources that have none of their own.
+        inputs: The options.
+
+    Raises:
+        LabelsError: The labels cannot be used.
     """
     from attri.runtime.capture.reader import RetryPolicy
     from attri.runtime.decide.smoothing import DecisionRule
@@ -251,7 +278,7 @@ def open_pipeline(
             sets[key] = LiveLabels(copy.copy(classifier), None if path is None else files[path], template)
         chosen.append(sets[key])
         rule = DecisionRule(threshold=spec.threshold)
-        if _goes_on(spec):
+        if spec.sequential:
             rule = replace(rule, smooth=inputs.smooth, majority=inputs.majority, min_duration=inputs.min_duration)
         rules.append(rule)
     rejecting = [labels for labels, spec in zip(chosen, specs, strict=True) if spec.threshold is None]

@@ -39,7 +39,7 @@ class DecisionRule:
 
     def __post_init__(self) -> None:
         if self.smooth > 0 and self.majority > 1:
-            raise UsageError("--smooth and --majority are two ways to one end: give one of them")
+            raise UsageError("smooth and majority are two ways to one end: give one of them")
 
 
 @dataclass(frozen=True)

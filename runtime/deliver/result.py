@@ -33,7 +33,7 @@ class FrameResult:
         clock: Seconds on the clock that measures how far frames of a source are apart: `time` of a video, else
             monotonic.
         origin: Name of the source as its health reports it; all files of a folder share it.
-        kind: Kind of the source, a key of `attri.runtime.capture.spec.OPTIONS_OF`.
+        kind: Kind of the source, a key of `attri.runtime.capture.spec.KINDS`.
         live: Whether the source is a camera or a stream.
     """
 

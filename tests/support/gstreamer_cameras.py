@@ -15,8 +15,9 @@ from support.fakes import FakeClassifier, FakeSink
 
 from attri.runtime.capture import opencv, reader
 from attri.runtime.capture.open import open_source
-from attri.runtime.capture.orientation import flipped
-from attri.runtime.capture.spec import FLIPS, InputOptions, SourceSpec, find_source
+from attri.runtime.capture.orientation import FLIPS, flipped
+from attri.runtime.capture.parse import find_source
+from attri.runtime.capture.spec import SourceOptions, SourceSpec
 from attri.runtime.decide.smoothing import DecisionRule
 from attri.runtime.errors import SourceError
 from attri.runtime.pipeline.live_labels import LiveLabels
@@ -56,7 +57,7 @@ def csi(**options: Any) -> dict[str, Any]:
 
     opencv.pipeline = pipeline
     try:
-        return play(replace(find_source("csi://1"), input=InputOptions(**options)), 20)
+        return play(replace(find_source("csi://1"), input=SourceOptions(**options)), 20)
     finally:
         opencv.pipeline = real
 

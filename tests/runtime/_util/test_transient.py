@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from attri.runtime._util.transient import may_pass
-from attri.runtime.capture.spec import find_source
+from attri.runtime.capture.parse import find_source
 from attri.runtime.deliver.csv_file import CsvSink
 from attri.runtime.deliver.snapshots import SnapshotSink
 from attri.runtime.deliver.video import VideoSink

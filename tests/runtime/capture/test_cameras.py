@@ -22,7 +22,8 @@ from attri.runtime.capture import v4l2
 from attri.runtime.capture.base import Capture
 from attri.runtime.capture.open import open_source
 from attri.runtime.capture.opencv import pipeline
-from attri.runtime.capture.spec import InputOptions, SourceSpec, find_source
+from attri.runtime.capture.parse import find_source
+from attri.runtime.capture.spec import SourceOptions, SourceSpec
 from attri.runtime.errors import MissingExtra, SourceError
 
 TESTS = Path(__file__).parents[2]
@@ -82,7 +83,7 @@ def test_a_pipeline_that_hangs_is_left_behind(played: dict, kind: str) -> None:
 
 def test_the_pipeline_of_a_csi_camera() -> None:
     """Its first elements are a Jetson's: word for word what NVIDIA documents for nvarguscamerasrc."""
-    spec = SourceSpec("csi://1", "csi", "1", input=InputOptions(width=1280, height=720, rate=29.97))
+    spec = SourceSpec("csi://1", "csi", "1", input=SourceOptions(width=1280, height=720, rate=29.97))
     assert pipeline(spec) == (
         "nvarguscamerasrc sensor-id=1 ! "
         "video/x-raw(memory:NVMM),width=(int)1280,height=(int)720,framerate=(fraction)29970/1000 ! "
@@ -102,7 +103,7 @@ def test_an_opencv_without_gstreamer_is_named() -> None:
 
 def opened(word: str, **options: object) -> Capture:
     spec = find_source(word)
-    spec = SourceSpec(spec.name, spec.kind, spec.uri, input=InputOptions(**options))
+    spec = SourceSpec(spec.name, spec.kind, spec.uri, input=SourceOptions(**options))
     with open_source(spec, 3, threading.Event()) as capture:
         return capture
 
@@ -198,7 +199,7 @@ def devices(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> list[Device]:
 
 
 def test_a_v4l2_camera(devices: list[Device]) -> None:
-    spec = SourceSpec("camera0", "v4l2", "/dev/video0", input=InputOptions(width=1280, height=480, rate=15))
+    spec = SourceSpec("camera0", "v4l2", "/dev/video0", input=SourceOptions(width=1280, height=480, rate=15))
     with open_source(spec, 3, threading.Event()) as capture:
         frames = list(islice(capture.shots, 3))
         with pytest.raises(SourceError, match="the camera gives no more frames"):

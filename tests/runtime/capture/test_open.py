@@ -22,7 +22,8 @@ from support.streams import mjpeg_server
 from attri.runtime.capture.base import CapturedFrame
 from attri.runtime.capture.jpeg_stream import split_jpegs
 from attri.runtime.capture.open import open_source
-from attri.runtime.capture.spec import InputOptions, SourceSpec, find_source, find_sources
+from attri.runtime.capture.parse import find_source, find_sources
+from attri.runtime.capture.spec import SourceOptions, SourceSpec
 from attri.runtime.errors import ImageError, MissingExtra, SourceError
 
 COUNT, RATE, WIDTH, HEIGHT = 12, 10, 64, 48
@@ -162,11 +163,11 @@ def test_a_video_without_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 def test_a_video_played_again(shots: list[np.ndarray], tmp_path: Path) -> None:
     spec = find_source(str(write_video(tmp_path / "v.mp4", shots[:3])))
-    again = list(shots_of(replace(spec, input=InputOptions(loop=2))))
+    again = list(shots_of(replace(spec, input=SourceOptions(loop=2))))
     assert [shot.time for shot in again] == pytest.approx([0, 0.1, 0.2] * 3)
     for shot, first in zip(again[3:], again, strict=False):
         np.testing.assert_array_equal(shot.image, first.image)
-    with open_source(replace(spec, input=InputOptions(loop=-1)), 5, threading.Event()) as capture:
+    with open_source(replace(spec, input=SourceOptions(loop=-1)), 5, threading.Event()) as capture:
         assert len([shot for shot, _ in zip(capture.shots, range(20), strict=False)]) == 20
 
 
@@ -187,12 +188,12 @@ def test_pictures_shown_again(picture_files: list[Path], tmp_path: Path) -> None
     """Of one that cannot be read it is said once."""
     bad = tmp_path / "bad.png"
     bad.write_text("no picture")
-    spec = SourceSpec("x", "images", "x", (*picture_files[:2], bad), InputOptions(loop=2))
+    spec = SourceSpec("x", "images", "x", (*picture_files[:2], bad), SourceOptions(loop=2))
     names = [Path(shot.source).name for shot in shots_of(spec)]
     assert names == [path.name for path in (*picture_files[:2], bad, *picture_files[:2] * 2)]
-    endless = shots_of(replace(spec, input=InputOptions(loop=-1)))
+    endless = shots_of(replace(spec, input=SourceOptions(loop=-1)))
     assert len([shot for shot, _ in zip(endless, range(20), strict=False)]) == 20
-    assert len(list(shots_of(replace(spec, files=(bad,), input=InputOptions(loop=-1))))) == 1
+    assert len(list(shots_of(replace(spec, files=(bad,), input=SourceOptions(loop=-1))))) == 1
 
 
 class Slowly(io.BytesIO):
@@ -329,7 +330,7 @@ def test_a_file_that_stays_damaged_is_an_error_once(tmp_path: Path) -> None:
 
 def test_the_largest_image_that_is_decoded(tmp_path: Path) -> None:
     Image.new("L", (1001, 1000)).save(tmp_path / "large.png")
-    (spec,) = find_sources([str(tmp_path)], {}, InputOptions(megapixels=1))
+    (spec,) = find_sources([str(tmp_path)], {}, SourceOptions(megapixels=1))
     with open_source(spec, 5, threading.Event()) as capture:
         (shot,) = capture.shots
     assert "too large: 1001 x 1000 pixels, the limit is 1000000 in all" in str(shot.image)

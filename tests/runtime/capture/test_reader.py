@@ -17,7 +17,7 @@ from attri.runtime.capture import reader as module
 from attri.runtime.capture.base import Capture
 from attri.runtime.capture.frame_queue import Frame, FrameQueue
 from attri.runtime.capture.reader import Reader, RetryPolicy
-from attri.runtime.capture.spec import InputOptions, SourceSpec
+from attri.runtime.capture.spec import SourceOptions, SourceSpec
 from attri.runtime.errors import ImageError, MissingExtra, SourceError
 
 CAMERA = SourceSpec("door", "stream", "rtsp://user:secret@host")
@@ -211,7 +211,7 @@ def test_sizes_may_change(run: Callable[..., Run], caplog: pytest.LogCaptureFixt
 
 def test_what_is_classified_is_the_region(run: Callable[..., Run]) -> None:
     image = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
-    spec = SourceSpec("door", "stream", "", input=InputOptions(roi=(1, 2, 4, 3), flip="rotate-180"))
+    spec = SourceSpec("door", "stream", "", input=SourceOptions(roi=(1, 2, 4, 3), flip="rotate-180"))
     found = run([image, ...], spec=spec)
     wait_for(lambda: found.frames)
     np.testing.assert_array_equal(found.frames[0].image, image[::-1, ::-1])
@@ -219,14 +219,14 @@ def test_what_is_classified_is_the_region(run: Callable[..., Run]) -> None:
 
 
 def test_a_region_outside_of_the_frame_is_a_fault(run: Callable[..., Run], caplog: pytest.LogCaptureFixture) -> None:
-    spec = SourceSpec("door", "stream", "", input=InputOptions(roi=(0, 0, 9, 6)))
+    spec = SourceSpec("door", "stream", "", input=SourceOptions(roi=(0, 0, 9, 6)))
     found = over(run(*[pictures(i) for i in range(9)], spec=spec))  # new pictures each time mend nothing
     assert not found.frames
     assert "the region 0,0,9,6 is not inside a frame of 8 x 6, given up" in caplog.messages[-1]
 
 
 def test_every_so_many_frames(run: Callable[..., Run]) -> None:
-    spec = SourceSpec("v.mp4", "video", "", input=InputOptions(stride=3))
+    spec = SourceSpec("v.mp4", "video", "", input=SourceOptions(stride=3))
     found = over(run([picture(i) for i in range(8)], spec=spec))
     assert [(frame.number, frame.image[0, 0, 0]) for frame in found.frames] == [(0, 0), (3, 3), (6, 6)]
 

@@ -1,432 +1,51 @@
-"""What words mean as sources, and the sources file: what a person may write there, and what nobody would."""
+"""The table of source options, and what follows from the kind of a source."""
 
 from __future__ import annotations
 
-import io
-import os
-from collections.abc import Iterator
-from dataclasses import asdict
-from pathlib import Path
-from tempfile import TemporaryDirectory
-
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from PIL import Image
 
-from attri.runtime.capture.spec import FLIPS, InputOptions, SourceSpec, find_source, find_sources, read_sources
-from attri.runtime.errors import UsageError
-
-_NOBODY = 65534
-
-
-@pytest.fixture
-def folder(picture_files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Pictures at two depths, hidden ones, a video by name, and a text file. The working directory."""
-    image = Image.open(picture_files[0]).convert("RGB")
-    for name in ("b.png", "a.jpg", "deep/c.PNG", ".hidden.png", ".cache/d.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        image.save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no picture")
-    (tmp_path / "clip.MP4").write_bytes(b"")
-    (tmp_path / "empty").mkdir()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))  # no terminal, also under pytest -s
-    return tmp_path
+from attri.runtime.capture.spec import (
+    KINDS,
+    LIVE,
+    SOURCE_OPTIONS,
+    Choice,
+    Number,
+    RegionOfInterest,
+    SourceOption,
+    SourceSpec,
+    ValueType,
+    WholeNumber,
+)
 
 
-def files(*words: str) -> list[str]:
-    return [path.as_posix() for spec in find_sources(words, {}) for path in spec.files]
+@pytest.mark.parametrize("option", SOURCE_OPTIONS, ids=lambda option: option.name)
+def test_source_option_is_taken_by_a_kind_that_there_is(option: SourceOption) -> None:
+    assert option.kinds
+    assert option.kinds <= KINDS.keys()
+    assert option.flag.startswith("--")
+    assert option.help[-1] in ".]"
+
+
+def test_live_kinds_are_kinds() -> None:
+    assert KINDS.keys() >= LIVE
 
 
 @pytest.mark.parametrize(
-    ("words", "wanted"),
+    ("type", "good", "bad"),
     [
-        (["."], ["a.jpg", "b.png", "deep/c.PNG"]),
-        (["b.png", "deep", "a.jpg"], ["b.png", "deep/c.PNG", "a.jpg"]),
-        (["b.png", "b.png"], ["b.png", "b.png"]),
-        (["*.*g"], ["a.jpg", "b.png"]),
-        (["**/*.[pP]*"], ["b.png", "deep/c.PNG"]),
-        (["notes.txt"], ["notes.txt"]),
-        (["file://b.png"], ["b.png"]),
+        (WholeNumber(1), [1, 10**9], [0, 1.0, True, "1", None]),
+        (WholeNumber(1, 5), [1, 5], [6]),
+        (Number(0, 2), [0, 0.5, 2], [-0.1, 2.1, float("nan"), True, "1"]),
+        (Choice(("raw",)), ["raw"], ["RAW", 1, ["raw"]]),
+        (RegionOfInterest(), [[0, 0, 1, 1], (5, 6, 7, 8)], [[0, 0, 0, 1], [0, 0, 1], [0, -1, 1, 1], 3, "0011", None]),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
-def test_files_behind_words(folder: Path, words: list[str], wanted: list[str]) -> None:
-    assert files(*words) == wanted
+def test_value_type_accepts(type: ValueType, good: list[object], bad: list[object]) -> None:
+    assert all(type.accepts(value) for value in good)
+    assert not any(type.accepts(value) for value in bad)
 
 
-@pytest.mark.parametrize("name", ["odd[1].png", "camera_roll.png", "camera", "-.png", "gst:x.png"])
-def test_a_file_that_is_there_is_taken_by_its_name(folder: Path, name: str) -> None:
-    (folder / "b.png").rename(folder / name)
-    assert files(name) == [name]
-
-
-@pytest.mark.parametrize(
-    ("word", "kind", "uri"),
-    [
-        ("camera0", "v4l2", "/dev/video0"),
-        ("camera12", "v4l2", "/dev/video12"),
-        ("/dev/video3", "v4l2", "/dev/video3"),
-        ("v4l2:///dev/video3", "v4l2", "/dev/video3"),
-        ("v4l2://3", "v4l2", "/dev/video3"),
-        ("csi://1", "csi", "1"),
-        ("gst:videotestsrc ! videoconvert", "gst", "videotestsrc ! videoconvert"),
-        ("rtsp://host/1", "stream", "rtsp://host/1"),
-        ("RTSPS://host/1", "stream", "rtsps://host/1"),
-        ("http://host/mjpeg", "stream", "http://host/mjpeg"),
-        ("https://host/mjpeg", "stream", "https://host/mjpeg"),
-        ("clip.MP4", "video", "clip.MP4"),
-        ("-", "stdin", "-"),
-    ],
-)
-def test_kinds(folder: Path, word: str, kind: str, uri: str) -> None:
-    spec = find_source(word)
-    assert (spec.name, spec.kind, spec.uri) == (word, kind, uri)
-    assert spec.live == (kind in ("v4l2", "csi", "gst", "stream"))
-
-
-@pytest.mark.parametrize("password", ["it's", 'a"b', "a<b>", "pa ss", "1/2@3"])
-def test_an_odd_password_is_in_no_name(folder: Path, password: str) -> None:
-    assert find_source(f"rtsp://user:{password}@host/1").name == "rtsp://***@host/1"
-
-
-def test_a_password_is_in_no_name(folder: Path) -> None:
-    spec = find_source("rtsp://user:secret@host/1")
-    assert spec.name == "rtsp://***@host/1"
-    assert spec.uri == "rtsp://user:secret@host/1"
-    assert "secret" not in repr(spec)
-
-
-@pytest.mark.parametrize(
-    ("word", "words"),
-    [
-        ("gone.png", "gone.png does not exist"),
-        ("camera_roll.png", "does not exist"),
-        ("camera", "does not exist"),
-        ("camera-1", "does not exist"),
-        ("file://gone.png", "does not exist"),
-        ("*.bmp", "nothing matches"),
-        ("empty", "the folder empty has no images$"),
-        ("x" * 300, "File name too long"),
-        ("a\0b", "does not exist"),
-        ("", "is empty"),
-        ("ftp://user:secret@host/1", r"ftp://\*\*\*@host/1 is no source that attri knows\. A SOURCE is an image"),
-        ("rtsp:/user:%73secret@host/1", r"^rtsp:/\*\*\*@host/1 does not exist"),
-        ("user:p%40secret@host/1", r"^\*\*\*@host/1 does not exist"),
-        ("rtsp//user:secret[1]*@host/1", r"nothing matches rtsp//\*\*\*@host/1"),
-        ("csi://front", "is no source"),
-        ("v4l2://front", "is no source"),
-    ],
-)
-def test_what_is_no_source(folder: Path, word: str, words: str) -> None:
-    with pytest.raises(UsageError, match=words) as error:
-        find_sources(("b.png", word), {})
-    assert "secret" not in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("word", "meant"),
-    [
-        ("camera", "camera0"),
-        ("cam0", "camera0"),
-        ("0", "camera0"),
-        ("1", "camera1"),
-        ("webcam", "camera0"),
-        ("USB Camera 2", "camera2"),
-        ("camera:1", "camera1"),
-        ("camra1", "camera1"),
-        ("csi:0", "csi://0"),
-        ("csi1", "csi://1"),
-        ("rtsp//h", "rtsp://h"),
-        ("rtsp:/h/1", "rtsp://h/1"),
-        ("rtsp:h/1", "rtsp://h/1"),
-        ("rstp://h/1", "rtsp://h/1"),
-        ("192.0.2.7/1", "rtsp://192.0.2.7/1"),
-        ("rtsp:/u:p%40ss@host/x", r"rtsp://\*\*\*@host/x"),
-        ("u:p%40ss@host/x", r"rtsp://\*\*\*@host/x"),
-        ("dor", "door"),
-        ("Hall", "hall or hall left"),
-        ("hall_left", "hall left or hall"),  # the nearest first
-    ],
-)
-def test_what_a_mistyped_word_was_meant_to_be(folder: Path, word: str, meant: str) -> None:
-    """One line: the nearest, then all kinds of sources, then the names of the sources file."""
-    named = read_sources(write(folder, '[door]\nuri="camera0"\n[hall]\nuri="camera1"\n["hall left"]\nuri="camera2"'))
-    with pytest.raises(
-        UsageError, match=rf"(not exist|not? .* knows): did you mean {meant}\? A SOURCE is .*csi://0"
-    ) as error:
-        find_sources((word,), named)
-    assert "p%40ss" not in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_names_of_the_sources_file_are_listed_nearest_first(folder: Path) -> None:
-    named = read_sources(write(folder, "".join(f'[{name}]\nuri="camera0"\n' for name in ("aisle", "door", "hall"))))
-    with pytest.raises(UsageError, match=r"or a name of the sources file \(hall, aisle, door\)$"):
-        find_sources(("halls",), named)
-
-
-def test_a_file_that_is_nearly_named(folder: Path) -> None:
-    with pytest.raises(UsageError, match=r"^deep/c\.png does not exist: did you mean deep/c\.PNG\?$"):
-        find_source("deep/c.png")
-    (folder / "broken.png").symlink_to("gone.png")
-    with pytest.raises(UsageError, match=r"^broken\.png is a link to gone\.png, which does not exist$"):
-        find_source("broken.png")
-
-
-@pytest.mark.parametrize("scheme", ["rtsp", "http"])
-@pytest.mark.parametrize(
-    ("rest", "words"),
-    [
-        ("host:99999/1", "the port must be a number from 1 to 65535$"),
-        ("host:0/1", "the port must be"),
-        ("host:-5/1", "the port must be"),
-        ("host:abc/1", "the port must be"),
-        ("host:/1", "the port must be"),
-        ("host:٣/1", "the port must be"),
-        ("user:secret@host:abc", "the port must be"),
-        ("user:sec/ret@host/1", r"the port must be .* \(in a password write / as %2F"),
-        ("[::1]:x/1", "the port must be"),
-        ("", "names no host"),
-        ("/1", "names no host"),
-        (":554/1", "names no host"),
-        ("user:secret@/1", "names no host"),
-        ("::1/1", r"names no host: .*IPv6 as \[ADDRESS\]"),
-        ("[::1/1", "names no host"),
-    ],
-)
-def test_a_host_or_port_that_cannot_be_one(folder: Path, scheme: str, rest: str, words: str) -> None:
-    with pytest.raises(UsageError, match=words) as error:
-        find_source(f"{scheme}://{rest}")
-    assert "sec" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "rest", ["[::1]:8554/1", "[fe80::1%25eth0]/1", "a:b%2F@host:1/1", "a:b@c@host", "host?a=b@c", "cam_1.local:65535"]
-)
-def test_hosts_and_ports_that_can_be(folder: Path, rest: str) -> None:
-    assert find_source(f"rtsp://{rest}").uri == f"rtsp://{rest}"
-
-
-def test_a_folder_of_videos_alone(folder: Path) -> None:
-    (folder / "empty" / "a.mkv").touch()
-    with pytest.raises(UsageError, match=r"^the folder empty has no images: for its videos give 'empty/\*\.mkv', in"):
-        find_source("empty")
-    assert find_source("empty/*.mkv").kind == "video"
-
-
-@pytest.fixture
-def shut(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that may not be read, with an image in it, in the working directory; root is somebody else meanwhile."""
-    root = os.geteuid() == 0
-    with TemporaryDirectory() as here:
-        monkeypatch.chdir(here)
-        path = Path(here) / "shut"
-        path.mkdir()
-        (path / "b.png").touch()
-        for each in (path, Path(here)):
-            os.chown(each, _NOBODY if root else -1, -1)
-        path.chmod(0)
-        os.seteuid(_NOBODY if root else os.geteuid())
-        try:
-            yield path
-        finally:
-            os.seteuid(0 if root else os.geteuid())
-            path.chmod(0o700)
-
-
-@pytest.mark.parametrize("watch", [False, True])
-@pytest.mark.parametrize("word", ["shut", "shut/b.png", "shut/*.png"])
-def test_a_folder_that_may_not_be_read(shut: Path, word: str, watch: bool) -> None:
-    with pytest.raises(UsageError, match=r"^shut\S* cannot be read: Permission denied$"):
-        find_sources((word,), {}, watch=watch)
-
-
-def test_pictures_named_in_a_row_are_one_source(folder: Path) -> None:
-    specs = find_sources(("a.jpg", "b.png", "clip.MP4", "b.png", "camera0"), {})
-    assert [spec.name for spec in specs] == ["images", "clip.MP4", "b.png", "camera0"]
-
-
-def test_standard_input_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a shell says <&-, Python has none."""
-    monkeypatch.setattr("sys.stdin", None)
-    with pytest.raises(UsageError, match="standard input is closed"):
-        find_source("-")
-
-
-def test_no_two_sources_have_one_name(folder: Path) -> None:
-    words = ("http://nvr/s?token=A", "http://nvr/s?token=B", "clip.MP4", "http://nvr/s?token=C")
-    specs = find_sources(words, {})
-    shown = "http://nvr/s?token=***"
-    assert [spec.name for spec in specs] == [shown, f"{shown} (2)", "clip.MP4", f"{shown} (3)"]
-    assert [spec.uri for spec in specs] == list(words)
-
-
-def test_a_pattern_finds_videos_too(folder: Path) -> None:
-    (folder / "later.mp4").write_bytes(b"")
-    specs = find_sources(("*.*[g4]",), {})
-    assert [(spec.name, spec.kind) for spec in specs] == [
-        ("*.*[g4]", "images"),
-        ("clip.MP4", "video"),
-        ("later.mp4", "video"),
-    ]
-    assert [path.name for path in specs[0].files] == ["a.jpg", "b.png"]
-    assert find_source("*.MP4").kind == "video"
-
-
-def test_options_go_to_the_sources_that_take_them(folder: Path) -> None:
-    options = InputOptions(width=640, stride=2)
-    camera, pictures = find_sources(("camera0", "b.png"), {}, options)
-    assert camera.input == options
-    assert pictures.input == InputOptions(stride=2)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (InputOptions(width=640, codec="raw"), "--input-codec, --input-width: none of the sources takes it"),
-        (InputOptions(flip="vertical"), "--input-flip"),
-        (InputOptions(latency=0), "--input-latency"),
-        (InputOptions(retrieval_hysteresis=0), "--retrieval-hysteresis"),
-    ],
-)
-def test_an_option_that_nobody_takes_is_refused(folder: Path, options: InputOptions, words: str) -> None:
-    with pytest.raises(UsageError, match=words):
-        find_sources(("b.png",), {}, options)
-
-
-def test_only_a_folder_can_be_watched(folder: Path) -> None:
-    assert [spec.kind for spec in find_sources(("empty", "b.png"), {}, watch=True)] == ["watch", "images"]
-    with pytest.raises(UsageError, match="--watch: name a folder"):
-        find_sources(("b.png",), {}, watch=True)
-
-
-def write(folder: Path, text: str) -> Path:
-    path = folder / "sources.toml"
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def test_a_sources_file(folder: Path) -> None:
-    path = write(
-        folder,
-        """
-        [door]
-        uri = "rtsp://user:secret@host/1"
-        labels = "door.txt"
-        template = "a photo of a {}."
-        threshold = 0.5
-        roi = [0, 0, 64, 48]
-        stride = 2
-        latency = 200
-        flip = "clockwise"
-        ["Halle 3"]
-        uri = "camera1"
-        width = 640
-        height = 480
-        rate = 29.97
-        codec = "raw"
-        [past]
-        uri = "clip.MP4"
-        loop = -1
-        [inbox]
-        uri = "empty"
-        watch = true
-        """,
-    )
-    named = read_sources(path)
-    assert list(named) == ["door", "Halle 3", "past", "inbox"]
-    door = named["door"]
-    assert (door.name, door.kind, door.uri) == ("door", "stream", "rtsp://user:secret@host/1")
-    assert (door.labels, door.template, door.threshold) == (folder / "door.txt", "a photo of a {}.", 0.5)
-    assert door.input == InputOptions(flip="clockwise", latency=200, stride=2, roi=(0, 0, 64, 48))
-    assert named["Halle 3"].input == InputOptions(width=640, height=480, rate=29.97, codec="raw")
-    assert named["past"].input.loop == -1
-    assert named["inbox"].kind == "watch"
-    (spec,) = find_sources(("door",), named, InputOptions(stride=9, flip="none"))
-    assert spec.input.stride == 2  # the file's word counts more
-
-
-def test_paths_are_meant_from_the_sources_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(folder, '[clip]\nuri = "clip.MP4"')
-    monkeypatch.chdir("/")
-    assert read_sources(path)["clip"].uri == str(folder / "clip.MP4")
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "names no sources"),
-        ("[door", "is not TOML"),
-        ("door = 1", r"door must be a table: write \[door\]"),
-        ("[door]", "door has no uri"),
-        ('[door]\nuri = ""', "door.uri cannot be ''"),
-        ("[door]\nuri = 3", "door.uri cannot be 3"),
-        ('[door]\nurl = "camera0"', "door.url is not known: use uri, "),
-        ('[door]\nuri = "gone.png"', r"sources\.toml: door\.uri: gone\.png does not exist"),
-        ('[door]\nuri = "rtsp://user:secret@host:x"', r"door\.uri: rtsp://\*\*\*@host:x: the port must be"),
-        ('[door]\nuri = "camera0"\nwidth = 0', "door.width cannot be 0"),
-        ('[door]\nuri = "camera0"\nwidth = true', "door.width cannot be True"),
-        ('[door]\nuri = "camera0"\nrate = nan', "door.rate cannot be nan"),
-        ('[door]\nuri = "camera0"\nrate = "fast"', "door.rate cannot be 'fast'"),
-        ('[door]\nuri = "camera0"\ncodec = "h264"', "door.codec cannot be 'h264'"),
-        ('[door]\nuri = "camera0"\nflip = "left"', "door.flip cannot be 'left'"),
-        ('[door]\nuri = "camera0"\nroi = [0, 0, 0, 9]', r"door.roi cannot be \[0, 0, 0, 9\]"),
-        ('[door]\nuri = "camera0"\nroi = [0, 0, 9]', "door.roi"),
-        ('[door]\nuri = "camera0"\ntemplate = "a photo"', "door.template"),
-        ('[door]\nuri = "camera0"\nthreshold = 2', "door.threshold"),
-        ('[door]\nuri = "camera0"\nlatency = 5', "door takes no latency"),
-        ('[door]\nuri = "camera0"\nwatch = true', "door.watch is for a folder"),
-        ('[door]\nuri = "[bc]*.*[g4]"', r"\[bc\]\*\.\*\[g4\] matches 2 sources, where one is meant"),
-        ('[door]\nuri = "b.png"\nwidth = 5', "door takes no width"),
-        ('[door]\nuri = "http://host/cam"\nlatency = 5', "door takes no latency"),
-        ('[door]\nuri = ["rtsp://user:secret@host"]', r"door.uri cannot be \['rtsp://\*\*\*@host'\]"),
-    ],
-)
-def test_a_wrong_sources_file(folder: Path, text: str, words: str) -> None:
-    with pytest.raises(UsageError, match=words) as error:
-        read_sources(write(folder, text))
-    assert "secret" not in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_a_sources_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="No such file"):
-        read_sources(tmp_path / "none.toml")
-    with pytest.raises(UsageError, match="Is a directory"):
-        read_sources(tmp_path)
-
-
-_KEYS = st.sampled_from([*asdict(InputOptions()), "uri", "labels", "template", "threshold", "watch", "other"])
-_VALUES = st.one_of(
-    st.sampled_from(
-        ['"camera0"', '"rtsp://h/1"', '"a {}"', '"\\u0000"', "[1, 2, 3, 4]", "{a = 1}", "inf", "1e999", "-1"]
-    ),
-    st.integers().map(str),
-    st.floats(0, 1).map(str),
-    st.booleans().map(lambda value: str(value).lower()),
-    st.sampled_from(FLIPS).map(lambda value: f'"{value}"'),
-)
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None)
-@given(st.dictionaries(_KEYS, _VALUES))
-def test_any_table_is_a_source_or_one_line_that_says_why_not(tmp_path: Path, table: dict[str, str]) -> None:
-    text = "[door]\n" + "".join(f"{key} = {value}\n" for key, value in table.items())
-    try:
-        (result,) = read_sources(write(tmp_path, text)).values()
-    except UsageError as error:
-        result = error
-    assert isinstance(result, SourceSpec) or "\n" not in str(result)
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
-@given(st.binary(max_size=200) | st.text(max_size=100).map(lambda text: text.encode(errors="replace")))
-def test_any_bytes_are_refused_in_one_line(tmp_path: Path, data: bytes) -> None:
-    path = tmp_path / "sources.toml"
-    path.write_bytes(data)
-    with pytest.raises(UsageError) as error:
-        read_sources(path)
-    assert "\n" not in str(error.value)
+@pytest.mark.parametrize(("uri", "takes"), [("rtsp://h", True), ("rtsps://h", False), ("http://h", False)])
+def test_latency_is_taken_by_rtsp_alone(uri: str, takes: bool) -> None:
+    assert ("latency" in SourceSpec("x", "stream", uri).options) == takes

@@ -14,8 +14,9 @@ from support.fakes import FakeClassifier, FakeSink, wait_for
 from support.streams import NEEDS_RTSP, MjpegServer, RtspServer, mjpeg_server
 
 from attri.runtime.capture.open import open_source
+from attri.runtime.capture.parse import find_source
 from attri.runtime.capture.reader import RetryPolicy
-from attri.runtime.capture.spec import InputOptions, find_source
+from attri.runtime.capture.spec import SourceOptions
 from attri.runtime.decide.smoothing import DecisionRule
 from attri.runtime.errors import SourceError
 from attri.runtime.pipeline.live_labels import LiveLabels
@@ -114,7 +115,7 @@ def test_rtsp_with_a_wrong_password_is_final(
 
 @NEEDS_RTSP
 def test_rtsp_over_udp_and_a_stream_that_stands_still(run: Callable[..., Run], rtsp: RtspServer) -> None:
-    spec = replace(find_source(rtsp.uri("/cam", "user:secret")), input=InputOptions(latency=100))
+    spec = replace(find_source(rtsp.uri("/cam", "user:secret")), input=SourceOptions(latency=100))
     with open_source(spec, 3, threading.Event()) as capture:
         assert next(shot for shot in capture.shots if shot is not None).image.shape == (48, 64, 3)
     found = run(rtsp.uri("/still", "user:secret"), patience=replace(QUICK, retries=1))

@@ -252,7 +252,7 @@ def test_an_unreadable_picture_stops_no_other(
         ([""], "a SOURCE is empty"),
         (["camera0", "--input-loop", "1"], "--input-loop: none of the sources takes it"),
         (["camera0", "--roi", "1,2,3"], "is not x,y,width,height"),
-        (["camera0", "--roi", "0,0,0,9"], "holds no pixels"),
+        (["camera0", "--roi", "0,0,0,9"], "is an empty region of interest"),
         (["camera0", "--input-flip", "left"], "--input-flip"),
         ([".", "--watch", "--max-retries", "3"], "--max-retries: none of the sources is a camera or stream"),
         (["camera0", "--watch"], "--watch: name a folder"),

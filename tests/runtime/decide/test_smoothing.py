@@ -120,5 +120,5 @@ def test_a_video_that_starts_again_starts_afresh() -> None:
 
 
 def test_two_ways_to_one_end_are_refused() -> None:
-    with pytest.raises(UsageError, match="--smooth and --majority"):
+    with pytest.raises(UsageError, match="smooth and majority are two"):
         DecisionRule(smooth=1, majority=3)
