@@ -3,8 +3,8 @@
     python -m benchmarks.ablations DIR
 
 Each line is `attri-train --protocol` with one option changed, over three seeds, with its runs in DIR; done ones are not
-done again. Two tables come from it, kept in benchmarks/ablations.md. Validation uses the training pictures of the base
-classes only: one half of these classes is learned, with every third picture held back, the other half plays the novel
+done again. Two tables come from it, kept in benchmarks/ablations.md. Validation uses the training images of the base
+classes only: one half of these classes is learned, with every third image held back, the other half plays the novel
 ones, and then they change places. Defaults may be chosen by it; test, base-to-novel as published, chooses
 nothing.
 """
@@ -21,8 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from attri.train.config import TERMS
-from attri.train.data import read_data
-from attri.train.data.dataset import Picture
+from attri.train.data import LabelledImage, read_data
 from attri.train.evaluation.result_tables import cell, harmonic_mean
 from attri.train.pocket import IMAGES
 from benchmarks.common import keep
@@ -56,19 +55,19 @@ def validation(folder: Path) -> list[list[str]]:
     halves = base.halves()
     protocols = []
     for number, (seen, other) in enumerate((halves, halves[::-1])):
-        held = [picture for place, picture in enumerate(seen.train) if place % 3 == 0]
-        kept = [picture for place, picture in enumerate(seen.train) if place % 3]
+        held = [image for place, image in enumerate(seen.train) if place % 3 == 0]
+        kept = [image for place, image in enumerate(seen.train) if place % 3]
         source = write(folder / f"seen{number}.csv", seen.classes, {"train": kept, "val": seen.val, "test": held})
         target = write(folder / f"other{number}.csv", other.classes, {"test": other.train + other.val})
         protocols.append(["--protocol", "cross-dataset", "--data", str(source), "--target", str(target)])
     return protocols
 
 
-def write(file: Path, classes: list[str], splits: dict[str, list[Picture]]) -> Path:
+def write(file: Path, classes: list[str], splits: dict[str, list[LabelledImage]]) -> Path:
     with file.open("w", encoding="utf-8", newline="") as stream:
         rows = csv.writer(stream)
         rows.writerow(["path", "label", "split"])
-        rows.writerows((p.path, classes[p.target], split) for split, pictures in splits.items() for p in pictures)
+        rows.writerows((p.path, classes[p.target], split) for split, images in splits.items() for p in images)
     return file
 
 
@@ -102,7 +101,7 @@ def main() -> None:
     text = [
         "Pocket, 3 seeds; accuracy in percent (standard deviation over seeds).",
         "",
-        "Validation, on training pictures of the 12 base classes: 6 are learned, 6 are novel, and the other way round.",
+        "Validation, on training images of the 12 base classes: 6 are learned, 6 are novel, and the other way round.",
         "",
         *table(folder / "validation", validation(folder)),
         "",

@@ -1,10 +1,10 @@
-"""A second kind of pictures, far from the backbone's: Fashion-MNIST, photographs of clothes, with the pocket model.
+"""A second kind of images, far from the backbone's: Fashion-MNIST, photographs of clothes, with the pocket model.
 
     apt-get download dataset-fashion-mnist && dpkg -x dataset-fashion-mnist*.deb debian
     python -m benchmarks.fashion DIR --data debian/usr/share/datasets/fashion-mnist
 
 Zero-shot, static and AttriPrompt, base-to-novel and few-shot over three seeds, runs in DIR; done ones are not done
-again. Pictures are inverted, because the backbone's stand on white. The tables are kept in benchmarks/fashion.md.
+again. Images are inverted, because the backbone's stand on white. The tables are kept in benchmarks/fashion.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from PIL import Image
 from benchmarks.common import keep
 
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-SPLITS = {"train": ("train", 64), "test": ("t10k", 100)}  # pictures of each class
+SPLITS = {"train": ("train", 64), "test": ("t10k", 100)}  # images of each class
 PROTOCOLS = {"base-to-novel": [], "few-shot": ["--shots", "1,4,16"]}
 
 
@@ -30,7 +30,7 @@ def read_idx(file: Path, header: int) -> np.ndarray:
 
 
 def unpack(data: Path, folder: Path) -> None:
-    """Class folders of PNG files, from the first pictures of every class in the IDX files."""
+    """Class folders of PNG files, from the first images of every class in the IDX files."""
     for split, (prefix, count) in SPLITS.items():
         images = 255 - read_idx(data / f"{prefix}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)
         labels = read_idx(data / f"{prefix}-labels-idx1-ubyte.gz", 8)
@@ -46,13 +46,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
     arguments = parser.parse_args()
-    pictures = arguments.folder / "fashion-mnist"
-    if not pictures.exists():
-        unpack(arguments.data, pictures)
+    images = arguments.folder / "fashion-mnist"
+    if not images.exists():
+        unpack(arguments.data, images)
     tables = []
     for protocol, options in PROTOCOLS.items():
         output = arguments.folder / protocol
-        command = [sys.executable, "-m", "attri.train.cli", "--data", str(pictures), "--protocol", protocol, *options]
+        command = [sys.executable, "-m", "attri.train.cli", "--data", str(images), "--protocol", protocol, *options]
         if not (output / "results.json").is_file():
             subprocess.run([*command, "--output", str(output)], check=True, stdout=subprocess.DEVNULL)
         tables.append((output / "results.md").read_text())

@@ -1,4 +1,4 @@
-"""Peak memory of a process that knows its labels and classifies some pictures; benchmarks/latency.py starts it.
+"""Peak memory of a process that knows its labels and classifies some images; benchmarks/latency.py starts it.
 
     python -m benchmarks.footprint attri|literal|floor FOLDER THREADS
 
@@ -18,7 +18,7 @@ from attri.runtime.tokenizer import EOT
 from benchmarks.common import peak_memory
 
 PLAIN, LITERAL = "plain.onnx", "literal.onnx"  # graphs in FOLDER, beside the bundle's
-LABELS, AT_ONCE, PICTURES = 100, 10, 20  # the literal text encoder takes so many labels at once, to be kind to it
+LABELS, AT_ONCE, IMAGES = 100, 10, 20  # the literal text encoder takes so many labels at once, to be kind to it
 KINDS = {
     "attri": "attri, labels changed at any time",
     "literal": f"static CLIP that keeps its text encoder, {AT_ONCE} labels at a time",
@@ -29,7 +29,7 @@ KINDS = {
 def attri(folder: Path, threads: int) -> None:
     classifier = Classifier.load(folder, device="cpu", threads=threads)
     assert len(classifier.labels) == LABELS
-    for value in range(PICTURES):
+    for value in range(IMAGES):
         classifier(np.full((224, 224, 3), 12 * value, np.uint8))
 
 
@@ -44,7 +44,7 @@ def static(folder: Path, threads: int, encode: bool) -> None:
         for first in range(0, LABELS, AT_ONCE):
             entries = np.zeros((1, 12, 2), np.int32)
             texts[first : first + AT_ONCE] = text.run({"ids": ids, "retrieved": entries})[0][0]
-    for _ in range(PICTURES):
+    for _ in range(IMAGES):
         texts @ vision.run({"pixels": pixels})[0][0]
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.latency [--models ViT-B-32 ViT-B-16] [--labels 10 100 1000] [--threads 2] [--rounds 9]
 
-Every contestant takes a picture's pixels to the scores of all labels, on the CPU, in float32, a picture at a time. They
+Every contestant takes an image's pixels to the scores of all labels, on the CPU, in float32, an image at a time. They
 take turns, all but the literal ones with a frame before the measured one. The floor is CLIP with static prompts in ONNX
 Runtime: the same traced vision tower without retrieval, and a product with known text features. The exact ones that
 prompt must agree in their scores and best label, and so must those that do not prompt, or the script fails. A shortlist
@@ -56,7 +56,7 @@ FOLDED, LITERAL_ORT, LITERAL_TORCH = "folded, PyTorch", "literal, ONNX Runtime",
 STATIC, EXACT = (FLOOR, OPEN_CLIP), (CACHED, UNCACHED, FOLDED, LITERAL_ORT, LITERAL_TORCH)
 AGREE = 1e-5  # float32 rounds to 6e-8, and each of 12 blocks sums it over hundreds of products in an order of its own
 PEAK = 1536  # rows and columns of the product that shows what the machine can do
-PICTURES = 16  # for the agreement of the shortlist
+COMPARED = 16  # for the agreement of the shortlist
 LITERAL_CLASSES = 100  # at a time: the literal encoder's activations would not fit otherwise
 ATTRI = {CACHED: {}, UNCACHED: {"cache_bytes": 0}, SHORT: {"cache_bytes": 0, "shortlist": SHORTLIST}}
 Scores = Callable[[], np.ndarray]
@@ -98,7 +98,7 @@ def export(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
 
 
 class Setting:
-    """One model, its graphs and some pictures; the first is the one that is timed."""
+    """One model, its graphs and some images; the first is the one that is timed."""
 
     def __init__(self, name: str, folder: Path, threads: int) -> None:
         torch.manual_seed(0)
@@ -107,7 +107,7 @@ class Setting:
         with torch.no_grad():
             self.model.pool.tokens.normal_()
         preprocess, files = self.model.backbone.preprocess(), list_images(IMAGES / "test")
-        self.pictures = [preprocess(file)[None] for file in files[:: len(files) // PICTURES][:PICTURES]]
+        self.images = [preprocess(file)[None] for file in files[:: len(files) // COMPARED][:COMPARED]]
         self.write()
         self.plain = OrtEngine(folder / PLAIN, "cpu", threads)
 
@@ -118,11 +118,11 @@ class Setting:
         save(trace_text(model, "fp32", 18), folder / TEXT)
         save_embedding(model.backbone.token_embedding, folder / EMBEDDING, "fp32")
         copy_merges(folder / MERGES)
-        manifest, pixels = describe(model, names(LABELS), TEMPLATE, "fp32", 18), np.concatenate(self.pictures)
+        manifest, pixels = describe(model, names(LABELS), TEMPLATE, "fp32", 18), np.concatenate(self.images)
         save_reference(model, Bundle(folder, manifest), pixels)
         parity = compare(model, Bundle(folder, manifest), pixels, Gates.of("fp32")).to_dict()
         save_manifest(dataclasses.replace(manifest, parity=parity), folder)
-        export(Plain(model), {"pixels": torch.from_numpy(self.pictures[0])}, folder / PLAIN)
+        export(Plain(model), {"pixels": torch.from_numpy(self.images[0])}, folder / PLAIN)
 
     def literal(self, classes: int) -> OrtEngine:
         """The literal text encoder of so many classes; PyTorch's attention does not trace for any number of them."""
@@ -149,9 +149,9 @@ class Setting:
     def contestants(
         self, words: LabelTokens, attri: dict[str, Callable[[np.ndarray], np.ndarray]]
     ) -> dict[str, Scores]:
-        """What gives the first picture's scores [C], by name."""
-        model, pixels, ids = self.model, self.pictures[0], padded(words)
-        picture, static = torch.from_numpy(pixels), model.plain_text(words).numpy()  # [C, D]
+        """What gives the first image's scores [C], by name."""
+        model, pixels, ids = self.model, self.images[0], padded(words)
+        tensor, static = torch.from_numpy(pixels), model.plain_text(words).numpy()  # [C, D]
         literal, engine = Literal(model), self.literal(min(len(ids), LITERAL_CLASSES))
         see = self.classifier(["nothing"]).encode_image
 
@@ -169,13 +169,13 @@ class Setting:
 
         @torch.no_grad()
         def folded() -> np.ndarray:
-            features, centres = model.encode_image(picture)
+            features, centres = model.encode_image(tensor)
             text = model.encode_text(words, model.pool.retrieve(centres))
             return (text[0] @ features[0]).numpy()
 
         @torch.no_grad()
         def open_clip() -> np.ndarray:
-            return static @ model.backbone.clip.encode_image(picture, normalize=True)[0].numpy()
+            return static @ model.backbone.clip.encode_image(tensor, normalize=True)[0].numpy()
 
         return {
             FLOOR: lambda: np.einsum("cd,d->c", static, self.plain.run({"pixels": pixels})[0][0]),  # as attri does
@@ -188,10 +188,10 @@ class Setting:
 
     def gflop(self, words: LabelTokens) -> dict[str, float]:
         """Of a frame, by contestant; the shortlist's depends on which labels it takes."""
-        picture, literal = torch.from_numpy(self.pictures[0]), Literal(self.model)
+        tensor, literal = torch.from_numpy(self.images[0]), Literal(self.model)
         retrieved = torch.zeros(1, self.model.depth, self.model.config.retrieved, dtype=torch.long)
-        plain = gflop(lambda: Plain(self.model)(picture))
-        vision = gflop(lambda: self.model.encode_image(picture))
+        plain = gflop(lambda: Plain(self.model)(tensor))
+        vision = gflop(lambda: self.model.encode_image(tensor))
         text = gflop(lambda: self.model.encode_text(words, retrieved))
         one = gflop(lambda: literal(torch.zeros(1, CONTEXT, dtype=torch.long), retrieved))
         prompted = dict.fromkeys((UNCACHED, FOLDED), vision + text)
@@ -253,9 +253,9 @@ def measure(setting: Setting, labels: list[str], rounds: int) -> str:
         f" between the {len(STATIC)} that do not.",
     ]
     if SHORT in attri:
-        same = [attri[SHORT](pixels).argmax() == attri[UNCACHED](pixels).argmax() for pixels in setting.pictures]
+        same = [attri[SHORT](pixels).argmax() == attri[UNCACHED](pixels).argmax() for pixels in setting.images]
         lines.append(
-            f"The shortlist is not exact: its best label is that of all labels for {sum(same)} of {len(same)} pictures"
+            f"The shortlist is not exact: its best label is that of all labels for {sum(same)} of {len(same)} images"
             " (of random weights, to which all labels are alike; trained ones: benchmarks/shortlist.md)."
         )
     literal, folded = (np.median(times[name]) - np.median(times[CACHED]) for name in (LITERAL_ORT, UNCACHED))
@@ -274,7 +274,7 @@ def table(times: dict[str, list[float]], counts: dict[str, float], peak: float) 
 
 
 def memory(setting: Setting) -> str:
-    """Of processes that have the labels encoded and classify some pictures."""
+    """Of processes that have the labels encoded and classify some images."""
     setting.literal(AT_ONCE)
     peaks = {}
     for kind, what in KINDS.items():
@@ -295,7 +295,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     sections = [
         f"{arguments.threads} threads, PyTorch {torch.__version__}, ONNX Runtime {onnxruntime.__version__}, float32,"
-        " a picture at a time.",
+        " an image at a time.",
         EXPLANATION,
     ]
     for name in arguments.models:

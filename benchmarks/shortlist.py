@@ -2,9 +2,9 @@
 
     python -m benchmarks.shortlist [RUN] [--threads 2]
 
-RUN (runs/latest) is a trained pocket run. Its test pictures in both art styles are classified with the names that
+RUN (runs/latest) is a trained pocket run. Its test images in both art styles are classified with the names that
 Unicode gives to pictographs, which are the names that the pocket backbone was trained on, and with words before them
-where more are wanted. Nothing is cached. Printed are medians of the text stage over pictures; with every picture large
+where more are wanted. Nothing is cached. Printed are medians of the text stage over images; with every image large
 and small label sets take turns, each with a frame before the measured one. The tables are kept in
 benchmarks/shortlist.md.
 """
@@ -34,7 +34,7 @@ SHORTLISTS = (16, 64, 256)
 SHORTLIST = 64
 WORDS = ("red", "green", "blue", "small", "large", "old", "new", "wet")
 BLOCKS = (range(0x2600, 0x27C0), range(0x1F300, 0x1F650), range(0x1F680, 0x1F700), range(0x1F900, 0x1FB00))
-COSTED, TURNS = 12, 2  # pictures whose cost is measured, and how often
+COSTED, TURNS = 12, 2  # images whose cost is measured, and how often
 
 
 def names() -> list[str]:
@@ -43,10 +43,10 @@ def names() -> list[str]:
     return list(dict.fromkeys(name for name in every if name))
 
 
-def agreement(bundle: Path, pictures: list[Path], labels: list[str], threads: int) -> list[str]:
+def agreement(bundle: Path, images: list[Path], labels: list[str], threads: int) -> list[str]:
     def best(shortlist: int | None) -> np.ndarray:
         classifier = Classifier.load(bundle, labels, device="cpu", threads=threads, shortlist=shortlist)
-        found = (classifier(picture) for picture in pictures)
+        found = (classifier(image) for image in images)
         return np.array([labels.index(each.top(1)[0][0]) for each in found])
 
     exact = best(None)
@@ -56,7 +56,7 @@ def agreement(bundle: Path, pictures: list[Path], labels: list[str], threads: in
     return lines
 
 
-def cost(bundle: Path, pictures: list[Path], labels: list[str], threads: int) -> list[str]:
+def cost(bundle: Path, images: list[Path], labels: list[str], threads: int) -> list[str]:
     """Text stage in milliseconds by the number of labels, with and without a shortlist."""
     contestants = {
         (size, shortlist): Classifier.load(
@@ -65,8 +65,8 @@ def cost(bundle: Path, pictures: list[Path], labels: list[str], threads: int) ->
         for size in SIZES
         for shortlist in (SHORTLIST, None)
     }
-    turns = {key: partial(measured, one, cycle(pictures)) for key, one in contestants.items()}
-    times = in_turn(turns, TURNS * len(pictures))
+    turns = {key: partial(measured, one, cycle(images)) for key, one in contestants.items()}
+    times = in_turn(turns, TURNS * len(images))
     median = {key: np.median(found) for key, found in times.items()}
     lines = [f"| labels | all, ms | shortlist of {SHORTLIST}, ms | against {SIZES[0]} labels |", "|---|---|---|---|"]
     for size in SIZES:
@@ -75,10 +75,10 @@ def cost(bundle: Path, pictures: list[Path], labels: list[str], threads: int) ->
     return lines
 
 
-def measured(classifier: Classifier, pictures: Iterator[Path]) -> float:
-    picture = next(pictures)
-    classifier(picture)
-    return classifier(picture).latency_ms["text"]
+def measured(classifier: Classifier, images: Iterator[Path]) -> float:
+    image = next(images)
+    classifier(image)
+    return classifier(image).latency_ms["text"]
 
 
 def main() -> None:
@@ -86,23 +86,23 @@ def main() -> None:
     parser.add_argument("run", nargs="?", type=Path, default=Path("runs/latest"))
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    pictures = list_images(IMAGES / "test") + list_images(OTHER_STYLE)
+    images = list_images(IMAGES / "test") + list_images(OTHER_STYLE)
     known = names()
     more = known + [f"{word} {name}" for word in WORDS for name in known]
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
         run = load_run(arguments.run)
-        export_bundle(load_model(run), bundle, run.classes, pictures[:32], template=run.train.template)
+        export_bundle(load_model(run), bundle, run.classes, images[:32], template=run.train.template)
         lines = [
-            f"Pocket, trained, {len(pictures)} test pictures in two styles, {len(known)} names of pictographs,"
+            f"Pocket, trained, {len(images)} test images in two styles, {len(known)} names of pictographs,"
             f" {arguments.threads} threads.",
             "",
-            *agreement(bundle, pictures, known, arguments.threads),
+            *agreement(bundle, images, known, arguments.threads),
             "",
-            f"Text stage of {COSTED} pictures, {TURNS} rounds. Against {SIZES[0]} labels: the median of the ratios with"
-            " the same picture.",
+            f"Text stage of {COSTED} images, {TURNS} rounds. Against {SIZES[0]} labels: the median of the ratios with"
+            " the same image.",
             "",
-            *cost(bundle, pictures[:: len(pictures) // COSTED][:COSTED], more, arguments.threads),
+            *cost(bundle, images[:: len(images) // COSTED][:COSTED], more, arguments.threads),
         ]
     keep(Path(__file__), __doc__, "\n".join(lines))
 

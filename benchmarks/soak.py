@@ -2,7 +2,7 @@
 
     python -m benchmarks.soak BUNDLE [--frames 5000] [--minutes 30]
 
-First, pictures go into its standard input as fast as it takes them, and after every 100 results the labels file is
+First, images go into its standard input as fast as it takes them, and after every 100 results the labels file is
 another one. After frame 500 its resident memory may grow by less than 20 MB.
 
 Then, four cameras on loopback: one that is well, one whose server dies and comes back every few seconds, one that
@@ -98,14 +98,14 @@ def new_labels(bundle: Path, folder: Path, frames: int) -> dict[int, float]:
 
 
 def _feed(target: IO[bytes], frames: int) -> None:
-    pictures = []
+    images = []
     for path in list_images(IMAGES / "train"):
         stream = io.BytesIO()
         Image.open(path).convert("RGB").save(stream, "JPEG")
-        pictures.append(stream.getvalue())
+        images.append(stream.getvalue())
     with target:
         for number in range(frames):
-            target.write(pictures[number % len(pictures)])
+            target.write(images[number % len(images)])
 
 
 def soak(bundle: Path, folder: Path, seconds: float) -> Outcome:

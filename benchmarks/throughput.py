@@ -1,8 +1,8 @@
-"""A list of pictures in batches, read ahead, against a loop of single calls.
+"""A list of images in batches, read ahead, against a loop of single calls.
 
-    python -m benchmarks.throughput BUNDLE [--pictures 2000] [--batch 1 4 16]
+    python -m benchmarks.throughput BUNDLE [--images 2000] [--batch 1 4 16]
 
-The embedded pictures of both art styles, blown up to camera size so that reading them is work, again and again until
+The embedded images of both art styles, blown up to camera size so that reading them is work, again and again until
 there are enough. Contestants take turns, each with a fresh cache, and all must give the same labels in the same order,
 or the script fails. The table is kept in benchmarks/throughput.md.
 """
@@ -30,19 +30,19 @@ SIDE, ROUNDS, LOOP = 480, 3, "a loop of single calls"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--pictures", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 4, 16])
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         files = blown_up(list_images(IMAGES) + list_images(OTHER_STYLE), Path(folder))
-        pictures = [files[i % len(files)] for i in range(arguments.pictures)]
+        images = [files[i % len(files)] for i in range(arguments.images)]
         wanted: list[str] = []
 
         def turn(size: int) -> float:
             """Milliseconds; size 0 is the loop."""
             classifier = Classifier.load(arguments.bundle, device="cpu", batch=size or 1)
             found: list[Prediction] = []
-            time = timed(lambda: found.extend(classifier(pictures) if size else map(classifier, pictures)))
+            time = timed(lambda: found.extend(classifier(images) if size else map(classifier, images)))
             labels = [each.top(1)[0][0] for each in found]
             wanted.extend(labels if not wanted else [])
             assert labels == wanted, f"{size} at a time says other things"
@@ -52,14 +52,14 @@ def main() -> None:
         times = in_turn({name: partial(turn, size) for name, size in sizes.items()}, ROUNDS)
     model, loop = Bundle.open(arguments.bundle).manifest.model["name"], np.array(times[LOOP])
     lines = [
-        f"{model}, {arguments.pictures} JPEGs of {SIDE} x {SIDE} ({len(files)} different ones), {ROUNDS} rounds in"
+        f"{model}, {arguments.images} JPEGs of {SIDE} x {SIDE} ({len(files)} different ones), {ROUNDS} rounds in"
         " turn. All ways give the same labels. Against the loop: the median of the ratios within a round.",
         "",
-        "| | pictures a second | against the loop |",
+        "| | images a second | against the loop |",
         "|---|---|---|",
     ]
     for name, found in times.items():
-        rate = 1000 * arguments.pictures / np.median(found)
+        rate = 1000 * arguments.images / np.median(found)
         lines.append(f"| {name} | {rate:.0f} | {np.median(loop / found):.2f} |")
     keep(Path(__file__), __doc__, "\n".join(lines))
 

@@ -3,7 +3,7 @@
     python -m benchmarks.training [--model ViT-B-16] [--classes 50] [--batch 4] [--threads 2] [--rounds 5]
 
 The literal model runs the image tower, concatenates the prompts to 77 tokens per class and image in open_clip's own
-blocks, and backpropagates. attri reads cached features and runs the folded encoder. Both see the same pictures, take
+blocks, and backpropagates. attri reads cached features and runs the folded encoder. Both see the same images, take
 the same loss, and must give the same gradients, or the script fails. Times are of steps in turn in one process; peak
 memory is that of a process of its own for each. The table is kept in benchmarks/training.md.
 """
@@ -30,12 +30,12 @@ from attri.train.pocket import IMAGES
 from benchmarks.common import in_turn, keep, names, peak_memory, process_status, timed
 from benchmarks.literal import Literal, padded
 
-MANY, FEW = 1000, 8  # classes, and pictures in a batch, that have to fit in a common machine
+MANY, FEW = 1000, 8  # classes, and images in a batch, that have to fit in a common machine
 FIT = 16  # GiB
 
 
 class Setting:
-    """The model, real pictures, and what both sides need of them."""
+    """The model, real images, and what both sides need of them."""
 
     def __init__(self, model: str, classes: int, batch: int) -> None:
         torch.manual_seed(0)
@@ -101,7 +101,7 @@ def main() -> None:
     setting = Setting(model, classes, batch)
     ours, theirs = setting.folded().clone(), setting.literal().clone()
     difference = float((ours - theirs).abs().max() / theirs.abs().max())
-    # Gradients are sums over all classes, pictures and blocks, in float32, and each side adds in another order.
+    # Gradients are sums over all classes, images and blocks, in float32, and each side adds in another order.
     assert difference < 1e-4, f"the gradients differ by {difference}"
     turns = {side: partial(timed, getattr(setting, side)) for side in ("literal", "folded")}
     times = {side: np.array(found) for side, found in in_turn(turns, arguments.rounds).items()}

@@ -33,7 +33,7 @@ from attri.calibration.images import evenly, without_copies
 from attri.runtime.classifier import Classifier
 from attri.runtime.errors import UsageError
 from attri.runtime.images import list_images
-from attri.train.data import Dataset, Picture, read_data, read_target
+from attri.train.data import Dataset, LabelledImage, read_data, read_target
 from attri.train.data.dataset import few_shot
 from attri.train.training.checkpoint import Run
 
@@ -134,14 +134,14 @@ class ScoreCalibrationRequest:
             raise UsageError("--false-rejects reads the scores of pictures of the run's classes: leave --labels out")
 
 
-def data_of(run: Run) -> tuple[Dataset, list[Picture]]:
+def data_of(run: Run) -> tuple[Dataset, list[LabelledImage]]:
     """The whole dataset that a run was trained on, its test pictures those of the run, and what was learned from."""
     train = run.train
     whole = read_data(Path(run.data), train.holdout, seed=train.seed)
     return whole, few_shot(whole, train.shots, train.seed).train if train.shots else whole.train
 
 
-def not_for_testing(folder: Path) -> tuple[Dataset, list[Picture]]:
+def not_for_testing(folder: Path) -> tuple[Dataset, list[LabelledImage]]:
     """A dataset, and those of its pictures that are for validation or training; all where it has no parts."""
     whole, target = read_data(folder), read_target(folder)
     has_test = whole.test == target.test  # else `read_data` holds out some for testing, of all that `target` has

@@ -1,4 +1,4 @@
-"""attri-train: from pictures to a trained prompt, or to a table that compares methods."""
+"""attri-train: from images to a trained prompt, or to a table that compares methods."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
     return tuple(int(part) for part in parts)
 
 
-PICTURES = click.Path(path_type=Path)
+IMAGES = click.Path(path_type=Path)
 DATA = "Class folders, train/val/test of those, a CSV of path,label, or a CoOp dataset. [pocket set]"
 
 
@@ -45,7 +45,7 @@ class OneOfSeveral(Command):
 
 
 @click.command(cls=OneOfSeveral)
-@click.option("--data", type=PICTURES, help=DATA)
+@click.option("--data", type=IMAGES, help=DATA)
 @click.option("--model", default="pocket", show_default=True, help="open_clip model name, or the embedded pocket.")
 @click.option(
     "--pretrained",
@@ -56,10 +56,10 @@ class OneOfSeveral(Command):
     "--shots",
     callback=numbers,
     metavar="N[,N...]",
-    help="Training pictures per class; several for few-shot. [all; protocols: 16]",
+    help="Training images per class; several for few-shot. [all; protocols: 16]",
 )
-@click.option("--epochs", type=int, default=40, show_default=True, help="Passes over the training pictures.")
-@click.option("--batch", type=int, default=32, show_default=True, help="Pictures per step, of all processes together.")
+@click.option("--epochs", type=int, default=40, show_default=True, help="Passes over the training images.")
+@click.option("--batch", type=int, default=32, show_default=True, help="Images per step, of all processes together.")
 @click.option(
     "--optimizer",
     type=click.Choice(["adamw", "sgd"]),
@@ -68,7 +68,7 @@ class OneOfSeveral(Command):
     help="AdamW, or SGD with a momentum of 0.9.",
 )
 @click.option("--lr", type=float, default=2e-3, show_default=True, help="Peak learning rate; cosine to 0.")
-@click.option("--views", type=int, default=8, show_default=True, help="Cached augmented views per picture.")
+@click.option("--views", type=int, default=8, show_default=True, help="Cached augmented views per image.")
 @click.option("--template", help="Prompt; the label goes into {}. [the dataset's own, or 'a photo of a {}.']")
 @click.option("--frozen-template", multiple=True, help="Averaged for the frozen features; may be repeated.")
 @click.option(
@@ -76,7 +76,7 @@ class OneOfSeveral(Command):
     is_flag=True,
     help="Frozen features over the seven templates that CLIP's authors chose, and --template where it is another.",
 )
-@click.option("--clusters", type=int, default=2, show_default=True, help="Cluster centres per picture and block.")
+@click.option("--clusters", type=int, default=2, show_default=True, help="Cluster centres per image and block.")
 @click.option("--lloyd-steps", type=int, default=1, show_default=True, help="k-means steps.")
 @click.option(
     "--start", type=click.Choice(["grid", "farthest"]), default="grid", show_default=True, help="k-means start."
@@ -84,9 +84,7 @@ class OneOfSeveral(Command):
 @click.option("--pool-size", type=int, default=16, show_default=True, help="Entries per prompt pool.")
 @click.option("--topk", type=int, default=1, show_default=True, help="Entries that a centre retrieves.")
 @click.option("--prompt-length", type=int, default=2, show_default=True, help="Prompt tokens per entry.")
-@click.option(
-    "--static-tokens", type=int, default=0, show_default=True, help="Deep prompt tokens that all pictures see."
-)
+@click.option("--static-tokens", type=int, default=0, show_default=True, help="Deep prompt tokens that all images see.")
 @click.option("--depth", type=int, help="Prompted text blocks, from the first on. [all]")
 @click.option(
     "--shared/--per-block", default=True, show_default=True, help="One pool for all text blocks, or one for each."
@@ -108,13 +106,13 @@ class OneOfSeveral(Command):
     type=int,
     default=1,
     show_default=True,
-    help="Of the first prompts, the views, the order and the held-out pictures.",
+    help="Of the first prompts, the views, the order and the held-out images.",
 )
 @click.option("--protocol", type=click.Choice(PROTOCOLS), help="Compare methods instead of training one prompt.")
-@click.option("--target", type=PICTURES, multiple=True, help="Another dataset to score; may be repeated. (protocols)")
+@click.option("--target", type=IMAGES, multiple=True, help="Another dataset to score; may be repeated. (protocols)")
 @click.option("--seeds", callback=numbers, metavar="N[,N...]", help="(protocols) [1,2,3]")
 @click.option("--method", type=click.Choice(METHODS), multiple=True, help="May be repeated. (protocols) [all]")
-@click.option("--output", type=PICTURES, metavar="DIR", help="Run folder. [runs/MODEL-DATA-NUMBER]")
+@click.option("--output", type=IMAGES, metavar="DIR", help="Run folder. [runs/MODEL-DATA-NUMBER]")
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
@@ -126,7 +124,7 @@ class OneOfSeveral(Command):
 @click.version_option(package_name="attri")
 @click.pass_context
 def main(ctx: click.Context, /, **options: Any) -> None:
-    """Learn an AttriPrompt on a frozen CLIP. Without options: the embedded pictures and backbone, offline.
+    """Learn an AttriPrompt on a frozen CLIP. Without options: the embedded images and backbone, offline.
 
     Several GPUs or processes: torchrun --nproc_per_node=N --no-python attri-train ...
     """
@@ -206,7 +204,7 @@ def train(options: dict[str, Any], device: Any, progress: Any) -> None:
     dataset = read_data(options["data"] or pocket.IMAGES, shots=shots, seed=options["seed"])
     prompt, config = configs(options, dataset.template)
     backbone, count = load(options, device), len(dataset.train)
-    counts = f"{plural(len(dataset.classes), 'class')}, {plural(count, 'picture')}"
+    counts = f"{plural(len(dataset.classes), 'class')}, {plural(count, 'image')}"
     progress.say(f"{backbone.name} on {device}: {counts} from {dataset.root}")
     folder = fit(dataset, backbone, prompt, config, options["output"], FeatureCache(progress), options["tensorboard"])
     report(folder)
@@ -253,7 +251,7 @@ def report(folder: Path) -> None:
         if part in results:
             row = results[part]
             accuracy = f"zero-shot {row['zero_shot']:6.1%}   prompted {row['prompted']:6.1%}"
-            click.echo(f"{part:<5} {plural(row['pictures'], 'picture'):>14}   {accuracy}")
+            click.echo(f"{part:<5} {plural(row['images'], 'image'):>14}   {accuracy}")
     if "pool_alive" in results:
         alive = results["pool_alive"]
         shares = " to ".join(dict.fromkeys(f"{share:.0%}" for share in (min(alive), max(alive))))

@@ -1,4 +1,4 @@
-"""From a folder of pictures to a run folder: the main job of this package, step by step."""
+"""From a folder of images to a run folder: the main job of this package, step by step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from attri.runtime.images import load_image
 from attri.runtime.text.label_tokens import LabelTokens, encode_labels
 from attri.runtime.tokenizer import Tokenizer
 from attri.train.config import PromptConfig, TrainConfig, trainable_parts
-from attri.train.data.read import Dataset, Picture
+from attri.train.data.read import Dataset, LabelledImage
 from attri.train.model.attriprompt import AttriPrompt
 from attri.train.model.backbone import Backbone, load_backbone
 from attri.train.model.pool import fit_keys
@@ -85,10 +85,10 @@ def frozen_text(model: AttriPrompt, labels: list[str], templates: tuple[str, ...
 def new_trainer(
     backbone: Backbone, dataset: Dataset, prompt: PromptConfig, config: TrainConfig, store: FeatureCache
 ) -> Trainer:
-    """A model with fresh prompts, its keys placed among the training pictures, which are encoded here.
+    """A model with fresh prompts, its keys placed among the training images, which are encoded here.
 
     Raises:
-        UsageError: a class has no training picture that can be read.
+        UsageError: a class has no training image that can be read.
     """
     repeatable(backbone.token_embedding.device)
     torch.manual_seed(config.seed)
@@ -127,7 +127,7 @@ def fit(
         KeyboardInterrupt: Ctrl-C; all steps so far are saved.
     """
     if not dataset.train:
-        raise UsageError(f"{dataset.root} has no training pictures, only others to test on")
+        raise UsageError(f"{dataset.root} has no training images, only others to test on")
     trainable_parts(prompt, config)
     store = store or FeatureCache(Progress(quiet=True))
     identity = {"model": backbone.name, "pretrained": backbone.tag, "sha256": backbone.sha256}
@@ -145,9 +145,9 @@ def fit(
         results = evaluate(trainer, dataset, store)
         results |= {"seconds": round(time.monotonic() - start, 1), "threads": torch.get_num_threads()}
         results |= {"versions": versions(), "run": meta}
-        picture = (dataset.test or dataset.train)[0]
+        example = (dataset.test or dataset.train)[0]
         distributed.on_rank_zero(
-            lambda: write_report(run.path, results, trainer.history, draw(trainer, results, picture, run.path))
+            lambda: write_report(run.path, results, trainer.history, draw(trainer, results, example, run.path))
         )
         run.finish(results)
         if latest:
@@ -190,13 +190,13 @@ def train(trainer: Trainer, run: RunFolder, progress: Progress, scalars: bool) -
 
 
 def evaluate(trainer: Trainer, dataset: Dataset, store: FeatureCache) -> dict[str, Any]:
-    """Accuracy with and without prompts on the val and test pictures that can be read, and the use of the pool."""
+    """Accuracy with and without prompts on the val and test images that can be read, and the use of the pool."""
     model = trainer.model
     results: dict[str, Any] = {}
-    for part, pictures in (("val", dataset.val), ("test", dataset.test)):
-        if pictures and len(data := store.get(part, model, pictures)):
+    for part, images in (("val", dataset.val), ("test", dataset.test)):
+        if images and len(data := store.get(part, model, images)):
             results[part] = score(model, trainer.labels, data) | {"skipped": data.skipped}
-    results["train"] = {"pictures": len(trainer.data), "skipped": trainer.data.skipped}
+    results["train"] = {"images": len(trainer.data), "skipped": trainer.data.skipped}
     retrieved = retrieve(model, trainer.data.centres.flatten(0, 1))
     usage = model.pool.usage(retrieved)  # [L, N]
     results["pool_usage"] = [[round(share, 4) for share in block] for block in usage.tolist()]
@@ -204,37 +204,37 @@ def evaluate(trainer: Trainer, dataset: Dataset, store: FeatureCache) -> dict[st
     return results
 
 
-def draw(trainer: Trainer, results: dict[str, Any], picture: Picture, folder: Path) -> list[Path]:
-    """The pictures of a report, as PNG files in `folder`."""
+def draw(trainer: Trainer, results: dict[str, Any], example: LabelledImage, folder: Path) -> list[Path]:
+    """Draw the figures of the report as PNG files in `folder`."""
     classes, pool = results["run"]["classes"], trainer.model.pool
-    images = [folder / "curves.png"]
-    draw_curves(trainer.history, images[0])
+    figures = [folder / "curves.png"]
+    draw_curves(trainer.history, figures[0])
     if "test" in results:
-        images.append(folder / "confusion.png")
-        draw_confusion(np.array(results["test"]["confusion"]), classes, images[-1])
+        figures.append(folder / "confusion.png")
+        draw_confusion(np.array(results["test"]["confusion"]), classes, figures[-1])
     if pool.keys.shape[1]:
         centres, targets = trainer.data.centres, trainer.data.targets
         retrieved = retrieve(trainer.model, centres.flatten(0, 1))
         views = targets.repeat_interleave(centres.shape[1])
         by_class = usage_by_class(retrieved, views, len(classes), pool.keys.shape[1])
-        images += [folder / "usage.png", folder / "clusters.png"]
-        draw_usage(np.array(results["pool_usage"]), images[-2])
+        figures += [folder / "usage.png", folder / "clusters.png"]
+        draw_usage(np.array(results["pool_usage"]), figures[-2])
         try:
-            image = load_image(picture.path)
+            image = load_image(example.path)
         except ImageError:
-            return images[:-1]  # it is in the report's list of pictures that cannot be read
-        caption = f"{picture.path.name}, {classes[picture.target]}"
-        draw_clusters(trainer.model, image, classes, by_class, images[-1], caption=caption)
-    return images
+            return figures[:-1]  # it is in the report's list of images that cannot be read
+        caption = f"{example.path.name}, {classes[example.target]}"
+        draw_clusters(trainer.model, image, classes, by_class, figures[-1], caption=caption)
+    return figures
 
 
 def score(model: AttriPrompt, labels: LabelTokens, data: Features) -> dict[str, Any]:
-    """Pictures, accuracy with and without prompts, and the confusion matrix (rows are the truth) of the former."""
+    """Images, accuracy with and without prompts, and the confusion matrix (rows are the truth) of the former."""
     logits = predict(model, labels, data)
     classes = logits.shape[1]
     pairs = data.targets * classes + logits.argmax(1).cpu()
     return {
-        "pictures": len(data),
+        "images": len(data),
         "zero_shot": accuracy(predict_plain(model, labels, data), data.targets),
         "prompted": accuracy(logits, data.targets),
         "confusion": torch.bincount(pairs, minlength=classes**2).reshape(classes, classes).tolist(),

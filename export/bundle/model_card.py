@@ -46,7 +46,7 @@ class Card:
         if not is_of(results, run):
             raise FailedError(f"the results in {folder} are of another training than its prompt: export it again")
         train = {name: getattr(run.train, name) for name in ("shots", "epochs", "seed")}
-        pictures = results.get("train", {}).get("pictures")
+        pictures = results.get("train", {}).get("images")
         compared = protocol_rows(folder, run)
         own = ("val",) if compared else ("test", "val")  # the protocol's first row is the run's own test
         parts = [(part, results[part]) for part in own if part in results]
@@ -54,7 +54,7 @@ class Card:
             {
                 "of": part,
                 "classes": len(run.classes),
-                "pictures": row["pictures"],
+                "pictures": row["images"],
                 "prompted": row["prompted"],
                 "zero_shot": row["zero_shot"],
             }
@@ -74,7 +74,7 @@ def protocol_rows(folder: Path, run: Run) -> list[dict[str, Any]]:
         {
             "of": s["column"],
             "classes": s["classes"],
-            "pictures": s["pictures"],
+            "pictures": s["images"],
             "prompted": s["accuracy"],
             "zero_shot": zero_shot.get(s["column"]),
         }

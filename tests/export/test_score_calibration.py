@@ -18,7 +18,7 @@ from attri.export.score_calibration import ScoreCalibrationRequest, Validation, 
 from attri.runtime import Classifier
 from attri.runtime.errors import UsageError
 from attri.train.config import PromptConfig, TrainConfig
-from attri.train.data import Dataset, Picture, read_data
+from attri.train.data import Dataset, LabelledImage, read_data
 from attri.train.training.checkpoint import Run
 
 CLASSES = ("bird", "cat", "dog", "fish")
@@ -159,7 +159,7 @@ def validation(bundle, picture_files):
     classifier = Classifier.load(bundle, device="cpu")
     said = [int(prediction.probabilities.argmax()) for prediction in classifier(picture_files[:30])]
     pictures = [
-        Picture(file, (best + (number % 5 == 0)) % 3)
+        LabelledImage(file, (best + (number % 5 == 0)) % 3)
         for number, (file, best) in enumerate(zip(picture_files, said, strict=False))
     ]
     base = Dataset(picture_files[0].parent, "some", list(classifier.labels), [], [], pictures)
@@ -200,7 +200,7 @@ def test_a_temperature_that_does_harm_is_kept_only_where_it_was_asked_for(bundle
 
 def test_pictures_that_cannot_be_read_count_for_nothing(bundle, validation, tmp_path, monkeypatch):
     (tmp_path / "broken.png").write_bytes(b"not a picture")
-    broken = [Picture(tmp_path / "broken.png", 0)] * 30
+    broken = [LabelledImage(tmp_path / "broken.png", 0)] * 30
     some = dataclasses.replace(validation.base, test=[*validation.base.test, *broken])
     classifier = Classifier.load(bundle, device="cpu")
     found = measure(ScoreCalibrationRequest(Validation("validation pictures", some)), classifier)
@@ -219,7 +219,7 @@ def test_pictures_that_cannot_be_read_count_for_nothing(bundle, validation, tmp_
 def test_pictures_that_are_all_right_leave_the_temperature_at_one(bundle, validation):
     classifier = Classifier.load(bundle, device="cpu")
     logits, _ = logits_of(classifier, [picture.path for picture in validation.base.test])
-    right = [Picture(p.path, int(best)) for p, best in zip(validation.base.test, logits.argmax(1), strict=True)]
+    right = [LabelledImage(p.path, int(best)) for p, best in zip(validation.base.test, logits.argmax(1), strict=True)]
     base = dataclasses.replace(validation.base, test=right)
     found = measure(ScoreCalibrationRequest(Validation("v", base)), classifier)
     assert (found["temperature"], found["why"]) == (1.0, "these pictures have no best temperature, it stays 1")

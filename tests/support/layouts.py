@@ -1,4 +1,4 @@
-"""Small trees in the layouts of CoOp's datasets, made of links to real pictures, and what must be read from them.
+"""Small trees in the layouts of CoOp's datasets, made of links to real images, and what must be read from them.
 
 Told again from CoOp's DATASETS.md and the datasets themselves, on purpose without a look at `attri.train.data.coop`.
 """
@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-# pattern of the pictures' paths below the root, the path of the split file cuts the first part off; class name in the
+# pattern of the images' paths below the root, the path of the split file cuts the first part off; class name in the
 # split file; the same in words
 Class = tuple[str, str, str]
 SPLIT_FILES: dict[str, tuple[str, list[Class]]] = {
@@ -121,7 +121,7 @@ PROMPTS = {  # of the first class
     "ImageNetA": "a photo of a tench.",
     "ImageNetR": "a photo of a tench.",
 }
-# part: how many pictures of each class, and in which order the classes first appear
+# part: how many images of each class, and in which order the classes first appear
 COUNTS = {
     "train": ((7, 6, 5, 3), (2, 0, 3, 1)),
     "val": ((6, 6, 6, 2), (1, 3, 0, 2)),
@@ -143,21 +143,21 @@ class Tree:
 
 
 class Builder:
-    def __init__(self, root: Path, pictures: list[Path]):
-        self.root, self.pictures = root, itertools.cycle(pictures)
+    def __init__(self, root: Path, images: list[Path]):
+        self.root, self.images = root, itertools.cycle(images)
         root.mkdir(parents=True)
 
-    def picture(self, name: str) -> str:
+    def image(self, name: str) -> str:
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.symlink_to(next(self.pictures))
+        path.symlink_to(next(self.images))
         return name
 
     def write(self, name: str, text: str) -> None:
         (self.root / name).write_text(text, encoding="utf-8")
 
     def parts(self, patterns: list[str]) -> dict[str, list[Item]]:
-        """Every part with its counts; a class's pictures count down, so that no order is the sorted one."""
+        """Every part with its counts; a class's images count down, so that no order is the sorted one."""
         parts: dict[str, list[Item]] = {}
         for base, (part, (counts, order)) in zip((100, 200, 300), COUNTS.items(), strict=True):
             every = [
@@ -166,20 +166,20 @@ class Builder:
                 for c in order
                 if i < counts[c]
             ]
-            parts[part] = [(self.picture(name), c) for name, c in every]
+            parts[part] = [(self.image(name), c) for name, c in every]
         return parts
 
     def folders(self, where: str, names: list[str], count: int) -> list[Item]:
-        """Sorted class folders with sorted pictures, and files beside them that are no classes."""
-        items = [(self.picture(f"{where}/{f}/{f}_{i}.JPEG"), c) for c, f in enumerate(names) for i in range(count)]
+        """Sorted class folders with sorted images, and files beside them that are no classes."""
+        items = [(self.image(f"{where}/{f}/{f}_{i}.JPEG"), c) for c, f in enumerate(names) for i in range(count)]
         self.write(f"{where}/README.txt", "not a class")
         (self.root / where / ".cache").mkdir()
         return items
 
 
-def lay_out(name: str, root: Path, pictures: list[Path]) -> Tree:
+def lay_out(name: str, root: Path, images: list[Path]) -> Tree:
     """Build the dataset `name` at `root`, whatever that is called."""
-    build = Builder(root, pictures)
+    build = Builder(root, images)
     if name in SPLIT_FILES:
         folder, classes = SPLIT_FILES[name]
         parts = build.parts([folder + pattern for pattern, _, _ in classes])

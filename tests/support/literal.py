@@ -39,7 +39,7 @@ def literal_text(clip, tokens: Tensor, static: Tensor, retrieved: Tensor, ids: T
 
 
 def literal_image(clip, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """One picture [1, 3, H, W] -> its unit feature [D] and the patch tokens after every vision block, each [T, W]."""
+    """One image [1, 3, H, W] -> its unit feature [D] and the patch tokens after every vision block, each [T, W]."""
     out = clip.visual.forward_intermediates(pixels, output_fmt="NLC")
     return torch.nn.functional.normalize(out["image_features"][0], dim=-1), [x[0] for x in out["image_intermediates"]]
 

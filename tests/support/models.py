@@ -21,7 +21,7 @@ SMALL = {
 
 @functools.cache
 def small_backbone(name: str, double: bool = False, image_size: int = 128) -> Backbone:
-    """A seeded random model of that shape with 2-3 vision and 2 text blocks, at a small picture size."""
+    """A seeded random model of that shape with 2-3 vision and 2 text blocks, at a small image size."""
     custom = name == "CustomTextCLIP"
     config = open_clip.get_model_config("ViT-B-32" if custom else name)
     config["vision_cfg"] |= {

@@ -67,7 +67,7 @@ def test_a_run_is_complete_and_can_be_loaded(backbone, dataset):
     with Image.open(folder / "curves.png") as curves:
         assert curves.width > 500
     results = json.loads((folder / "results.json").read_text())
-    assert results["test"]["pictures"] == len(dataset.test)
+    assert results["test"]["images"] == len(dataset.test)
     assert len(results["pool_alive"]) == 1  # one pool, whatever the number of blocks
     run = load_run(folder)
     assert (run.prompt, run.train, run.classes) == (PROMPT, QUICK, dataset.classes)
@@ -391,14 +391,14 @@ def test_tensors_are_on_the_disk_before_they_get_their_name(monkeypatch, tmp_pat
     assert calls == ["fsync", "replace", "fsync"]  # the file, its name, the folder
 
 
-def test_an_unfinished_run_does_not_go_on_with_other_pictures(backbone, dataset, monkeypatch, tmp_path):
+def test_an_unfinished_run_does_not_go_on_with_other_images(backbone, dataset, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", stop)
         with pytest.raises(KeyboardInterrupt):
             fit(dataset, backbone, PROMPT, QUICK, tmp_path / "mine", scalars=True)
     first, *rest = dataset.train
     for train in (rest, [*rest, first], [dataclasses.replace(first, target=1), *rest]):
-        with pytest.raises(UsageError, match="holds an unfinished run with other settings or pictures"):
+        with pytest.raises(UsageError, match="holds an unfinished run with other settings or images"):
             fit(dataclasses.replace(dataset, train=train), backbone, PROMPT, QUICK, tmp_path / "mine")
     assert load_run(fit(dataset, backbone, PROMPT, QUICK, tmp_path / "mine")).train == QUICK
 
@@ -409,22 +409,22 @@ def test_a_loss_that_is_not_finite_stops_and_is_named(backbone, dataset):
 
 
 @pytest.mark.parametrize("unreadable", [1, 5])
-def test_test_pictures_that_cannot_be_read_are_left_out(backbone, dataset, tmp_path, unreadable):
+def test_test_images_that_cannot_be_read_are_left_out(backbone, dataset, tmp_path, unreadable):
     """Even the only one of a class, and even all."""
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     test = [dataclasses.replace(p, path=broken) if i < unreadable else p for i, p in enumerate(dataset.test)]
     folder = fit(dataclasses.replace(dataset, test=test), backbone, PROMPT, QUICK)
     results = json.loads((folder / "results.json").read_text())
-    left = results["test"]["pictures"] if "test" in results else 0
+    left = results["test"]["images"] if "test" in results else 0
     assert left == len(test) - unreadable
 
 
-def test_a_class_needs_a_training_picture_that_can_be_read(backbone, dataset, tmp_path):
+def test_a_class_needs_a_training_image_that_can_be_read(backbone, dataset, tmp_path):
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     train = [dataclasses.replace(p, path=broken) if p.target == 1 else p for p in dataset.train]
-    with pytest.raises(UsageError, match=f"no training picture of {dataset.classes[1]} can be read"):
+    with pytest.raises(UsageError, match=f"no training image of {dataset.classes[1]} can be read"):
         fit(dataclasses.replace(dataset, train=train), backbone, PROMPT, QUICK)
 
 

@@ -1,7 +1,7 @@
-"""Augmentation of a batch of RGBA pictures: strong enough that what is learned carries over to art never seen.
+"""Augmentation of a batch of RGBA images: strong enough that what is learned carries over to art never seen.
 
-Pictures are premultiplied, [B, 4, H, W] float in [0, 1], so that moving, colouring and blurring never pull in the
-colour of transparent pixels. Every step draws its own random numbers per picture.
+Images are premultiplied, [B, 4, H, W] float in [0, 1], so that moving, colouring and blurring never pull in the
+colour of transparent pixels. Every step draws its own random numbers per image.
 """
 
 import math
@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def augment(pictures: Tensor, flippable: Tensor, coloured: Tensor) -> Tensor:
-    """RGBA pictures [B, 4, H, W] to RGB [B, 3, H, W] on random backgrounds.
+def augment(rgba: Tensor, flippable: Tensor, coloured: Tensor) -> Tensor:
+    """RGBA images [B, 4, H, W] to RGB [B, 3, H, W] on random backgrounds.
 
-    flippable, coloured: [B] bool. A picture is mirrored only if flippable; it keeps its hue if coloured.
+    flippable, coloured: [B] bool. An image is mirrored only if flippable; it keeps its hue if coloured.
     """
-    pictures = recolour(move(pictures, flippable), coloured)
-    pictures = outline(pictures)
-    image = pictures[:, :3] + (1 - pictures[:, 3:]) * backgrounds(pictures)
+    rgba = recolour(move(rgba, flippable), coloured)
+    rgba = outline(rgba)
+    image = rgba[:, :3] + (1 - rgba[:, 3:]) * backgrounds(rgba)
     return degrade(image, coloured).clamp(0, 1)
 
 
@@ -33,29 +33,29 @@ def uniform(like: Tensor, low: float, high: float) -> Tensor:
     return low + (high - low) * torch.rand(len(like))
 
 
-def move(pictures: Tensor, flippable: Tensor) -> Tensor:
+def move(rgba: Tensor, flippable: Tensor) -> Tensor:
     """Rotate, scale, stretch, shear, shift and mirror."""
-    angle = uniform(pictures, -1, 1) ** 3 * math.radians(30)  # the cube makes large turns rare
-    zoom = torch.exp(uniform(pictures, math.log(0.9), math.log(1.4)))
-    stretch, shear = torch.exp(uniform(pictures, -0.12, 0.12)), uniform(pictures, -0.1, 0.1)
-    mirror = 1 - 2 * (flippable & (torch.rand(len(pictures)) < 0.5)).float()
+    angle = uniform(rgba, -1, 1) ** 3 * math.radians(30)  # the cube makes large turns rare
+    zoom = torch.exp(uniform(rgba, math.log(0.9), math.log(1.4)))
+    stretch, shear = torch.exp(uniform(rgba, -0.12, 0.12)), uniform(rgba, -0.1, 0.1)
+    mirror = 1 - 2 * (flippable & (torch.rand(len(rgba)) < 0.5)).float()
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
     room = (zoom - 0.85).clamp(min=0.05) * 0.8
-    row_x = torch.stack([cos * stretch * mirror, (shear * cos - sin) * stretch, uniform(pictures, -1, 1) * room], 1)
-    row_y = torch.stack([sin / stretch * mirror, (shear * sin + cos) / stretch, uniform(pictures, -1, 1) * room], 1)
-    grid = F.affine_grid(torch.stack([row_x, row_y], 1), list(pictures.shape), align_corners=False)  # [B, H, W, 2]
-    return F.grid_sample(pictures, grid, align_corners=False)
+    row_x = torch.stack([cos * stretch * mirror, (shear * cos - sin) * stretch, uniform(rgba, -1, 1) * room], 1)
+    row_y = torch.stack([sin / stretch * mirror, (shear * sin + cos) / stretch, uniform(rgba, -1, 1) * room], 1)
+    grid = F.affine_grid(torch.stack([row_x, row_y], 1), list(rgba.shape), align_corners=False)  # [B, H, W, 2]
+    return F.grid_sample(rgba, grid, align_corners=False)
 
 
-def recolour(pictures: Tensor, coloured: Tensor) -> Tensor:
+def recolour(rgba: Tensor, coloured: Tensor) -> Tensor:
     """Turn the hue, scale saturation, contrast and brightness. Linear, so it commutes with premultiplication."""
-    freely = (torch.rand(len(pictures)) < 0.2) & ~coloured
-    hue = uniform(pictures, -1, 1) * torch.where(freely, math.pi, torch.where(coloured, 0.08, 0.35))
-    saturation = uniform(pictures, 0.5, 1.5) * (1 - ((torch.rand(len(pictures)) < 0.1) & ~coloured).float())
-    matrix = hue_matrix(hue, saturation) * torch.exp(uniform(pictures, -0.3, 0.3))[:, None, None]  # [B, 3, 3]
-    alpha = pictures[:, 3:]
-    colours = torch.einsum("bij,bjhw->bihw", matrix, pictures[:, :3])
-    colours = colours + uniform(pictures, -0.12, 0.12)[:, None, None, None] * alpha
+    freely = (torch.rand(len(rgba)) < 0.2) & ~coloured
+    hue = uniform(rgba, -1, 1) * torch.where(freely, math.pi, torch.where(coloured, 0.08, 0.35))
+    saturation = uniform(rgba, 0.5, 1.5) * (1 - ((torch.rand(len(rgba)) < 0.1) & ~coloured).float())
+    matrix = hue_matrix(hue, saturation) * torch.exp(uniform(rgba, -0.3, 0.3))[:, None, None]  # [B, 3, 3]
+    alpha = rgba[:, 3:]
+    colours = torch.einsum("bij,bjhw->bihw", matrix, rgba[:, :3])
+    colours = colours + uniform(rgba, -0.12, 0.12)[:, None, None, None] * alpha
     return torch.cat([torch.minimum(colours.clamp(min=0), alpha), alpha], 1)
 
 
@@ -68,43 +68,43 @@ def hue_matrix(hue: Tensor, saturation: Tensor) -> Tensor:
     return grey + saturation[:, None, None] * turn
 
 
-def some(pictures: Tensor, probability: float, change: Callable[[Tensor], Tensor], may: Tensor | None = None) -> Tensor:
-    """Change a random part of the batch, among those that `may` [B] bool: the costly steps pay for few pictures."""
-    chosen = torch.rand(len(pictures)) < probability
+def some(rgba: Tensor, probability: float, change: Callable[[Tensor], Tensor], may: Tensor | None = None) -> Tensor:
+    """Change a random part of the batch, among those that `may` [B] bool: the costly steps pay for few images."""
+    chosen = torch.rand(len(rgba)) < probability
     rows = (chosen if may is None else chosen & may).nonzero()[:, 0]
-    return pictures.index_copy(0, rows, change(pictures[rows])) if len(rows) else pictures
+    return rgba.index_copy(0, rows, change(rgba[rows])) if len(rows) else rgba
 
 
-def outline(pictures: Tensor) -> Tensor:
-    """Draw some pictures' silhouettes, and some pictures' inner edges, as dark lines: many art styles are drawn so."""
-    pictures = some(some(pictures, 0.12, draw_edges), 0.25, draw_silhouette)
-    return some(pictures, 0.05, draw_silhouette)  # a second time is a thick line
+def outline(rgba: Tensor) -> Tensor:
+    """Draw some images' silhouettes, and some images' inner edges, as dark lines: many art styles are drawn so."""
+    rgba = some(some(rgba, 0.12, draw_edges), 0.25, draw_silhouette)
+    return some(rgba, 0.05, draw_silhouette)  # a second time is a thick line
 
 
-def draw_silhouette(pictures: Tensor) -> Tensor:
+def draw_silhouette(rgba: Tensor) -> Tensor:
     """A dark line around the outside, two pixels thick."""
-    alpha = pictures[:, 3:]
+    alpha = rgba[:, 3:]
     thick = F.max_pool2d(alpha, 5, 1, 2)
-    ink = 0.3 * torch.rand(len(pictures), 3, 1, 1) * chance(pictures, 0.5)
-    return torch.cat([pictures[:, :3] + (thick - alpha) * ink, thick], 1)
+    ink = 0.3 * torch.rand(len(rgba), 3, 1, 1) * chance(rgba, 0.5)
+    return torch.cat([rgba[:, :3] + (thick - alpha) * ink, thick], 1)
 
 
-def draw_edges(pictures: Tensor) -> Tensor:
+def draw_edges(rgba: Tensor) -> Tensor:
     """Dark lines where colours change; sometimes on white, as a line drawing."""
-    alpha, colours = pictures[:, 3:], pictures[:, :3]
+    alpha, colours = rgba[:, 3:], rgba[:, :3]
     edges = (F.max_pool2d(colours, 3, 1, 1) + F.max_pool2d(-colours, 3, 1, 1)).amax(1, keepdim=True)
-    paper = torch.where(chance(pictures, 0.3), alpha, colours)
+    paper = torch.where(chance(rgba, 0.3), alpha, colours)
     return torch.cat([paper * (1 - (2.5 * edges - 0.4).clamp(0, 1)), alpha], 1)
 
 
-def backgrounds(pictures: Tensor) -> Tensor:
+def backgrounds(rgba: Tensor) -> Tensor:
     """[B, 3, H, W]: white for most of them, else one colour, a gradient, or soft noise."""
-    size = list(pictures.shape[-2:])
-    colour = torch.rand(len(pictures), 3, 1, 1)
-    gradient = F.interpolate(torch.rand(len(pictures), 3, 2, 2), size, mode="bilinear", align_corners=True)
-    noise = F.interpolate(torch.rand(len(pictures), 3, 8, 8), size, mode="bilinear", align_corners=True)
-    busy = torch.where(chance(pictures, 0.6), gradient, noise)
-    return torch.where(chance(pictures, 0.7), torch.ones(()), torch.where(chance(pictures, 0.5), colour, busy))
+    size = list(rgba.shape[-2:])
+    colour = torch.rand(len(rgba), 3, 1, 1)
+    gradient = F.interpolate(torch.rand(len(rgba), 3, 2, 2), size, mode="bilinear", align_corners=True)
+    noise = F.interpolate(torch.rand(len(rgba), 3, 8, 8), size, mode="bilinear", align_corners=True)
+    busy = torch.where(chance(rgba, 0.6), gradient, noise)
+    return torch.where(chance(rgba, 0.7), torch.ones(()), torch.where(chance(rgba, 0.5), colour, busy))
 
 
 def degrade(image: Tensor, coloured: Tensor) -> Tensor:

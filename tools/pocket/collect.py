@@ -1,4 +1,4 @@
-"""Collect the pocket data: unpacked npm packages in, one file of pictures and words out.
+"""Collect the pocket data: unpacked npm packages in, one file of images and words out.
 
     python -m tools.pocket.collect PACKAGES --cache emoji.npz
 
@@ -39,19 +39,19 @@ STYLES = {
 UNSEEN = {"twemoji": ("emoji-datasource-twitter", "CC-BY-4.0"), "openmoji": ("openmoji", "CC-BY-SA-4.0")}
 NAMES = list(STYLES) + list(UNSEEN)
 
-Picture = NDArray[np.uint8]  # [SIZE, SIZE, 4], RGBA, alpha not premultiplied
-Found = Iterator[tuple[int, bool, Picture]]  # index of the emoji, whether it is a skin tone, its picture
+RgbaImage = NDArray[np.uint8]  # [SIZE, SIZE, 4], RGBA, alpha not premultiplied
+Found = Iterator[tuple[int, bool, RgbaImage]]  # index of the emoji, whether it is a skin tone, its image
 
 
-def render(svg: str) -> Picture:
-    """An SVG document as a picture."""
+def render(svg: str) -> RgbaImage:
+    """An SVG document as an image."""
     import resvg_py
 
     png: Any = resvg_py.svg_to_bytes(svg_string=svg, width=4 * SIZE, height=4 * SIZE, skip_system_fonts=True)
     return shrink(Image.open(io.BytesIO(bytes(png))))
 
 
-def shrink(image: Image.Image) -> Picture:
+def shrink(image: Image.Image) -> RgbaImage:
     """Fit an image into the square, centred; `reduce` first, because 4x oversampling keeps thin lines."""
     image = image.convert("RGBA")
     if max(image.size) != SIZE or image.width != image.height:
@@ -62,16 +62,16 @@ def shrink(image: Image.Image) -> Picture:
 
 
 def from_datasource(folder: Path, emoji: list[Emoji]) -> Found:
-    """The pictures of an emoji-datasource package; skin tones come with the emoji that they vary."""
-    pictures = next((folder / "img").glob("*/64"))
+    """The images of an emoji-datasource package; skin tones come with the emoji that they vary."""
+    drawings = next((folder / "img").glob("*/64"))
     for index, one in enumerate(emoji):
         for name in (one.image, *one.variants):
-            if (pictures / name).exists():
-                yield index, name != one.image, shrink(Image.open(pictures / name))
+            if (drawings / name).exists():
+                yield index, name != one.image, shrink(Image.open(drawings / name))
 
 
 def from_files(folder: Path, emoji: list[Emoji]) -> Found:
-    """Pictures named by hexcode: WebP files of fluent-emoji-3d, SVG files of OpenMoji."""
+    """Images named by hexcode: WebP files of fluent-emoji-3d, SVG files of OpenMoji."""
     known = {one.hexcode: index for index, one in enumerate(emoji)}
     if (folder / "assets").exists():
         # The packer added flags that Microsoft's set lacks and whose origin is not said: keep what fluent-flat has too.
@@ -127,8 +127,8 @@ def microsoft(packages: Path) -> dict[str, str]:
     return {normal_hexcode(code): name for code, name in table.items()}
 
 
-def pictures(style: str, packages: Path, emoji: list[Emoji]) -> Found:
-    """Every picture of one style."""
+def images_of_style(style: str, packages: Path, emoji: list[Emoji]) -> Found:
+    """Every image of one style."""
     folder = packages / (STYLES | UNSEEN)[style][0]
     if (folder / "icons.json").exists():
         return from_iconify(folder, emoji, index_names(packages, emoji))
@@ -136,17 +136,17 @@ def pictures(style: str, packages: Path, emoji: list[Emoji]) -> Found:
 
 
 def collect(packages: Path, cache: Path) -> None:
-    """Write every picture of every style, with the emoji table, to one .npz file."""
+    """Write every image of every style, with the emoji table, to one .npz file."""
     emoji = read_emoji(packages / STYLES["noto"][0], packages / UNSEEN["openmoji"][0])
     rows: list[tuple[int, int, bool]] = []
-    pixels: list[Picture] = []
+    pixels: list[RgbaImage] = []
     for number, style in enumerate(NAMES):
-        for index, variant, picture in pictures(style, packages, emoji):
+        for index, variant, image in images_of_style(style, packages, emoji):
             if variant and style in UNSEEN:
                 continue
             rows.append((number, index, variant))
-            pixels.append(picture)
-        print(f"{style:14} {sum(row[0] == number for row in rows):5} pictures", flush=True)
+            pixels.append(image)
+        print(f"{style:14} {sum(row[0] == number for row in rows):5} images", flush=True)
     table = json.dumps([asdict(one) for one in emoji])
     np.savez(cache, rows=np.array(rows, np.int32), pixels=np.stack(pixels), emoji=np.array(table))
 

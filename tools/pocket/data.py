@@ -1,4 +1,4 @@
-"""Batches for the pocket backbone: augmented pictures, captions, and which caption is true of which picture."""
+"""Batches for the pocket backbone: augmented images, captions, and which caption is true of which image."""
 
 import functools
 import json
@@ -21,7 +21,7 @@ TEMPLATES += ["an icon of a {}.", "a drawing of a {}.", "a picture of the {}.", 
 
 
 class Data:
-    """The cached pictures and words, and which phrase is true of which emoji."""
+    """The cached images and words, and which phrase is true of which emoji."""
 
     def __init__(self, cache: Path) -> None:
         arrays = np.load(cache)
@@ -33,10 +33,10 @@ class Data:
         self.true = torch.zeros(len(self.phrases), len(self.emoji), dtype=torch.bool)  # [P, E]
         for index, one in enumerate(self.emoji):
             self.true[[self.number[phrase] for phrase in (*one.names, *one.kinds, *one.tags)], index] = True
-        self.styles: list[dict[int, list[int]]] = [{} for _ in self.emoji]  # pictures by style, skin tones at -1
-        for picture, (style, index, variant) in enumerate(self.rows):
+        self.styles: list[dict[int, list[int]]] = [{} for _ in self.emoji]  # images by style, skin tones at -1
+        for image, (style, index, variant) in enumerate(self.rows):
             if NAMES[style] not in UNSEEN:
-                self.styles[index].setdefault(-1 if variant else style, []).append(picture)
+                self.styles[index].setdefault(-1 if variant else style, []).append(image)
         self.weight = torch.tensor([0.35 if "country" in one.subcategory else 1.0 for one in self.emoji])
         kinds = sorted({one.kinds[0] for one in self.emoji})
         self.kind = torch.tensor([kinds.index(one.kinds[0]) for one in self.emoji])  # [E]
@@ -46,7 +46,7 @@ class Data:
     def sample(self, batch: int) -> tuple[Tensor, Tensor, list[str], Tensor]:
         """Images [B, 3, H, W], their emoji [B], a caption of each, and of which emoji each caption is true [B, E]."""
         emoji = torch.multinomial(self.weight, batch)
-        chosen = [random.choice(self._pictures(index)) for index in emoji.tolist()]
+        chosen = [random.choice(self._images(index)) for index in emoji.tolist()]
         images = augment(premultiplied(self.pixels[chosen]), self.flippable[emoji], self.coloured[emoji])
         lists = random.random() < 0.1  # now and then, so that late positions are trained too; long captions cost time
         said = [self._say(index, lists) for index in emoji.tolist()]
@@ -54,7 +54,7 @@ class Data:
         captions = [random.choice(TEMPLATES).format(", ".join(self.phrases[p] for p in phrases)) for phrases in said]
         return normal(images), emoji, captions, true
 
-    def _pictures(self, index: int) -> list[int]:
+    def _images(self, index: int) -> list[int]:
         styles = self.styles[index]
         tones = -1 in styles and random.random() < 0.1
         return styles[-1] if tones else random.choice([styles[style] for style in styles if style >= 0])
@@ -70,14 +70,14 @@ class Data:
 
 def premultiplied(pixels: Tensor) -> Tensor:
     """[B, H, W, 4] uint8 -> [B, 4, H, W] float."""
-    pictures = pixels.permute(0, 3, 1, 2).float() / 255
-    return torch.cat([pictures[:, :3] * pictures[:, 3:], pictures[:, 3:]], 1)
+    rgba = pixels.permute(0, 3, 1, 2).float() / 255
+    return torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], 1)
 
 
 def on_white(pixels: Tensor) -> Tensor:
-    """RGBA pictures as the model's input, without augmentation."""
-    pictures = premultiplied(pixels)
-    return normal(pictures[:, :3] + 1 - pictures[:, 3:])
+    """RGBA images as the model's input, without augmentation."""
+    rgba = premultiplied(pixels)
+    return normal(rgba[:, :3] + 1 - rgba[:, 3:])
 
 
 def normal(images: Tensor) -> Tensor:

@@ -66,8 +66,8 @@ def evaluate_folder(model: CLIP, folder: Path, encode: Encode) -> dict[str, floa
     texts = encode(prompts([name.replace("_", " ") for name in classes]))
     right: dict[str, Tensor] = {}
     for number, name in enumerate(classes):
-        pictures = [np.asarray(Image.open(path)) for path in sorted((folder / name).glob("*.png"))]
-        images = normal(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255)
+        pixels = [np.asarray(Image.open(path)) for path in sorted((folder / name).glob("*.png"))]
+        images = normal(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255)
         right[name] = (model.encode_image(images, normalize=True) @ texts.T).argmax(1) == number
     return {name: percent(hits) for name, hits in right.items()} | {"all": percent(torch.cat(list(right.values())))}
 
@@ -78,7 +78,7 @@ def prompts(words: list[str]) -> list[str]:
 
 
 def encode_images(model: CLIP, pixels: Tensor) -> Tensor:
-    """RGBA pictures [N, H, W, 4] uint8 -> unit features [N, D]."""
+    """RGBA images [N, H, W, 4] uint8 -> unit features [N, D]."""
     return torch.cat([model.encode_image(on_white(part), normalize=True) for part in torch.split(pixels, 256)])
 
 

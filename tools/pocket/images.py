@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from attri.train.pocket import IMAGES, OTHER_STYLE
-from tools.pocket.collect import NAMES, Picture
+from tools.pocket.collect import NAMES, RgbaImage
 from tools.pocket.words import Emoji, from_table
 
 # Class and the sub-categories it holds. People are left out: one drawing in several genders would be in two splits.
@@ -79,11 +79,11 @@ def members_of(emoji: list[Emoji], name: str) -> list[Emoji]:
     return [one for one in emoji if one.subcategory in CLASSES[name].split(", ") and one.names[0] not in outside]
 
 
-def write_png(picture: Picture, path: Path) -> None:
+def write_png(image: RgbaImage, path: Path) -> None:
     """On white, because CLIP's own preprocessing drops alpha and would show what hides below it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    alpha = picture[..., 3:].astype(np.float32) / 255
-    flat = picture[..., :3] * alpha + 255 * (1 - alpha)  # [H, W, 3]
+    alpha = image[..., 3:].astype(np.float32) / 255
+    flat = image[..., :3] * alpha + 255 * (1 - alpha)  # [H, W, 3]
     Image.fromarray(flat.round().astype(np.uint8)).save(path, optimize=True)
 
 

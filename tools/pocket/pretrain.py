@@ -2,7 +2,7 @@
 
     python -m tools.pocket.pretrain emoji.npz --output weights.safetensors
 
-Each step takes BATCH emoji, one picture of each in a random style, and one caption of each. An image and a caption
+Each step takes BATCH emoji, one image of each in a random style, and one caption of each. An image and a caption
 are a positive pair when the caption is true of the emoji, whichever emoji it was drawn for: "a picture of a bird." is
 true of every bird in the batch, so shared words make no false negatives.
 """
@@ -30,7 +30,7 @@ from tools.pocket.data import Data, Vocabulary
 from tools.pocket.evaluate import encode_captions, evaluate
 
 BATCH, STEPS, WARMUP = 128, 3560, 100
-DECLINE = 0.3  # The last part of training, when the learning rate falls and whole pictures are seen.
+DECLINE = 0.3  # The last part of training, when the learning rate falls and whole images are seen.
 DROPPED = 0.4  # Before that, so many of the patches are left out: less time for a step, and little accuracy lost.
 RATE, ANCHOR_RATE, DECAY, EMA = 1e-3, 1e-2, 0.1, 0.998
 

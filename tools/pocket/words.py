@@ -134,7 +134,7 @@ class Emoji:
 
     @property
     def flippable(self) -> bool:
-        """Whether the mirrored picture still shows the same thing."""
+        """Whether the mirrored image still shows the same thing."""
         directed = re.search(r"\b(left|right|clockwise|north|south|east|west|forward|reverse)\b", " ".join(self.names))
         return directed is None and self.subcategory not in UNFLIPPABLE.split(" ")
 

@@ -10,7 +10,7 @@ from attri.runtime._util.wording import plural
 from attri.runtime.errors import UsageError
 from attri.runtime.images import is_stray, list_images
 from attri.runtime.labels import class_words
-from attri.train.data.dataset import SPLITS, Dataset, Picture
+from attri.train.data.dataset import SPLITS, Dataset, LabelledImage
 
 logger = logging.getLogger("attri")
 
@@ -21,7 +21,7 @@ def read_class_folders(root: Path) -> Dataset:
     The classes are the class folders, sorted: those of train, or of test where there is no train.
 
     Raises:
-        UsageError: fewer than two classes, two of one name, one without pictures, or one that train does not have.
+        UsageError: fewer than two classes, two of one name, one without images, or one that train does not have.
     """
     parts = {part: root / part for part in SPLITS if (root / part).is_dir()} or {"train": root}
     first = parts.get("train") or parts.get("test") or parts["val"]
@@ -32,7 +32,7 @@ def read_class_folders(root: Path) -> Dataset:
     for number, name in enumerate(words):
         if name in words[:number]:
             raise UsageError(f"{first} has two folders for the class {name!r}: make them one")
-    found = {part: list_pictures(folder, _known(folder, names, first)) for part, folder in parts.items()}
+    found = {part: list_labelled_images(folder, _known(folder, names, first)) for part, folder in parts.items()}
     return Dataset(root, root.name, words, found.get("train", []), found.get("val", []), found.get("test", []))
 
 
@@ -56,18 +56,18 @@ def _say_left_out(folder: Path, names: str) -> None:
     logger.warning("%s: not classes, left out: %s", folder, names)
 
 
-def list_pictures(folder: Path, numbers: dict[str, int]) -> list[Picture]:
-    """The pictures in the class folders that `numbers` names, folder by folder, sorted; the numbers are the targets.
+def list_labelled_images(folder: Path, numbers: dict[str, int]) -> list[LabelledImage]:
+    """The images in the class folders that `numbers` names, folder by folder, sorted; the numbers are the targets.
 
-    Raises: UsageError: a class folder without pictures.
+    Raises: UsageError: a class folder without images.
     """
-    pictures: list[Picture] = []
+    images: list[LabelledImage] = []
     for name, number in numbers.items():
         files = list_images(folder / name)
         if not files:
-            raise UsageError(f"the class folder {folder / name} has no pictures: add some or remove the folder")
-        pictures += (Picture(path, number) for path in files)
-    return pictures
+            raise UsageError(f"the class folder {folder / name} has no images: add some or remove the folder")
+        images += (LabelledImage(path, number) for path in files)
+    return images
 
 
 def _known(folder: Path, names: list[str], first: Path) -> dict[str, int]:

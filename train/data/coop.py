@@ -10,8 +10,8 @@ from typing import Any
 
 from attri.runtime.errors import UsageError
 from attri.runtime.labels import class_words
-from attri.train.data.class_folders import list_classes, list_pictures
-from attri.train.data.dataset import SPLITS, Dataset, Picture
+from attri.train.data.class_folders import list_classes, list_labelled_images
+from attri.train.data.dataset import SPLITS, Dataset, LabelledImage
 from attri.train.data.io import below, read_text, require
 from attri.train.data.templates import CUSTOM, DEFAULT
 
@@ -21,7 +21,7 @@ CLASS_NAMES = "classnames.txt"
 
 @dataclass(frozen=True)
 class Layout:
-    """name: as published. images: the folder of the pictures. marks: patterns that a folder of this layout matches."""
+    """name: as published. images: the folder of the images. marks: patterns that a folder of this layout matches."""
 
     name: str
     images: str
@@ -38,10 +38,10 @@ def read_coop(root: Path) -> Dataset | None:
     """The dataset in `root`, or None where no layout fits.
 
     Class names are those of the lists, `_` read as a space: CoOp's split files hold its final names ("face" for
-    Caltech's Faces, "Annual Crop Land" for EuroSAT's AnnualCrop). Pictures come in the order of the lists.
+    Caltech's Faces, "Annual Crop Land" for EuroSAT's AnnualCrop). Images come in the order of the lists.
 
     Raises:
-        UsageError: two layouts fit, or a list is damaged or does not go with the pictures.
+        UsageError: two layouts fit, or a list is damaged or does not go with the images.
     """
     found = recognise(root)
     if not found:
@@ -50,7 +50,7 @@ def read_coop(root: Path) -> Dataset | None:
         raise UsageError(f"{root} holds {' and '.join(layout.name for layout in found)}: give each its own folder")
     layout = found[0]
     if not (root / layout.images).is_dir():
-        raise UsageError(f"{root} has the lists of {layout.name}, but no folder {layout.images} with its pictures")
+        raise UsageError(f"{root} has the lists of {layout.name}, but no folder {layout.images} with its images")
     return replace(layout.read(root, layout), template=CUSTOM.get(layout.name, DEFAULT))
 
 
@@ -60,15 +60,15 @@ def _read_split_file(root: Path, layout: Layout) -> Dataset:
     split = _load_split(file)
     names = {label: name for entries in split.values() for _, label, name in entries}
     number = {label: place for place, label in enumerate(sorted(names))}  # the labels may leave numbers out
-    found: dict[str, list[Picture]] = {}
+    found: dict[str, list[LabelledImage]] = {}
     for part, entries in split.items():
         found[part] = []
         for place, (path, label, name) in enumerate(entries):
             where = f"{file}: {part}[{place}]"
             if name != names[label]:
                 raise UsageError(f"{where} calls the label {label} {name!r}, another entry {names[label]!r}")
-            found[part].append(Picture(below(root / layout.images, path, where), number[label]))
-    require(file, (picture.path for part in SPLITS for picture in found[part]))
+            found[part].append(LabelledImage(below(root / layout.images, path, where), number[label]))
+    require(file, (image.path for part in SPLITS for image in found[part]))
     words = [class_words(names[label]) for label in number]
     return Dataset(root, layout.name, words, found["train"], found["val"], found["test"])
 
@@ -93,19 +93,19 @@ def _load_split(file: Path) -> dict[str, list[tuple[str, int, str]]]:
 
 
 def _read_aircraft(root: Path, layout: Layout) -> Dataset:
-    """`variants.txt`, a class a line, and `images_variant_{train,val,test}.txt`, a picture and its class a line."""
+    """`variants.txt`, a class a line, and `images_variant_{train,val,test}.txt`, an image and its class a line."""
     number = {name: place for place, name in enumerate(_lines(root / "variants.txt").values())}
-    found: dict[str, list[Picture]] = {}
+    found: dict[str, list[LabelledImage]] = {}
     for part in SPLITS:
         file = root / f"images_variant_{part}.txt"
         found[part] = []
         for line, text in _lines(file).items():
             where = f"{file}, line {line}"
-            picture, _, name = text.partition(" ")
+            image, _, name = text.partition(" ")
             if name not in number:
                 raise UsageError(f"{where}: {name!r} is not in variants.txt")
-            found[part].append(Picture(below(root / layout.images, f"{picture}.jpg", where), number[name]))
-        require(file, (picture.path for picture in found[part]))
+            found[part].append(LabelledImage(below(root / layout.images, f"{image}.jpg", where), number[name]))
+        require(file, (image.path for image in found[part]))
     words = [class_words(name) for name in number]
     return Dataset(root, layout.name, words, found["train"], found["val"], found["test"])
 
@@ -114,7 +114,7 @@ def _read_imagenet(root: Path, layout: Layout) -> Dataset:
     """`images/{train,val}/nXXXXXXXX`; val is what is tested on, as everywhere in the literature, and there is no other.
 
     The order of the files in a folder is whatever the disk gave in CoOp, sorted here: few-shot subsets of ImageNet
-    follow the same rule and are still not the same pictures as its authors'.
+    follow the same rule and are still not the same images as its authors'.
     """
     train, val = (root / layout.images / part for part in ("train", "val"))
     folders = list_classes(train)
@@ -122,7 +122,9 @@ def _read_imagenet(root: Path, layout: Layout) -> Dataset:
     if odd:
         raise UsageError(f"{train} and {val} must have the same class folders: {odd[0]} is in one only")
     names, numbers = _imagenet_names(root, folders), {name: place for place, name in enumerate(folders)}
-    return Dataset(root, layout.name, names, list_pictures(train, numbers), [], list_pictures(val, numbers))
+    return Dataset(
+        root, layout.name, names, list_labelled_images(train, numbers), [], list_labelled_images(val, numbers)
+    )
 
 
 def _read_variant(root: Path, layout: Layout) -> Dataset:
@@ -130,7 +132,7 @@ def _read_variant(root: Path, layout: Layout) -> Dataset:
     images = root / layout.images
     folders = list_classes(images)
     numbers = {name: place for place, name in enumerate(folders)}
-    return Dataset(root, layout.name, _imagenet_names(root, folders), [], [], list_pictures(images, numbers))
+    return Dataset(root, layout.name, _imagenet_names(root, folders), [], [], list_labelled_images(images, numbers))
 
 
 def _read_v2(root: Path, layout: Layout) -> Dataset:
@@ -141,7 +143,7 @@ def _read_v2(root: Path, layout: Layout) -> Dataset:
     odd = sorted(numbers.keys() ^ set(list_classes(images)))
     if odd:
         raise UsageError(f"{images} must have a folder 0, 1, ... for each line of {CLASS_NAMES}: see folder {odd[0]}")
-    return Dataset(root, layout.name, names, [], [], list_pictures(images, numbers))
+    return Dataset(root, layout.name, names, [], [], list_labelled_images(images, numbers))
 
 
 def _imagenet_names(root: Path, folders: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A CSV file of pictures: `path,label`, or `path,label,split`."""
+"""A CSV file of images: `path,label`, or `path,label,split`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from attri.runtime._util.wording import plural
 from attri.runtime.errors import UsageError
 from attri.runtime.labels import class_words
-from attri.train.data.dataset import SPLITS, Dataset, Picture
+from attri.train.data.dataset import SPLITS, Dataset, LabelledImage
 from attri.train.data.io import read_text, require
 
 
@@ -27,11 +27,11 @@ def read_table(file: Path) -> Dataset:
     """Read a CSV file in UTF-8 whose first line names the columns `path`, `label` and, if there is one, `split`.
 
     A path is absolute or relative to the file's folder; `split` is train, val or test, and without that column all
-    pictures are for training. Columns may stand in any order, others are left aside. The classes are the labels with
-    `_` read as a space, sorted; pictures keep the order of their lines. Blank lines do not count.
+    images are for training. Columns may stand in any order, others are left aside. The classes are the labels with
+    `_` read as a space, sorted; images keep the order of their lines. Blank lines do not count.
 
     Raises:
-        UsageError: not such a file, a line that does not fit or repeats a path, or missing pictures; it is named.
+        UsageError: not such a file, a line that does not fit or repeats a path, or missing images; it is named.
     """
     rows = list(_rows(file))
     first: dict[Path, int] = {}
@@ -41,7 +41,7 @@ def read_table(file: Path) -> Dataset:
     require(file, first, first)
     names = sorted({row.label for row in rows})
     number = {name: place for place, name in enumerate(names)}
-    train, val, test = ([Picture(row.path, number[row.label]) for row in rows if row.split == s] for s in SPLITS)
+    train, val, test = ([LabelledImage(row.path, number[row.label]) for row in rows if row.split == s] for s in SPLITS)
     return Dataset(file, file.stem, names, train, val, test)
 
 

@@ -1,4 +1,4 @@
-"""Labelled pictures, and the ways of taking a part of them: chosen classes, halves, a hold-out, a few of each class."""
+"""Labelled images, and the ways of taking a part of them: chosen classes, halves, a hold-out, a few of each class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VAL_SHOTS = 4
 
 
 @dataclass(frozen=True)
-class Picture:
+class LabelledImage:
     path: Path
     target: int
 
@@ -28,36 +28,36 @@ class Dataset:
     """What `read_data` found on disk.
 
     root: the folder or CSV file that was read. name: the published name of a known dataset, else that of the folder
-    or file. classes: names in words, a class's number is its place. train, val, test: pictures, each of them in the
+    or file. classes: names in words, a class's number is its place. train, val, test: images, each of them in the
     order of its source; train is empty where a dataset is for testing only. template: the dataset's own prompt.
     """
 
     root: Path
     name: str
     classes: list[str]
-    train: list[Picture]
-    val: list[Picture]
-    test: list[Picture]
+    train: list[LabelledImage]
+    val: list[LabelledImage]
+    test: list[LabelledImage]
     template: str = DEFAULT
 
     def only(self, chosen: list[int]) -> Dataset:
         """The same data with some classes only, renumbered in the given order."""
         number = {old: new for new, old in enumerate(chosen)}
 
-        def keep(pictures: list[Picture]) -> list[Picture]:
-            return [Picture(p.path, number[p.target]) for p in pictures if p.target in number]
+        def keep(images: list[LabelledImage]) -> list[LabelledImage]:
+            return [LabelledImage(p.path, number[p.target]) for p in images if p.target in number]
 
         names = [self.classes[old] for old in chosen]
         return replace(self, classes=names, train=keep(self.train), val=keep(self.val), test=keep(self.test))
 
     def fingerprint(self) -> str:
-        """sha256 of which pictures, below `root`, have which targets, in their order; the pictures are not opened."""
+        """sha256 of which images, below `root`, have which targets, in their order; the images are not opened."""
         digest = hashlib.sha256()
         for part in SPLITS:
             digest.update(f"{part}\n".encode())
-            for picture in getattr(self, part):
-                name = str(picture.path).removeprefix(f"{self.root}{os.sep}")
-                digest.update(os.fsencode(f"{name}\0{picture.target}\n"))
+            for image in getattr(self, part):
+                name = str(image.path).removeprefix(f"{self.root}{os.sep}")
+                digest.update(os.fsencode(f"{name}\0{image.target}\n"))
         return digest.hexdigest()
 
     def halves(self) -> tuple[Dataset, Dataset]:
@@ -67,7 +67,7 @@ class Dataset:
 
 
 def check(dataset: Dataset) -> None:
-    """Raises UsageError where no classifier can be trained or tested on these pictures; the class is named."""
+    """Raises UsageError where no classifier can be trained or tested on these images; the class is named."""
     if len(dataset.classes) < 2:
         raise UsageError(f"{dataset.root} holds {plural(len(dataset.classes), 'class')}: two or more are needed")
     known = {p.target for p in dataset.train or dataset.test}
@@ -76,37 +76,37 @@ def check(dataset: Dataset) -> None:
             raise UsageError(f"{dataset.root}: the class number {number} has a name without words")
         if number not in known:
             part = "training" if dataset.train else "test"
-            raise UsageError(f"{dataset.root}: the class {name!r} has no {part} pictures")
+            raise UsageError(f"{dataset.root}: the class {name!r} has no {part} images")
 
 
 def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
-    """Part of the training pictures become the test pictures: a seeded `share` of every class; a single one trains."""
+    """Part of the training images become the test images: a seeded `share` of every class; a single one trains."""
     places: dict[int, list[int]] = {}
-    for place, picture in enumerate(dataset.train):
-        places.setdefault(picture.target, []).append(place)
+    for place, image in enumerate(dataset.train):
+        places.setdefault(image.target, []).append(place)
     held: set[int] = set()
     for own in places.values():
         count = min(max(1, round(share * len(own))), len(own) - 1)
         held.update(random.Random(seed).sample(own, len(own))[:count])
-    parts: tuple[list[Picture], list[Picture]] = ([], [])
-    for place, picture in enumerate(dataset.train):
-        parts[place in held].append(picture)
+    parts: tuple[list[LabelledImage], list[LabelledImage]] = ([], [])
+    for place, image in enumerate(dataset.train):
+        parts[place in held].append(image)
     return replace(dataset, train=parts[0], test=parts[1])
 
 
 def few_shot(dataset: Dataset, shots: int, seed: int) -> Dataset:
-    """`shots` training pictures of every class and up to 4 for validation, the subsets that CoOp and its followers use.
+    """`shots` training images of every class and up to 4 for validation, the subsets that CoOp and its followers use.
 
     One stream of `random` for both: classes in the order in which they first appear, `random.sample` of each, all
     where there are fewer; training first. All classes are drawn before any are chosen, so that base classes have the
-    same pictures in every protocol (Dassl's `generate_fewshot_dataset`, called by CoOp's datasets).
+    same images in every protocol (Dassl's `generate_fewshot_dataset`, called by CoOp's datasets).
     """
     stream = random.Random(seed)
 
-    def draw(pictures: list[Picture], count: int) -> list[Picture]:
-        classes: dict[int, list[Picture]] = {}
-        for picture in pictures:
-            classes.setdefault(picture.target, []).append(picture)
+    def draw(images: list[LabelledImage], count: int) -> list[LabelledImage]:
+        classes: dict[int, list[LabelledImage]] = {}
+        for image in images:
+            classes.setdefault(image.target, []).append(image)
         return [p for own in classes.values() for p in (stream.sample(own, count) if len(own) >= count else own)]
 
     train = draw(dataset.train, shots)

@@ -1,4 +1,4 @@
-"""What the readers of datasets share: text files as people save them, and pictures that must be where a list says."""
+"""What the readers of datasets share: text files as people save them, and images that must be where a list says."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def below(folder: Path, name: str, where: str) -> Path:
     return folder / relative
 
 
-def require(source: Path, pictures: Iterable[Path], lines: Mapping[Path, int] | None = None) -> None:
-    """Raises UsageError, with their number and the first of them, if pictures that `source` names are not there."""
-    every = list(pictures)
+def require(source: Path, images: Iterable[Path], lines: Mapping[Path, int] | None = None) -> None:
+    """Raises UsageError, with their number and the first of them, if images that `source` names are not there."""
+    every = list(images)
     missing = [path for path in every if not _is_file(path)]
     if missing:
         line = f" on line {lines[missing[0]]}" if lines else ""
         are = "is" if len(missing) == 1 else "are"
-        count = f"{plural(len(every), 'picture')}, of which {len(missing)} {are} missing"
+        count = f"{plural(len(every), 'image')}, of which {len(missing)} {are} missing"
         raise UsageError(f"{source} names {count}, the first{line}: {missing[0]}")
 
 

@@ -1,4 +1,4 @@
-"""Pictures as people have them on disk: a CSV file, a dataset as CoOp lays it out, or a folder per class."""
+"""Images as people have them on disk: a CSV file, a dataset as CoOp lays it out, or a folder per class."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from attri.runtime.errors import UsageError
 from attri.train.data.class_folders import list_classes, read_class_folders
 from attri.train.data.coop import IMAGE_FOLDERS, LISTS, read_coop, recognise
 from attri.train.data.csv_dataset import read_table
-from attri.train.data.dataset import SPLITS, Dataset, Picture, check, few_shot, hold_out
+from attri.train.data.dataset import SPLITS, Dataset, LabelledImage, check, few_shot, hold_out
 
 logger = logging.getLogger("attri")
 
-__all__ = ["Dataset", "Picture", "read_data", "read_target"]
+__all__ = ["Dataset", "LabelledImage", "read_data", "read_target"]
 
 
 def read_data(path: Path, holdout: float = 0.25, shots: int | None = None, seed: int = 1) -> Dataset:
     """Read what lies at `path`: see `read_table`, `read_coop` and `read_class_folders`. Nothing is written there.
 
-    Without test pictures a seeded share `holdout` of every class is kept for testing. `shots` pictures per class are
-    drawn for training, and up to 4 for validation: see `few_shot`. Pictures are not opened here.
+    Without test images a seeded share `holdout` of every class is kept for testing. `shots` images per class are
+    drawn for training, and up to 4 for validation: see `few_shot`. Images are not opened here.
 
     Raises:
         UsageError: nothing there can be read as a dataset, or a part of it is wrong or missing; it is named.
@@ -40,7 +40,7 @@ def read_data(path: Path, holdout: float = 0.25, shots: int | None = None, seed:
 
 
 def read_target(path: Path) -> Dataset:
-    """A dataset that is only scored: its test pictures, or all that it has where there are none.
+    """A dataset that is only scored: its test images, or all that it has where there are none.
 
     Raises:
         UsageError: see `read_data`.
@@ -51,7 +51,7 @@ def read_target(path: Path) -> Dataset:
 
 
 def _say_untested(dataset: Dataset) -> None:
-    tested = {picture.target for picture in dataset.test}
+    tested = {image.target for image in dataset.test}
     single = [name for number, name in enumerate(dataset.classes) if number not in tested]
     if single:
         all_of_them = len(single) == len(dataset.classes)
@@ -82,5 +82,5 @@ def _read_classes(root: Path) -> Dataset:
             raise UsageError(f"{root} holds datasets, not classes: name one of them ({', '.join(datasets)})")
         strays = sorted(set(names) & IMAGE_FOLDERS)
         if strays:
-            raise UsageError(f"{root} has pictures in {strays[0]}/, but none of the lists that go with it: {LISTS}")
+            raise UsageError(f"{root} has images in {strays[0]}/, but none of the lists that go with it: {LISTS}")
     return read_class_folders(root)

@@ -2,10 +2,10 @@
 
     base-to-novel           train on the first half of the sorted classes, score each half among its own classes
     cross-dataset           train on one dataset, score other datasets with their own classes and template
-    domain-generalization   train on one dataset, score other pictures of the same classes
-    few-shot                train with 1, 2, 4, ... pictures per class, score all classes
+    domain-generalization   train on one dataset, score other images of the same classes
+    few-shot                train with 1, 2, 4, ... images per class, score all classes
 
-Methods share backbone, pictures, views, optimizer and losses, and differ in their prompts only:
+Methods share backbone, images, views, optimizer and losses, and differ in their prompts only:
 
     zero-shot     the frozen CLIP and the template
     static        deep text prompts, as many tokens per block as AttriPrompt brings, the same for every image
@@ -38,7 +38,7 @@ from attri.train.training.predict import accuracy, predict, predict_plain
 from attri.train.training.progress import Progress
 from attri.train.training.run_folder import RESULTS, claim
 
-SHOTS = 16  # pictures per class where nothing else is asked for, as published
+SHOTS = 16  # images per class where nothing else is asked for, as published
 FEW_SHOTS = (1, 2, 4, 8, 16)
 
 
@@ -47,7 +47,7 @@ class ProtocolSpec:
     """What to evaluate.
 
     read         a seed and a number of shots -> the dataset that is trained on
-    targets      other datasets, for cross-dataset and domain-generalization; only their test pictures are used
+    targets      other datasets, for cross-dataset and domain-generalization; only their test images are used
     """
 
     protocol: str
@@ -131,7 +131,7 @@ def run(
     first = plan.read(plan.seeds[0], plan.shots[0])
     for column, dataset in plan.parts(first)[1]:
         if not dataset.test:
-            raise UsageError(f"{dataset.root} has no test pictures to score {column} on")
+            raise UsageError(f"{dataset.root} has no test images to score {column} on")
     for method in set(plan.methods) - {"zero-shot"}:
         trainable_parts(method_configs(prompt)[method], config)
     meta = describe(plan, backbone, prompt, config, first)
@@ -158,7 +158,7 @@ def train_and_score(
     assert config.shots is not None
     source, scored = plan.parts(plan.read(config.seed, config.shots))
     frozen = AttriPrompt(backbone, prompt).to(backbone.token_embedding.device)
-    pictures = {column: encode(column, frozen, dataset, store) for column, dataset in scored}
+    images = {column: encode(column, frozen, dataset, store) for column, dataset in scored}
     for method in plan.methods:
         name = f"{method}-{config.shots}shots-seed{config.seed}"
         if method == "zero-shot":
@@ -167,7 +167,7 @@ def train_and_score(
             model = trained(folder / name, source, backbone, method_configs(prompt)[method], config, store)
         for column, dataset in scored:
             template = dataset.template if plan.protocol == "cross-dataset" else config.template
-            data = pictures[column]
+            data = images[column]
             labels = label_tokens(model, dataset.classes, template)
             logits = (predict_plain if method == "zero-shot" else predict)(model, labels, data)
             yield {
@@ -176,16 +176,16 @@ def train_and_score(
                 "shots": config.shots,
                 "column": column,
                 "accuracy": accuracy(logits, data.targets),
-                "pictures": len(data),
+                "images": len(data),
                 "classes": len(dataset.classes),
             }
 
 
 def encode(column: str, model: AttriPrompt, dataset: Dataset, store: FeatureCache) -> Features:
-    """The test pictures, before anything is trained. Raises UsageError where none of them can be read."""
+    """The test images, before anything is trained. Raises UsageError where none of them can be read."""
     data = store.get(column, model, dataset.test)
     if not len(data):
-        raise UsageError(f"no test picture of {dataset.root} can be read: there is nothing to score {column} on")
+        raise UsageError(f"no test image of {dataset.root} can be read: there is nothing to score {column} on")
     return data
 
 

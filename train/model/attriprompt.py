@@ -97,6 +97,6 @@ class AttriPrompt(nn.Module):
         return self.backbone.logit_scale * (text @ features[:, :, None]).squeeze(-1)
 
     def forward(self, pixels: Tensor, labels: LabelTokens) -> Tensor:
-        """Logits [B, C] of pictures, from pixels to the end."""
+        """Logits [B, C] of images, from pixels to the end."""
         features, centres = self.encode_image(pixels)
         return self.logits(features, self.encode_text(labels, self.pool.retrieve(centres)))

@@ -74,7 +74,7 @@ class Backbone:
             raise UsageError(f"{self.name} wants {cfg['interpolation']}/{cfg['resize_mode']} resizing: not supported")
         height, width = cast("tuple[int, int]", self.visual.image_size)
         if height != width:
-            raise UsageError(f"{self.name} takes {height} x {width} pictures: only square ones are supported")
+            raise UsageError(f"{self.name} takes {height} x {width} images: only square ones are supported")
         mean = tuple(cfg.get("mean", (0.48145466, 0.4578275, 0.40821073)))
         std = tuple(cfg.get("std", (0.26862954, 0.26130258, 0.27577711)))
         return Preprocess(height, mean, std)

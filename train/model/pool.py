@@ -78,9 +78,9 @@ def ascending(entries: Tensor) -> Tensor:
 
 @torch.no_grad()
 def fit_keys(pool: PromptPool, centres: Tensor, generator: torch.Generator, steps: int = 10) -> None:
-    """Start the keys where the pictures are: spherical k-means over the training centres (our choice).
+    """Start the keys where the images are: spherical k-means over the training centres (our choice).
 
-    A key that starts far from every picture is never retrieved and so never learns. centres: unit [B, L, K, D].
+    A key that starts far from every image is never retrieved and so never learns. centres: unit [B, L, K, D].
     """
     pools, size, joint = pool.keys.shape
     if size == 0:

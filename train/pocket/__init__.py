@@ -1,4 +1,4 @@
-"""The pocket backbone: a small CLIP that comes with attri, and the pictures to try it on. See README.md beside it."""
+"""The pocket backbone: a small CLIP that comes with attri, and the images to try it on. See README.md beside it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

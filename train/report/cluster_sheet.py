@@ -1,6 +1,6 @@
-"""What one picture asks the pool for: its k-means clusters, block by block, beside the prompts that they retrieve.
+"""What one image asks the pool for: its k-means clusters, block by block, beside the prompts that they retrieve.
 
-What an entry stands for is read off the training pictures: the classes that retrieve it. The nearest words of a deep
+What an entry stands for is read off the training images: the classes that retrieve it. The nearest words of a deep
 prompt would say little, since its tokens never stand where words do.
 """
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 COLUMNS = 2  # of blocks on the sheet
 WIDTH = 4.9  # of a column, inches
-SIDE = 1.6  # of a picture, inches
+SIDE = 1.6  # of an image, inches
 LINE = 0.17  # height of a line of text, inches
 
 
 @dataclass(frozen=True)
 class BlockClusters:
-    """One picture in one prompted text block.
+    """One image in one prompted text block.
 
     source       vision block (1-based) whose patches are clustered
     clusters     int64 [h, w], the cluster of each patch: its most similar centre, as scikit-learn's `labels_`
@@ -50,7 +50,7 @@ class BlockClusters:
 def usage_by_class(retrieved: Tensor, targets: Tensor, classes: int, size: int) -> Tensor:
     """Share of a class's retrievals that each entry gets. retrieved [I, L, M], targets [I] -> float64 [C, L, N]
 
-    Every block of a class sums to 1, or to 0 where the class has no picture.
+    Every block of a class sums to 1, or to 0 where the class has no image.
     """
     blocks = retrieved.shape[1]
     rows = targets[:, None] * blocks + torch.arange(blocks, device=targets.device)  # [I, L], class and block
@@ -61,7 +61,7 @@ def usage_by_class(retrieved: Tensor, targets: Tensor, classes: int, size: int) 
 
 @torch.no_grad()
 def cluster_blocks(model: AttriPrompt, image: Image.Image) -> list[BlockClusters]:
-    """Cluster and retrieve for one picture with the model's own parts; one view per prompted text block, L in all."""
+    """Cluster and retrieve for one image with the model's own parts; one view per prompted text block, L in all."""
     visual, keys = model.backbone.visual, model.pool.keys_of_blocks()  # [L, N, D]
     ln_post, projection = cast(nn.Module, visual.ln_post), cast(Tensor, visual.proj)
     retrieval = cast(Retrieval, model.vision.retrieval)
@@ -84,14 +84,14 @@ def cluster_blocks(model: AttriPrompt, image: Image.Image) -> list[BlockClusters
 def draw_clusters(
     model: AttriPrompt, image: Image.Image, classes: list[str], usage: Tensor, path: Path, caption: str = ""
 ) -> None:
-    """A sheet as PNG: per prompted block the picture with its clusters, and beside it what each retrieves.
+    """A sheet as PNG: per prompted block the image with its clusters, and beside it what each retrieves.
 
     Args:
         model: with a pool.
         image: any size; drawn as the model sees it.
         classes: C names.
-        usage: of `usage_by_class` on the training pictures [C, L, N].
-        caption: what the picture is: its file or class, say.
+        usage: of `usage_by_class` on the training images [C, L, N].
+        caption: what the image is: its file or class, say.
     """
     from matplotlib.figure import Figure
 
@@ -112,7 +112,7 @@ def draw_clusters(
         x, y = 0.15 + block % COLUMNS * WIDTH, SIDE + 0.5 + block // COLUMNS * height
         axes.text(x, y, f"text block {block + 1}", weight="bold", fontsize=9, va="top")
         axes.text(x + 1.1, y, f"patches after vision block {one.source}", fontsize=8, va="top", color="#555555")
-        _draw_picture(axes, square.convert("L"), one.clusters.numpy(), x, y + 0.22)
+        _draw_image(axes, square.convert("L"), one.clusters.numpy(), x, y + 0.22)
         _write_entries(axes, one, classes, usage[:, block], lines, x + SIDE + 0.12, y + 0.22)
     axes.set(xlim=(0, figure.get_figwidth()), ylim=(figure.get_figheight(), 0), aspect="auto")
     save(figure, path)
@@ -122,16 +122,16 @@ def _legend(clusters: int, topk: int, classes: int) -> str:
     prompts = "one prompt" if topk == 1 else f"{topk} prompts"
     groups = "one cluster" if clusters == 1 else f"{clusters} clusters"
     return (
-        f"The picture as the model sees it. In every block its patches fall into {groups},\n"
+        f"The image as the model sees it. In every block its patches fall into {groups},\n"
         f"and each cluster retrieves {prompts} from the pool. Below an entry stand the\n"
-        "classes whose training pictures retrieve it most, with their share of its retrievals\n"
+        "classes whose training images retrieve it most, with their share of its retrievals\n"
         "(every class counts the same): what the entry has come to stand for.\n"
         f"An entry that all classes retrieve alike would have {1 / classes:.1%} for each."
     )
 
 
-def _draw_picture(axes: Axes, gray: Image.Image, clusters: NDArray[np.int64], x: float, y: float) -> None:
-    """The picture at x, y with its clusters [h, w] in colour, outlined and numbered."""
+def _draw_image(axes: Axes, gray: Image.Image, clusters: NDArray[np.int64], x: float, y: float) -> None:
+    """The image at x, y with its clusters [h, w] in colour, outlined and numbered."""
     from matplotlib.collections import LineCollection
 
     height, width = clusters.shape
@@ -152,7 +152,7 @@ def _draw_picture(axes: Axes, gray: Image.Image, clusters: NDArray[np.int64], x:
 def _write_entries(
     axes: Axes, one: BlockClusters, classes: list[str], usage: Tensor, lines: int, x: float, y: float
 ) -> None:
-    """Beside the picture: per cluster its entries, their cosines and the classes that use them. usage [C, N]"""
+    """Beside the image: per cluster its entries, their cosines and the classes that use them. usage [C, N]"""
     for cluster, (entries, cosines) in enumerate(zip(one.entries.tolist(), one.cosines.tolist(), strict=True)):
         _number(axes, cluster, x + 0.1, y + 0.09)
         empty = "" if (one.clusters == cluster).any() else ", no patch"
@@ -167,7 +167,7 @@ def _users(shares: Tensor, classes: list[str], most: int = 3) -> str:
     """The classes that retrieve an entry most, from its share in the retrievals of each class [C]."""
     total = float(shares.sum())
     if total == 0:
-        return "no training picture retrieves it"
+        return "no training image retrieves it"
     order = shares.argsort(descending=True, stable=True)[:most].tolist()
     users = [f"{short(classes[c])} ({float(shares[c]) / total:.0%})" for c in order if shares[c] > 0]
     return ", ".join(user.replace(" ", "\xa0") for user in users)  # lines break between users only

@@ -1,6 +1,6 @@
 """What a run looks like, as PNGs: loss and accuracy over the epochs, who is taken for whom, and who uses the pool.
 
-Colours are Okabe and Ito's and sequential maps, which colour-blind readers tell apart; no picture needs colour alone.
+Colours are Okabe and Ito's and sequential maps, which colour-blind readers tell apart; no image needs colour alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DEAD = "#D55E00"
 NAMED = 60  # classes whose names still fit along an axis
 COUNTED = 30  # classes whose counts still fit into the squares
 SQUARES = 250  # the most squares along an axis; more would be thinner than two pixels
-LONGEST = 26  # letters of a class name in a picture; the report has them whole
+LONGEST = 26  # letters of a class name in an image; the report has them whole
 
 
 def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
@@ -61,8 +61,8 @@ def draw_confusion(confusion: NDArray[Any], classes: list[str], path: Path) -> N
     way and shows the largest share among them, so that a single confusion stays visible.
     """
     count = len(classes)
-    pictures = confusion.sum(1, keepdims=True)
-    shares = np.divide(confusion, pictures, where=pictures > 0, out=np.full(confusion.shape, np.nan))  # [C, C]
+    images = confusion.sum(1, keepdims=True)
+    shares = np.divide(confusion, images, where=images > 0, out=np.full(confusion.shape, np.nan))  # [C, C]
     per_square = math.ceil(count / SQUARES)
     side = 6.5 if count > NAMED else max(1.6, count * (0.3 if count <= COUNTED else 0.165))
     margin = 1.0 if count > NAMED else 0.8 + 0.075 * max(len(short(name)) for name in classes)
@@ -70,7 +70,7 @@ def draw_confusion(confusion: NDArray[Any], classes: list[str], path: Path) -> N
     axes = figure.subplots()
     drawn = largest(shares, per_square)
     end = len(drawn) * per_square + 0.5
-    _shade(figure, axes, drawn, "share of the class's pictures", extent=(0.5, end, end, 0.5), full=1.0)
+    _shade(figure, axes, drawn, "share of the class's images", extent=(0.5, end, end, 0.5), full=1.0)
     axes.set(xlabel="predicted class", ylabel="true class", xlim=(0.5, count + 0.5), ylim=(count + 0.5, 0.5))
     if count <= NAMED:
         names, places = [short(name) for name in classes], range(1, count + 1)
@@ -90,7 +90,7 @@ def draw_usage(usage: NDArray[Any], path: Path) -> None:
     """How the pool is used. usage [L, N]: share of a block's retrievals that each entry gets, rows sum to 1; L = 1 is
     a pool that all blocks share.
 
-    Dead entries, which no training picture retrieves, stand out in another colour and, where there is room, by a cross.
+    Dead entries, which no training image retrieves, stand out in another colour and, where there is room, by a cross.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -106,7 +106,7 @@ def draw_usage(usage: NDArray[Any], path: Path) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(size if size <= 32 else 12, integer=True))
     axes.set(xlabel="pool entry", ylabel="text block", aspect="auto")
     axes.set_title(
-        f"{len(rows)} of {usage.size} entries are dead (orange): no training picture retrieves them"
+        f"{len(rows)} of {usage.size} entries are dead (orange): no training image retrieves them"
         if len(rows)
         else f"all {usage.size} entries are in use",
         fontsize=9,
@@ -134,8 +134,8 @@ def _shade(
 
     shades = colormaps["Blues"].with_extremes(bad=empty)
     top = float(np.nanmax(shares, initial=0)) if full is None else full
-    picture = axes.imshow(shares, cmap=shades, norm=PowerNorm(0.5, 0, top or 1), extent=extent, interpolation="nearest")
-    bar = figure.colorbar(picture, ax=axes, format=PercentFormatter(1, decimals=0), shrink=0.8, pad=0.02)
+    image = axes.imshow(shares, cmap=shades, norm=PowerNorm(0.5, 0, top or 1), extent=extent, interpolation="nearest")
+    bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1, decimals=0), shrink=0.8, pad=0.02)
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=8)
 
@@ -150,7 +150,7 @@ def largest(shares: NDArray[Any], per_square: int) -> NDArray[Any]:
 
 
 def short(name: str, longest: int = LONGEST) -> str:
-    """A name for a picture: cut in the middle when long, and with nothing in it that a font renderer cannot take."""
+    """A name for an image: cut in the middle when long, and with nothing in it that a font renderer cannot take."""
     name = name.encode(errors="replace").decode()
     return name if len(name) <= longest else f"{name[: longest // 2]}…{name[-((longest - 1) // 2) :]}"
 

@@ -19,14 +19,14 @@ SHOWN = 12  # classes at either end, and confused pairs
 PIXELS_PER_CSS_PIXEL = 1.5  # `plots.save` draws 150 per inch, a browser 96; a little larger than life reads better
 
 
-def write_report(folder: Path, results: dict[str, Any], history: list[dict[str, Any]], images: list[Path]) -> None:
+def write_report(folder: Path, results: dict[str, Any], history: list[dict[str, Any]], figures: list[Path]) -> None:
     """Write `folder/report.html`.
 
     Args:
         results: what `results.json` holds. Left out where missing: "val", "test", "confusion" in "test" (counts
             [C, C], row = truth), and "pool_usage" (shares [L, N]; empty without a pool).
         history: the records of `metrics.jsonl`, one or more.
-        images: PNGs. Those named curves, confusion, usage and clusters go to their places, others to the end.
+        figures: PNG files. Those named curves, confusion, usage and clusters have their places, others come last.
 
     Raises:
         FailedError: it cannot be written.
@@ -45,7 +45,7 @@ def write_report(folder: Path, results: dict[str, Any], history: list[dict[str, 
         confused=most_confused(confusion, run["classes"]),
         pool=pool_rows(np.array(results.get("pool_usage", []))),
         history=history,
-        pictures={path.stem: embedded(path) for path in images},
+        figures={path.stem: embedded(path) for path in figures},
         skipped={part: results[part]["skipped"] for part in PARTS if results.get(part, {}).get("skipped")},
         run=run,
         results=results,
@@ -78,23 +78,23 @@ def summary(results: dict[str, Any]) -> str:
     drawn = "all that there are" if shots is None else f"up to {shots} per class"
     return (
         f"Prompts for {backbone['model']} ({backbone['pretrained']}), trained on "
-        f"{results['train']['pictures']} pictures of {len(run['classes'])} classes ({drawn}) "
+        f"{results['train']['images']} images of {len(run['classes'])} classes ({drawn}) "
         f"for {train['epochs']} epochs, seed {train['seed']}."
     )
 
 
 def class_accuracy(confusion: NDArray[Any], classes: list[str]) -> list[dict[str, Any]]:
-    """One row for each class that has pictures, worst first, and among equals the one with more pictures."""
+    """One row for each class that has images, worst first, and among equals the one with more images."""
     rows = [
-        {"name": classes[c], "right": int(row[c]), "pictures": int(row.sum()), "accuracy": float(row[c] / row.sum())}
+        {"name": classes[c], "right": int(row[c]), "images": int(row.sum()), "accuracy": float(row[c] / row.sum())}
         for c, row in enumerate(confusion)
         if row.sum()
     ]
-    return sorted(rows, key=lambda row: (row["accuracy"], -row["pictures"]))
+    return sorted(rows, key=lambda row: (row["accuracy"], -row["images"]))
 
 
 def most_confused(confusion: NDArray[Any], classes: list[str]) -> list[dict[str, Any]]:
-    """Pairs of classes by the number of pictures that went wrong between them, most first."""
+    """Pairs of classes by the number of images that went wrong between them, most first."""
     wrong = confusion.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:SHOWN]
@@ -104,7 +104,7 @@ def most_confused(confusion: NDArray[Any], classes: list[str]) -> list[dict[str,
             "truth": classes[row],
             "predicted": classes[column],
             "count": int(wrong[row, column]),
-            "pictures": int(confusion[row].sum()),
+            "images": int(confusion[row].sum()),
         }
         for row, column in pairs
         if wrong[row, column]

@@ -32,7 +32,7 @@ class Run:
     train: TrainConfig
     backbone: dict[str, str]  # model, pretrained, sha256
     classes: list[str]
-    data: str  # folder of the pictures
+    data: str  # folder of the images
     tensors: dict[str, Tensor]
 
 
@@ -70,7 +70,7 @@ def describe(prompt: PromptConfig, train: TrainConfig, backbone: dict[str, str],
         "backbone": backbone,
         "classes": dataset.classes,
         "data": str(dataset.root),
-        "pictures": dataset.fingerprint(),
+        "images": dataset.fingerprint(),
     }
 
 

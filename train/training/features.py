@@ -1,6 +1,6 @@
-"""Frozen features, computed once: CLIP never changes, so a picture's feature and centres never do.
+"""Frozen features, computed once: CLIP never changes, so an image's feature and centres never do.
 
-Under torchrun every process encodes a share of the pictures, and all get all of them.
+Under torchrun every process encodes a share of the images, and all get all of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from attri.runtime.errors import ImageError, UsageError
 from attri.runtime.images import crop_image, loaded_image
 from attri.runtime.preprocess import Preprocess
-from attri.train.data.read import Picture
+from attri.train.data.read import LabelledImage
 from attri.train.model.attriprompt import AttriPrompt
 from attri.train.training import distributed
 from attri.train.training.progress import Progress
@@ -32,7 +32,7 @@ logger = logging.getLogger("attri")
 
 @dataclass(frozen=True)
 class Features:
-    """I pictures in V views, of those that were asked for: `rows` says which, `skipped` why others are missing.
+    """I images in V views, of those that were asked for: `rows` says which, `skipped` why others are missing.
 
     features: unit [I, V, D]; centres: unit [I, V, L, K, D]; targets [I]
     """
@@ -54,32 +54,32 @@ class FeatureCache:
         self.progress = progress
         self.sets: dict[str, tuple[object, Features]] = {}
 
-    def get(self, name: str, model: AttriPrompt, pictures: list[Picture], **how: int) -> Features:
+    def get(self, name: str, model: AttriPrompt, images: list[LabelledImage], **how: int) -> Features:
         """See `compute`; `name` is what the bar says. `views` and `seed` may be given."""
         of_retrieval = model.depth, model.config.clusters, model.config.lloyd_steps, model.config.start
-        key = (model.backbone.sha256, of_retrieval, [picture.path for picture in pictures], how)
+        key = (model.backbone.sha256, of_retrieval, [image.path for image in images], how)
         known = next((features for other, features in self.sets.values() if other == key), None)
         if known is None:
             self.sets.pop(name, None)
-            with self.progress.bar(name, len(pictures)) as bar:
-                known = compute(model, pictures, progress=bar, **how)
+            with self.progress.bar(name, len(images)) as bar:
+                known = compute(model, images, progress=bar, **how)
             self.sets[name] = key, known
-        return replace(known, targets=torch.tensor([pictures[row].target for row in known.rows]))
+        return replace(known, targets=torch.tensor([images[row].target for row in known.rows]))
 
 
 def compute(
     model: AttriPrompt,
-    pictures: list[Picture],
+    images: list[LabelledImage],
     views: int = 1,
     seed: int = 0,
     progress: Callable[[int], object] = lambda count: None,
 ) -> Features:
-    """Encode every picture once (views = 1: as it is) or in `views` augmented views, seeded by picture and view.
+    """Encode every image once (views = 1: as it is) or in `views` augmented views, seeded by image and view.
 
-    Pictures that cannot be read are logged, listed in `skipped` and left out: all of them, it may be.
+    Images that cannot be read are logged, listed in `skipped` and left out: all of them, it may be.
     """
-    rows = torch.arange(len(pictures)).tensor_split(distributed.size())[distributed.rank()].tolist()
-    shares: list[Any] = distributed.gather(_encode(model, [pictures[row] for row in rows], rows, views, seed, progress))
+    rows = torch.arange(len(images)).tensor_split(distributed.size())[distributed.rank()].tolist()
+    shares: list[Any] = distributed.gather(_encode(model, [images[row] for row in rows], rows, views, seed, progress))
     features, centres, kept, skipped = shares[0]
     if len(shares) > 1:
         features, centres = (torch.cat([share[part] for share in shares]) for part in (0, 1))
@@ -87,26 +87,26 @@ def compute(
     if distributed.rank() == 0:
         for reason in skipped:
             logger.warning("skipped: %s", reason)
-    return Features(features, centres, torch.tensor([pictures[row].target for row in kept]), kept, skipped)
+    return Features(features, centres, torch.tensor([images[row].target for row in kept]), kept, skipped)
 
 
 def require_classes(data: Features, classes: list[str]) -> None:
-    """Raises UsageError where there is nothing to learn a class from: no picture of it could be read."""
+    """Raises UsageError where there is nothing to learn a class from: no image of it could be read."""
     lost = set(range(len(classes))) - set(data.targets.tolist())
     if lost:
         names = ", ".join(classes[target] for target in sorted(lost))
-        raise UsageError(f"no training picture of {names} can be read: a class needs at least one")
+        raise UsageError(f"no training image of {names} can be read: a class needs at least one")
 
 
 def _encode(
     model: AttriPrompt,
-    pictures: list[Picture],
+    images: list[LabelledImage],
     rows: list[int],
     views: int,
     seed: int,
     progress: Callable[[int], object],
 ) -> tuple[Tensor, Tensor, list[int], list[str]]:
-    """One process's share: features, centres, the rows of the pictures that could be read, and why others could not."""
+    """One process's share: features, centres, the rows of the images that could be read, and why others could not."""
     device, vision = model.pool.keys.device, model.backbone
     width, blocks = vision.joint_width, model.depth
     features = [torch.empty(0, views, width)]
@@ -114,7 +114,7 @@ def _encode(
     kept: list[int] = []
     skipped: list[str] = []
     position = 0
-    for batch in _read_ahead(pictures, model.backbone.preprocess(), views, seed):
+    for batch in _read_ahead(images, model.backbone.preprocess(), views, seed):
         good = [(rows[position + i], pixels) for i, pixels in enumerate(batch) if not isinstance(pixels, str)]
         skipped += [pixels for pixels in batch if isinstance(pixels, str)]
         if good:
@@ -130,14 +130,14 @@ def _encode(
 
 
 def _read_ahead(
-    pictures: list[Picture], preprocess: Preprocess, views: int, seed: int
+    images: list[LabelledImage], preprocess: Preprocess, views: int, seed: int
 ) -> Iterator[list[np.ndarray | str]]:
     """Batches of pixels float32 [V, 3, S, S], or of why there are none, decoded in threads one batch ahead."""
 
-    def read(picture: Picture) -> np.ndarray | str:
-        name = f"{seed} {picture.path.parent.name}/{picture.path.name}"
+    def read(item: LabelledImage) -> np.ndarray | str:
+        name = f"{seed} {item.path.parent.name}/{item.path.name}"
         try:
-            with loaded_image(picture.path) as image:
+            with loaded_image(item.path) as image:
                 if views == 1:
                     return preprocess(image)[None]
                 return np.stack([preprocess(augment(image, f"{name} {view}")) for view in range(views)])
@@ -145,11 +145,11 @@ def _read_ahead(
             return str(error)
 
     size = max(1, BATCH // views)
-    chunks = [pictures[i : i + size] for i in range(0, len(pictures), size)]
+    chunks = [images[i : i + size] for i in range(0, len(images), size)]
     with ThreadPoolExecutor(2) as pool:
-        ahead = [[pool.submit(read, picture) for picture in chunk] for chunk in chunks[:1]]
+        ahead = [[pool.submit(read, image) for image in chunk] for chunk in chunks[:1]]
         for following in [*chunks[1:], []]:
-            ahead.append([pool.submit(read, picture) for picture in following])
+            ahead.append([pool.submit(read, image) for image in following])
             yield [future.result() for future in ahead.pop(0)]
 
 

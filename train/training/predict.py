@@ -1,4 +1,4 @@
-"""What a trained prompt says of cached pictures, and how often it is right."""
+"""What a trained prompt says of cached images, and how often it is right."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def retrieve(model: AttriPrompt, centres: Tensor) -> Tensor:
 
 @torch.no_grad()
 def predict(model: AttriPrompt, labels: LabelTokens, data: Features, batch: int = 64) -> Tensor:
-    """Logits of every picture's first view, [I, C]. Images with equal entries share one run of the text encoder."""
+    """Logits of every image's first view, [I, C]. Images with equal entries share one run of the text encoder."""
     device = model.pool.keys.device
     retrieved = retrieve(model, data.centres[:, 0]).to(device)  # [I, L, M]
     # A column of zeros in front, because `unique` does not take the empty rows of a model without a pool.
@@ -47,5 +47,5 @@ def predict_plain(model: AttriPrompt, labels: LabelTokens, data: Features) -> Te
 
 
 def accuracy(logits: Tensor, targets: Tensor) -> float:
-    """Share of pictures whose best class is theirs."""
+    """Share of images whose best class is theirs."""
     return float((logits.argmax(-1).cpu() == targets).double().mean())

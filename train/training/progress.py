@@ -28,7 +28,7 @@ class Progress:
             task = bar.add_task(f"{what:<8}", total=total)
             yield lambda count: bar.advance(task, count)
         if not self.live:
-            self.console.print(f"{what}: {plural(total, 'picture')}", highlight=False)
+            self.console.print(f"{what}: {plural(total, 'image')}", highlight=False)
 
     @contextmanager
     def training(self, total: int, done: int) -> Iterator[Callable[[dict[str, float]], object]]:

@@ -178,7 +178,7 @@ def _open(folder: Path, meta: dict[str, Any]) -> RunFolder:
     except FailedError as error:
         raise FailedError(f"{folder / STATE} is damaged: remove {folder}, or choose another --output") from error
     if not same:
-        what = "an unfinished run with other settings or pictures"
+        what = "an unfinished run with other settings or images"
         raise UsageError(f"{folder} holds {what}: choose another --output, or remove it")
     tensors, stored = load_tensors(folder / STATE)
     return RunFolder(folder, meta, tensors, stored[PROGRESS])

@@ -29,7 +29,7 @@ class Trainer:
         model: its pool is trained in place.
         labels: the embedded prompts of all classes.
         frozen: plain text features, averaged over templates [C, D].
-        data: cached views of the training pictures.
+        data: cached views of the training images.
         config: how long, how fast, with which weights.
 
     The place where it stands: `epoch` whole epochs, `steps` steps of the next one, whose records add up in `sums`.
@@ -104,7 +104,7 @@ class Trainer:
             self.average.add(self.model.pool, self.epoch)
 
     def shuffle(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """Order and view of every picture in that epoch; a function of seed and epoch, so that a resumed run agrees."""
+        """Order and view of every image in that epoch; a function of seed and epoch, so that a resumed run agrees."""
         generator = torch.Generator().manual_seed(self.config.seed * 100_003 + epoch)
         order = torch.randperm(len(self.data), generator=generator)
         return order, torch.randint(self.data.features.shape[1], (len(self.data),), generator=generator)
@@ -118,7 +118,7 @@ class Trainer:
         return self.config.lr * ((number + 1) / warm if number < warm else 0.5 * (1 + math.cos(math.pi * done)))
 
     def step(self, rows: Tensor, views: Tensor) -> dict[str, float]:
-        """One batch of pictures `rows` [B] in `views` [B], parted among the processes; returns the terms of the loss
+        """One batch of images `rows` [B] in `views` [B], parted among the processes; returns the terms of the loss
         and the accuracy."""
         shares = torch.tensor_split(torch.arange(len(rows)), distributed.size())
         mine, device = shares[distributed.rank()], self.frozen.device

@@ -24,7 +24,7 @@ from attri.export.parity.images import read_pictures
 from attri.export.score_calibration import ScoreCalibrationRequest, measure
 from attri.runtime import Classifier
 from attri.runtime.bundle import TEXT, VISION, Bundle, read_manifest
-from attri.train.data import Dataset, Picture
+from attri.train.data import Dataset, LabelledImage
 
 HOSTILE = ["<script>alert(1)</script>", "\"><img src=x onerror='alert(1)'>", "{{ 7 * 7 }}"]
 
@@ -72,7 +72,7 @@ def validation(bundle, picture_files):
 
     said = [int(p.probabilities.argmax()) for p in Classifier.load(bundle, device="cpu")(picture_files[:24])]
     pictures = [
-        Picture(file, (best + (i % 4 == 0)) % 3)
+        LabelledImage(file, (best + (i % 4 == 0)) % 3)
         for i, (file, best) in enumerate(zip(picture_files, said, strict=False))
     ]
     base = Dataset(picture_files[0].parent, "some", ["red apple", "bird", "a small house"], [], [], pictures)

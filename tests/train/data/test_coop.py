@@ -166,14 +166,14 @@ def first(part, place, value):
         (first("test", 2, "baklava"), r"test\[0\] calls the label 3 'baklava', another entry 'waffles'"),
         (
             first("train", 0, "baklava/none.jpg"),
-            r"names 49 pictures, of which 1 is missing, the first: .*/images/baklava/none.jpg$",
+            r"names 49 images, of which 1 is missing, the first: .*/images/baklava/none.jpg$",
         ),
         (lambda split: split["test"].append(["x"]), r"test\[8\] is \['x'\]"),
         (lambda split: split["test"].append(7), r"test\[8\] is 7, and not"),
         (lambda split: split.pop("val"), r"json has no list 'val'"),
         (lambda split: split.update(train=[]), r"json has no list 'train'"),
         (lambda split: split.update(test={"0": 1}), r"json has no list 'test'"),
-        (lambda split: split.update(train=split["train"][:1]), r"the class 'apple pie' has no training pictures"),
+        (lambda split: split.update(train=split["train"][:1]), r"the class 'apple pie' has no training images"),
         (lambda split: relabel(split, dict.fromkeys(range(4), 0)), r"calls the label 0"),
     ],
 )
@@ -211,16 +211,16 @@ def test_a_split_file_with_a_byte_order_mark_is_read(build):
     assert items(read_data(tree.root), "train") == tree.train
 
 
-def test_all_missing_pictures_are_counted_before_any_draw(build):
+def test_all_missing_images_are_counted_before_any_draw(build):
     tree = build("OxfordPets")
     for name, _ in [*tree.train[:2], tree.val[0], tree.test[-1]]:
         (tree.root / name).unlink()
-    with pytest.raises(UsageError, match=rf"49 pictures, of which 4 are missing, the first: .*/{tree.train[0][0]}$"):
+    with pytest.raises(UsageError, match=rf"49 images, of which 4 are missing, the first: .*/{tree.train[0][0]}$"):
         read_data(tree.root, shots=1)
 
 
 @pytest.mark.parametrize("name", sorted({*SPLIT_FILES, "FGVCAircraft"} - {"StanfordCars"}))  # its paths start at root
-def test_lists_without_pictures_say_which_folder_is_missing(build, name):
+def test_lists_without_images_say_which_folder_is_missing(build, name):
     tree = build(name)
     folder = SPLIT_FILES.get(name, ("images/",))[0].rstrip("/")
     (tree.root / folder).rename(tree.root / "elsewhere")
@@ -229,16 +229,16 @@ def test_lists_without_pictures_say_which_folder_is_missing(build, name):
 
 
 @pytest.mark.parametrize("name", [name for name in PROMPTS if name not in ("StanfordCars", "EuroSAT")])
-def test_pictures_without_their_lists_are_not_taken_for_classes(build, name):
+def test_images_without_their_lists_are_not_taken_for_classes(build, name):
     root = build(name).root
     folder = next(path for path in root.iterdir() if path.is_dir())
     for file in [*root.glob("*.json"), *root.glob("*.txt")]:
         file.unlink()
-    (root / "annotations").symlink_to(folder)  # such as the masks of OxfordPets: pictures too
+    (root / "annotations").symlink_to(folder)  # such as the masks of OxfordPets: images too
     if name in ("ImageNetV2", "ImageNetA", "ImageNetR"):  # known by the folder alone
         message = "classnames.txt does not exist"
     else:
-        message = rf"pictures in {folder.name}/, but none of the lists that go with it: split_zhou_\*.json, .*names.txt"
+        message = rf"images in {folder.name}/, but none of the lists that go with it: split_zhou_\*.json, .*names.txt"
     with pytest.raises(UsageError, match=message):
         read_data(root)
 
@@ -266,7 +266,7 @@ def test_the_folder_of_all_datasets_is_not_a_dataset(build):
         (
             "images_variant_val.txt",
             "\n9 A300B4\n",
-            r"names 1 picture, of which 1 is missing, the first: .*/images/9.jpg",
+            r"names 1 image, of which 1 is missing, the first: .*/images/9.jpg",
         ),
         ("images_variant_test.txt", "", "images_variant_test.txt is empty"),
         ("images_variant_test.txt", None, "images_variant_test.txt does not exist"),

@@ -1,4 +1,4 @@
-"""A CSV file of pictures, as spreadsheets and scripts write it."""
+"""A CSV file of images, as spreadsheets and scripts write it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PLAIN = "path,label\na/0.png,red_apple\na/1.png,bird\na/2.png,red apple\na/3.png
 
 @pytest.fixture
 def table(tmp_path, picture_files):
-    """table(text or bytes): a CSV file beside six pictures, a/0.png to a/5.png"""
+    """table(text or bytes): a CSV file beside six images, a/0.png to a/5.png"""
     (tmp_path / "a").mkdir()
     for number in range(6):
         shutil.copy(picture_files[number], tmp_path / "a" / f"{number}.png")
@@ -100,7 +100,7 @@ def test_names_may_have_commas_quotes_and_any_letters(table, picture_files):
     assert {p.path for p in data.train + data.test} == {absolute, *(file.parent / name for name in names)}
 
 
-def test_a_table_for_testing_only_has_no_training_pictures(table):
+def test_a_table_for_testing_only_has_no_training_images(table):
     data = read_data(table("path,label,split\na/0.png,cat,test\na/1.png,dog,test\n"), shots=2)
     assert (len(data.train), len(data.val), len(data.test)) == (0, 0, 2)
 
@@ -129,9 +129,9 @@ def test_a_table_for_testing_only_has_no_training_pictures(table):
         (PLAIN + "a/./1.png,dog\n", r"line 6: .*/a/1.png is on line 3 too"),
         (
             PLAIN + "a/9.png,dog\n../x.png,dog\n",
-            r"names 6 pictures, of which 2 are missing, the first on line 6: .*/a/9.png$",
+            r"names 6 images, of which 2 are missing, the first on line 6: .*/a/9.png$",
         ),
-        (PLAIN + f"{'x' * 5000}.png,dog\n", "names 5 pictures, of which 1 is missing"),
+        (PLAIN + f"{'x' * 5000}.png,dog\n", "names 5 images, of which 1 is missing"),
         (PLAIN + "a,dog\n", r"of which 1 is missing, the first on line 6: .*/a$"),
         ('path,label\na/0.png,"cat\na/1.png,dog\n', "line 2: unexpected end of data"),
         ('path,label\n"a/0.png"x,cat\n', "line 2: ',' expected after '\"'"),
@@ -140,8 +140,8 @@ def test_a_table_for_testing_only_has_no_training_pictures(table):
         (PLAIN.encode() + "a/4.png,k\xe4fer\n".encode("latin-1"), "line 6: this is not UTF-8; save the file as UTF-8"),
         (PLAIN.encode("utf-16"), "line 1: this is not UTF-8"),
         (PLAIN.encode("utf-16-le"), "line 1: a NUL byte"),
-        ("path,label,split\na/0.png,cat,train\na/1.png,dog,test\n", ": the class 'dog' has no training pictures"),
-        ("path,label,split\na/0.png,cat,val\na/1.png,dog,val\n", ": the class 'cat' has no test pictures"),
+        ("path,label,split\na/0.png,cat,train\na/1.png,dog,test\n", ": the class 'dog' has no training images"),
+        ("path,label,split\na/0.png,cat,val\na/1.png,dog,val\n", ": the class 'cat' has no test images"),
     ],
 )
 def test_a_wrong_line_is_named(table, content, message):

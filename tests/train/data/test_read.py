@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from attri.runtime.errors import UsageError
-from attri.train.data import Picture, read_data, read_target
+from attri.train.data import LabelledImage, read_data, read_target
 from attri.train.training.features import augment, compute, require_classes
 
 
 @pytest.fixture
 def tree(tmp_path, picture_files):
-    """tree(layout): real pictures copied to {"folder/class": count}"""
+    """tree(layout): real images copied to {"folder/class": count}"""
 
     def make(layout):
         files = iter(picture_files)
@@ -76,12 +76,12 @@ def test_validation_is_drawn_after_training_and_four_at_most(tree):
     assert data.test == every.test
 
 
-def test_a_target_without_test_pictures_is_scored_on_all_others(tree):
+def test_a_target_without_test_images_is_scored_on_all_others(tree):
     target = read_target(tree({"train/a": 2, "train/b": 3, "val/a": 1, "val/b": 1}))
     assert (len(target.train), len(target.val), len(target.test)) == (0, 0, 7)
 
 
-def test_folders_without_training_pictures_are_for_testing(tree):
+def test_folders_without_training_images_are_for_testing(tree):
     data = read_data(tree({"test/red_apple": 2, "test/bird": 1}), shots=1)
     assert (data.classes, data.train, data.val) == (["bird", "red apple"], [], [])
     assert [p.target for p in data.test] == [0, 1, 1]
@@ -92,7 +92,7 @@ def test_other_folders_beside_the_splits_are_left_aside(tree):
     assert (data.classes, len(data.train), len(data.test)) == (["a", "b"], 4, 1)
 
 
-def test_a_class_may_be_called_like_the_picture_folder_of_eurosat(tree):
+def test_a_class_may_be_called_like_the_image_folder_of_eurosat(tree):
     assert read_data(tree({"2750": 2, "2751": 2})).classes == ["2750", "2751"]
 
 
@@ -144,7 +144,7 @@ def test_classes_that_nothing_tests_are_said_once(tree, caplog, layout, said):
         assert caplog.messages == [f"{source}: {said}"]
 
 
-def test_a_single_picture_trains(tree):
+def test_a_single_image_trains(tree):
     data = read_data(tree({"a": 1, "b": 2}))
     assert (len(data.train), len(data.test)) == (2, 1)
 
@@ -152,16 +152,16 @@ def test_a_single_picture_trains(tree):
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        ({"a": 2, "b": 0}, r"data/b has no pictures"),
+        ({"a": 2, "b": 0}, r"data/b has no images"),
         ({"a": 2}, r"holds 1 class folder:"),
-        ({"train/a": 2, "train/b": 0}, r"train/b has no pictures"),
-        ({"train/a": 2, "train/b": 1, "test/a": 1, "test/b": 0}, r"test/b has no pictures"),
+        ({"train/a": 2, "train/b": 0}, r"train/b has no images"),
+        ({"train/a": 2, "train/b": 1, "test/a": 1, "test/b": 0}, r"test/b has no images"),
         ({"train/a": 2, "train/b": 1, "val/c": 1}, r"val/c is no class of .*/train: add it there or remove"),
         ({"train": 2, "test": 2}, r"train holds 0 class folders"),
-        ({"val/a": 2, "val/b": 2}, r"the class 'a' has no test pictures"),
+        ({"val/a": 2, "val/b": 2}, r"the class 'a' has no test images"),
         ({"a_b": 2, "a b": 2, "c": 1}, r"two folders for the class 'a b': make them one"),
         ({"_": 2, "c": 1}, r"the class number 0 has a name without words"),
-        ({"images": 2, "masks": 2}, r"has pictures in images/, but none of the lists that go with it"),
+        ({"images": 2, "masks": 2}, r"has images in images/, but none of the lists that go with it"),
     ],
 )
 def test_wrong_folders_are_named(tree, layout, message):
@@ -199,36 +199,36 @@ CLASSES = ["red apple", "bird"]
 
 
 def test_features_of_a_batch_remainder_and_views(pocket_model, picture_files):
-    pictures = [
-        Picture(path, i % 2) for i, path in enumerate(picture_files[:67])
+    images = [
+        LabelledImage(path, i % 2) for i, path in enumerate(picture_files[:67])
     ]  # one more than a batch of 64, and two
-    data = compute(pocket_model, pictures, views=1, seed=1)
+    data = compute(pocket_model, images, views=1, seed=1)
     assert data.features.shape == (67, 1, 192)
     assert data.centres.shape == (67, 1, 6, 2, 192)
-    assert data.targets.tolist() == [p.target for p in pictures]
-    alone = compute(pocket_model, pictures[66:], views=1, seed=1)
+    assert data.targets.tolist() == [p.target for p in images]
+    alone = compute(pocket_model, images[66:], views=1, seed=1)
     assert torch.allclose(alone.features[0], data.features[66], atol=1e-6)  # float32, another batch size
-    views = compute(pocket_model, pictures[:3], views=4, seed=1)
-    assert torch.equal(views.features, compute(pocket_model, pictures[:3], views=4, seed=1).features)
+    views = compute(pocket_model, images[:3], views=4, seed=1)
+    assert torch.equal(views.features, compute(pocket_model, images[:3], views=4, seed=1).features)
     assert not torch.allclose(views.features[:, 0], views.features[:, 1])
 
 
-def test_unreadable_pictures_are_listed_and_skipped(pocket_model, picture_files, tmp_path, caplog):
+def test_unreadable_images_are_listed_and_skipped(pocket_model, picture_files, tmp_path, caplog):
     broken = tmp_path / "broken.png"
     broken.write_bytes(picture_files[0].read_bytes()[:200])
-    pictures = [Picture(picture_files[0], 0), Picture(broken, 0), Picture(picture_files[1], 1)]
+    images = [LabelledImage(picture_files[0], 0), LabelledImage(broken, 0), LabelledImage(picture_files[1], 1)]
     with caplog.at_level(logging.WARNING, "attri"):
-        data = compute(pocket_model, pictures, views=1, seed=1)
+        data = compute(pocket_model, images, views=1, seed=1)
     assert data.targets.tolist() == [0, 1]
     assert len(data.skipped) == 1
     assert str(broken) in data.skipped[0]
     assert str(broken) in caplog.text
     require_classes(data, CLASSES)
-    rest = compute(pocket_model, pictures[1:], views=1, seed=1)  # of which the first class has none
+    rest = compute(pocket_model, images[1:], views=1, seed=1)  # of which the first class has none
     assert rest.targets.tolist() == [1]
-    with pytest.raises(UsageError, match="no training picture of red apple can be read"):
+    with pytest.raises(UsageError, match="no training image of red apple can be read"):
         require_classes(rest, CLASSES)
-    assert len(compute(pocket_model, [Picture(broken, 0)])) == 0
+    assert len(compute(pocket_model, [LabelledImage(broken, 0)])) == 0
 
 
 def test_augmented_views_stay_inside_and_repeat(picture_files):

@@ -46,18 +46,18 @@ def read(photos):
 
 
 def accuracy_by_hand(model, dataset, prompted):
-    """One picture at a time, from its pixels."""
+    """One image at a time, from its pixels."""
     preprocess = model.backbone.preprocess()
     labels = label_tokens(model, dataset.classes, QUICK.template)
     right = 0
-    for picture in dataset.test:
+    for image in dataset.test:
         with torch.no_grad():
-            pixels = torch.from_numpy(preprocess(picture.path))[None]
+            pixels = torch.from_numpy(preprocess(image.path))[None]
             if prompted:
                 logits = model(pixels, labels)[0]
             else:
                 logits = model.plain_text(labels) @ model.encode_image(pixels)[0][0]
-        right += int(logits.argmax()) == picture.target
+        right += int(logits.argmax()) == image.target
     return right / len(dataset.test)
 
 
@@ -105,14 +105,14 @@ def test_a_stopped_protocol_goes_on_without_training_twice(backbone, read, monke
 
 
 def test_other_datasets_are_scored_whole(backbone, read, photos, tmp_path):
-    """A flat folder as a target has no test folder: all its pictures are scored, none held out."""
+    """A flat folder as a target has no test folder: all its images are scored, none held out."""
     other = tmp_path / "drawings"
     for folder in sorted((photos / "train").iterdir())[:3]:
         shutil.copytree(folder, other / folder.name)
     plan = ProtocolSpec("domain-generalization", read, (read_target(other),), ("zero-shot", "static"), (1,), (2,))
     results = json.loads((run(plan, backbone, PROMPT, QUICK) / "results.json").read_text())
-    pictures = {score["column"]: (score["pictures"], score["classes"]) for score in results["scores"]}
-    assert pictures == {"photos": (5, 5), "drawings": (12, 3)}
+    images = {score["column"]: (score["images"], score["classes"]) for score in results["scores"]}
+    assert images == {"photos": (5, 5), "drawings": (12, 3)}
 
     (other / "arrow").rename(other / "zebra")
     plan = dataclasses.replace(plan, targets=(read_target(other),))
@@ -147,12 +147,12 @@ def test_a_half_of_one_class_is_refused_before_training(backbone, read, tmp_path
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_target_without_readable_pictures_is_refused_before_training(backbone, read, tmp_path):
+def test_a_target_without_readable_images_is_refused_before_training(backbone, read, tmp_path):
     for name in ("arrow", "bird"):
         (tmp_path / "junk" / name).mkdir(parents=True)
-        (tmp_path / "junk" / name / "0.png").write_bytes(b"no picture")
+        (tmp_path / "junk" / name / "0.png").write_bytes(b"no image")
     plan = ProtocolSpec("cross-dataset", read, (read_target(tmp_path / "junk"),), ("static",), (1,), (2,))
-    with pytest.raises(UsageError, match=r"no test picture of .*junk can be read"):
+    with pytest.raises(UsageError, match=r"no test image of .*junk can be read"):
         run(plan, backbone, PROMPT, QUICK)
     assert not list(Path("runs").glob("*/static-*"))
 

@@ -1,4 +1,4 @@
-"""Pictures of a run: they show what is there, at any number of classes, and the clusters drawn are the model's own."""
+"""Images of a run: they show what is there, at any number of classes, and the clusters drawn are the model's own."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def count(path, colour, where=np.s_[:]):
     return int((pixels(path)[where] == rgb).all(-1).sum())
 
 
-def confusion(classes, pictures=5):
+def confusion(classes, images=5):
     generator = np.random.default_rng(0)
-    return np.diag(generator.integers(1, pictures, classes))
+    return np.diag(generator.integers(1, images, classes))
 
 
 @pytest.mark.parametrize("classes", [2, 60, 61, 1000])
@@ -53,7 +53,7 @@ def test_a_confusion_matrix_keeps_a_sensible_size_and_shows_a_single_confusion(t
     assert (np.abs(before - after)[lower_left].max(-1) > 15).sum() >= 4
 
 
-def test_classes_without_pictures_are_gray_not_a_division_by_zero(tmp_path):
+def test_classes_without_images_are_gray_not_a_division_by_zero(tmp_path):
     matrix = confusion(4)
     draw_confusion(matrix, ["a", "b", "c", "d"], tmp_path / "full.png")
     matrix[2] = 0
@@ -101,7 +101,7 @@ def test_curves_show_every_term_that_a_record_has(tmp_path, epochs):
     assert count(tmp_path / "two.png", COLOURS[1]) > 10
 
 
-def test_a_picture_that_cannot_be_written_is_one_line(tmp_path):
+def test_a_image_that_cannot_be_written_is_one_line(tmp_path):
     with pytest.raises(FailedError, match=r"cannot write .*usage\.png: No such file"):
         draw_usage(np.ones((1, 1)), tmp_path / "missing" / "usage.png")
 
@@ -153,7 +153,7 @@ def test_what_is_drawn_is_what_the_literal_method_clusters_and_retrieves(picture
 def test_usage_by_class_counts_each_class_on_its_own():
     generator = torch.Generator().manual_seed(0)
     retrieved = torch.randint(5, (40, 3, 2), generator=generator)
-    targets = torch.randint(4, (40,), generator=generator) + 1  # class 0 has no picture
+    targets = torch.randint(4, (40,), generator=generator) + 1  # class 0 has no image
     usage = usage_by_class(retrieved, targets, 6, 7)
     assert usage.shape == (6, 3, 7)
     for c in range(6):
@@ -166,7 +166,7 @@ def test_usage_by_class_counts_each_class_on_its_own():
 
 
 @pytest.mark.parametrize("clusters", [1, 2, 8])
-def test_the_sheet_colours_the_patches_of_the_picture(tmp_path, pocket_model, picture_files, clusters):
+def test_the_sheet_colours_the_patches_of_the_image(tmp_path, pocket_model, picture_files, clusters):
     model = AttriPrompt(pocket_model.backbone, PromptConfig(clusters=clusters, start="farthest"))
     usage = torch.zeros(len(HOSTILE), 6, 16)
     usage[:, :, ::2] = 1 / 8

@@ -82,7 +82,7 @@ def read(folder):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """results and history of a short real run, and their pictures."""
+    """results and history of a short real run, and their figures."""
     folder = tmp_path_factory.mktemp("run")
     few = read_data(pocket.IMAGES, shots=2).only([0, 1, 2])
     few = dataclasses.replace(few, val=few.val[::4], test=few.test[::4])
@@ -93,12 +93,12 @@ def run(tmp_path_factory):
     history = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     results["test"]["confusion"] = [[5, 1, 0], [2, 2, 0], [0, 0, 0]]
     results["pool_usage"] = [[0.5, 0.5, 0.0, 0.0], [0.1, 0.2, 0.3, 0.4]]
-    images = [folder / f"{name}.png" for name in ("curves", "confusion", "usage", "clusters")]
-    draw_curves(history, images[0])
-    draw_confusion(np.array(results["test"]["confusion"]), ["a", "b", "c"], images[1])
-    draw_usage(np.array(results["pool_usage"]), images[2])
-    Image.new("RGB", (300, 400), "white").save(images[3])
-    return results, history, images
+    figures = [folder / f"{name}.png" for name in ("curves", "confusion", "usage", "clusters")]
+    draw_curves(history, figures[0])
+    draw_confusion(np.array(results["test"]["confusion"]), ["a", "b", "c"], figures[1])
+    draw_usage(np.array(results["pool_usage"]), figures[2])
+    Image.new("RGB", (300, 400), "white").save(figures[3])
+    return results, history, figures
 
 
 def changed(results, **run):
@@ -108,21 +108,21 @@ def changed(results, **run):
 
 
 def test_a_report_says_what_was_trained_and_how_well(tmp_path, run):
-    results, history, images = run
-    write_report(tmp_path, results, history, images)
+    results, history, figures = run
+    write_report(tmp_path, results, history, figures)
     page = read(tmp_path)
     test = results["test"]
     assert page.words.startswith("pocket on twemoji")
-    assert "Prompts for pocket (embedded), trained on 6 pictures of 3 classes (up to 2 per class)" in page.words
-    assert f"test accuracy, {test['pictures']} pictures {100 * test['prompted']:.1f}%" in page.words
+    assert "Prompts for pocket (embedded), trained on 6 images of 3 classes (up to 2 per class)" in page.words
+    assert f"test accuracy, {test['images']} images {100 * test['prompted']:.1f}%" in page.words
     assert f"zero-shot {100 * test['zero_shot']:.1f}%: " in page.words
     assert "val accuracy" in page.words
     first, second, _ = results["run"]["classes"]
     assert f"{second} 2 of 4 50.0% {first} 5 of 6 83.3%" in page.words
     assert f"{second} {first} 2 of 4 {first} {second} 1 of 6" in page.words
-    assert "Classes without a test picture: 1." in page.words
+    assert "Classes without a test image: 1." in page.words
     assert "1 2 of 4 50.0% 50.0% 2 4 of 4 100.0% 40.0%" in page.words
-    assert "None: every picture could be read." in page.words
+    assert "None: every image could be read." in page.words
     for value in ("weight_diversity", results["run"]["backbone"]["sha256"], results["versions"]["torch"]):
         assert value in page.words
     alts = [image["alt"].split()[0] for image in page.images]
@@ -130,17 +130,17 @@ def test_a_report_says_what_was_trained_and_how_well(tmp_path, run):
 
 
 def test_names_are_text_whatever_they_hold(tmp_path, run):
-    results, history, images = run
+    results, history, figures = run
     hostile = changed(results, classes=HOSTILE, data=f"/data/{HOSTILE[1]}")
     hostile["test"]["confusion"] = (np.ones((5, 5), int) + np.eye(5, dtype=int)).tolist()
     hostile["test"]["skipped"] = HOSTILE
     hostile["run"]["train"]["template"] = HOSTILE[0]
-    write_report(tmp_path, hostile, history, images[:1])
+    write_report(tmp_path, hostile, history, figures[:1])
     page = read(tmp_path)
     assert len(page.images) == 1
     for name in HOSTILE:
         assert page.text.count(name) >= 3, name
-    assert "5 of the test pictures could not be read" in page.words
+    assert "5 of the test images could not be read" in page.words
 
 
 def test_a_thousand_classes_stay_small_and_are_all_there(tmp_path, run):
@@ -158,17 +158,17 @@ def test_a_thousand_classes_stay_small_and_are_all_there(tmp_path, run):
 
 
 def test_what_a_run_does_not_have_is_left_out(tmp_path, run):
-    results, history, images = run
+    results, history, figures = run
     static = changed(results)
     del static["val"], static["test"]
     static["pool_usage"] = [[], []]
-    write_report(tmp_path, static, history, images[:1])
+    write_report(tmp_path, static, history, figures[:1])
     page = read(tmp_path)
     assert len(page.images) == 1
-    for heading in ("accuracy, ", "Classes", "Prompt pool", "What one picture retrieves"):
+    for heading in ("accuracy, ", "Classes", "Prompt pool", "What one image retrieves"):
         assert heading not in page.text
     del static["pool_usage"]
-    write_report(tmp_path, static, history, images[:1])
+    write_report(tmp_path, static, history, figures[:1])
     assert "Prompt pool" not in read(tmp_path).text
 
 
@@ -180,11 +180,11 @@ def test_a_pool_that_all_blocks_share_is_one_row(tmp_path, run):
     assert "busiest entry has all 2 of 4 50.0% 50.0%" in read(tmp_path).words
 
 
-def test_pictures_of_other_names_come_at_the_end(tmp_path, run):
-    results, history, images = run
+def test_figures_of_other_names_come_at_the_end(tmp_path, run):
+    results, history, figures = run
     other = tmp_path / "tokens & words.png"
-    other.write_bytes(images[3].read_bytes())
-    write_report(tmp_path, results, history, [other, *images])
+    other.write_bytes(figures[3].read_bytes())
+    write_report(tmp_path, results, history, [other, *figures])
     assert [image["alt"] for image in read(tmp_path).images][-1] == "tokens & words"
 
 
@@ -228,6 +228,6 @@ def test_confused_pairs_and_accuracies_against_loops():
     assert {row["name"]: row["accuracy"] for row in rows} == {
         str(n): matrix[n, n] / matrix[n].sum() for n in range(20) if n != 7
     }
-    order = [(row["accuracy"], -row["pictures"]) for row in rows]
+    order = [(row["accuracy"], -row["images"]) for row in rows]
     assert order == sorted(order)
     assert most_confused(np.diag([3, 4]), ["a", "b"]) == []

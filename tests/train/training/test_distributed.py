@@ -68,7 +68,7 @@ def train(folder, data, options, processes):
 @pytest.mark.parametrize(
     "options",
     [
-        # Of 20 pictures the last batch of 19 holds one, and leaves a process without any. SGD, because Adam would
+        # Of 20 images the last batch of 19 holds one, and leaves a process without any. SGD, because Adam would
         # hide a gradient of the wrong length.
         ["--batch", "19", "--weight", "instance", "0.7", "--optimizer", "sgd", "--lr", "0.05"],
         # Nothing moves the keys, and the average is taken.
