@@ -117,7 +117,7 @@ def soak(bundle: Path, folder: Path, seconds: float) -> Outcome:
     well, mortal = servers
     uris = [well.uri("/cam"), well.uri("/frozen"), well.uri("/sizes"), mortal.uri("/cam")]
     command = [*COMMAND, *uris, "--bundle", str(bundle), "--labels", str(labels)]
-    command += ["--freeze-timeout", "1", "--max-retries", "1000000", "--cache-mb", "1", "--threads", "1", "--json"]
+    command += ["--freeze-timeout", "1", "--max-retries", "1000000", "--text-cache-mb", "1", "--threads", "1", "--json"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, text=True, **pipes) as process:
         log: list[str] = []

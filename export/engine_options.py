@@ -25,7 +25,7 @@ OPTIONS = [
     ),
     click.option("--workspace", type=click.IntRange(1), help="MB for TensorRT beside weights. [half of what is free]"),
     click.option("--engine-dir", type=click.Path(path_type=Path), help="Where engines are kept. [in the bundle]"),
-    click.option("--rebuild", is_flag=True, help="Build engines that are there already once more."),
+    click.option("--rebuild-engines", is_flag=True, help="Build engines that are there already once more."),
     click.option(
         "--hardware-compatible", is_flag=True, help="Engines for all GPUs from Ampere on; slower, and not on a Jetson."
     ),
@@ -33,7 +33,15 @@ OPTIONS = [
     click.option("--dla", is_flag=True, help="Refused, with the reason."),
 ]
 
-NAMES = ("max_batch", "max_labels", "workspace", "engine_dir", "rebuild", "hardware_compatible", "version_compatible")
+NAMES = (
+    "max_batch",
+    "max_labels",
+    "workspace",
+    "engine_dir",
+    "rebuild_engines",
+    "hardware_compatible",
+    "version_compatible",
+)
 
 
 def with_engine_options(command: Decorated) -> Decorated:
@@ -62,7 +70,7 @@ def engine_options(trt: bool, given: dict[str, Any]) -> tuple[BuildOptions, Path
         )
     if given["engine_dir"] and (given["hardware_compatible"] or given["version_compatible"]):
         raise UsageError("portable engines are copied with their bundle: leave out --engine-dir")
-    folder, rebuild, workspace = given.pop("engine_dir"), given.pop("rebuild"), given.pop("workspace")
+    folder, rebuild, workspace = given.pop("engine_dir"), given.pop("rebuild_engines"), given.pop("workspace")
     options = {name: value for name, value in given.items() if value is not None}
     return BuildOptions(**options, workspace=workspace and workspace << 20), folder, rebuild
 

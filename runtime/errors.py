@@ -17,6 +17,7 @@ Anything else that escapes is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+from attri.runtime._util.extras import MODULES
 from attri.runtime._util.transient import may_pass
 
 
@@ -77,11 +78,22 @@ class SinkError(FailedError):
 
 
 class MissingExtra(FailedError):
-    """Args: module: what failed to import; extra: the extra of attri that brings it."""
+    """Optional packages are not installed.
 
-    def __init__(self, module: str, extra: str) -> None:
-        super().__init__(module, extra)  # unpickling calls the class with these again
-        self.module, self.extra = module, extra
+    Args:
+        modules: what cannot be imported, by names of `attri.runtime._util.extras`. The extra of the first brings all.
+    """
+
+    def __init__(self, *modules: str) -> None:
+        super().__init__(*modules)  # unpickling calls the class with these again
+        self.modules = modules
+
+    @property
+    def extra(self) -> str:
+        """The extra of attri that installs them."""
+        return MODULES[self.modules[0]].extra
 
     def __str__(self) -> str:
-        return f"{self.module} is not installed: pip install 'attri[{self.extra}]'"
+        packages = ", ".join(MODULES[module].package for module in self.modules)
+        verb = "is" if len(self.modules) == 1 else "are"
+        return f"{packages} {verb} not installed: pip install 'attri[{self.extra}]'"

@@ -125,5 +125,5 @@ def _cv2() -> Any:
     try:
         import cv2
     except ModuleNotFoundError as error:
-        raise MissingExtra("cv2 (OpenCV, for cameras)", "camera") from error
+        raise MissingExtra("cv2") from error
     return cv2

@@ -201,5 +201,5 @@ def _av() -> Any:
     try:
         import av
     except ModuleNotFoundError as error:
-        raise MissingExtra("av (for videos and streams)", "camera") from error
+        raise MissingExtra("av") from error
     return av

@@ -8,42 +8,25 @@ import logging
 import os
 import select
 import sys
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
 
 import click
 
 from attri.runtime._util.cpus import share_cpus
+from attri.runtime._util.extras import MODULES
 from attri.runtime._util.logs import start_logging
 from attri.runtime._util.redact import has_password, redact, redact_uri
 from attri.runtime.errors import AttriError, FailedError, MissingExtra
 
 _LOGGER = logging.getLogger("attri")
-
-EXTRAS = {
-    "torch": "train",
-    "torchvision": "train",
-    "open_clip": "train",
-    "safetensors": "train",
-    "rich": "train",
-    "matplotlib": "train",
-    "jinja2": "train",
-    "tensorboard": "tensorboard",
-    "onnx": "export",
-    "onnxscript": "export",
-    "onnxruntime": "onnx",
-    "tensorrt": "trt",
-    "av": "camera",
-    "paho": "mqtt",
-    "prometheus_client": "metrics",
-    "starlette": "serve",
-    "uvicorn": "serve",
-    "cv2": "camera",
-    "pillow_heif": "heif",
-}
-
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 ARGUMENTS = "attri.arguments"  # of the command line, in `click.Context.meta`
+# Headings of --help, in this order.
+CAPTURE, LABELS, ENGINE = "Capture", "Labels and decisions", "Engine"
+OUTPUTS, WEB, SERVICE = "Outputs", "Web", "Service"
+GROUPS = (CAPTURE, LABELS, ENGINE, OUTPUTS, WEB, SERVICE)
 
 
 def is_installed(module: str) -> bool:
@@ -55,9 +38,34 @@ def is_installed(module: str) -> bool:
 
 
 def require(module: str) -> None:
-    """Check that a module of an extra is installed. Raises MissingExtra."""
+    """Check that a module of an extra is installed.
+
+    Raises:
+        MissingExtra: it is not.
+    """
     if not is_installed(module):
-        raise MissingExtra(module, EXTRAS[module])
+        raise MissingExtra(module)
+
+
+class Option(click.Option):
+    """A click option that stands under a heading in --help. The values of numbers are called N (whole) and X there.
+
+    Args:
+        group: the heading, one of `GROUPS`; without one it is with --help and --version.
+    """
+
+    def __init__(self, *args: Any, group: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.group = group
+        if self.metavar is None and isinstance(self.type, click.IntRange) and not self.is_flag:
+            self.metavar = "N"
+        if self.metavar is None and isinstance(self.type, click.FloatRange):
+            self.metavar = "X"
+
+
+def option(group: str, *flags: str, **settings: Any) -> Callable[[Decorated], Decorated]:
+    """Like `click.option`, under a heading of `GROUPS` in --help."""
+    return click.option(*flags, cls=Option, group=group, **settings)
 
 
 class Command(click.Command):
@@ -82,11 +90,23 @@ class Command(click.Command):
         ctx.meta[ARGUMENTS] = tuple(args)
         return super().parse_args(ctx, args)
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options under their headings; options without one come last."""
+        rows: dict[str, list[tuple[str, str]]] = {group: [] for group in (*GROUPS, "")}
+        for param in self.get_params(ctx):
+            if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
+                rows[getattr(param, "group", "")].append(record)
+        grouped = any(rows[group] for group in GROUPS)
+        for group, records in rows.items():
+            if records:
+                with formatter.section(group or ("Other options" if grouped else "Options")):
+                    formatter.write_dl(records)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:  # caught here, because click would make it exit code 1 without a word
-            if not _stdout_is_broken():
+            if not stdout_is_broken():
                 raise FailedError("the other end of a pipe or connection has gone: see that it stays") from error
             _leave_stdout()  # its reader has gone (| head)
             return 0
@@ -108,11 +128,11 @@ class Command(click.Command):
             _LOGGER.error("error: %s", error)
             return error.exit_code
         except ModuleNotFoundError as error:
-            extra = EXTRAS.get((error.name or "").partition(".")[0])
-            if extra is None:
+            module = (error.name or "").partition(".")[0]
+            if module not in MODULES:
                 _LOGGER.critical("this is a bug in attri:", exc_info=True)
             else:
-                _LOGGER.error("error: %s", MissingExtra(str(error.name), extra))
+                _LOGGER.error("error: %s", MissingExtra(module))
             return 1
         except Exception:  # a bug keeps its traceback
             _LOGGER.critical("this is a bug in attri:", exc_info=True)
@@ -128,7 +148,7 @@ def _hide_passwords(words: Sequence[str]) -> None:
             redact_uri(value)
 
 
-def _stdout_is_broken() -> bool:
+def stdout_is_broken() -> bool:
     """Whether nobody can read what is written to stdout."""
     poll = select.poll()
     try:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from attri.runtime._util.cpus import usable_cpus
+from attri.runtime._util.extras import MODULES
 from attri.runtime._util.printable import as_text, json_text
 from attri.runtime._util.system import memory, read_text
 from attri.runtime._util.wording import first_line, plural
@@ -30,15 +31,7 @@ if TYPE_CHECKING:
 OK, MISSING, NOTE = "ok", "missing", "note"
 _MARKS = {OK: "ok", MISSING: "--", NOTE: "!"}
 _LITTLE_DISK, _LITTLE_MEMORY = 2e9, 1e9  # bytes
-# module -> package, extra, what it is for
-_OPTIONAL = {
-    "av": ("av", "camera", "video files, streams, --save"),
-    "pillow_heif": ("pillow-heif", "heif", "HEIC images"),
-    "paho.mqtt": ("paho-mqtt", "mqtt", "--mqtt"),
-    "prometheus_client": ("prometheus-client", "metrics", "--metrics"),
-    "starlette": ("starlette", "serve", "--serve"),
-    "uvicorn": ("uvicorn", "serve", "--serve"),
-}
+_OPTIONAL = ("av", "pillow_heif", "paho", "prometheus_client", "starlette", "uvicorn")
 
 
 @dataclass(frozen=True)
@@ -176,11 +169,12 @@ def _sources(_bundle: Path) -> Iterator[Finding]:
 
 
 def _extras(_bundle: Path) -> Iterator[Finding]:
-    for module, (package, extra, purpose) in _OPTIONAL.items():
-        found = _package(module, package)
+    for module in _OPTIONAL:
+        needed = MODULES[module]
+        found = _package(module, needed.package)
         usable = found is not None and not found.startswith("broken")
-        advice = "" if usable else f"for {purpose}: pip install 'attri[{extra}]'"
-        yield Finding("optional", package, OK if usable else MISSING, found or "not installed", advice)
+        advice = "" if usable else f"for {needed.purpose}: pip install 'attri[{needed.extra}]'"
+        yield Finding("optional", needed.package, OK if usable else MISSING, found or "not installed", advice)
 
 
 def _model(bundle: Path) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from attri.runtime._util.wording import plural
-from attri.runtime.cli.command import ARGUMENTS, Command
+from attri.runtime.cli.command import ARGUMENTS, ENGINE, LABELS, Command, option
 from attri.runtime.cli.sink_options import Outputs, output_options
 from attri.runtime.cli.source_options import Inputs, input_options
 from attri.runtime.engines.select import BACKENDS, DEVICES, EngineOptions
@@ -20,16 +20,23 @@ _BUNDLE = "Folder that attri-export wrote."
 
 @click.command(cls=Command)
 @click.argument("words", nargs=-1, metavar="SOURCE...")
-@click.option("--labels", type=click.Path(path_type=Path), help="Text file, one label a line. [the bundle's own]")
-@click.option("--bundle", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True, help=_BUNDLE)
-@click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What runs the graphs.")
-@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where they run.")
-@click.option("--engine-dir", type=click.Path(path_type=Path), help="Where TensorRT's engines are. [in the bundle]")
-@click.option("--rebuild", is_flag=True, help="Build TensorRT's engines again.")
-@click.option("--threshold", type=click.FloatRange(0, 1), help="Below it: none of the labels. [the bundle's own]")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads. [one per CPU that it may use]")
-@click.option("--cache-mb", type=click.IntRange(0), default=256, show_default=True, help="Bound on the text cache.")
-@click.option("--shortlist", type=click.IntRange(1), help="With more labels, prompt only the nearest of them. [all]")
+@option(LABELS, "--labels", type=click.Path(path_type=Path), help="Text file, one label a line. [the bundle's own]")
+@option(ENGINE, "--bundle", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True, help=_BUNDLE)
+@option(ENGINE, "--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="Runs the graphs.")
+@option(ENGINE, "--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where they run.")
+@option(ENGINE, "--engine-dir", type=click.Path(path_type=Path), help="Where TensorRT's engines are. [in the bundle]")
+@option(ENGINE, "--rebuild-engines", is_flag=True, help="Build TensorRT's engines again.")
+@option(LABELS, "--threshold", type=click.FloatRange(0, 1), help="Below it: none of the labels. [the bundle's own]")
+@option(ENGINE, "--threads", type=click.IntRange(1), help="CPU threads. [one per CPU that it may use]")
+@option(
+    ENGINE,
+    "--text-cache-mb",
+    type=click.IntRange(0),
+    default=256,
+    show_default=True,
+    help="Bound on the text cache.",
+)
+@option(LABELS, "--shortlist", type=click.IntRange(1), help="With more labels, prompt only the nearest of them. [all]")
 @input_options
 @output_options
 @click.version_option(package_name="attri")
@@ -40,10 +47,10 @@ def main(
     backend: str,
     device: str,
     engine_dir: Path | None,
-    rebuild: bool,
+    rebuild_engines: bool,
     threshold: float | None,
     threads: int | None,
-    cache_mb: int,
+    text_cache_mb: int,
     shortlist: int | None,
     inputs: Inputs,
     outputs: Outputs,
@@ -61,7 +68,7 @@ def main(
         from attri.runtime.capture.sources_file import read_sources
         from attri.runtime.cli.install import absolute_words, check_service, print_unit
 
-        request = EngineOptions(backend, device, threads, engine_dir, rebuild)
+        request = EngineOptions(backend, device, threads, engine_dir, rebuild_engines)
         check_service(specs, files, labels, bundle, request, inputs, outputs)
         context = click.get_current_context()
         named = read_sources(inputs.sources) if inputs.sources else {}
@@ -73,8 +80,8 @@ def main(
         device=device,
         threads=threads,
         engine_dir=engine_dir,
-        rebuild=rebuild,
-        cache_bytes=cache_mb << 20,
+        rebuild=rebuild_engines,
+        cache_bytes=text_cache_mb << 20,
         shortlist=shortlist,
         batch=inputs.batch,
     )

@@ -178,7 +178,7 @@ def _require_servers(outputs: Outputs) -> None:
     for extra, modules in needs.items():
         lacking = [module for module in modules if getattr(outputs, extra) and not is_installed(module)]
         if lacking:
-            raise MissingExtra(f"{', '.join(lacking)} (for --{extra})", extra)
+            raise MissingExtra(*lacking)
 
 
 def _try_servers(outputs: Outputs) -> None:

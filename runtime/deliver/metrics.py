@@ -42,7 +42,7 @@ class MetricsSink:
         try:
             from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
         except ModuleNotFoundError as error:
-            raise MissingExtra("prometheus-client", "metrics") from error
+            raise MissingExtra("prometheus_client") from error
         self._control = control
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)

@@ -197,7 +197,7 @@ class MqttSink:
             from paho.mqtt.client import Client
             from paho.mqtt.enums import CallbackAPIVersion
         except ModuleNotFoundError as error:
-            raise MissingExtra("paho-mqtt", "mqtt") from error
+            raise MissingExtra("paho") from error
         broker, name = self._broker, self._prefix.replace("/", "-")
         client = Client(CallbackAPIVersion.VERSION2, client_id=name)
         if broker.user:

@@ -111,7 +111,7 @@ def check_recording(path: Path) -> None:
     try:
         import av
     except ModuleNotFoundError as error:
-        raise MissingExtra("av (for --save)", "camera") from error
+        raise MissingExtra("av") from error
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"--save {path}: name a file that ends in {', '.join(SUFFIXES)}")
     if not path.parent.is_dir():

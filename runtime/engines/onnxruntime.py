@@ -44,7 +44,7 @@ class OrtEngine:
         try:
             import onnxruntime as ort
         except ModuleNotFoundError as error:
-            raise MissingExtra("onnxruntime", "onnx") from error
+            raise MissingExtra("onnxruntime") from error
         if device not in ("auto", *PROVIDERS):
             raise UsageError(f"device is {device!r}: choose auto, {', '.join(PROVIDERS)}")
         available = ort.get_available_providers()

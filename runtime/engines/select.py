@@ -50,9 +50,11 @@ class EngineOptions:
         if self.device == "tensorrt" and self.backend != "onnxruntime":
             raise UsageError("--device tensorrt is a provider of ONNX Runtime: add --backend onnxruntime")
         if self.needs_tensorrt and self.device == "cpu":
-            raise UsageError("TensorRT runs on a GPU: leave out --device cpu, or --backend, --engine-dir and --rebuild")
+            raise UsageError(
+                "TensorRT runs on a GPU: leave out --device cpu, or --backend, --engine-dir and --rebuild-engines"
+            )
         if self.backend == "onnxruntime" and self.needs_tensorrt:
-            raise UsageError("--engine-dir and --rebuild are about TensorRT's engines, ONNX Runtime has none")
+            raise UsageError("--engine-dir and --rebuild-engines are about TensorRT's engines, ONNX Runtime has none")
 
 
 def open_engines(

@@ -142,7 +142,7 @@ class PreviewServer:
             from starlette.applications import Starlette
             from starlette.routing import Route
         except ModuleNotFoundError as error:
-            raise MissingExtra(str(error.name), "serve") from error
+            raise MissingExtra("starlette", "uvicorn") from error
         routes = [Route(path, functools.partial(_page, path), methods=["GET"]) for path in _FILES]
         routes += [
             Route("/api/state", self._get_state, methods=["GET"]),

@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 
+from attri.runtime._util.extras import MODULES
 from attri.runtime.errors import MissingExtra
 
-EXTRAS = {
-    *("torch", "torchvision", "open_clip", "onnx", "safetensors", "matplotlib"),
-    *("av", "cv2", "pillow_heif", "paho", "prometheus_client", "starlette", "uvicorn", "websockets", "h11"),
-}
+EXTRAS = {*MODULES, "websockets", "h11"}  # the latter comes with uvicorn, the former is for tests
 
 
 @pytest.hookimpl(wrapper=True)

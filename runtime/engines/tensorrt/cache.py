@@ -142,7 +142,7 @@ class EngineCache:
             except EngineError as error:
                 refused = str(error)
         if refused:
-            raise EngineError(f"{refused}; this is {machine}: --rebuild makes a new one")
+            raise EngineError(f"{refused}; this is {machine}: --rebuild-engines makes a new one")
         return None
 
     def foreign(self, name: str, machine: Machine) -> list[str]:

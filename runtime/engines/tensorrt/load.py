@@ -59,7 +59,7 @@ def _import_tensorrt() -> Any:
                 "TensorRT's Python bindings are not here: sudo apt install python3-libnvinfer, and make the environment"
                 " with python3 -m venv --system-site-packages"
             ) from error
-        raise MissingExtra("tensorrt", "trt") from error
+        raise MissingExtra("tensorrt") from error
     return tensorrt
 
 
@@ -145,7 +145,8 @@ def _load(plan: CachedEngine, graph: Path, gpu: Gpu) -> TrtEngine:
         return TrtEngine(gpu.trt, gpu.cuda, plan.data, read_border(graph), host_code=host_code)
     except EngineError as error:
         raise EngineError(
-            f"{error}; {plan.path} was built for {plan.key.machine}, this is {gpu.machine}: --rebuild makes a new one"
+            f"{error}; {plan.path} was built for {plan.key.machine}, this is {gpu.machine}:"
+            " --rebuild-engines makes a new one"
         ) from error
 
 

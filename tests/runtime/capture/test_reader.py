@@ -100,7 +100,7 @@ def test_new_pictures_give_it_all_its_retries_again(run: Callable[..., Run]) -> 
     assert found.reader.restarts == 5 + 3
 
 
-@pytest.mark.parametrize("fault", [SourceError("the password is refused", final=True), MissingExtra("av", "camera")])
+@pytest.mark.parametrize("fault", [SourceError("the password is refused", final=True), MissingExtra("av")])
 def test_what_cannot_be_mended_is_not_tried_again(
     run: Callable[..., Run], caplog: pytest.LogCaptureFixture, fault: Exception
 ) -> None:

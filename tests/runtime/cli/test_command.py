@@ -11,8 +11,9 @@ import sys
 
 import click
 import pytest
+from click.testing import CliRunner
 
-from attri.runtime.cli.command import _stdout_is_broken
+from attri.runtime.cli.command import CAPTURE, ENGINE, Command, option, stdout_is_broken
 from attri.runtime.cli.run import main
 
 CODE = """
@@ -59,16 +60,16 @@ def test_a_reader_of_stderr_that_has_gone_is_a_failure() -> None:
 
 def test_stdout_that_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.StringIO())
-    assert not _stdout_is_broken()
+    assert not stdout_is_broken()
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
-        assert not _stdout_is_broken()
+        assert not stdout_is_broken()
         os.close(reading)
-        assert _stdout_is_broken()
+        assert stdout_is_broken()
 
 
-@pytest.mark.parametrize("module", ["runtime.cli", "runtime.doctor", "train.cli", "export.cli"])
+@pytest.mark.parametrize("module", ["runtime.cli.run", "runtime.cli.doctor", "train.cli", "export.cli"])
 def test_every_option_says_what_it_is_for(module: str) -> None:
     command = importlib.import_module(f"attri.{module}").main
     options = [each for each in command.params if isinstance(each, click.Option)]
@@ -97,3 +98,23 @@ def test_no_error_shows_a_password(words: list[str], shown: str, capsys, monkeyp
     assert out == ""
     assert "s3" not in err
     assert shown in err
+
+
+def test_help_groups_options_under_headings() -> None:
+    @click.command(cls=Command)
+    @click.argument("words", nargs=-1)
+    @option(ENGINE, "--threads", type=click.IntRange(1), help="Threads.")
+    @click.option("--plain", help="Of no group.")
+    @option(CAPTURE, "--rate", type=click.FloatRange(0), help="Frames per second.")
+    def command(**_: object) -> None:
+        pass
+
+    lines = CliRunner().invoke(command, ["--help"]).output.splitlines()
+    assert [line for line in lines if line.endswith(":") and not line.startswith("Usage")] == [
+        "Capture:",
+        "Engine:",
+        "Other options:",
+    ]
+    after = lines.index("Engine:") + 1
+    assert lines[after].split() == ["--threads", "N", "Threads.", "[x>=1]"]
+    assert not any(line.strip().startswith("WORDS") for line in lines)

@@ -105,7 +105,7 @@ def test_what_would_be_used(
 ) -> None:
     def find_tensorrt() -> SimpleNamespace:
         if not tensorrt:
-            raise MissingExtra("tensorrt", "trt")
+            raise MissingExtra("tensorrt")
         return SimpleNamespace(machine="TensorRT 10.3 on Orin")
 
     monkeypatch.setattr(load, "find_tensorrt", find_tensorrt)

@@ -99,7 +99,7 @@ def test_paths_of_the_unit_are_absolute(install, words: str, wanted: str) -> Non
         ("camera0 --template label", 2, "the template 'label'"),
         ("camera0 --smooth 1 --majority 3", 2, "--smooth and --majority"),
         ("camera0 --sources gone.toml", 2, "gone.toml"),
-        ("camera0 --backend onnxruntime --rebuild", 2, "about TensorRT's engines"),
+        ("camera0 --backend onnxruntime --rebuild-engines", 2, "about TensorRT's engines"),
         ("camera0 --save out.avi", 2, "--save out.avi"),
         ("camera0 --csv gone/a.csv", 2, "--csv gone/a.csv"),
         ("camera0 --mqtt tcp://host", 2, "--mqtt takes"),

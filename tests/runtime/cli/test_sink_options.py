@@ -165,7 +165,7 @@ def test_one_extra_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("starlette", "uvicorn", "prometheus_client"):
         monkeypatch.setitem(sys.modules, module, None)
     stopped = CliRunner().invoke(click.command()(output_options(lambda outputs: None)), ["--serve", "0"])
-    wanted = "starlette, uvicorn, prometheus_client (for --serve) is not installed: pip install 'attri[serve]'"
+    wanted = "starlette, uvicorn, prometheus-client are not installed: pip install 'attri[serve]'"
     assert str(stopped.exception) == wanted
 
 

@@ -109,7 +109,7 @@ def test_a_damaged_engine_is_an_error_until_it_is_rebuilt(store, damage, message
     damage(store.save(KEY, PLAN, {}))
     with pytest.raises(EngineError, match=message) as error:
         find(store)
-    assert "--rebuild makes a new one" in str(error.value)
+    assert "--rebuild-engines makes a new one" in str(error.value)
     rebuilt = dataclasses.replace(KEY, ranges={"B": (1, 1, 8)})
     store.save(rebuilt, PLAN, {})
     store.keep_only(rebuilt)
@@ -165,7 +165,7 @@ def find_or_refuse(store):
         return find(store)
     except EngineError as error:
         message = str(error)
-    assert "--rebuild makes a new one" in message
+    assert "--rebuild-engines makes a new one" in message
     return None
 
 

@@ -105,7 +105,7 @@ def test_attri_run_builds_says_so_and_prints_what_runs(copy, jetson, picture_fil
     assert lines[1].startswith(f"{copy}/engines/vision.")
     assert "TensorRT 10.3.0 on Orin" in second.stderr.splitlines()[0]
     assert jetson.builds == 2
-    third = run(attri_run, *arguments, "--rebuild")
+    third = run(attri_run, *arguments, "--rebuild-engines")
     assert third.exit_code == 0
     assert jetson.builds == 4
     assert len(list((copy / "engines").glob("*.plan"))) == 2
@@ -223,8 +223,8 @@ def test_a_copied_engine_of_an_equal_machine_is_refused_until_it_is_rebuilt(
     assert line.startswith(f"error: {copy}/engines/vision.")
     machine = f"TensorRT 10.3.0 on Orin (compute capability 8.7, {system()})"
     assert f"built for {machine}, was not built on this machine" in line
-    assert line.endswith(f"this is {machine}: --rebuild makes a new one")
-    assert run(attri_run, picture_files[0], "--bundle", copy, "--rebuild").exit_code == 0
+    assert line.endswith(f"this is {machine}: --rebuild-engines makes a new one")
+    assert run(attri_run, picture_files[0], "--bundle", copy, "--rebuild-engines").exit_code == 0
     assert run(attri_run, picture_files[0], "--bundle", copy).exit_code == 0
     assert jetson.builds == 4
 
@@ -233,7 +233,7 @@ def test_a_plan_that_tensorrt_does_not_take_names_both_machines(copy, jetson):
     Classifier.load(copy).close()
     jetson.gpu = ("Orin", "8.6")  # a change that the name does not show
     with pytest.raises(
-        EngineError, match=r"incompatible device.*was built for TensorRT 10.3.0 on Orin.*this is.*--rebuild"
+        EngineError, match=r"incompatible device.*was built for TensorRT 10.3.0 on Orin.*this is.*--rebuild-engines"
     ):
         Classifier.load(copy)
 
@@ -255,7 +255,7 @@ def test_portable_engines_are_listed_and_taken_by_other_machines(copy, cudart, j
     assert jetson.builds == 2
     (plan,) = (copy / "engines").glob("vision.*.plan")
     plan.write_bytes(plan.read_bytes() + b"evil")
-    with pytest.raises(EngineError, match=r"is damaged; .*--rebuild"):
+    with pytest.raises(EngineError, match=r"is damaged; .*--rebuild-engines"):
         Classifier.load(copy)
     Classifier.load(copy, backend="onnxruntime", device="cpu", threads=1).close()  # which has no use for it
 
@@ -522,7 +522,7 @@ def test_export_builds_once_and_prints_where(copy, jetson):
     assert jetson.builds == 2
     assert run(attri_export, copy, "--trt", "--max-batch", 8, "--max-labels", 500, "--workspace", 64).exit_code == 0
     assert jetson.builds == 4
-    assert run(attri_export, copy, "--trt", "--rebuild").exit_code == 0
+    assert run(attri_export, copy, "--trt", "--rebuild-engines").exit_code == 0
     assert jetson.builds == 6
     Classifier.load(copy).close()  # takes the newest and builds none
     assert jetson.builds == 6
@@ -555,7 +555,10 @@ def test_export_needs_neither_torch_nor_onnx_for_that(copy):
         (["--trt", "--fp16"], "leave out --fp16"),
         (["--trt", "--labels", "labels.txt"], "leave out --labels"),
         ([], "is a bundle already: add --trt"),
-        (["--rebuild", "--max-batch", "4"], "--rebuild and --max-batch without --trt: nothing would use it"),
+        (
+            ["--rebuild-engines", "--max-batch", "4"],
+            "--rebuild-engines and --max-batch without --trt",
+        ),
         (["--trt", "--max-labels", "4"], "--max-labels"),
         (["--trt", "--engine-dir", "elsewhere", "--hardware-compatible"], "leave out --engine-dir"),
     ],
