@@ -119,7 +119,7 @@ def _machine(_bundle: Path) -> Iterator[Finding]:
         yield Finding(group, "memory", NOTE if little else OK, value, advice)
     free = shutil.disk_usage(".").free
     little = free < _LITTLE_DISK
-    advice = "bound --snapshots-keep, and mind --save" if little else ""
+    advice = "bound --snapshots-keep, and mind --save-video" if little else ""
     yield Finding(group, "disk", NOTE if little else OK, f"{free / 1e9:.1f} GB free here", advice)
     model = read_text(Path("/proc/device-tree/model"))
     if "Jetson" in model or "Orin" in model:

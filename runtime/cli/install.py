@@ -15,7 +15,6 @@ from attri.runtime.bundle import Bundle
 from attri.runtime.capture.spec import SourceSpec
 from attri.runtime.classifier import Classifier
 from attri.runtime.cli.command import require
-from attri.runtime.cli.sink_options import Outputs, check_outputs
 from attri.runtime.cli.source_options import Inputs, open_pipeline
 from attri.runtime.cli.systemd import SECRETS, unit_file
 from attri.runtime.engines.select import EngineOptions, choose_tensorrt
@@ -44,9 +43,8 @@ def check_service(
     bundle: Path,
     request: EngineOptions,
     inputs: Inputs,
-    outputs: Outputs,
 ) -> None:
-    """Check what attri-run checks before it starts. Engines are not loaded, no output is opened, no source either.
+    """Check what attri-run checks before it starts, beside the sinks. No engine is loaded and no source is opened.
 
     Args:
         specs: the sources, as `find_inputs` gives them.
@@ -65,7 +63,6 @@ def check_service(
     request.check()
     for module in (*_modules(specs), *_engine_modules(request)):
         require(module)
-    check_outputs(outputs)
     classifier = Classifier(Bundle.open(bundle), _NoEngine(), _NoEngine(), None, TextCache(0))
     with closing(classifier):
         open_pipeline(specs, classifier, files, labels, inputs)

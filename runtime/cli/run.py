@@ -58,18 +58,19 @@ def main(
     """Classify SOURCEs: pictures, folders, quoted globs, videos, camera0, camera:NAME, /dev/v4l/by-id/..., csi://0,
     rtsp://, http://, gst:PIPELINE, - for JPEGs on standard input, or names from the --sources file."""
     from attri.runtime.classifier import Classifier
-    from attri.runtime.cli.sink_options import open_sinks
+    from attri.runtime.cli.sinks import check_sinks, open_sinks
     from attri.runtime.cli.source_options import open_pipeline, read_inputs
 
     if shortlist is not None and shortlist < outputs.topk:
         raise UsageError(f"--topk {outputs.topk} shows more labels than --shortlist {shortlist} prompts: raise that")
+    secrets = check_sinks(outputs)
     specs, files = read_inputs(words, inputs, labels)  # before anything that takes long
     if outputs.install_service:
         from attri.runtime.capture.sources_file import read_sources
         from attri.runtime.cli.install import absolute_words, check_service, print_unit
 
         request = EngineOptions(backend, device, threads, engine_dir, rebuild_engines)
-        check_service(specs, files, labels, bundle, request, inputs, outputs)
+        check_service(specs, files, labels, bundle, request, inputs)
         context = click.get_current_context()
         named = read_sources(inputs.sources) if inputs.sources else {}
         print_unit(absolute_words(context.meta[ARGUMENTS], context.command, named))
@@ -91,7 +92,7 @@ def main(
         pipeline = open_pipeline(specs, classifier, files, labels, inputs)
         counted = plural(len(pipeline.labels()), "label")
         logging.getLogger("attri").info("%s: %s, %s", bundle, classifier.description, counted)
-        return 0 if pipeline.run(open_sinks(outputs, pipeline)) else 1
+        return 0 if pipeline.run(open_sinks(outputs, secrets, pipeline)) else 1
 
 
 if __name__ == "__main__":

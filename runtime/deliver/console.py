@@ -25,9 +25,9 @@ def live_line(result: FrameResult, columns: int) -> str:
     right += f"  {result.dropped} dropped" if result.dropped else ""
     left = max(0, columns - len(right) - 1)
     source = _cells(result.source, left // 2)
-    label = _cells(result.label or NO_LABEL, left - _width(source) - 2)
+    label = _cells(result.label or NO_LABEL, left - cell_width(source) - 2)
     line = f"{source}  {label}"
-    return _cells(f"{line}{' ' * max(1, left + 1 - _width(line))}{right}", columns)
+    return _cells(f"{line}{' ' * max(1, left + 1 - cell_width(line))}{right}", columns)
 
 
 class ConsoleSink:
@@ -156,7 +156,7 @@ def _bar(share: float, cells: int) -> str:
     return ("█" * full + (_BLOCKS[rest] if rest else "")).ljust(cells)
 
 
-def _width(text: str) -> int:
+def cell_width(text: str) -> int:
     """Cells that a terminal uses: East Asian characters take two, marks that combine none."""
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
@@ -164,8 +164,8 @@ def _width(text: str) -> int:
 def _cells(text: str, cells: int) -> str:
     """`text` for a terminal, cut to so many cells, with an ellipsis where something was cut."""
     text = printable(text)
-    if _width(text) <= cells:
+    if cell_width(text) <= cells:
         return text
-    while text and _width(text) > cells - 1:
+    while text and cell_width(text) > cells - 1:
         text = text[:-1]
     return f"{text}…" if cells > 0 else ""

@@ -10,6 +10,7 @@ import stat
 from pathlib import Path
 
 from attri.runtime._util.printable import as_text
+from attri.runtime._util.transient import missing
 from attri.runtime._util.wording import format_utc
 from attri.runtime.deliver.result import FrameResult
 from attri.runtime.deliver.sink import SinkFilter
@@ -18,13 +19,34 @@ from attri.runtime.errors import SinkError, UsageError
 COLUMNS = ("source", "frame", "time", "label", "score", "changed", "age_ms", "dropped")
 
 
-class CsvSink:
-    """A row per frame, handed to the system when `write` returns: a kill loses none, a power cut the last seconds'.
-
-    An existing table is continued; a torn row or header never stays.
+def check_csv(path: Path) -> None:
+    """Check that a table can be begun or continued there, as far as can be told without writing.
 
     Raises:
-        UsageError: the file cannot be opened, or holds something else.
+        UsageError: The folder does not exist, or the file holds another table or cannot be read.
+    """
+    if not path.parent.is_dir():
+        raise UsageError(f"--csv {path}: the folder {path.parent} does not exist") from missing(path.parent)
+    if not path.is_file():
+        return
+    try:
+        with path.open("rb") as file:
+            _check_header(path, file.read(len(_HEADER)))
+    except OSError as error:
+        raise UsageError(f"--csv {path}: {error.strerror or error}") from error
+
+
+class CsvSink:
+    """Writes a table row per result.
+
+    Each row is with the operating system when `write` returns: a kill loses none, a power cut those of the last
+    seconds. An existing table is continued. A row or header that was written in part is removed.
+
+    Args:
+        path: The file, or a device or pipe, of which nothing is read.
+
+    Raises:
+        UsageError: The file cannot be opened, or holds something else.
     """
 
     name = "csv"
@@ -36,13 +58,18 @@ class CsvSink:
         with contextlib.ExitStack() as undo:
             try:
                 self._file = undo.enter_context(io.FileIO(path, "a+"))
-                self._plain = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
+                self._is_regular = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
                 self._begin()
             except OSError as error:
                 raise UsageError(f"--csv {path}: {error.strerror or error}") from error
             undo.pop_all()
 
     def write(self, result: FrameResult) -> None:
+        """Append a row.
+
+        Raises:
+            SinkError: The row could not be written, and none of it is in the file.
+        """
         moment = f"{result.time:.3f}" if result.kind == "video" else format_utc(result.time)
         label = "" if result.label is None else result.label
         scores = (f"{result.score:.6f}", int(result.changed), f"{result.age_ms:.1f}", result.dropped)
@@ -52,29 +79,36 @@ class CsvSink:
             raise SinkError(f"--csv {self._path}: {error.strerror or error}") from error
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     def _begin(self) -> None:
-        header, size = _row(*COLUMNS), 0
-        if self._plain:
+        """Remove what was written in part, and write the header of a new table."""
+        size = 0
+        if self._is_regular:
             self._file.seek(0)
-            start = self._file.read(len(header))
-            if not header.startswith(start):
-                raise UsageError(f"--csv {self._path} holds another table: name a new file")
+            start = self._file.read(len(_HEADER))
+            _check_header(self._path, start)
             size = _whole_rows(self._file, self._file.seek(0, os.SEEK_END))
             self._file.truncate(size)
         if size == 0:
-            self._append(header)
+            self._append(_HEADER)
 
     def _append(self, row: bytes) -> None:
-        end = self._file.seek(0, os.SEEK_END) if self._plain else 0
+        end = self._file.seek(0, os.SEEK_END) if self._is_regular else 0
         try:
             if self._file.write(row) != len(row):
                 raise OSError("the disk is full")
         except OSError:
-            if self._plain:
+            if self._is_regular:
                 self._file.truncate(end)
             raise
+
+
+def _check_header(path: Path, start: bytes) -> None:
+    """Raises UsageError: The first bytes of a file are not those of our header."""
+    if not _HEADER.startswith(start):
+        raise UsageError(f"--csv {path} holds another table: name a new file")
 
 
 def _row(*values: object) -> bytes:
@@ -84,7 +118,10 @@ def _row(*values: object) -> bytes:
 
 
 def _whole_rows(file: io.FileIO, size: int) -> int:
-    """Bytes up to the last row that ended: what a kill or a full disk tore goes."""
+    """Size in bytes of the header and the rows that end with a line feed."""
     tail = min(size, 1 << 16)
     file.seek(size - tail)
     return size - tail + file.read(tail).rfind(b"\n") + 1
+
+
+_HEADER = _row(*COLUMNS)

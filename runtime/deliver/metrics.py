@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 STATES = ("opening", "live", "frozen", "retrying", "ended", "dead")
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
-_SERIES = 1000  # pairs of source and label; labels can be edited for months, and each that ever was stays
+SERIES = 1000  # pairs of source and label; labels can be edited for months, and each that ever was stays
 
 
 class MetricsSink:
@@ -106,7 +106,7 @@ class MetricsSink:
 
     def _pair(self, source: str, label: str) -> tuple[str, str]:
         if (source, label) not in self._series:
-            if len(self._series) >= _SERIES:
+            if len(self._series) >= SERIES:
                 return source, "(other)"
             self._series.add((source, label))
         return source, label

@@ -23,15 +23,33 @@ _STALE = 3600.0  # seconds after which no process can still be writing a .part f
 _QUALITY = 90
 
 
-class SnapshotSink:
-    """The whole frame of every event as a JPEG, its JSON in the JPEG's comment; the oldest go when there are too many.
+def check_folder(folder: Path) -> None:
+    """Check that a folder for snapshots is there or can be made, as far as can be told without making it.
 
-    Several processes may share a folder; each counts what was there when it began and its own.
+    Raises:
+        UsageError: Something else than a folder is in the way.
+    """
+    try:
+        nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    except OSError as error:
+        raise UsageError(f"--snapshots {folder}: {error.strerror or error}") from error
+    if not nearest.is_dir():
+        raise UsageError(f"--snapshots {folder}: {nearest} is not a folder: name another")
+
+
+class SnapshotSink:
+    """Saves the whole frame of every event as a JPEG, with the event's JSON in the JPEG comment.
+
+    When there are more than `keep`, the oldest are deleted. Several processes may share a folder; each counts the files
+    that were there when it started and its own.
 
     Args:
-        folder: is made where it is not there. Files of others in it stay.
-        keep: how many at most.
-        topk: labels in the JSON.
+        folder: Created if it does not exist. Other files in it are left alone.
+        keep: Largest number of snapshots.
+        topk: Labels in the JSON.
+
+    Raises:
+        UsageError: The folder cannot be used.
     """
 
     name = "snapshots"
@@ -42,12 +60,17 @@ class SnapshotSink:
         self._folder, self._keep, self._topk = folder, keep, topk
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _remove_torn(folder)
+            _remove_leftovers(folder)
             self._files = deque(sorted(file for file in folder.iterdir() if _SNAPSHOT.fullmatch(file.name)))
         except OSError as error:
             raise UsageError(f"--snapshots {folder}: {error.strerror or error}") from error
 
     def write(self, result: FrameResult) -> None:
+        """Save a snapshot and delete the oldest ones.
+
+        Raises:
+            SinkError: The disk does not take it; nothing of it is left.
+        """
         clock = time.time() if result.kind == "video" else result.time
         moment = re.sub("[-:]", "", format_utc(clock))
         name = f"{moment}_{file_name(result.source)}_{file_name(result.label or '')}_{result.frame}.jpg"
@@ -62,11 +85,11 @@ class SnapshotSink:
             raise SinkError(f"--snapshots {self._folder}: {error.strerror or error}") from error
 
     def close(self) -> None:
-        pass
+        """Nothing is open between snapshots."""
 
 
-def _remove_torn(folder: Path) -> None:
-    """What a kill left of a snapshot goes, once it is so old that no other process can still be writing it."""
+def _remove_leftovers(folder: Path) -> None:
+    """Remove snapshots that a kill left unfinished, once they are too old to be another process's."""
     for part in filter(lambda file: _PART.fullmatch(file.name), folder.iterdir()):
         with contextlib.suppress(FileNotFoundError):  # another process has just finished or removed it
             if time.time() - part.stat().st_mtime > _STALE:

@@ -33,12 +33,12 @@ _LOGGER = logging.getLogger("attri")
 SOURCE = "{source}"
 SUFFIXES = (".mp4", ".m4v", ".mov")
 SLIDE = 0.5  # seconds that a picture stays
-_RETRY = 10.0  # seconds until a new file is tried after one that failed
+RETRY = 10.0  # seconds until a new file is tried after one that failed
 _OPEN_FILES = 64
-_CODEC: Final = "libx264"
+CODEC: Final = "libx264"
 _TICKS = 1000  # per second
 # Nothing is held back: no look-ahead, no frame that waits for a later one. What a kill can cost is one fragment.
-_ENCODER = {"preset": "veryfast", "tune": "zerolatency", "crf": "23"}
+ENCODER = {"preset": "veryfast", "tune": "zerolatency", "crf": "23"}
 _CONTAINER = {"movflags": "empty_moov+default_base_moof", "frag_duration": "1000000", "flush_packets": "1"}
 
 
@@ -69,15 +69,15 @@ class VideoSink:
     def write(self, result: FrameResult) -> None:
         key = result.origin if SOURCE in self._path.name else ""
         if time.monotonic() < self._again:
-            raise SinkError(f"--save {self._path}: waiting until it can be written again")
+            raise SinkError(f"--save-video {self._path}: waiting until it can be written again")
         if key not in self._files and len(self._files) == _OPEN_FILES:
-            raise SinkError(f"--save {self._path}: more than {_OPEN_FILES} sources, one file for each")
+            raise SinkError(f"--save-video {self._path}: more than {_OPEN_FILES} sources, one file for each")
         try:
             if key not in self._files:
                 self._files[key] = _Recording(self._path, result)
             self._files[key].write(result)
         except _errors() as error:
-            self._again = time.monotonic() + _RETRY
+            self._again = time.monotonic() + RETRY
             if failed := self._files.pop(key, None):
                 failed.give_up()
             raise self._failure(error) from error
@@ -103,7 +103,7 @@ class VideoSink:
             raise failure
 
     def _failure(self, error: Exception) -> SinkError:
-        return SinkError(f"--save {self._path}: {getattr(error, 'strerror', None) or error}")
+        return SinkError(f"--save-video {self._path}: {getattr(error, 'strerror', None) or error}")
 
 
 def check_recording(path: Path) -> None:
@@ -113,14 +113,14 @@ def check_recording(path: Path) -> None:
     except ModuleNotFoundError as error:
         raise MissingExtra("av") from error
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"--save {path}: name a file that ends in {', '.join(SUFFIXES)}")
+        raise UsageError(f"--save-video {path}: name a file that ends in {', '.join(SUFFIXES)}")
     if not path.parent.is_dir():
-        raise UsageError(f"--save {path}: the folder {path.parent} does not exist") from missing(path.parent)
+        raise UsageError(f"--save-video {path}: the folder {path.parent} does not exist") from missing(path.parent)
     try:
-        av.Codec(_CODEC, "w")
+        av.Codec(CODEC, "w")
     except ValueError as error:  # av.codec.codec.UnknownCodecError
         raise FailedError(
-            f"--save {path}: the FFmpeg of this PyAV has no encoder {_CODEC} (H.264): "
+            f"--save-video {path}: the FFmpeg of this PyAV has no encoder {CODEC} (H.264): "
             "pip install --force-reinstall --only-binary av av brings one that has"
         ) from error
 
@@ -155,7 +155,7 @@ class _Recording:
         import av
 
         self._container = av.open(self._file, "w", format="mp4", container_options=_CONTAINER)
-        self._stream: Any = self._container.add_stream(_CODEC, rate=30, options=_ENCODER)
+        self._stream: Any = self._container.add_stream(CODEC, rate=30, options=ENCODER)
         self._stream.width, self._stream.height = self._size
         self._stream.pix_fmt = "yuv420p"
         self._stream.time_base = self._stream.codec_context.time_base = Fraction(1, _TICKS)
@@ -236,7 +236,7 @@ def _create(path: Path, what: str) -> io.FileIO:
         except FileExistsError:
             continue
         kept = "" if candidate == path else f" ({path.name} is already there and is kept)"
-        _LOGGER.info("--save: %s to %s%s", what, candidate, kept)
+        _LOGGER.info("--save-video: %s to %s%s", what, candidate, kept)
         return file
     raise FileExistsError(f"{path} has too many parts")
 

@@ -1,4 +1,4 @@
-"""Events to an HTTP server: signed, tried again, and kept on the disk until they were taken."""
+"""The webhook sink: signed POST requests with events, retried with backoff, from a spool on the disk."""
 
 from __future__ import annotations
 
@@ -17,70 +17,90 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from attri.runtime._util.backoff import backoff_delay
-from attri.runtime.deliver.format import event_body
-from attri.runtime.deliver.result import FrameResult
-from attri.runtime.deliver.sink import SinkFilter
 from attri.runtime.deliver.spool import Message, Spool
+from attri.runtime.deliver.spooled import OutageLog, SpooledSink
 from attri.runtime.errors import UsageError
 
 _LOGGER = logging.getLogger("attri")
-TIMEOUT = 5.0  # seconds a request may take, all in all, but for looking the host's name up
-_LOOK = 0.1  # seconds between tries to break off one that takes longer
+TIMEOUT = 5.0  # seconds that a whole request may take, without resolving the host name
+_ABORT_INTERVAL = 0.1  # seconds between attempts to abort a request that takes longer
 OLDEST = 86_400.0  # seconds after which an event is given up
-_PAUSES = (1.0, 60.0)  # seconds between tries, at first and at most
-_AGAIN = (408, 425, 429)  # these refuse the moment, the other 4xx the event
+PAUSES = (1.0, 60.0)  # seconds between attempts, the first and the longest pause
+_RETRY_STATUS = (408, 425, 429)  # refused for now; the other 4xx refuse the event itself
 
 
 def signature(secret: str, timestamp: str, body: bytes) -> str:
-    """ "sha256=" and the hex of HMAC-SHA256(secret, timestamp + "." + body)."""
+    """Signature of a request: "sha256=" and the hexadecimal HMAC-SHA256(secret, timestamp + "." + body)."""
     digest = hmac.new(secret.encode(), f"{timestamp}.".encode() + body, hashlib.sha256)
     return f"sha256={digest.hexdigest()}"
 
 
-class WebhookSink:
-    """POST every event. X-Attri-Timestamp is Unix time of the try, X-Attri-Signature covers it and the body.
-
-    At least once, in order: an event is tried until it is taken (2xx), refused for good (other 4xx, 3xx), a day old, or
-    pushed out by newer ones.
+def check_url(url: str) -> None:
+    """Check that events can be sent to this URL.
 
     Raises:
-        UsageError: the URL or the secret is of no use.
+        UsageError: It is no HTTP address, or has a user in it.
+    """
+    try:
+        parts = urlsplit(url)
+        whole = url.isascii() and url.isprintable() and " " not in url
+        known = whole and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        known = False
+    if not known:
+        raise UsageError("--webhook takes an http:// or https:// URL, and in it %20 for a blank")
+    if parts.username or parts.password:
+        raise UsageError("--webhook takes no user and password in its URL: the signature says who sends")
+
+
+def check_secret(secret: str | None) -> str:
+    """The secret, if there is one to sign events with.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if not secret:
+        raise UsageError("--webhook signs what it sends: set ATTRI_WEBHOOK_SECRET, or --webhook-secret-file")
+    return secret
+
+
+class WebhookSink(SpooledSink):
+    """Sends every event by POST, signed, at least once and in order.
+
+    An event is tried until it is taken (2xx), refused for good (3xx, most 4xx), a day old, or pushed out of the spool
+    by newer ones. The header X-Attri-Timestamp has the Unix time of the attempt; X-Attri-Signature covers it and the
+    body (see `signature`).
+
+    Args:
+        url: Address of the receiver, http:// or https://.
+        secret: Key of the signatures.
+        spool: Opens the spool, which belongs to this URL alone.
+        topk: Labels in the JSON of an event.
+
+    Attributes:
+        delivered: Events that the receiver has taken.
+        given_up: Events that were refused for good or became too old.
+
+    Raises:
+        UsageError: The URL or the secret cannot be used.
+        SinkError: The disk is full.
     """
 
     name = "webhook"
-    lossless = True
-    takes: SinkFilter = "changes"
 
     def __init__(self, url: str, secret: str | None, spool: Callable[[], Spool], topk: int) -> None:
-        try:
-            parts = urlsplit(url)
-            whole = url.isascii() and url.isprintable() and " " not in url
-            known = whole and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:
-            known = False
-        if not known:
-            raise UsageError("--webhook takes an http:// or https:// URL, and in it %20 for a blank")
-        if parts.username or parts.password:
-            raise UsageError("--webhook takes no user and password in its URL: the signature says who sends")
-        if not secret:
-            raise UsageError("--webhook signs what it sends: set ATTRI_WEBHOOK_SECRET, or --webhook-secret-file")
-        self._url, self._secret, self._topk = url, secret, topk
-        self._shown = f"webhook {parts.scheme}://{parts.netloc}"  # paths of webhooks are secrets often
+        check_url(url)
+        self._url, self._secret = url, check_secret(secret)
+        parts = urlsplit(url)
+        self._shown = f"webhook {parts.scheme}://{parts.netloc}"  # without the path, which is often a secret
+        self._outage = OutageLog(f"{self._shown}: ", "events are kept and tried again")
         self.delivered = self.given_up = 0
-        self._spool = spool()
-        self._wake, self._stop = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="webhook", daemon=True)
+        super().__init__(spool(), topk)
         self._thread.start()
 
-    def write(self, result: FrameResult) -> None:
-        self._spool.add("", event_body(result, self._topk))
-        self._wake.set()
-
     def close(self) -> None:
-        """Waits a second for what is on its way; the rest stays on the disk for the next run."""
-        self._stop.set()
-        self._wake.set()
-        self._thread.join(1.0)
+        """Wait a second for the event on its way; the rest stays on the disk for the next run."""
+        self._stop_sending(1.0)
         self._spool.close()
 
     def _run(self) -> None:
@@ -90,23 +110,22 @@ class WebhookSink:
             if not waiting:
                 if self._stop.is_set():
                     return
-                self._wake.wait(_PAUSES[1])  # and then look: the disk may not have given what waits
+                self._wake.wait(PAUSES[1])  # and then read again: the disk may have failed to give what waits
                 self._wake.clear()
                 continue
             trouble = self._send(waiting[0])
             if trouble is None:
-                if failures:
+                if self._outage.end():
                     _LOGGER.info("%s answers again", self._shown)
                 failures = 0
                 continue
-            if not failures:
-                _LOGGER.warning("%s: %s; events are kept and tried again", self._shown, trouble)
+            self._outage.report(trouble)
             failures += 1
-            if self._stop.wait(backoff_delay(failures, *_PAUSES)):
+            if self._stop.wait(backoff_delay(failures, *PAUSES)):
                 return
 
     def _send(self, message: Message) -> str | None:
-        """Why it has to be tried again; None where it is done with."""
+        """Try to deliver an event. Returns why it has to be tried again, or None when it is delivered or given up."""
         try:
             status = self._post(message.body)
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -115,14 +134,16 @@ class WebhookSink:
             status, trouble = 0, words
         else:
             trouble = f"status {status}"
-        taken, refused = 200 <= status < 300, 300 <= status < 500 and status not in _AGAIN
+        taken = 200 <= status < 300
+        refused = 300 <= status < 500 and status not in _RETRY_STATUS
         too_old = time.time() - message.born > OLDEST
         if not (taken or refused or too_old):
             return trouble
-        if not taken:
+        if taken:
+            self.delivered += 1
+        else:
             self.given_up += 1
             _LOGGER.warning("%s: an event was given up (%s)", self._shown, trouble)
-        self.delivered += taken
         self._spool.done(message.id)
         return None
 
@@ -144,15 +165,20 @@ class WebhookSink:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Takes no redirect: the POST would arrive there as a GET without its body."""
+
     def redirect_request(self, *_: Any) -> None:
-        """A POST that is redirected would arrive as a GET without its body."""
+        """Follow no redirect."""
 
 
 class _Deadline:
-    """For urllib's handlers: its timeout is of each read, so that a server that sends a byte now and then holds a
-    request for ever. After TIMEOUT its connection is broken off."""
+    """Mixin for urllib's handlers: aborts the connection of a request that takes longer than TIMEOUT.
+
+    urllib's own timeout applies to each read, so that a server that sends a byte now and then holds a request forever.
+    """
 
     def do_open(self, http_class: Any, req: urllib.request.Request, **options: Any) -> Any:
+        """Open a connection as the handler does, with a deadline."""
         opened: list[http.client.HTTPConnection] = []
         answered, expired = threading.Event(), threading.Event()
 
@@ -164,16 +190,16 @@ class _Deadline:
             if answered.wait(TIMEOUT):
                 return
             expired.set()
-            while not answered.wait(_LOOK):  # a connection may come about after the deadline
+            while not answered.wait(_ABORT_INTERVAL):  # the connection may be made after the deadline
                 for each in opened:
-                    _break_off(each.sock)
+                    _abort(each.sock)
 
         threading.Thread(target=watch, name="webhook deadline", daemon=True).start()
         try:
-            response = super().do_open(connection, req, **options)  # type: ignore[misc]  # of the class beside this one
+            response = super().do_open(connection, req, **options)  # type: ignore[misc]  # of the handler that this is mixed into
         finally:
             answered.set()
-        if expired.is_set():  # half an answer looks like a whole one
+        if expired.is_set():  # an answer that was cut off looks like a complete one
             response.close()
             raise TimeoutError("timed out")
         return response
@@ -187,7 +213,7 @@ class _Https(_Deadline, urllib.request.HTTPSHandler):
     pass
 
 
-def _break_off(connection: socket.socket | None) -> None:
+def _abort(connection: socket.socket | None) -> None:
     if connection is not None:
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)

@@ -16,7 +16,7 @@ from attri.runtime.deliver.sink import Sink, SourceFollower
 from attri.runtime.errors import SinkError
 
 _LOGGER = logging.getLogger("attri")
-_ROOM = 8  # results that wait, at least; each holds a whole frame
+ROOM = 8  # results that wait, at least; each holds a whole frame
 _EVENTS = 32  # likewise of sinks that take nothing else: at 30 frames a second, a disk may be busy for one
 _BYTES = 1 << 27  # of frames that wait, above which files wait too
 
@@ -45,7 +45,7 @@ class SinkWorker:
         self, sink: Sink, on_room: Callable[[], None], on_end: Callable[[BaseException], None], batch: int = 1
     ) -> None:
         self.sink, self.name = sink, sink.name
-        self._batch, self._room = batch, max(_EVENTS if sink.takes == "changes" else _ROOM, 2 * batch)
+        self._batch, self._room = batch, max(_EVENTS if sink.takes == "changes" else ROOM, 2 * batch)
         self.dropped = 0  # results that never reached the sink
         self.failed = 0  # results that the sink could not deliver
         self._on_room, self._on_end = on_room, on_end

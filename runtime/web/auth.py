@@ -66,7 +66,7 @@ class AuthMiddleware:
     def _refusal(self, request: Request, trusted: bool) -> tuple[int, str] | None:
         host = request.headers.get("host", "")
         if not (is_own_name(host) or self._is_named(f"//{host}")):
-            return 421, "this is not a name of this machine: use its address, or --serve-name"
+            return 421, "this is not a name of this machine: use its address, or --serve-allowed-host"
         reads = request.method in _READS
         origin = request.headers.get("origin")
         if not reads and origin is not None and not (_same(origin, host) or self._is_named(origin)):

@@ -29,29 +29,35 @@ from support.results import FakeControl
 
 from attri.runtime.cli.command import Command
 from attri.runtime.cli.run import main
-from attri.runtime.cli.sink_options import OPTIONS, Outputs, open_sinks, output_options
+from attri.runtime.cli.sink_options import OPTIONS, Outputs, flag, output_options
+from attri.runtime.cli.sinks import check_sinks, open_sinks
+from attri.runtime.deliver.sink import Sink
 from attri.runtime.deliver.webhook import signature
 from attri.runtime.errors import FailedError, UsageError
 
 
-class FrameResult(NamedTuple):
+class Finished(NamedTuple):
     code: int
     out: str
     err: str
 
 
+def open_checked(outputs: Outputs) -> list[Sink]:
+    return open_sinks(outputs, check_sinks(outputs), FakeControl())
+
+
 @pytest.fixture
-def attri_run(bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., FrameResult]]:
+def attri_run(bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Finished]]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     labels = tmp_path / "labels.txt"
     labels.write_text("red apple\nbird\nhouse\n")
 
-    def run(*words: object) -> FrameResult:
+    def run(*words: object) -> Finished:
         common = ["--bundle", str(bundle), "--labels", str(labels), "--threads", "1"]
         with pytest.raises(SystemExit) as stop:
             main([*map(str, words), *common], prog_name="attri-run")
-        return FrameResult(stop.value.code, *capfd.readouterr())
+        return Finished(stop.value.code, *capfd.readouterr())
 
     yield run
     root.handlers[:] = handlers
@@ -64,9 +70,11 @@ def test_every_sink_at_once(attri_run, picture_files: list[Path], tmp_path: Path
     listener = Listener(broker.port)
     monkeypatch.setenv("ATTRI_WEBHOOK_SECRET", "x")
     monkeypatch.setenv("ATTRI_SERVE_TOKEN", "y")
-    words = f"--json --topk 2 --csv {tmp_path}/a.csv --save {tmp_path}/a.mp4 --snapshots {tmp_path}/shots --log-json"
+    words = (
+        f"--json --topk 2 --csv {tmp_path}/a.csv --save-video {tmp_path}/a.mp4 --snapshots {tmp_path}/shots --log-json"
+    )
     words += f" --mqtt mqtt://127.0.0.1:{broker.port} --mqtt-topic t --home-assistant --spool {tmp_path}/spool"
-    words += f" --webhook {hook.url} --serve 127.0.0.1:0 --metrics {free_port()}"
+    words += f" --log-json --webhook {hook.url} --serve 127.0.0.1:0 --metrics {free_port()}"
     result = attri_run(*picture_files[:5], *words.split())
     try:
         assert result.code == 0, result.err
@@ -103,7 +111,7 @@ def test_every_sink_at_once(attri_run, picture_files: list[Path], tmp_path: Path
         ("--snapshots-keep 3", "--snapshots-keep is for --snapshots"),
         ("--webhook-secret-file x", "--webhook-secret-file is for --webhook"),
         ("--serve-token-file x", "--serve-token-file is for --serve"),
-        ("--serve-name x", "--serve-name is for --serve"),
+        ("--serve-allowed-host x", "--serve-allowed-host is for --serve"),
         ("--spool x", "--spool is for --mqtt and --webhook"),
         ("--json --quiet", "contradict"),
         ("--mqtt mqtt://h --mqtt-cert x", "needs its --mqtt-key"),
@@ -119,7 +127,7 @@ def test_every_sink_at_once(attri_run, picture_files: list[Path], tmp_path: Path
         ("--metrics 8080 --serve 8080", "--metrics and --serve both ask for port 8080"),
         ("--metrics 8080 --serve 0.0.0.0:8080", "both ask for port 8080"),
         ("--csv gone/x.csv", "--csv gone/x.csv: "),
-        ("--save x.avi", "--save x.avi"),
+        ("--save-video x.avi", "--save-video x.avi"),
         ("--snapshots /dev/null/x", "--snapshots /dev/null/x: "),
     ],
 )
@@ -132,7 +140,7 @@ def test_outputs_that_cannot_be(words: str, complaint: str, tmp_path: Path, monk
     @click.command()
     @output_options
     def command(outputs: Outputs) -> None:
-        open_sinks(outputs, FakeControl())
+        open_checked(outputs)
 
     stopped = CliRunner().invoke(command, words.split())
     assert isinstance(stopped.exception, UsageError)
@@ -150,7 +158,7 @@ def test_outputs_that_cannot_be(words: str, complaint: str, tmp_path: Path, monk
     ],
 )
 def test_an_address_that_may_be_had_later_is_exit_1(
-    option: str, host: str, complaint: str, attri_run: Callable[..., FrameResult], tmp_path: Path
+    option: str, host: str, complaint: str, attri_run: Callable[..., Finished], tmp_path: Path
 ) -> None:
     """So that systemd tries again (RestartPreventExitStatus=2); and told before a bundle is so much as looked at."""
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -173,7 +181,7 @@ def test_what_was_opened_is_closed_when_the_next_fails(tmp_path: Path) -> None:
     port = free_port()
     outputs = Outputs(metrics=str(port), serve="203.0.113.1:1", csv=tmp_path / "a.csv")
     with pytest.raises(FailedError, match="--serve"):
-        open_sinks(outputs, FakeControl())
+        open_checked(outputs)
     with socket.create_server(("127.0.0.1", port)):  # nobody holds it any more
         pass
 
@@ -185,7 +193,8 @@ def test_no_option_and_no_default_gets_lost() -> None:
         assert outputs == Outputs()
 
     assert CliRunner().invoke(command, [], env={"ATTRI_MQTT": "", "ATTRI_WEBHOOK": ""}).exception is None
-    assert len(OPTIONS) == len(Outputs.__dataclass_fields__)
+    given = {option.name: (option.opts, option.help) for option in command.params}
+    assert given == {name: ([flag(name)], about.help) for name, about in OPTIONS.items()}
 
 
 @pytest.mark.parametrize(
@@ -195,7 +204,7 @@ def test_no_option_and_no_default_gets_lost() -> None:
         ("prometheus_client", "--metrics 0", "metrics"),
         ("uvicorn", "--serve 0", "serve"),
         ("starlette.applications", "--serve 0", "serve"),
-        ("av", "--save x.mp4", "camera"),
+        ("av", "--save-video x.mp4", "camera"),
     ],
 )
 def test_a_missing_extra_is_named(module: str, words: str, extra: str, tmp_path: Path, monkeypatch) -> None:
@@ -207,7 +216,7 @@ def test_a_missing_extra_is_named(module: str, words: str, extra: str, tmp_path:
     @click.command()
     @output_options
     def command(outputs: Outputs) -> None:
-        open_sinks(outputs, FakeControl())
+        open_checked(outputs)
 
     stopped = CliRunner().invoke(command, [*words.split(), *(["--spool", "s"] if "mqtt" in words else [])])
     assert isinstance(stopped.exception, FailedError)
@@ -238,7 +247,7 @@ def test_more_clips_than_files_may_be_open_are_all_saved(attri_run, tmp_path: Pa
     for clip in clips[1:]:
         clip.write_bytes(clips[0].read_bytes())
     (tmp_path / "saved").mkdir()
-    result = attri_run(tmp_path / "*.mp4", "--quiet", "--save", tmp_path / "saved" / "{source}.mp4")
+    result = attri_run(tmp_path / "*.mp4", "--quiet", "--save-video", tmp_path / "saved" / "{source}.mp4")
     assert result.code == 0, result.err
     saved = list((tmp_path / "saved").iterdir())
     assert len(saved) == len(clips)
@@ -249,7 +258,7 @@ def test_more_clips_than_files_may_be_open_are_all_saved(attri_run, tmp_path: Pa
 
 def test_metrics_of_the_command_are_its_own(tmp_path: Path) -> None:
     port = free_port()
-    sinks = open_sinks(Outputs(metrics=f"127.0.0.1:{port}", quiet=True), FakeControl())
+    sinks = open_checked(Outputs(metrics=f"127.0.0.1:{port}", quiet=True))
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         assert b"attri_source_state" in answer.read()
     for sink in sinks:
@@ -260,7 +269,7 @@ def test_metrics_of_the_command_are_its_own(tmp_path: Path) -> None:
 
 def test_a_signal_ends_it_in_time_and_leaves_files_that_play(bundle, picture_files, tmp_path: Path) -> None:
     """With nobody at the other end of anything: the promise is 2 s, and a busy machine gets some more."""
-    words = f"- --bundle {bundle} --threads 1 --save {tmp_path}/a.mp4 --serve 0 --quiet --spool {tmp_path}/spool"
+    words = f"- --bundle {bundle} --threads 1 --save-video {tmp_path}/a.mp4 --serve 0 --quiet --spool {tmp_path}/spool"
     words += " --mqtt mqtt://127.0.0.1:1 --webhook http://127.0.0.1:1/"
     run = subprocess.Popen(
         [sys.executable, "-m", "attri.runtime.cli.run", *words.split()],
@@ -306,7 +315,7 @@ def test_stdout_on_a_full_disk(bundle, picture_files, tmp_path: Path) -> None:
 def test_the_page_for_operators_names_what_there_is() -> None:
     text = (Path(__file__).parents[3] / "docs" / "operate.md").read_text()
     known = {name for parameter in main.params for name in parameter.opts}
-    foreign = {"--now", "--remove-retained", "--retained-only"}  # systemctl's and mosquitto_sub's
+    foreign = {"--inplace", "--now", "--remove-retained", "--retained-only"}  # of rsync, systemctl, mosquitto_sub
     assert set(re.findall(r"--[a-z][a-z-]+", text)) - known == foreign
     for kind in ("X-Attri-Signature", "X-Attri-Timestamp", "ATTRI_MQTT_PASSWORD", "ATTRI_SERVE_TOKEN"):
         assert kind in text

@@ -51,7 +51,7 @@ def test_what_a_scrape_says() -> None:
 
 
 def test_labels_that_are_edited_for_months_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attri.runtime.deliver.metrics._SERIES", 3)
+    monkeypatch.setattr("attri.runtime.deliver.metrics.SERIES", 3)
     metrics = MetricsSink(FakeControl())
     for number in range(9):
         metrics.write(make_result(label=f"label {number}"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -16,11 +18,14 @@ from pathlib import Path
 
 import jinja2
 import pytest
+from paho.mqtt.client import Client
 from support.peers import PREFIX, Listener, Mosquitto, Relay, real, wait_for
 from support.results import FakeControl, file_size_limit, make_result
 
-from attri.runtime.deliver.home_assistant import sensors
-from attri.runtime.deliver.mqtt import Broker, MqttSink, source_topics
+from attri.runtime.deliver.mqtt.broker import Broker
+from attri.runtime.deliver.mqtt.home_assistant import sensors
+from attri.runtime.deliver.mqtt.sink import MqttSink
+from attri.runtime.deliver.mqtt.topics import source_topics
 from attri.runtime.deliver.spool import Spool, spool_path
 from attri.runtime.errors import SinkError, UsageError
 
@@ -93,28 +98,32 @@ def test_what_a_subscriber_sees(broker, connect, listen) -> None:
 
 
 @real
-def test_the_broker_is_killed_and_comes_back(connect, listen, tmp_path: Path, caplog) -> None:
+def test_the_broker_is_killed_and_comes_back(connect, listen, tmp_path: Path, caplog, monkeypatch) -> None:
     keep = f"persistence true|persistence_location {tmp_path}/|autosave_on_changes true|autosave_interval 1|user root"
     broker = Mosquitto(tmp_path, *keep.split("|"))
-    listener, sink = listen(broker.port, name="listener"), connect(broker.port)
-    tell = sink._client.on_connect
+    listener = listen(broker.port, name="listener")
+    on_connect = Client.on_connect
 
-    def tell_slowly(*args: object) -> None:  # time for newer events to overtake those that were on their way
-        tell(*args)
-        time.sleep(0.3)
+    def slowly(client: Client, callback: Callable[..., None]) -> None:
+        def call(*args: object) -> None:  # time for newer events to overtake those that were on their way
+            callback(*args)
+            time.sleep(0.3)
 
-    sink._client.on_connect = tell_slowly
+        on_connect.fset(client, call)
+
+    monkeypatch.setattr(Client, "on_connect", property(on_connect.fget, slowly))
+    sink = connect(broker.port)
     for frame in range(30):
         sink.write(make_result(frame=frame, changed=True))
         if frame == 5:
             wait_for(lambda: len(listener.frames()) == 6)
             broker.process.send_signal(signal.SIGSTOP)  # what comes now is sent, and never taken
         if frame == 9:
-            wait_for(lambda: len(sink._flying) == 4)
+            wait_for(lambda: sink.in_flight == 4)
             broker.kill()
-    assert len(sink._spool) >= 20
+    assert sink.pending >= 20
     broker.start()
-    wait_for(lambda: len(listener.frames()) == 30 and len(sink._spool) == 0)
+    wait_for(lambda: len(listener.frames()) == 30 and sink.pending == 0)
     assert listener.frames() == list(range(30))
     warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert len([line for line in warnings if "events are kept on the disk" in line]) == 1
@@ -130,7 +139,7 @@ def test_a_backlog_larger_than_the_window_keeps_its_order(broker, connect, liste
     sink.close()  # a run that ends while the broker is away
     broker.start()
     listener, again = listen(broker.port), connect(broker.port)
-    wait_for(lambda: len(again._spool) == 0 and len(listener.frames()) == 300)
+    wait_for(lambda: again.pending == 0 and len(listener.frames()) == 300)
     assert listener.frames() == list(range(300))
 
 
@@ -142,7 +151,8 @@ import sys, time; sys.path.insert(0, {str(TESTS)!r})
 from pathlib import Path
 from support.peers import PREFIX, Listener, Mosquitto, real, wait_for
 from support.results import FakeControl, file_size_limit, make_result
-from attri.runtime.deliver.mqtt import Broker, MqttSink
+from attri.runtime.deliver.mqtt.broker import Broker
+from attri.runtime.deliver.mqtt.sink import MqttSink
 from attri.runtime.deliver.spool import Spool
 sink = MqttSink(Broker("127.0.0.1", {broker.port}), {PREFIX!r}, lambda: Spool(Path({str(spool)!r})), FakeControl())
 for line in sys.stdin:
@@ -162,7 +172,7 @@ for line in sys.stdin:
         broker.process.send_signal(signal.SIGCONT)
     wait_for(lambda: listener.of(f"{PREFIX}/status") == [b"online", b"offline"])
     sink = MqttSink(Broker("127.0.0.1", broker.port), PREFIX, lambda: Spool(spool), FakeControl())
-    wait_for(lambda: len(sink._spool) == 0)
+    wait_for(lambda: sink.pending == 0)
     sink.close()
     assert listener.frames() == [0, 1, 2]
 
@@ -205,7 +215,7 @@ def test_tls(connect, listen, tmp_path: Path, caplog) -> None:
         sink = connect(Broker.parse(url, ca=tmp_path / "other.pem"))
         sink.write(make_result(frame=5, changed=True))
         wait_for(lambda: "cannot be reached" in caplog.text)
-        assert len(sink._spool) == 1
+        assert sink.pending == 1
         sink.close()
         connect(Broker.parse(url, ca=tmp_path / "broker.pem"))
         listener = listen(broker.port, ca=tmp_path / "broker.pem")
@@ -427,20 +437,30 @@ def test_an_event_whose_topic_was_damaged_holds_nothing_up(broker, connect, list
     spool.close()
 
 
-def test_pictures_of_a_folder_share_a_topic(connect) -> None:
+def test_images_of_a_folder_share_a_topic(connect, tmp_path: Path) -> None:
     """Each is retained: a watched folder would leave a million of them with the broker."""
     sink = connect(1, "inbox")
     for number in range(3):
         sink.write(make_result(f"inbox/{number}.jpg", origin="inbox", changed=True))
-    waiting = sink._spool.after(0, 9)
+    sink.close()
+    spool = Spool(tmp_path / "spool.sqlite")
+    waiting = spool.after(0, 9)
+    spool.close()
     assert {message.topic for message in waiting} == {f"{PREFIX}/inbox"}
     assert [json.loads(message.body)["source"] for message in waiting] == [f"inbox/{n}.jpg" for n in range(3)]
 
 
-def test_a_broker_that_is_away_is_complained_of_once(connect, caplog) -> None:
-    sink = connect(1)
-    for _ in range(3):
-        sink._client.on_connect_fail(sink._client, None)
+def test_a_broker_that_is_away_is_complained_of_once(connect, caplog, monkeypatch) -> None:
+    attempts: list[object] = []
+
+    def refuse(address: object, **_: object) -> None:
+        attempts.append(address)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr("attri.runtime.deliver.mqtt.sink.RECONNECT", (0.01, 0.01))
+    connect(1)
+    wait_for(lambda: len(attempts) > 3)
     assert caplog.text.count("cannot be reached") == 1
     assert "events are kept on the disk" in caplog.text
 
@@ -453,9 +473,11 @@ def test_closing_waits_for_nobody(connect) -> None:
     assert time.monotonic() - start < 1.8
 
 
-def test_a_connection_that_breaks_off_at_the_end(connect, tmp_path: Path) -> None:
-    sink = connect(1)
-    sink._online = True  # as it was when close() looked
+@real
+def test_a_connection_that_breaks_off_at_the_end(broker, connect, listen, tmp_path: Path) -> None:
+    listener, sink = listen(broker.port), connect(broker.port)
+    wait_for(lambda: listener.of(f"{PREFIX}/camera0/state") == [b"live"])
+    broker.kill()
     sink.close()
     Spool(tmp_path / "spool.sqlite").close()  # nobody holds it any more
 
@@ -551,31 +573,25 @@ def test_a_spool_with_a_torn_page_is_put_aside(tmp_path: Path, caplog) -> None:
     assert "was damaged" in caplog.text
 
 
-class Unreadable:
-    """A connection to a disk that gives no messages."""
+class Unreadable(sqlite3.Connection):
+    """A connection to a disk that gives no messages while `is_broken`."""
 
-    def __init__(self, base: sqlite3.Connection) -> None:
-        self.base = base
+    is_broken = False
 
-    def execute(self, query: str, *rest: object) -> object:
-        if query.startswith("SELECT id"):
+    def execute(self, query: str, *rest: object) -> sqlite3.Cursor:
+        if self.is_broken and query.startswith("SELECT id"):
             raise sqlite3.OperationalError("disk I/O error")
-        return self.base.execute(query, *rest)
-
-    def __enter__(self) -> None:
-        self.base.__enter__()
-
-    def __exit__(self, *how: object) -> None:
-        self.base.__exit__(*how)
+        return super().execute(query, *rest)
 
 
-def test_a_spool_that_cannot_be_read_for_a_while(tmp_path: Path, caplog) -> None:
+def test_a_spool_that_cannot_be_read_for_a_while(tmp_path: Path, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Unreadable))
     spool = Spool(tmp_path / "s.sqlite")
-    base, spool._base = spool._base, Unreadable(spool._base)
+    monkeypatch.setattr(Unreadable, "is_broken", True)
     spool.add("t", b"x")
     assert spool.after(0, 9) == spool.after(0, 9) == []
     assert caplog.text.count("disk I/O error") == 1
-    spool._base = base
+    monkeypatch.setattr(Unreadable, "is_broken", False)
     assert [message.body for message in spool.after(0, 9)] == [b"x"]
     spool.close()
 

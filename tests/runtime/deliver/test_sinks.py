@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 from support.results import LABELS, NOW, file_size_limit, make_result
 
-from attri.runtime.deliver.console import ConsoleSink, _width, live_line
+from attri.runtime.deliver.console import ConsoleSink, cell_width, live_line
 from attri.runtime.deliver.csv_file import COLUMNS, CsvSink
 from attri.runtime.deliver.format import file_name, json_line, text_line
 from attri.runtime.deliver.snapshots import SnapshotSink
@@ -119,12 +119,12 @@ def test_a_snapshot_of_a_video_is_named_by_the_clock(tmp_path: Path) -> None:
 @pytest.mark.parametrize("label", ["red apple", "かりんご" * 9, None, "e\u0301" * 50, "\x1b[2J"])
 def test_a_row_fits_the_terminal(columns: int, label: str | None) -> None:
     row = live_line(make_result("rtsp://***@10.0.0.7/stream", label=label, dropped=7), columns)
-    assert _width(row) <= columns
+    assert cell_width(row) <= columns
     assert row.isprintable()
 
 
 def test_cells_of_a_terminal() -> None:
-    assert [_width(text) for text in ("ab", "かりんご", "e\u0301", "！")] == [2, 8, 1, 2]
+    assert [cell_width(text) for text in ("ab", "かりんご", "e\u0301", "！")] == [2, 8, 1, 2]
 
 
 def test_a_row_says_it_all() -> None:
@@ -413,7 +413,7 @@ def test_a_recording_is_never_written_over(tmp_path: Path, caplog: pytest.LogCap
     sink.close()
     assert (tmp_path / "out.mp4").read_bytes() == b"precious"
     assert len(frames(tmp_path / "out-2.mp4")) == 1
-    assert f"--save: all sources to {tmp_path}/out-2.mp4 (out.mp4 is already there and is kept)" in caplog.text
+    assert f"--save-video: all sources to {tmp_path}/out-2.mp4 (out.mp4 is already there and is kept)" in caplog.text
 
 
 def test_sources_in_files_of_their_own_or_one_after_another(tmp_path: Path) -> None:
@@ -451,11 +451,11 @@ def test_times_of_a_recording(tmp_path: Path, shots: list[tuple[str, float]], wa
 
 
 def test_a_recording_on_a_full_disk_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attri.runtime.deliver.video._RETRY", 0.0)
+    monkeypatch.setattr("attri.runtime.deliver.video.RETRY", 0.0)
     path, random = tmp_path / "out.mp4", np.random.default_rng(0)
     sink = VideoSink(path)
     noise = (make_result(frame=frame, image=random.integers(0, 256, (96, 128, 3), np.uint8)) for frame in range(200))
-    with file_size_limit(300_000), pytest.raises(SinkError, match="--save"):
+    with file_size_limit(300_000), pytest.raises(SinkError, match="--save-video"):
         all(sink.write(result) is None for result in noise)
     assert len(frames(path)) > 10
     sink.write(make_result(frame=200))  # there is room again
@@ -465,7 +465,7 @@ def test_a_recording_on_a_full_disk_keeps_what_it_has(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("size", [0, 400, 2000])
 def test_a_full_disk_fills_with_no_empty_recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    monkeypatch.setattr("attri.runtime.deliver.video._RETRY", 0.0)
+    monkeypatch.setattr("attri.runtime.deliver.video.RETRY", 0.0)
     sink = VideoSink(tmp_path / "out.mp4")
     noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
     with file_size_limit(size):
@@ -482,19 +482,19 @@ def test_the_end_of_a_recording_that_finds_no_room_is_told(tmp_path: Path) -> No
     noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
     for source in ("camera0", "camera1"):
         sink.write(make_result(source, image=noise))
-    with file_size_limit(0), pytest.raises(SinkError, match="--save"):
+    with file_size_limit(0), pytest.raises(SinkError, match="--save-video"):
         sink.close()
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["out.avi", "out", "gone/out.mp4"])
 def test_a_recording_that_cannot_be(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match="--save"):
+    with pytest.raises(UsageError, match="--save-video"):
         VideoSink(tmp_path / name)
 
 
 def test_an_ffmpeg_without_h264_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attri.runtime.deliver.video._CODEC", "libx264-that-is-not-there")
+    monkeypatch.setattr("attri.runtime.deliver.video.CODEC", "libx264-that-is-not-there")
     with pytest.raises(FailedError, match=r"has no encoder .* pip install"):
         VideoSink(tmp_path / "out.mp4")
     assert list(tmp_path.iterdir()) == []
@@ -505,9 +505,9 @@ def test_an_encoder_that_cannot_be_opened_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str
 ) -> None:
     sink = VideoSink(tmp_path / "out.mp4")
-    monkeypatch.setattr("attri.runtime.deliver.video._CODEC", codec)
-    monkeypatch.setattr("attri.runtime.deliver.video._ENCODER", {"pred": "nothing"})
-    with pytest.raises(SinkError, match="--save"):
+    monkeypatch.setattr("attri.runtime.deliver.video.CODEC", codec)
+    monkeypatch.setattr("attri.runtime.deliver.video.ENCODER", {"pred": "nothing"})
+    with pytest.raises(SinkError, match="--save-video"):
         sink.write(make_result())
     sink.close()
     assert list(tmp_path.iterdir()) == []
@@ -541,9 +541,9 @@ def test_clips_of_one_name_get_numbers_and_the_log_tells_them_apart(
     for folder in ("front", "back"):
         sink.write(make_result(f"{folder}/1.mp4", time=0.0))
     sink.close()
-    assert [line for line in caplog.messages if "--save" in line] == [
-        f"--save: front/1.mp4 to {tmp_path}/out-1.mp4",
-        f"--save: back/1.mp4 to {tmp_path}/out-1-2.mp4 (out-1.mp4 is already there and is kept)",
+    assert [line for line in caplog.messages if "--save-video" in line] == [
+        f"--save-video: front/1.mp4 to {tmp_path}/out-1.mp4",
+        f"--save-video: back/1.mp4 to {tmp_path}/out-1-2.mp4 (out-1.mp4 is already there and is kept)",
     ]
 
 

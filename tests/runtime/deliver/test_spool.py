@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from support.results import FakeControl, file_size_limit
 
 from attri.runtime.cli.command import Command
-from attri.runtime.cli.sink_options import Outputs, open_sinks, output_options
+from attri.runtime.cli.sink_options import Outputs, output_options
+from attri.runtime.cli.sinks import check_sinks, open_sinks
 from attri.runtime.deliver.spool import Spool
 from attri.runtime.errors import AttriError, SinkError, UsageError
 
@@ -71,7 +72,7 @@ def test_a_full_disk_in_one_line_with_exit_code_1(data: bytes | None, tmp_path: 
     @click.command(cls=Command)
     @output_options
     def command(outputs: Outputs) -> None:
-        open_sinks(outputs, FakeControl())
+        open_sinks(outputs, check_sinks(outputs), FakeControl())
 
     words = ["--mqtt", "mqtt://127.0.0.1:1", "--mqtt-topic", "t", "--spool", str(tmp_path)]
     if data is not None:

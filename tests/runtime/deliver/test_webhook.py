@@ -17,7 +17,7 @@ from support.results import make_result
 
 from attri.runtime._util.secrets import read_secret
 from attri.runtime.deliver import webhook
-from attri.runtime.deliver.spool import Spool
+from attri.runtime.deliver.spool import Message, Spool
 from attri.runtime.deliver.webhook import WebhookSink
 from attri.runtime.errors import UsageError
 
@@ -33,7 +33,7 @@ def server() -> Iterator[HookServer]:
 
 @pytest.fixture
 def hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], WebhookSink]]:
-    monkeypatch.setattr(webhook, "_PAUSES", (0.02, 0.1))
+    monkeypatch.setattr(webhook, "PAUSES", (0.02, 0.1))
     monkeypatch.setattr(webhook, "TIMEOUT", 0.5)
     opened: list[WebhookSink] = []
     yield lambda url: opened.append(WebhookSink(url, SECRET, lambda: Spool(tmp_path / "s.sqlite"), 2)) or opened[-1]
@@ -107,26 +107,27 @@ def test_nobody_there_and_then_another_run(server: HookServer, hook) -> None:
 
 
 def test_a_disk_that_gives_nothing_for_a_while(server: HookServer, hook, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
+
+    class BlindSpool(Spool):
+        def after(self, *_: int) -> list[Message]:
+            reads.append(1)
+            return []
+
+    monkeypatch.setattr(f"{__name__}.Spool", BlindSpool)
     sink = hook(server.url)
-    read, looks = sink._spool.after, []
-
-    def fail(*_: int) -> list[object]:
-        looks.append(1)
-        return []
-
-    monkeypatch.setattr(sink._spool, "after", fail)
     sink.write(make_result(changed=True))
-    wait_for(lambda: len(looks) > 1)  # it looks again by itself
-    monkeypatch.setattr(sink._spool, "after", read)
+    wait_for(lambda: len(reads) > 2)  # it reads again by itself
+    monkeypatch.delattr(BlindSpool, "after")
     wait_for(lambda: sink.delivered == 1)
 
 
 def test_no_fault_quotes_the_path(hook, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
-    def fail(body: bytes) -> int:
+    def fail(*_: object, **__: object) -> None:
         raise http.client.InvalidURL("URL can't contain control characters. '/T0KEN'")
 
+    monkeypatch.setattr(http.client.HTTPConnection, "request", fail)
     sink = hook("http://127.0.0.1:1/T0KEN")
-    monkeypatch.setattr(sink, "_post", fail)
     sink.write(make_result(changed=True))
     wait_for(lambda: "InvalidURL" in caplog.text)
     assert "T0KEN" not in caplog.text

@@ -10,7 +10,7 @@ import pytest
 from support.fakes import FakeSink, wait_for
 from support.results import make_result
 
-from attri.runtime.deliver.worker import _ROOM, SinkWorker
+from attri.runtime.deliver.worker import ROOM, SinkWorker
 
 
 class Stuck(FakeSink):
@@ -71,7 +71,7 @@ def test_no_event_gives_way_to_a_frame(stuck) -> None:
     lossless, lossy = stuck(takes="every_frame"), stuck(takes="every_frame", lossless=False)
     for bench in (lossless, lossy):
         bench.fill(0, 2, 12, count=15)
-    assert lossless.end() == [0, *range(2, _ROOM + 1), 12]  # beside events, what came first
+    assert lossless.end() == [0, *range(2, ROOM + 1), 12]  # beside events, what came first
     assert lossy.end() == [0, 2, *range(8, 15)]  # beside events, what came last
 
 
@@ -92,10 +92,10 @@ class Follower(Stuck):
 def test_the_end_of_a_source_keeps_its_place(stuck, lossless: bool) -> None:
     bench = stuck(kind=Follower, lossless=lossless, takes="every_frame")
     bench.fill(0, count=1)
-    for _ in range(_ROOM):
+    for _ in range(ROOM):
         bench.delivery.end_source("camera0")
     bench.fill(1, 2, count=3)  # events that find the queue full of ends
-    assert bench.end().count(-1) == _ROOM
+    assert bench.end().count(-1) == ROOM
 
 
 def test_a_sink_that_follows_no_sources_is_not_told(stuck) -> None:
@@ -107,9 +107,9 @@ def test_a_sink_that_follows_no_sources_is_not_told(stuck) -> None:
 
 def test_what_a_file_was_promised_gives_way_to_nothing(stuck) -> None:
     bench = stuck(takes="every_frame")
-    bench.fill(count=_ROOM + 1, live=False)
+    bench.fill(count=ROOM + 1, live=False)
     bench.delivery.offer(make_result(frame=99, changed=True), True, live=True)
-    assert bench.end() == list(range(_ROOM + 1))
+    assert bench.end() == list(range(ROOM + 1))
     assert bench.delivery.dropped == 1
 
 

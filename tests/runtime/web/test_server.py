@@ -535,12 +535,12 @@ def test_closing_is_quick_and_frees_the_port(open_preview) -> None:
         client.preview.close()
         assert time.monotonic() - start < 1.6
     address = ("127.0.0.1", client.preview.port)
-    PreviewServer(client.control, client.preview._metrics, address).close()
+    PreviewServer(client.control, MetricsSink(client.control), address).close()
 
 
 def test_an_address_that_is_taken(client: Client) -> None:
     with pytest.raises(FailedError, match=r"--serve 127.0.0.1:\d+: the port is in use: stop the other program"):
-        PreviewServer(client.control, client.preview._metrics, ("127.0.0.1", client.preview.port))
+        PreviewServer(client.control, MetricsSink(client.control), ("127.0.0.1", client.preview.port))
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,11 @@
-"""What Home Assistant's MQTT discovery has to know of each source: two sensors, and when they are available."""
+"""Discovery documents for Home Assistant: two sensors per source, and when they are available."""
 
 from __future__ import annotations
 
 import hashlib
 from typing import Any
 
-# Home Assistant takes "online" and "offline" alone, and ignores every other word that a source's state may be.
+# Home Assistant ignores every payload but "online" and "offline": the states of a source are mapped to these two.
 _IS_LIVE = "{{ 'online' if value == 'live' else 'offline' }}"
 
 
@@ -13,13 +13,13 @@ def sensors(discovery: str, prefix: str, source: str, topic: str) -> dict[str, d
     """The sensors of a source: its label, with the event as attributes, and the label's score.
 
     Args:
-        discovery: prefix of Home Assistant's own topics.
-        prefix: of ours; PREFIX/status says whether this program runs.
-        source: name that people see.
-        topic: of its events; TOPIC/state says how the source is.
+        discovery: Prefix of Home Assistant's discovery topics.
+        prefix: Prefix of the sink's topics; PREFIX/status says whether this program runs.
+        source: Name of the source as people see it.
+        topic: Topic of its events; TOPIC/state has the state of the source.
 
     Returns:
-        The topic and the content of each configuration.
+        Discovery documents by topic.
     """
     unique = f"{identifier(topic)}_{hashlib.sha256(topic.encode()).hexdigest()[:6]}"
     shown = source.encode(errors="replace").decode()
@@ -51,5 +51,5 @@ def sensors(discovery: str, prefix: str, source: str, topic: str) -> dict[str, d
 
 
 def identifier(topic: str) -> str:
-    """A topic in the letters that discovery topics may hold."""
+    """A topic spelled in the characters that discovery topics may hold."""
     return "".join(char if char.isascii() and char.isalnum() else "_" for char in topic)

@@ -1,0 +1,220 @@
+"""Check and open the sinks that the options of attri-run ask for: checking comes first, before engines are built."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from attri.runtime._util.net import listen, overlap, parse_address
+from attri.runtime._util.secrets import read_secret
+from attri.runtime.cli.sink_options import Outputs
+from attri.runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from attri.runtime.deliver.mqtt.broker import Broker
+    from attri.runtime.deliver.sink import PipelineControl, Sink
+    from attri.runtime.deliver.spool import Spool
+
+_LOGGER = logging.getLogger("attri")
+_KEEP = 1000  # snapshots
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """Secrets of the sinks, read once: a file may be a pipe, which gives its content only once."""
+
+    mqtt_password: str | None = None
+    webhook_secret: str | None = None
+    serve_token: str | None = None
+
+
+def check_sinks(outputs: Outputs) -> Secrets:
+    """Check what can be checked of the sinks without opening one.
+
+    For --install-service no secret, certificate or address is looked at: the service runs as another user, later.
+
+    Returns:
+        The secrets, for `open_sinks`.
+
+    Raises:
+        UsageError: A sink could not be opened.
+        FailedError: Likewise, and it may be possible later: an address that is in use.
+        MissingExtra: What a sink needs is not installed.
+    """
+    secrets = Secrets() if outputs.install_service else _read_secrets(outputs)
+    for check in (_check_files, _check_mqtt, _check_webhook, _check_servers):
+        check(outputs, secrets)
+    return secrets
+
+
+def open_sinks(outputs: Outputs, secrets: Secrets, control: PipelineControl) -> list[Sink]:
+    """Open the sinks that were asked for. Close each of them, in any order.
+
+    Args:
+        outputs: The options.
+        secrets: What `check_sinks` gave for them.
+        control: The pipeline, for sinks that ask for labels or health.
+
+    Raises:
+        FailedError: A sink cannot be opened, now; those opened before it are closed.
+        UsageError: Likewise, and not later either.
+        MissingExtra: What a sink needs is not installed.
+    """
+    sinks: list[Sink] = []
+    with contextlib.ExitStack() as undo:
+        for opener in (_open_files, _open_mqtt, _open_webhook, _open_servers, _open_watchdog, _open_console):
+            for sink in opener(outputs, secrets, control):
+                sinks.append(sink)
+                undo.callback(sink.close)
+        undo.pop_all()
+    return sinks
+
+
+def _read_secrets(outputs: Outputs) -> Secrets:
+    """Raises UsageError: A file or an environment variable holds no secret."""
+    return Secrets(
+        read_secret("ATTRI_MQTT_PASSWORD", outputs.mqtt_password_file) if outputs.mqtt else None,
+        read_secret("ATTRI_WEBHOOK_SECRET", outputs.webhook_secret_file) if outputs.webhook else None,
+        read_secret("ATTRI_SERVE_TOKEN", outputs.serve_token_file) if outputs.serve else None,
+    )
+
+
+def _check_files(outputs: Outputs, _secrets: Secrets) -> None:
+    if outputs.csv:
+        from attri.runtime.deliver.csv_file import check_csv
+
+        check_csv(outputs.csv)
+    if outputs.save_video:
+        from attri.runtime.deliver.video import check_recording
+
+        check_recording(outputs.save_video)
+    if outputs.snapshots:
+        from attri.runtime.deliver.snapshots import check_folder
+
+        check_folder(outputs.snapshots)
+
+
+def _open_files(outputs: Outputs, _secrets: Secrets, _control: PipelineControl) -> Iterator[Sink]:
+    if outputs.csv:
+        from attri.runtime.deliver.csv_file import CsvSink
+
+        yield CsvSink(outputs.csv)
+    if outputs.save_video:
+        from attri.runtime.deliver.video import VideoSink
+
+        yield VideoSink(outputs.save_video)
+    if outputs.snapshots:
+        from attri.runtime.deliver.snapshots import SnapshotSink
+
+        yield SnapshotSink(outputs.snapshots, outputs.snapshots_keep or _KEEP, outputs.topk)
+
+
+def _check_mqtt(outputs: Outputs, secrets: Secrets) -> None:
+    if outputs.mqtt:
+        from attri.runtime.deliver.mqtt.topics import check_prefix
+
+        broker = _broker(outputs, secrets)
+        check_prefix(_prefix(outputs))
+        if broker.tls and not outputs.install_service:
+            broker.tls_context()
+
+
+def _open_mqtt(outputs: Outputs, secrets: Secrets, control: PipelineControl) -> Iterator[Sink]:
+    if outputs.mqtt:
+        from attri.runtime.deliver.mqtt.sink import MqttSink
+
+        broker, prefix = _broker(outputs, secrets), _prefix(outputs)
+        discovery = "homeassistant" if outputs.home_assistant else None
+        spool = functools.partial(_spool, outputs, "mqtt", f"{broker.address}/{prefix}")
+        yield MqttSink(broker, prefix, spool, control, discovery, outputs.topk)
+
+
+def _broker(outputs: Outputs, secrets: Secrets) -> Broker:
+    from attri.runtime.deliver.mqtt.broker import Broker
+
+    files = {"ca": outputs.mqtt_ca, "certificate": outputs.mqtt_cert, "key": outputs.mqtt_key}
+    return Broker.parse(outputs.mqtt or "", secrets.mqtt_password, **files)
+
+
+def _prefix(outputs: Outputs) -> str:
+    """The prefix of MQTT topics, this machine's name unless another was given."""
+    return (outputs.mqtt_topic or f"attri/{socket.gethostname()}").strip("/")
+
+
+def _check_webhook(outputs: Outputs, secrets: Secrets) -> None:
+    if outputs.webhook:
+        from attri.runtime.deliver.webhook import check_secret, check_url
+
+        check_url(outputs.webhook)
+        if not outputs.install_service:
+            check_secret(secrets.webhook_secret)
+
+
+def _open_webhook(outputs: Outputs, secrets: Secrets, _control: PipelineControl) -> Iterator[Sink]:
+    if outputs.webhook:
+        from attri.runtime.deliver.webhook import WebhookSink
+
+        spool = functools.partial(_spool, outputs, "webhook", outputs.webhook)
+        yield WebhookSink(outputs.webhook, secrets.webhook_secret, spool, outputs.topk)
+
+
+def _spool(outputs: Outputs, kind: str, target: str) -> Spool:
+    from attri.runtime.deliver.spool import Spool, spool_path
+
+    return Spool(spool_path(outputs.spool, kind, target))
+
+
+def _check_servers(outputs: Outputs, secrets: Secrets) -> None:
+    """Check the addresses of --metrics and --serve and the token, as opening the servers would."""
+    asked = [(text, option) for text, option in ((outputs.metrics, "--metrics"), (outputs.serve, "--serve")) if text]
+    addresses = [parse_address(text, option) for text, option in asked]
+    if len(addresses) == 2 and overlap(*addresses):
+        port = addresses[0][1]
+        raise UsageError(f"--metrics and --serve both ask for port {port}: the page has /metrics, leave one out")
+    if outputs.install_service:
+        return
+    if outputs.metrics:
+        listen(parse_address(outputs.metrics, "--metrics"), "--metrics").close()
+    if outputs.serve:
+        from attri.runtime.web.server import listen_guarded
+
+        listen_guarded(parse_address(outputs.serve, "--serve"), secrets.serve_token).close()
+
+
+def _open_servers(outputs: Outputs, secrets: Secrets, control: PipelineControl) -> Iterator[Sink]:
+    if not (outputs.metrics or outputs.serve):
+        return
+    from attri.runtime.deliver.metrics import MetricsServer, MetricsSink
+
+    if outputs.metrics:
+        metrics: MetricsSink = MetricsServer(control, parse_address(outputs.metrics, "--metrics"))
+    else:
+        metrics = MetricsSink(control)
+    yield metrics
+    if outputs.serve:
+        from attri.runtime.web.server import PreviewServer
+
+        address = parse_address(outputs.serve, "--serve")
+        preview = PreviewServer(control, metrics, address, secrets.serve_token, outputs.serve_allowed_host)
+        _LOGGER.info("preview: %s", preview.url)
+        yield preview
+
+
+def _open_watchdog(_outputs: Outputs, _secrets: Secrets, control: PipelineControl) -> Iterator[Sink]:
+    if os.environ.get("NOTIFY_SOCKET"):
+        from attri.runtime.cli.systemd import WatchdogSink
+
+        yield WatchdogSink(control)
+
+
+def _open_console(outputs: Outputs, _secrets: Secrets, _control: PipelineControl) -> Iterator[Sink]:
+    if not outputs.quiet:
+        from attri.runtime.deliver.console import ConsoleSink
+
+        yield ConsoleSink("json" if outputs.as_json else "text", outputs.topk)

@@ -1,0 +1,246 @@
+"""The MQTT sink: events at QoS 1 from a spool on the disk, health of the sources, Home Assistant discovery.
+
+Everything is retained. The spool also keeps the topics that were retained, so that a later run without one of the
+sources clears what an earlier one left with the broker. `attri.runtime.deliver.mqtt.topics` lists the topics.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from attri.runtime._util.printable import json_text
+from attri.runtime.deliver.mqtt.broker import Broker
+from attri.runtime.deliver.mqtt.home_assistant import sensors
+from attri.runtime.deliver.mqtt.topics import check_prefix, is_ours, source_topics
+from attri.runtime.deliver.mqtt.window import PublishWindow
+from attri.runtime.deliver.result import FrameResult
+from attri.runtime.deliver.sink import PipelineControl
+from attri.runtime.deliver.spool import Message, Spool
+from attri.runtime.deliver.spooled import OutageLog, SpooledSink
+from attri.runtime.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import Client
+
+_LOGGER = logging.getLogger("attri")
+_WINDOW = 20  # events on their way at a time
+_TICK = 0.5  # seconds between reports of the sources' health
+_CLOSE_TIMEOUT = 0.6  # seconds that close() gives to events that wait
+_FAREWELL_TIMEOUT = 0.3  # and then to the last messages, and to paho's thread
+RECONNECT = (1, 60)  # seconds between attempts, the first and the longest pause
+ONLINE, OFFLINE = "online", "offline"
+
+
+class MqttSink(SpooledSink):
+    """Publishes every event at least once and in order; while the broker is away, events wait in the spool.
+
+    Three threads are involved: the pipeline's calls `write`, paho's runs the callbacks, and `_run` does the rest.
+
+    Args:
+        broker: Address and login.
+        prefix: First part of every topic. It is also the client's name, so that each client of a broker needs its own.
+        spool: Opens the spool, which belongs to this broker and prefix alone.
+        control: The pipeline, for names and health of the sources.
+        discovery: Prefix of Home Assistant's discovery topics ("homeassistant"); None publishes none.
+        topk: Labels in the JSON of an event.
+
+    Raises:
+        UsageError: The prefix is no topic, or a certificate cannot be used.
+        SinkError: The disk is full.
+        MissingExtra: paho-mqtt is not installed.
+    """
+
+    name = "mqtt"
+
+    def __init__(
+        self,
+        broker: Broker,
+        prefix: str,
+        spool: Callable[[], Spool],
+        control: PipelineControl,
+        discovery: str | None = None,
+        topk: int = 1,
+    ) -> None:
+        check_prefix(prefix)
+        self._broker, self._prefix, self._control = broker, prefix.strip("/"), control
+        self._topics = source_topics(self._prefix, [health.source for health in control.health()])
+        self._configs: dict[str, dict[str, Any]] = {}  # Home Assistant's discovery documents by topic
+        for source, topic in self._topics.items() if discovery else ():
+            self._configs |= sensors(discovery or "", self._prefix, source, topic)
+        self._client = self._make_client()
+        super().__init__(spool(), topk)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._spool.close)
+            self._stale = self._note_topics()  # topics to clear
+            undo.pop_all()
+        self._clearing: dict[int, str] = {}  # packet id -> topic that the packet clears
+        self._states: dict[str, str] = {}  # source -> state that the broker has
+        self._window = PublishWindow(_WINDOW)
+        self._outage = OutageLog(f"{broker.address} ", "events are kept on the disk meanwhile")
+        self._connection = 0  # number of the connection; 0 before the first
+        self._online = False
+        self._deadline = float("inf")  # monotonic time at which close() stops waiting for events
+        self._said_farewell = False
+        self._client.connect_async(broker.host, broker.port, keepalive=30)
+        self._client.loop_start()
+        self._thread.start()
+
+    @property
+    def in_flight(self) -> int:
+        """Events that were sent and not yet acknowledged."""
+        return len(self._window)
+
+    def close(self) -> None:
+        """Wait a moment for events on their way; the rest stays on the disk for the next run."""
+        self._deadline = time.monotonic() + _CLOSE_TIMEOUT
+        self._stop_sending(_CLOSE_TIMEOUT + _FAREWELL_TIMEOUT)
+        # loop_stop joins paho's thread, which may be waiting for a host that does not answer.
+        stop = threading.Thread(target=self._client.loop_stop, daemon=True)
+        stop.start()
+        if self._said_farewell or not self._online:
+            self._client.disconnect()
+        else:
+            self._drop_connection()
+        stop.join(_FAREWELL_TIMEOUT)
+        self._spool.close()
+
+    def _topic(self, result: FrameResult) -> str:
+        return self._topics[result.origin]
+
+    def _drop_connection(self) -> None:
+        """End the connection without DISCONNECT, so that the broker publishes the last will."""
+        connection = self._client.socket()
+        if isinstance(connection, socket.socket):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _note_topics(self) -> list[str]:
+        """Note in the spool which topics will be retained; returns those of earlier runs that are to be cleared."""
+        states = [f"{topic}/state" for topic in self._topics.values()]
+        known = self._spool.retain([*self._configs, *states, *self._topics.values()])
+        return [topic for topic in known if is_ours(topic, self._prefix)]
+
+    def _make_client(self) -> Client:
+        try:
+            from paho.mqtt.client import Client
+            from paho.mqtt.enums import CallbackAPIVersion
+        except ModuleNotFoundError as error:
+            raise MissingExtra("paho") from error
+        client = Client(CallbackAPIVersion.VERSION2, client_id=self._prefix.replace("/", "-"))
+        if self._broker.user:
+            client.username_pw_set(self._broker.user, self._broker.password)
+        if self._broker.tls:
+            client.tls_set_context(self._broker.tls_context())
+        client.will_set(f"{self._prefix}/status", OFFLINE, 1, True)
+        client.max_inflight_messages_set(_WINDOW)
+        client.reconnect_delay_set(*RECONNECT)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_connect_fail = lambda *_: self._outage.report("cannot be reached")
+        client.on_publish = lambda _client, _data, packet, *_: self._on_acknowledge(packet)
+        return client
+
+    # paho calls these in its thread, with its locks held: they only leave notes for `_run`.
+
+    def _on_connect(self, _client: Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        if reason.is_failure:
+            self._outage.report(f"refuses: {reason}")
+            return
+        _LOGGER.info("%s: connected, %d events wait", self._broker.address, self.pending)
+        self._connection += 1
+        self._online = True
+        self._outage.end()
+        self._wake.set()
+
+    def _on_disconnect(self, _client: Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        self._online = False
+        if not self._stop.is_set():
+            self._outage.report(f"is gone: {reason}")
+
+    def _on_acknowledge(self, packet: int) -> None:
+        self._window.acknowledge(packet)
+        self._wake.set()
+
+    def _run(self) -> None:
+        greeted, reported, last = 0, 0.0, 0
+        while not self._is_done():
+            self._settle()
+            if self._online and greeted != self._connection:
+                # paho sends again what was on its way; nothing newer may overtake it.
+                if not self._window:
+                    greeted = self._connection
+                    if not self._stop.is_set():
+                        self._greet()
+            elif self._online:
+                if time.monotonic() - reported > _TICK:
+                    reported = time.monotonic()
+                    self._report_health()
+                last = self._send(last)
+            self._wake.wait(_TICK)
+            self._wake.clear()
+        if self._online:
+            self._say_farewell()
+        self._settle()  # what was acknowledged with the farewell
+
+    def _is_done(self) -> bool:
+        if not self._stop.is_set():
+            return False
+        return not self._online or self.pending == 0 or time.monotonic() > self._deadline
+
+    def _settle(self) -> None:
+        """Remove from the spool what the broker has acknowledged."""
+        packets, delivered = self._window.settle()
+        for packet in packets & self._clearing.keys():
+            self._spool.forget(self._clearing.pop(packet))
+        if delivered is not None:
+            self._spool.done(delivered)
+
+    def _send(self, last: int) -> int:
+        """Publish what fits into the window; returns the id of the last message that was sent."""
+        for message in self._spool.after(last, self._window.room):
+            self._window.add(self._publish(message), message.id)
+            last = message.id
+        return last
+
+    def _publish(self, message: Message) -> int:
+        """Publish an event and return its packet id. Events of sources that are gone are not retained."""
+        if is_ours(message.topic, self._prefix):
+            return self._client.publish(message.topic, message.body, 1, message.topic in self._topics.values()).mid
+        _LOGGER.error("error: %s is damaged: an event without a valid topic is left out", self._spool.path)
+        self._window.acknowledge(-message.id)
+        return -message.id
+
+    def _greet(self) -> None:
+        """Publish after each connect: the status, cleared topics, discovery; states follow."""
+        self._client.publish(f"{self._prefix}/status", ONLINE, 1, True)
+        for topic in self._stale:  # once: paho sends again what the broker did not take
+            self._clearing[self._client.publish(topic, b"", 1, True).mid] = topic
+        self._stale.clear()
+        for topic, config in self._configs.items():
+            self._client.publish(topic, json_text(config), 1, True)
+        self._states.clear()
+        self._wake.set()
+
+    def _report_health(self) -> None:
+        for health in self._control.health():
+            self._report_state(health.source, health.state)
+
+    def _report_state(self, source: str, state: str) -> None:
+        if self._states.get(source) != state:
+            self._states[source] = state
+            self._client.publish(f"{self._topics[source]}/state", state, 1, True)
+
+    def _say_farewell(self) -> None:
+        """Publish how each source ended, and that this client goes offline."""
+        for health in self._control.health():
+            self._report_state(health.source, "dead" if health.state == "dead" else "ended")
+        farewell = self._client.publish(f"{self._prefix}/status", OFFLINE, 1, True)
+        with contextlib.suppress(RuntimeError, ValueError):  # the connection was lost just now
+            farewell.wait_for_publish(_FAREWELL_TIMEOUT)
+            self._said_farewell = farewell.is_published()

@@ -1,0 +1,51 @@
+"""Names of MQTT topics: one per source under a prefix, the same in every run.
+
+| topic                 | retained payload |
+|-----------------------|------------------|
+| `PREFIX/status`       | "online", or "offline" (also the last will) |
+| `PREFIX/SOURCE`       | The last event as JSON. Images of a folder share it; `source` in the event is the file. |
+| `PREFIX/SOURCE/state` | "live", "retrying", ...: the state in the source's health; at the end "ended" or "dead". |
+| `DISCOVERY/sensor/...`| Discovery documents of Home Assistant. |
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from attri.runtime.deliver.format import file_name
+from attri.runtime.deliver.mqtt.home_assistant import identifier
+from attri.runtime.errors import UsageError
+
+_WILDCARDS = set("+#\0")
+
+
+def check_prefix(prefix: str) -> None:
+    """Check that topics may begin with this prefix.
+
+    Raises:
+        UsageError: They may not.
+    """
+    if not prefix.strip("/") or set(prefix) & _WILDCARDS or not prefix.isprintable():
+        raise UsageError(f"--mqtt-topic {prefix!r} is no topic: letters, digits and slashes")
+
+
+def source_topics(prefix: str, sources: Sequence[str]) -> dict[str, str]:
+    """The topic of each source.
+
+    It depends on the names of the sources and their order alone, so that the next run replaces what this one retained.
+    Sources whose names differ only in other characters than letters and digits get a digest behind the name.
+    """
+    topics: dict[str, str] = {}
+    for source in sources:
+        plain, digest = file_name(source), hashlib.sha256(source.encode(errors="replace")).hexdigest()
+        taken = {f"{prefix}/status", *topics.values()}
+        names = (f"{prefix}/{name}" for name in (plain, f"{plain}-{digest[:6]}", f"{plain}-{digest}"))
+        topics[source] = next(name for name in names if name not in taken)
+    return topics
+
+
+def is_ours(topic: str, prefix: str) -> bool:
+    """Whether a topic read from the disk, which may be damaged, is one that a sink with this prefix publishes."""
+    own = topic.startswith(f"{prefix}/") or f"/sensor/{identifier(prefix)}_" in topic
+    return own and not set(topic) & _WILDCARDS
