@@ -1,4 +1,4 @@
-"""The records that every kind of capture gives: a captured frame, and an open source."""
+"""Records that every kind of capture gives: a captured frame, an open source, and the state of a source."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ SourceState = Literal["opening", "live", "frozen", "retrying", "ended", "dead"]
 
 
 class CapturedFrame(NamedTuple):
-    """One picture as it was captured.
+    """One frame as it was captured.
 
-    image   what to classify, arrays RGB, or the ImageError that says why there is nothing
-    time    seconds: position in a video file; Unix time for everything else
-    source  the file as shown, where a source has several
+    Attributes:
+        image: A PIL image, uint8 RGB [H, W, 3], or the ImageError that says why there is none.
+        time: Seconds: the position in a video file, Unix time for everything else.
+        source: The file as shown, where a source has several.
     """
 
     image: Image.Image | NDArray[np.uint8] | ImageError
@@ -30,7 +31,12 @@ class CapturedFrame(NamedTuple):
 
 @dataclass(frozen=True)
 class Capture:
-    """An open source. None among the shots says: still there, and nothing to show."""
+    """An open source.
 
-    description: str  # what was negotiated: size, rate, pixel format
-    shots: Iterator[CapturedFrame | None]
+    Attributes:
+        description: What was negotiated: size, rate, pixel format.
+        frames: As they come. None is a heartbeat: the source is still there, and has nothing new.
+    """
+
+    description: str
+    frames: Iterator[CapturedFrame | None]

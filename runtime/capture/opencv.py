@@ -1,4 +1,4 @@
-"""Cameras, by OpenCV: V4L2 devices, CSI cameras and other pipelines of GStreamer."""
+"""Frames from cameras by OpenCV: V4L2 devices, CSI cameras and other GStreamer pipelines."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _SINK = "videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1
 
 @contextmanager
 def open_camera(spec: SourceSpec) -> Iterator[Capture]:
-    """A camera of this machine.
+    """Open a camera of this machine, or a GStreamer pipeline.
 
     Raises:
-        SourceError: it is not there, in use, or gives no frames; final where OpenCV has no GStreamer.
-        MissingExtra: without OpenCV.
+        SourceError: It is not there, in use, or gives no frames; final where OpenCV has no GStreamer.
+        MissingExtra: OpenCV is not installed.
     """
     cv2 = _cv2()
     where = ""
@@ -39,13 +39,13 @@ def open_camera(spec: SourceSpec) -> Iterator[Capture]:
     else:
         device = _gstreamer(cv2, pipeline(spec))
     try:
-        yield Capture(where + _description(cv2, device, spec), _shots(cv2, device))
+        yield Capture(where + _description(cv2, device, spec), _frames(cv2, device))
     finally:
         device.release()
 
 
 def pipeline(spec: SourceSpec) -> str:
-    """The GStreamer pipeline of a CSI camera, or of a `gst:` source, which ends before its sink unless it has one."""
+    """The GStreamer pipeline of a CSI camera or a `gst:` source; one without an appsink gets ours."""
     if spec.kind == "gst":
         return spec.uri if "appsink" in spec.uri else f"{spec.uri} ! {_SINK}"
     asked = spec.input
@@ -59,8 +59,8 @@ def pipeline(spec: SourceSpec) -> str:
 def _v4l2(cv2: Any, path: Path, asked: SourceOptions) -> Any:
     device = cv2.VideoCapture(opencv_name(path), cv2.CAP_V4L2)
     if not device.isOpened():
-        raise SourceError(f"{path} is no camera that gives pictures")
-    # The format before the size, since sizes depend on it; MJPEG, because USB carries large pictures only compressed.
+        raise SourceError(f"{path} is no camera that gives images")
+    # The format before the size, since sizes depend on it; MJPEG, because USB carries large images only compressed.
     device.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter_fourcc(*_FOURCC[asked.codec or "mjpeg"]))
     for name, value in (("FRAME_WIDTH", asked.width), ("FRAME_HEIGHT", asked.height), ("FPS", asked.rate)):
         if value:
@@ -92,13 +92,15 @@ def _gstreamer(cv2: Any, text: str) -> Any:
     return device
 
 
-def _shots(cv2: Any, device: Any) -> Iterator[CapturedFrame]:
+def _frames(cv2: Any, device: Any) -> Iterator[CapturedFrame]:
     while True:
         came, image = device.read()
         if not came or image is None or image.size == 0:
             raise SourceError("the camera gives no more frames")
         if image.ndim != 3 or image.shape[2] != 3:
-            raise SourceError(f"the camera gives {list(image.shape)} in the place of pictures: try --input-codec")
+            raise SourceError(
+                f"the camera gives {list(image.shape)} in the place of images: try the other codec, raw or mjpeg"
+            )
         yield CapturedFrame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), time.time())
 
 

@@ -56,7 +56,7 @@ def nbytes(image: Image.Image | NDArray[np.uint8]) -> int:
     return 4 * image.width * image.height  # Pillow stores each pixel of a colour image in four
 
 
-def region(image: Image.Image | NDArray[np.uint8], roi: Region | None) -> Image.Image | NDArray[np.uint8]:
+def crop(image: Image.Image | NDArray[np.uint8], roi: Region | None) -> Image.Image | NDArray[np.uint8]:
     """Crop a frame to its region of interest; None is all of it.
 
     Raises:

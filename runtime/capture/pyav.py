@@ -1,4 +1,4 @@
-"""Network streams and video files, by PyAV (FFmpeg)."""
+"""Frames from network streams and video files by PyAV (FFmpeg)."""
 
 from __future__ import annotations
 
@@ -31,10 +31,19 @@ _GARBAGE = 100  # packets in a row that may give no image; one more is a fault
 
 
 @contextmanager
-def open_stream(spec: SourceSpec, patience: float) -> Iterator[Capture]:
-    """A camera in the network: rtsp, rtsps, or http with MJPEG. RTSP goes over TCP unless a latency is asked for.
+def open_stream(spec: SourceSpec, timeout: float) -> Iterator[Capture]:
+    """Open a network stream: rtsp, rtsps, or http with MJPEG.
 
-    FFmpeg's buffer of packets that come late exists over UDP alone: --input-latency is its length.
+    RTSP goes over TCP, unless `latency` is given: FFmpeg's buffer of late packets, whose length it is, exists over UDP
+    alone.
+
+    Args:
+        spec: Of the kind "stream".
+        timeout: Seconds without a packet after which FFmpeg gives up.
+
+    Raises:
+        SourceError: It cannot be opened, or breaks off.
+        MissingExtra: PyAV is not installed.
     """
     av = _av()
     options = {"analyzeduration": str(_ANALYSED)}
@@ -43,17 +52,22 @@ def open_stream(spec: SourceSpec, patience: float) -> Iterator[Capture]:
         options |= {"rtsp_transport": "tcp"} if latency is None else _over_udp(latency)
     began = False
     try:
-        with av.open(spec.uri, timeout=(_OPENING, patience), options=options, metadata_errors="replace") as container:
+        with av.open(spec.uri, timeout=(_OPENING, timeout), options=options, metadata_errors="replace") as container:
             stream = _video_stream(container, "the stream")
             began = True
             yield Capture(_description(container, stream), _live(av, container, stream))
     except av.FFmpegError as error:
-        raise _fault(av, error, patience) if began else _refusal(av, error, spec.uri) from error
+        raise _fault(av, error, timeout) if began else _refusal(av, error, spec.uri) from error
 
 
 @contextmanager
 def open_video(spec: SourceSpec) -> Iterator[Capture]:
-    """A video file, played again as often as `loop` says."""
+    """Open a video file, played again as often as `loop` says.
+
+    Raises:
+        SourceError: It cannot be read, is damaged, or cut off.
+        MissingExtra: PyAV is not installed.
+    """
     av, rounds = _av(), spec.input.loop or 0
     with _opened(av, spec.uri) as container:
         stream = _video_stream(container, spec.uri)
@@ -61,10 +75,10 @@ def open_video(spec: SourceSpec) -> Iterator[Capture]:
         yield _begun(container, stream, _rounds(av, container, stream, rounds))
 
 
-def _begun(container: InputContainer, stream: VideoStream, shots: Iterator[CapturedFrame]) -> Capture:
+def _begun(container: InputContainer, stream: VideoStream, frames: Iterator[CapturedFrame]) -> Capture:
     """Described by its first frame: only that tells whether the video is rotated, and so the size."""
-    first = next(shots)
-    return Capture(_description(container, stream, first), chain(iter([first]), shots))
+    first = next(frames)
+    return Capture(_description(container, stream, first), chain(iter([first]), frames))
 
 
 def _rounds(av: Any, container: InputContainer, stream: VideoStream, again: int) -> Iterator[CapturedFrame]:
@@ -105,7 +119,7 @@ def _file(av: Any, container: InputContainer, stream: VideoStream) -> Iterator[C
 
 
 def _live(av: Any, container: InputContainer, stream: VideoStream) -> Iterator[CapturedFrame | None]:
-    """Frames as they come. What is damaged is left out: its picture did not come."""
+    """Frames as they come. What is damaged is left out: its image did not come."""
     bad = 0
     for packet in container.demux(stream):
         try:

@@ -1,11 +1,11 @@
-"""One source's life: opened, read, lost, opened again, given up.
+"""The life of one source in a thread: opened, read, lost, opened again, given up.
 
     opening --> live --> ended                    a file came to its end
        ^         |
        |         v
-    retrying <-- fault --> dead                   it is final, or --max-retries are used up
+    retrying <-- fault --> dead                   it is final, or the retries are used up
 
-`frozen` is live without a new picture. Only live sources are tried again: what is wrong with a file stays wrong.
+`frozen` is live without a new image. Only live sources are tried again: what is wrong with a file stays wrong.
 """
 
 from __future__ import annotations
@@ -14,88 +14,87 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from attri.runtime._util.backoff import backoff_delay
 from attri.runtime._util.redact import redact
 from attri.runtime._util.wording import plural
 from attri.runtime.capture.base import CapturedFrame, SourceState
 from attri.runtime.capture.frame_queue import Frame, FrameQueue
 from attri.runtime.capture.open import open_source
-from attri.runtime.capture.orientation import as_rgb, flipped, region
+from attri.runtime.capture.orientation import as_rgb, crop, flipped
+from attri.runtime.capture.retry import FreezeDetector, RetryPolicy
 from attri.runtime.capture.spec import SourceSpec
 from attri.runtime.errors import FailedError, ImageError, SourceError
 
 _LOGGER = logging.getLogger("attri")
-_OPENING = 20.0  # seconds after which an opening that does not return is left behind
-_GRACE = 2.0  # seconds that a library may take longer than the patience it was told
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How long a live source is waited for.
-
-    retries  attempts in a row without a new picture, before the source is given up
-    first    seconds before the first; doubled for each, and shortened by up to half at random, so that many devices do
-             not all knock at once when a server comes back
-    longest  seconds between two
-    frozen   seconds without a new picture that are a fault; 0 never are
-    """
-
-    retries: int = 20
-    first: float = 1.0
-    longest: float = 30.0
-    frozen: float = 10.0
-
-    def delay(self, attempt: int) -> float:
-        """Seconds before this attempt, from 1."""
-        return backoff_delay(attempt, self.first, self.longest)
+OPENING_TIMEOUT = 20.0  # seconds after which an opening that does not return is abandoned
+GRACE = 2.0  # seconds that a library may take longer than the timeout it was given
 
 
 class Reader:
-    """Reads one source into the intake, in a thread of its own.
+    """Reads one source into the frame queue, in a thread of its own.
 
     Args:
-        number: of the source in the intake.
-        on_bug: called with what is no fault of the source.
+        number: Number of the source in the queue.
+        spec: The source.
+        queue: Takes the frames.
+        policy: How it is opened again, if it is live.
+        on_bug: Called with any exception that is no fault of the source.
+
+    Attributes:
+        spec: The source.
+        name: Its name.
+        state: Where it is in its life; "frozen" is told by `is_frozen` alone.
+        detail: What was negotiated when it was opened, or the last fault.
+        restarts: Times that it was opened again.
+        unreadable: Images that could not be read.
+        last_frame: Unix time of the last new image; None before the first.
     """
 
     def __init__(
         self,
         number: int,
         spec: SourceSpec,
-        intake: FrameQueue,
-        patience: RetryPolicy,
+        queue: FrameQueue,
+        policy: RetryPolicy,
         on_bug: Callable[[BaseException], None],
     ) -> None:
-        self.spec, self.name = spec, spec.name
+        self.spec = spec
+        self.name = spec.name
         self.state: SourceState = "opening"
         self.detail = ""
-        self.restarts = self.unreadable = 0
-        self.last_frame: float | None = None  # Unix time
-        self._number, self._intake, self._patience, self._on_bug = number, intake, patience, on_bug
+        self.restarts = 0
+        self.unreadable = 0
+        self.last_frame: float | None = None
+        self._number = number
+        self._queue = queue
+        self._policy = policy
+        self._on_bug = on_bug
+        self._freeze = FreezeDetector(policy.freeze_timeout if spec.live else 0.0)
         self._thread: threading.Thread | None = None
-        self._left = threading.Event()  # nobody waits for the thread that now reads
-        self._count = 0  # pictures so far
-        self._faults = self._attempts = 0  # in a row: without a new picture; without a long life
-        self._last: NDArray[np.uint8] | None = None
+        self._abandoned = threading.Event()  # nobody waits for the thread that reads now
+        self._count = 0  # frames so far
+        self._faults = 0  # in a row, without a new image between them
+        self._attempts = 0  # in a row, without a long life between them
         self._shape: tuple[int, ...] | None = None
-        self._opened = self._moved = self._fresh = time.monotonic()  # when it opened, gave anything, gave something new
+        self._opened = time.monotonic()
+        self._moved = time.monotonic()  # when the library gave anything
 
     def start(self) -> None:
         """Read in a new thread."""
         self._launch(None)
 
     def run(self) -> None:
-        """Read in this thread, until the last frame was taken."""
-        self._run(self._left, None)
-        self._intake.drain(self._number, self._left)
+        """Read in this thread, until the last frame was taken from the queue."""
+        self._run(self._abandoned, None)
+        self._queue.drain(self._number, self._abandoned)
 
     def stop(self) -> None:
-        self._left.set()
+        """Ask the thread to end."""
+        self._abandoned.set()
 
     def join(self, seconds: float) -> bool:
         """Wait for the thread that was started, if one was; whether it has ended."""
@@ -104,135 +103,143 @@ class Reader:
         return self._thread is None or not self._thread.is_alive()
 
     def is_frozen(self) -> bool:
-        """Whether it is live, and new pictures have not come for half the time that is a fault."""
-        frozen = self._patience.frozen
-        return self.spec.live and self.state == "live" and 0 < frozen / 2 < time.monotonic() - self._fresh
+        """Whether it is live, and no new image has come for half of the freeze timeout."""
+        return self.state == "live" and self._freeze.is_suspect()
 
     def check(self) -> None:
-        """Leave a thread behind that a library does not give back, and go on with another. Called now and then."""
-        if not self.spec.live or self._left.is_set() or self.state not in ("opening", "live"):
+        """Abandon a thread that hangs in a library, and go on with another. To be called now and then."""
+        if not self.spec.live or self._abandoned.is_set() or self.state not in ("opening", "live"):
             return
-        limit = _OPENING if self.state == "opening" else (self._patience.frozen or _OPENING) + _GRACE
+        limit = OPENING_TIMEOUT if self.state == "opening" else self._timeout + GRACE
         if time.monotonic() - self._moved > limit:
-            self._left.set()
-            self._left = threading.Event()
-            self._moved = time.monotonic()  # or the next look would do it again, before the new thread has begun
+            self._abandoned.set()
+            self._abandoned = threading.Event()
+            self._moved = time.monotonic()  # or the next check would do it again, before the new thread has begun
             unsure = self.state == "opening" and self.spec.kind in ("csi", "gst")
             hint = " (is every element of the pipeline installed?)" if unsure else ""  # OpenCV waits where one is not
             self._launch(SourceError(f"no answer for {limit:g} s{hint}"))
 
+    @property
+    def _timeout(self) -> float:
+        """Seconds that a library may wait for a frame."""
+        return self._policy.freeze_timeout or OPENING_TIMEOUT
+
     def _launch(self, fault: SourceError | None) -> None:
-        arguments = (self._left, fault)
+        arguments = (self._abandoned, fault)
         self._thread = threading.Thread(target=self._run, args=arguments, name=f"source {self.name}", daemon=True)
         self._thread.start()
 
-    def _run(self, left: threading.Event, fault: SourceError | None) -> None:
+    def _run(self, abandoned: threading.Event, fault: SourceError | None) -> None:
         try:
-            while not left.is_set() and (fault is None or self._wait(fault, left)):
-                fault = self._read(left)
+            while not abandoned.is_set() and (fault is None or self._wait(fault, abandoned)):
+                fault = self._read(abandoned)
                 if fault is None:
                     break
-        except BaseException as error:  # a bug belongs to the main thread, unless it was left behind
-            if not left.is_set():
+        except BaseException as error:  # a bug belongs to the main thread, unless this one was abandoned
+            if not abandoned.is_set():
                 self._on_bug(error)
-        if not left.is_set() and self.state in ("ended", "dead"):
-            self._intake.end(self._number)
+        if not abandoned.is_set() and self.state in ("ended", "dead"):
+            self._queue.end(self._number)
 
-    def _read(self, left: threading.Event) -> SourceError | None:
+    def _read(self, abandoned: threading.Event) -> SourceError | None:
         """Open the source and read it until its end (None) or a fault."""
         self._moved = time.monotonic()
         self.state = "opening"
         try:
-            with open_source(self.spec, self._patience.frozen or _OPENING, left) as capture:
-                if not left.is_set():
-                    self._open(capture.description)
-                for shot in capture.shots:
-                    if left.is_set():
+            with open_source(self.spec, self._timeout, abandoned) as capture:
+                if not abandoned.is_set():
+                    self._note_opened(capture.description)
+                for frame in capture.frames:
+                    if abandoned.is_set():
                         return None
-                    self._take(shot, left)
+                    self._take(frame, abandoned)
         except SourceError as error:
             # Without its traceback, which would keep the decoder and its threads alive until the next fault.
             return SourceError(str(error), final=error.final)
         except FailedError as error:
             return SourceError(str(error), final=True)
-        if not left.is_set():
+        if not abandoned.is_set():
             self.state = "ended"
         return None
 
-    def _open(self, description: str) -> None:
-        self._opened = self._moved = self._fresh = time.monotonic()
-        self.state, self.detail = "live", description
+    def _note_opened(self, description: str) -> None:
+        self._opened = self._moved = time.monotonic()
+        self._freeze.restart()
+        self.state = "live"
+        self.detail = description
         if self.spec.kind != "images":
             _LOGGER.info("%s: %s", self.name, description)
 
-    def _wait(self, fault: SourceError, left: threading.Event) -> bool:
-        """Say what happened and wait before the next attempt; False: there is none."""
+    def _wait(self, fault: SourceError, abandoned: threading.Event) -> bool:
+        """Log the fault and wait before the next attempt; False: there is none."""
         self.detail = redact(str(fault))
-        limit = self._patience.retries
-        if time.monotonic() - self._opened > self._patience.longest and self.state == "live":
+        limit = self._policy.max_retries
+        if time.monotonic() - self._opened > self._policy.max_delay and self.state == "live":
             self._attempts = 0
         if fault.final or not self.spec.live or self._faults >= limit:
-            self.state = "dead"
-            used_up = self._faults >= limit > 0 and not fault.final
-            tried = f", given up after {plural(limit, 'retry')}" if used_up else ""
-            name = f"{self.name}: " if self.spec.live else ""
-            _LOGGER.error("error: %s%s%s", name, self.detail, tried)
+            self._give_up(used_up=self._faults >= limit > 0 and not fault.final)
             return False
         self.state = "retrying"
         self._faults += 1
         self._attempts += 1
         self.restarts += 1
-        delay = self._patience.delay(self._attempts)
+        delay = self._policy.delay(self._attempts)
         words = (self.name, self.detail, delay, self._faults, limit)
         _LOGGER.warning("%s: %s; trying again in %.1f s (%d of %d)", *words)
-        return not left.wait(delay)
+        return not abandoned.wait(delay)
 
-    def _take(self, shot: CapturedFrame | None, left: threading.Event) -> None:
+    def _give_up(self, used_up: bool) -> None:
+        self.state = "dead"
+        tried = f", given up after {plural(self._policy.max_retries, 'retry')}" if used_up else ""
+        name = f"{self.name}: " if self.spec.live else ""
+        _LOGGER.error("error: %s%s%s", name, self.detail, tried)
+
+    def _take(self, captured: CapturedFrame | None, abandoned: threading.Event) -> None:
+        """Hand a frame over to the queue, unless it is none, a repeated or an unreadable one."""
         self._moved = now = time.monotonic()
-        if shot is None:
-            self._thaw(now)
+        if captured is None:
+            self._freeze.check()
             return
         number = self._count
         self._count += 1
-        try:
-            if isinstance(shot.image, ImageError):
-                raise shot.image
-            if self.spec.live and self._is_still(shot.image):
-                self._thaw(now)
-                return
-            image = flipped(as_rgb(shot.image), self.spec.input.flip) if self.spec.input.flip else shot.image
-            part = region(image, self.spec.input.roi)
-        except (ImageError, SourceError) as error:
-            if isinstance(error, SourceError) and not shot.source:
-                raise
-            self.unreadable += 1
-            _LOGGER.error("error: %s%s", f"{shot.source}: " * isinstance(error, SourceError), redact(str(error)))
+        if self._freeze.is_repeat(captured.image):
+            self._freeze.check()
             return
-        self._renew(shot.image, now)
+        try:
+            image, part = self._transform(captured.image)
+        except ImageError as error:
+            self._skip(str(error))
+            return
+        except SourceError as error:
+            if captured.source is None:
+                raise
+            self._skip(f"{captured.source}: {error}")  # of a source of many files, this one alone
+            return
+        self._renew(captured.image)
         if number % (self.spec.input.stride or 1) == 0:
-            shown = (shot.source, 0) if shot.source else (self.name, number)
-            self._intake.put(self._number, Frame(*shown, shot.time, image, part, now), left)
+            shown = (captured.source, 0) if captured.source else (self.name, number)
+            self._queue.put(self._number, Frame(*shown, captured.time, image, part, now), abandoned)
 
-    def _is_still(self, image: object) -> bool:
-        """Whether it is the picture before, which a lost camera may go on giving: none of these is looked at."""
-        last = self._last
-        if last is None or not isinstance(image, np.ndarray) or image.shape != last.shape:
-            return False
-        middle = len(image) // 2  # one row first: in all but frozen pictures it differs already
-        return np.array_equal(image[middle], last[middle]) and np.array_equal(image, last)
+    def _transform(
+        self, image: Image.Image | NDArray[np.uint8] | ImageError
+    ) -> tuple[Image.Image | NDArray[np.uint8], Image.Image | NDArray[np.uint8]]:
+        """The image as it is to be shown, and its region of interest."""
+        if isinstance(image, ImageError):
+            raise image
+        if self.spec.input.flip:
+            image = flipped(as_rgb(image), self.spec.input.flip)
+        return image, crop(image, self.spec.input.roi)
 
-    def _renew(self, image: object, now: float) -> None:
-        self._fresh, self._faults = now, 0
+    def _skip(self, reason: str) -> None:
+        self.unreadable += 1
+        _LOGGER.error("error: %s", redact(reason))
+
+    def _renew(self, image: object) -> None:
+        """Note that a new image came: the source is well."""
+        self._freeze.renew(image)
+        self._faults = 0
         self.last_frame = time.time()
         if self.spec.live and isinstance(image, np.ndarray):
             if self._shape not in (None, image.shape):
                 _LOGGER.info("%s: frames are now %d x %d", self.name, image.shape[1], image.shape[0])
             self._shape = image.shape
-            self._last = image if self._patience.frozen > 0 else None
-
-    def _thaw(self, now: float) -> None:
-        frozen = self._patience.frozen
-        if self.spec.live and 0 < frozen < now - self._fresh:
-            raise SourceError(
-                f"frozen: nothing new for {frozen:g} s (--freeze-timeout 0 where a picture may stand still)"
-            )

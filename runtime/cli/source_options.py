@@ -264,7 +264,7 @@ def open_pipeline(
     Raises:
         LabelsError: The labels cannot be used.
     """
-    from attri.runtime.capture.reader import RetryPolicy
+    from attri.runtime.capture.retry import RetryPolicy
     from attri.runtime.decide.smoothing import DecisionRule
     from attri.runtime.pipeline.live_labels import LiveLabels
     from attri.runtime.pipeline.pipeline import Pipeline, Schedule
@@ -284,6 +284,9 @@ def open_pipeline(
     rejecting = [labels for labels, spec in zip(chosen, specs, strict=True) if spec.threshold is None]
     if any(labels.classifier.leaves_threshold for labels in rejecting):
         _LOGGER.warning("the bundle's threshold is for its own labels and not applied to others: give --threshold")
-    asked = {"retries": inputs.max_retries, "frozen": inputs.freeze_timeout}
-    patience = RetryPolicy(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]  # of both types
-    return Pipeline(specs, chosen, rules, Schedule(inputs.min_interval, inputs.on_change), patience, inputs.batch)
+    policy = RetryPolicy()
+    if inputs.max_retries is not None:
+        policy = replace(policy, max_retries=inputs.max_retries)
+    if inputs.freeze_timeout is not None:
+        policy = replace(policy, freeze_timeout=inputs.freeze_timeout)
+    return Pipeline(specs, chosen, rules, Schedule(inputs.min_interval, inputs.on_change), policy, inputs.batch)

@@ -24,7 +24,8 @@ from attri.runtime._util.redact import redact
 from attri.runtime._util.wording import plural
 from attri.runtime.capture.base import SourceState
 from attri.runtime.capture.frame_queue import Frame, FrameQueue
-from attri.runtime.capture.reader import Reader, RetryPolicy
+from attri.runtime.capture.reader import Reader
+from attri.runtime.capture.retry import RetryPolicy
 from attri.runtime.capture.spec import SourceSpec
 from attri.runtime.classifier import Prediction
 from attri.runtime.decide.smoothing import DecisionRule, DecisionSmoother

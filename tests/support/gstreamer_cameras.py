@@ -17,6 +17,7 @@ from attri.runtime.capture import opencv, reader
 from attri.runtime.capture.open import open_source
 from attri.runtime.capture.orientation import FLIPS, flipped
 from attri.runtime.capture.parse import find_source
+from attri.runtime.capture.retry import RetryPolicy
 from attri.runtime.capture.spec import SourceOptions, SourceSpec
 from attri.runtime.decide.smoothing import DecisionRule
 from attri.runtime.errors import SourceError
@@ -31,7 +32,7 @@ def play(spec: SourceSpec, most: int = 1000) -> dict[str, Any]:
     try:
         with open_source(spec, 3, threading.Event()) as capture:
             found["description"] = capture.description
-            for _, shot in zip(range(most), capture.shots, strict=False):
+            for _, shot in zip(range(most), capture.frames, strict=False):
                 found["frames"] += 1
                 found["pixel"], found["shape"] = shot.image[0, 0].tolist(), shot.image.shape
     except SourceError as error:
@@ -70,7 +71,7 @@ def flips() -> list[str]:
 
     def one(text: str) -> Any:
         with open_source(find_source(f"gst:{text}"), 3, threading.Event()) as capture:
-            return next(capture.shots).image
+            return next(capture.frames).image
 
     plain = one(source)
     wrong = []
@@ -84,9 +85,9 @@ def flips() -> list[str]:
 
 def stall(text: str) -> dict[str, Any]:
     """A pipeline for which OpenCV waits for ever, in a whole process that is to end all the same."""
-    reader._OPENING = 1.0
+    reader.OPENING_TIMEOUT = 1.0
     spec = find_source(f"gst:{text}")
-    patience = reader.RetryPolicy(retries=1, first=0.1, longest=0.1)
+    patience = RetryPolicy(max_retries=1, initial_delay=0.1, max_delay=0.1)
     labels = LiveLabels(FakeClassifier(), None)
     start = time.monotonic()
     good = Pipeline([spec], [labels], [DecisionRule()], Schedule(), patience).run([FakeSink()])

@@ -201,9 +201,9 @@ def devices(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> list[Device]:
 def test_a_v4l2_camera(devices: list[Device]) -> None:
     spec = SourceSpec("camera0", "v4l2", "/dev/video0", input=SourceOptions(width=1280, height=480, rate=15))
     with open_source(spec, 3, threading.Event()) as capture:
-        frames = list(islice(capture.shots, 3))
+        frames = list(islice(capture.frames, 3))
         with pytest.raises(SourceError, match="the camera gives no more frames"):
-            next(capture.shots)
+            next(capture.frames)
     (device,) = devices
     assert len(frames) == 3
     assert frames[0].image[0, 0].tolist() == [0, 0, 255]
@@ -220,7 +220,7 @@ def test_pixel_formats(devices: list[Device], codec: str | None, form: str) -> N
 
 
 def test_a_device_that_is_no_camera(devices: list[Device]) -> None:
-    with pytest.raises(SourceError, match="/dev/video1 is no camera that gives pictures"):
+    with pytest.raises(SourceError, match="/dev/video1 is no camera that gives images"):
         opened("camera1")
 
 
@@ -319,6 +319,6 @@ def test_a_device_that_gives_no_pictures(devices: list[Device], monkeypatch: pyt
     monkeypatch.setattr(Device, "read", lambda self: (True, np.zeros((4, 6, 2), np.uint8)))
     with (
         open_source(find_source("camera0"), 3, threading.Event()) as capture,
-        pytest.raises(SourceError, match=r"gives \[4, 6, 2\] in the place of pictures: try --input-codec"),
+        pytest.raises(SourceError, match=r"gives \[4, 6, 2\] in the place of images: try the other codec"),
     ):
-        next(capture.shots)
+        next(capture.frames)

@@ -53,7 +53,7 @@ def shots(picture_files: list[Path]) -> list[np.ndarray]:
 
 def shots_of(spec: SourceSpec) -> Iterator[CapturedFrame]:
     with open_source(spec, 5, threading.Event()) as capture:
-        yield from (shot for shot in capture.shots if shot is not None)
+        yield from (shot for shot in capture.frames if shot is not None)
 
 
 def frames(path: Path) -> Iterator[CapturedFrame]:
@@ -168,7 +168,7 @@ def test_a_video_played_again(shots: list[np.ndarray], tmp_path: Path) -> None:
     for shot, first in zip(again[3:], again, strict=False):
         np.testing.assert_array_equal(shot.image, first.image)
     with open_source(replace(spec, input=SourceOptions(loop=-1)), 5, threading.Event()) as capture:
-        assert len([shot for shot, _ in zip(capture.shots, range(20), strict=False)]) == 20
+        assert len([shot for shot, _ in zip(capture.frames, range(20), strict=False)]) == 20
 
 
 @pytest.mark.parametrize("name", ["list.mp4", "list.m3u8"])  # FFmpeg goes by the name, as far as it looks at it
@@ -296,8 +296,8 @@ def test_pictures_that_arrive_in_a_watched_folder(picture_files: list[Path], tmp
     acts = [functools.partial(path.write_bytes, content) for path, content in writes]
     looks = Looks(*acts, *[time.time] * MANY_LOOKS)
     with open_source(find_source(str(tmp_path), watch=True), 5, looks) as capture:
-        assert capture.description == "watched, 1 picture already there is left out"
-        shots = [shot for shot in capture.shots if shot is not None]
+        assert capture.description == "watched, 1 image already there is left out"
+        shots = [shot for shot in capture.frames if shot is not None]
     found = [(Path(shot.source).name, isinstance(shot.image, ImageError)) for shot in shots]
     assert found == [("new.png", False), ("old.png", False), ("words.png", True)]
 
@@ -314,7 +314,7 @@ def test_a_writer_that_pauses_is_waited_for(picture_files: list[Path], tmp_path:
         acts = [act for part in parts for act in (functools.partial(writer.write, part), *pause)]
         spec = find_source(str(tmp_path), watch=True)
         with open_source(spec, 5, Looks(*acts, *[time.time] * MANY_LOOKS)) as capture:
-            shots = [shot for shot in capture.shots if shot is not None]
+            shots = [shot for shot in capture.frames if shot is not None]
     assert [isinstance(shot.image, ImageError) for shot in shots] == [False]
 
 
@@ -323,7 +323,7 @@ def test_a_file_that_stays_damaged_is_an_error_once(tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.png"
     acts = [functools.partial(damaged.write_bytes, b"no picture"), *[time.time] * 2 * MANY_LOOKS]
     with open_source(find_source(str(tmp_path), watch=True), 5, Looks(*acts)) as capture:
-        shots = [shot for shot in capture.shots if shot is not None]
+        shots = [shot for shot in capture.frames if shot is not None]
     assert [str(shot.image).partition(" is ")[0] for shot in shots] == [str(damaged)]
     assert isinstance(shots[0].image, ImageError)
 
@@ -332,7 +332,7 @@ def test_the_largest_image_that_is_decoded(tmp_path: Path) -> None:
     Image.new("L", (1001, 1000)).save(tmp_path / "large.png")
     (spec,) = find_sources([str(tmp_path)], {}, SourceOptions(megapixels=1))
     with open_source(spec, 5, threading.Event()) as capture:
-        (shot,) = capture.shots
+        (shot,) = capture.frames
     assert "too large: 1001 x 1000 pixels, the limit is 1000000 in all" in str(shot.image)
 
 
@@ -342,4 +342,4 @@ def test_a_watched_folder_that_goes(tmp_path: Path) -> None:
     with open_source(find_source(str(folder), watch=True), 5, threading.Event()) as capture:
         folder.rmdir()
         with pytest.raises(SourceError, match="can no longer be read"):
-            next(capture.shots)
+            next(capture.frames)

@@ -16,12 +16,13 @@ from support.fakes import Step, picture, scripted, wait_for
 from attri.runtime.capture import reader as module
 from attri.runtime.capture.base import Capture
 from attri.runtime.capture.frame_queue import Frame, FrameQueue
-from attri.runtime.capture.reader import Reader, RetryPolicy
+from attri.runtime.capture.reader import Reader
+from attri.runtime.capture.retry import RetryPolicy
 from attri.runtime.capture.spec import SourceOptions, SourceSpec
 from attri.runtime.errors import ImageError, MissingExtra, SourceError
 
 CAMERA = SourceSpec("door", "stream", "rtsp://user:secret@host")
-QUICK = RetryPolicy(retries=3, first=0.01, longest=0.02, frozen=0.3)
+QUICK = RetryPolicy(max_retries=3, initial_delay=0.01, max_delay=0.02, freeze_timeout=0.3)
 LOST = SourceError("lost")
 
 
@@ -110,7 +111,7 @@ def test_what_cannot_be_mended_is_not_tried_again(
 
 
 def test_no_retries_when_none_are_wanted(run: Callable[..., Run], caplog: pytest.LogCaptureFixture) -> None:
-    assert over(run([LOST], patience=RetryPolicy(retries=0))).reader.state == "dead"
+    assert over(run([LOST], patience=RetryPolicy(max_retries=0))).reader.state == "dead"
     assert caplog.messages == ["error: door: lost"]
 
 
@@ -134,14 +135,14 @@ def test_a_silent_one_is_frozen_too(run: Callable[..., Run]) -> None:
     """For half the time that is a fault it is live, then it is called frozen; heartbeats are no pictures."""
     runs: list[Run] = []
     until = [lambda: wait_for(runs[0].reader.is_frozen), None, *pictures(2), ...]
-    runs.append(run([*pictures(1), 0.2, *until], patience=RetryPolicy(frozen=2)))
+    runs.append(run([*pictures(1), 0.2, *until], patience=RetryPolicy(freeze_timeout=2)))
     wait_for(lambda: runs[0].seen == [1, 2])
     assert not runs[0].reader.is_frozen()
     assert runs[0].reader.restarts == 0
 
 
 def test_a_picture_may_stand_still_where_that_is_said(run: Callable[..., Run]) -> None:
-    found = run([*pictures(*[7] * 40), ...], patience=RetryPolicy(frozen=0))
+    found = run([*pictures(*[7] * 40), ...], patience=RetryPolicy(freeze_timeout=0))
     wait_for(lambda: len(found.frames) == 40)
     assert not found.reader.is_frozen()
 
@@ -151,11 +152,11 @@ def test_a_library_that_does_not_come_back_is_left_behind(
     run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, late: Step
 ) -> None:
     """Its thread wakes much later, with a picture or a bug that nobody wants any more."""
-    monkeypatch.setattr(module, "_GRACE", 0.1)
+    monkeypatch.setattr(module, "GRACE", 0.1)
     asleep = threading.Event()
     found = run([*pictures(1), lambda: asleep.wait(5), late], [*pictures(2, 3), *[0.05, picture(4)] * 50, ...])
     wait_for(lambda: found.seen == [1])
-    first = found.reader._thread
+    (first,) = [thread for thread in threading.enumerate() if thread.name == "source door"]
     wait_for(lambda: found.reader.check() or len(found.seen) >= 3)
     assert first.is_alive()
     asleep.set()
@@ -167,7 +168,7 @@ def test_a_library_that_does_not_come_back_is_left_behind(
 
 
 def test_an_opening_that_does_not_come_back(run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_OPENING", 0.1)
+    monkeypatch.setattr(module, "OPENING_TIMEOUT", 0.1)
     asleep = threading.Event()
     opened = scripted([*pictures(1), ...])
     calls: list[int] = []
@@ -197,7 +198,7 @@ def test_what_was_lost_is_let_go_at_once(run: Callable[..., Run]) -> None:
     def lose(decoder: np.ndarray) -> None:
         raise SourceError("lost")
 
-    found = run(opens=opened, patience=RetryPolicy(first=20))
+    found = run(opens=opened, patience=RetryPolicy(initial_delay=20))
     wait_for(lambda: found.reader.state == "retrying")
     wait_for(lambda: decoders[0]() is None, 2)
 

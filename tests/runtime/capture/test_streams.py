@@ -15,14 +15,14 @@ from support.streams import NEEDS_RTSP, MjpegServer, RtspServer, mjpeg_server
 
 from attri.runtime.capture.open import open_source
 from attri.runtime.capture.parse import find_source
-from attri.runtime.capture.reader import RetryPolicy
+from attri.runtime.capture.retry import RetryPolicy
 from attri.runtime.capture.spec import SourceOptions
 from attri.runtime.decide.smoothing import DecisionRule
 from attri.runtime.errors import SourceError
 from attri.runtime.pipeline.live_labels import LiveLabels
 from attri.runtime.pipeline.pipeline import Pipeline, Schedule
 
-QUICK = RetryPolicy(retries=3, first=0.1, longest=0.2, frozen=1.0)
+QUICK = RetryPolicy(max_retries=3, initial_delay=0.1, max_delay=0.2, freeze_timeout=1.0)
 
 
 class Run:
@@ -84,7 +84,10 @@ def rtsp() -> Iterator[RtspServer]:
 
 @NEEDS_RTSP
 def test_rtsp_killed_and_back(run: Callable[..., Run], rtsp: RtspServer, caplog: pytest.LogCaptureFixture) -> None:
-    found = run(rtsp.uri(account="user:secret"), patience=RetryPolicy(retries=20, first=0.1, longest=0.5, frozen=3))
+    found = run(
+        rtsp.uri(account="user:secret"),
+        patience=RetryPolicy(max_retries=20, initial_delay=0.1, max_delay=0.5, freeze_timeout=3),
+    )
     wait_for(lambda: len(found.sink.results) > 20, 20)
     health = found.pipeline.health()[0]
     assert (health.state, health.detail) == ("live", "64 x 48, 30 fps, h264 yuv420p (rtsp)")
@@ -117,8 +120,8 @@ def test_rtsp_with_a_wrong_password_is_final(
 def test_rtsp_over_udp_and_a_stream_that_stands_still(run: Callable[..., Run], rtsp: RtspServer) -> None:
     spec = replace(find_source(rtsp.uri("/cam", "user:secret")), input=SourceOptions(latency=100))
     with open_source(spec, 3, threading.Event()) as capture:
-        assert next(shot for shot in capture.shots if shot is not None).image.shape == (48, 64, 3)
-    found = run(rtsp.uri("/still", "user:secret"), patience=replace(QUICK, retries=1))
+        assert next(shot for shot in capture.frames if shot is not None).image.shape == (48, 64, 3)
+    found = run(rtsp.uri("/still", "user:secret"), patience=replace(QUICK, max_retries=1))
     assert not found.over(30)
     assert found.states() == ["dead"]
     assert "frozen: nothing new for 1 s" in found.pipeline.health()[0].detail

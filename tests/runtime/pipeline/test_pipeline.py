@@ -16,7 +16,7 @@ from support.fakes import FakeClassifier, FakeSink, Step, picture, pictures_unti
 from support.results import file_size_limit
 
 from attri.runtime.capture import reader as reader_module
-from attri.runtime.capture.reader import RetryPolicy
+from attri.runtime.capture.retry import RetryPolicy
 from attri.runtime.capture.spec import SourceSpec
 from attri.runtime.decide.smoothing import DecisionRule
 from attri.runtime.deliver.result import FrameResult
@@ -25,7 +25,7 @@ from attri.runtime.errors import EngineError, FailedError, ImageError, LabelsErr
 from attri.runtime.pipeline.live_labels import LabelsFile, LiveLabels
 from attri.runtime.pipeline.pipeline import Pipeline, Schedule
 
-QUICK = RetryPolicy(retries=2, first=0.01, longest=0.02, frozen=0.0)
+QUICK = RetryPolicy(max_retries=2, initial_delay=0.01, max_delay=0.02, freeze_timeout=0.0)
 
 
 def camera(name: str = "camera0") -> SourceSpec:
@@ -248,7 +248,7 @@ def test_four_streams_of_which_one_dies(bench: Bench, caplog: pytest.LogCaptureF
     scripts: dict[SourceSpec, list[Step]] = {camera(f"camera{i}"): at_rate(20, 1, 40 * i) for i in range(3)}
     scripts[camera("camera3")] = [*at_rate(20, 0.2, 200), LOST]
     sink = FakeSink()
-    patience = RetryPolicy(retries=2, first=0.01, longest=0.02, frozen=5)
+    patience = RetryPolicy(max_retries=2, initial_delay=0.01, max_delay=0.02, freeze_timeout=5)
     assert not bench.make(scripts, patience=patience).run([sink])
     for i in range(3):
         assert len(numbers(sink.results, f"camera{i}")) > 8
@@ -577,7 +577,7 @@ def test_health_while_it_runs(bench: Bench) -> None:
 
 def test_a_dead_source_costs_next_to_nothing(bench: Bench) -> None:
     """Below 5% of a core while it waits to try again (the whole process is measured)."""
-    patience = RetryPolicy(retries=100, first=0.1, longest=0.2)
+    patience = RetryPolicy(max_retries=100, initial_delay=0.1, max_delay=0.2)
     pipeline = bench.make({camera(): [LOST]}, patience=patience)
     threading.Timer(2, os.kill, (os.getpid(), signal.SIGTERM)).start()
     wall, cpu = time.monotonic(), time.process_time()
