@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 SOURCES := $(shell find train export runtime calibration -type f -not -name '*.pyc')
 PACKAGES = -p attri.runtime -p attri.train -p attri.calibration -p attri.export
 
-.PHONY: test lint types unit demo clean
+.PHONY: test lint types unit quick demo clean
 
 test: lint types unit
 
@@ -22,6 +22,10 @@ types: $(VENV)/installed
 unit: $(VENV)/installed
 	@echo "tests: some minutes, more on few cores"
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+# For the edit loop: no server, no browser, no training, no export, no process.
+quick: $(VENV)/installed
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not (slow or training or export or browser or server or process)"
 
 # The commands in the middle are the product; docs/demo.py only lays out pictures and draws the sheet.
 demo: $(VENV)/installed

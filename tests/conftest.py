@@ -11,6 +11,27 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers side by side get one thread e
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that spins takes a core from whoever has work
 
 
+# What the files and folders of tests need. `make quick` leaves all of them out.
+LANES = {
+    "training": "train/test_fit.py train/evaluation train/training/test_distributed.py train/report",
+    "export": "export calibration/test_activation_ranges.py calibration/test_qdq.py "
+    "runtime/engines/tensorrt/test_rtx.py",
+    "browser": "runtime/web/test_page.py",
+    "server": "runtime/deliver/test_mqtt.py runtime/capture/test_streams.py runtime/web/test_server.py",
+    "process": "runtime/cli runtime/capture/test_cameras.py runtime/engines/tensorrt/test_load.py "
+    "runtime/engines/tensorrt/test_gpu_tests.py benchmarks docs test_project.py test_imports.py",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    for item in items:
+        names = {item.path.relative_to(tests).as_posix(), *map(str, item.path.relative_to(tests).parents)}
+        for lane, places in LANES.items():
+            if names & set(places.split()):
+                item.add_marker(lane)
+
+
 @pytest.fixture(scope="session")
 def picture_files() -> list[Path]:
     """Real pictures of the embedded set, every class in turn."""
