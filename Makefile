@@ -27,16 +27,16 @@ unit: $(VENV)/installed
 quick: $(VENV)/installed
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not (slow or training or export or browser or server or process)"
 
-# The commands in the middle are the product; docs/demo.py only lays out pictures and draws the sheet.
+# The commands in the middle are the product; tools/demo.py only lays out images and draws the sheet.
 demo: $(VENV)/installed
 	@echo "demo: trains, exports and classifies in ./demo: some minutes"
 	rm -rf demo
-	$(BIN)/python docs/demo.py prepare demo
+	$(BIN)/python tools/demo.py prepare demo
 	cd demo && ../$(BIN)/attri-train
 	cd demo && ../$(BIN)/attri-export --fp16
 	cd demo && ../$(BIN)/attri-run photos --labels labels.txt --json > photos.jsonl
 	cd demo && ../$(BIN)/attri-run clip.mp4 --labels labels.txt --json > clip.jsonl
-	$(BIN)/python docs/demo.py show demo
+	$(BIN)/python tools/demo.py show demo
 
 # A regular install, not an editable one: what is tested is what a user gets, and mypy sees it.
 $(VENV)/installed: $(VENV)/dependencies $(SOURCES)

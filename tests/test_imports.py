@@ -1,4 +1,4 @@
-"""Who may import whom (docs/method.md), and what importing costs on a device that has little."""
+"""Who may import whom (docs/explanation/method.md), and what importing costs on a device that has little."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ METHODS = ("zero-shot", "static", "attriprompt")
 
 @dataclass(frozen=True)
 class PromptConfig:
-    """The prompt itself: what `prompt.safetensors` needs to be rebuilt (docs/method.md)."""
+    """The prompt itself: what `prompt.safetensors` needs to be rebuilt (docs/explanation/method.md)."""
 
     clusters: int = 2  # K, k-means centres per image and block (paper: clustering; the number is our choice)
     lloyd_steps: int = 1  # fixed, so that the graph is static (our choice)

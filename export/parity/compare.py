@@ -31,7 +31,7 @@ TIE = 1e-5  # two best cosines closer than this are a tie: either class may come
 
 @dataclass(frozen=True)
 class Gates:
-    """Least values that a bundle must reach (our choice; docs/method.md)."""
+    """Least values that a bundle must reach (our choice; docs/explanation/gates.md)."""
 
     cosine: float  # of image features and of text features
     retrieved: float  # share of equal entries

@@ -1,8 +1,8 @@
 """Text features by retrieved entries and label: for a video, most frames find theirs here.
 
 That a label's text feature depends on nothing but its words and the image's sorted entries is an equality
-(docs/method.md), so a hit is exact. Features are kept for each label by itself: when labels change, the others' stay
-valid.
+(docs/explanation/fold.md), so a hit is exact. Features are kept for each label by itself: when labels change, the
+others' stay valid.
 """
 
 from __future__ import annotations

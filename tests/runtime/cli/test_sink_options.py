@@ -313,7 +313,7 @@ def test_stdout_on_a_full_disk(bundle, picture_files, tmp_path: Path) -> None:
 
 
 def test_the_page_for_operators_names_what_there_is() -> None:
-    text = (Path(__file__).parents[3] / "docs" / "operate.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "howto" / "operate.md").read_text()
     known = {name for parameter in main.params for name in parameter.opts}
     foreign = {"--inplace", "--now", "--remove-retained", "--retained-only"}  # of rsync, systemctl, mosquitto_sub
     assert set(re.findall(r"--[a-z][a-z-]+", text)) - known == foreign

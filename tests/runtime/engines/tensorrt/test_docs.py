@@ -1,4 +1,4 @@
-"""What docs/jetson promises of the commands is there."""
+"""What docs/howto/jetson promises of the commands is there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attri.export.cli import main as attri_export
 from attri.runtime.cli.run import main as attri_run
 
 ROOT = Path(__file__).parents[4]
-PAGES = sorted((ROOT / "docs" / "jetson").glob("*.md"))
+PAGES = sorted((ROOT / "docs" / "howto" / "jetson").glob("*.md"))
 FILES = ("README.md", "Dockerfile")
 COMMANDS = {"attri-export": attri_export, "attri-run": attri_run}
 
@@ -33,7 +33,7 @@ def test_its_commands_have_these_options_and_its_files_exist(page):
 
 def test_what_is_installed_can_be():
     """The extras exist, and the container has what a device without one has."""
-    readme, dockerfile = ((ROOT / "docs" / "jetson" / name).read_text(encoding="utf-8") for name in FILES)
+    readme, dockerfile = ((ROOT / "docs" / "howto" / "jetson" / name).read_text(encoding="utf-8") for name in FILES)
     extras = re.findall(r"^([a-z]+) = \[", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     for text in (readme, dockerfile):
         (install,) = re.findall(r"attri-\*\.whl\)\[([a-z,]+)\]\" av", text)

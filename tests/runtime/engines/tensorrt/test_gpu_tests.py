@@ -44,7 +44,8 @@ def test_they_pass_on_the_stand_in(bundle, cudart_file, tmp_path):
 
 
 def test_the_documented_line_collects_on_a_device(tmp_path):
-    (line,) = re.findall(r"^    pytest (-m gpu [^#\n]*)", (ROOT / "docs/jetson/README.md").read_text(), re.MULTILINE)
+    page = (ROOT / "docs/howto/jetson/README.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^    pytest (-m gpu [^#\n]*)", page, re.MULTILINE)
     code = f"import sys; sys.modules.update(dict.fromkeys({GONE})); import pytest; sys.exit(pytest.main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, *line.split(), "-p", "no:cacheprovider", "--basetemp", tmp_path / "pytest"]
     environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # plugins are packages of this environment too

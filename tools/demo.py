@@ -1,7 +1,7 @@
-"""The demo around the three commands: lay out pictures, labels and a short video; then show what was said of them.
+"""The demo around the three commands: lay out images, labels and a short video; then show what was said of them.
 
-python docs/demo.py prepare DIR      DIR/photos, DIR/labels.txt, DIR/clip.mp4
-python docs/demo.py show DIR         a table on stdout and DIR/contact-sheet.png
+python tools/demo.py prepare DIR      DIR/photos, DIR/labels.txt, DIR/clip.mp4
+python tools/demo.py show DIR         a table on stdout and DIR/contact-sheet.png
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ FPS, SECONDS = 12, 2
 
 
 def prepare(folder: Path) -> None:
-    """Two test pictures a class, one of each art style, none of which the prompt is trained on."""
+    """Two test images a class, one of each art style, none of which the prompt is trained on."""
     photos = folder / "photos"
     photos.mkdir(parents=True)
     names = sorted(path.name for path in (IMAGES / "test").iterdir())
     for name in names:
         for style, source in (("a", IMAGES / "test"), ("b", OTHER_STYLE)):
-            picture = sorted((source / name).glob("*.png"))[0]
-            shutil.copy(picture, photos / f"{name}-{style}.png")
+            image = sorted((source / name).glob("*.png"))[0]
+            shutil.copy(image, photos / f"{name}-{style}.png")
     (folder / "labels.txt").write_text("".join(f"{class_words(name)}\n" for name in names), encoding="utf-8")
     film(sorted(photos.glob("*-a.png"))[::5], folder / "clip.mp4")
 
 
-def film(pictures: list[Path], path: Path) -> None:
-    """A camera that drifts over one picture after the other, 256 x 256, H.264."""
+def film(images: list[Path], path: Path) -> None:
+    """A camera that drifts over one image after the other, 256 x 256, H.264."""
     import av
 
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FPS)
         stream.width = stream.height = 256
         stream.pix_fmt = "yuv420p"
-        for picture in pictures:
+        for image in images:
             wall = Image.new("RGB", (320, 320), "white")
-            wall.paste(Image.open(picture).convert("RGB").resize((256, 256), Image.Resampling.BICUBIC), (32, 32))
+            wall.paste(Image.open(image).convert("RGB").resize((256, 256), Image.Resampling.BICUBIC), (32, 32))
             for step in range(FPS * SECONDS):
                 x = round(64 * step / (FPS * SECONDS))
                 frame = np.asarray(wall.crop((x, 32, x + 256, 288)))
@@ -71,7 +71,7 @@ def show(folder: Path) -> None:
     said = ", ".join(f"{label} {count}" for label, count in Counter(r["label"] for r in frames).most_common(5))
     print(f"in the clip: {said}")
     sheet(folder, photos).save(folder / "contact-sheet.png")
-    print(f"pictures with what was said of them: {folder / 'contact-sheet.png'}")
+    print(f"images with what was said of them: {folder / 'contact-sheet.png'}")
 
 
 def truth(photo: dict) -> str:
@@ -83,14 +83,14 @@ def median(records: list[dict], part: str) -> str:
 
 
 def sheet(folder: Path, photos: list[dict], columns: int = 8) -> Image.Image:
-    """Every picture with its label and score; a green rule where it is right, red where it is wrong."""
+    """Every image with its label and score; a green rule where it is right, red where it is wrong."""
     rows = -(-len(photos) // columns)
     page = Image.new("RGB", (columns * CELL + 12, rows * (CELL + TEXT) + 12), "white")
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
     for number, photo in enumerate(photos):
         x, y = 12 + number % columns * CELL, 12 + number // columns * (CELL + TEXT)
-        picture = Image.open(folder / photo["source"]).convert("RGB")
-        page.paste(picture.resize((CELL - 12, CELL - 12), Image.Resampling.BICUBIC), (x, y))
+        image = Image.open(folder / photo["source"]).convert("RGB")
+        page.paste(image.resize((CELL - 12, CELL - 12), Image.Resampling.BICUBIC), (x, y))
         good = truth(photo) == photo["label"]
         width = round((CELL - 12) * photo["score"])
         draw.rectangle((x, y + CELL - 9, x + CELL - 13, y + CELL - 6), fill="#e6e6e6")
