@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 SOURCES := $(shell find train export runtime calibration -type f -not -name '*.pyc')
 PACKAGES = -p attri.runtime -p attri.train -p attri.calibration -p attri.export
 
-.PHONY: test lint types unit quick demo clean
+.PHONY: test lint types unit quick demo docs dist hooks clean
 
 test: lint types unit
 
@@ -38,6 +38,27 @@ demo: $(VENV)/installed
 	cd demo && ../$(BIN)/attri-run clip.mp4 --labels labels.txt --json > clip.jsonl
 	$(BIN)/python tools/demo.py show demo
 
+# The manual, in site/: from docs/, from docstrings and from the commands. Fails on dead links and unknown names.
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo "docs: open site/index.html"
+
+# What a release is: wheel and source archive, checked, and the wheel tried in an environment of its own.
+dist: $(VENV)/installed
+	rm -rf dist build *.egg-info
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
+	rm -rf build *.egg-info dist/try
+	$(PYTHON) -m venv dist/try
+	dist/try/bin/pip install --quiet --constraint constraints.txt "$$(ls dist/*.whl)[onnx]"
+	dist/try/bin/attri-doctor --version
+	dist/try/bin/attri-doctor
+	rm -rf dist/try
+
+# The checks of .pre-commit-config.yaml before each commit.
+hooks: $(VENV)/installed
+	$(BIN)/pre-commit install
+
 # A regular install, not an editable one: what is tested is what a user gets, and mypy sees it.
 $(VENV)/installed: $(VENV)/dependencies $(SOURCES)
 	@echo "installing attri into $(VENV)"
@@ -49,8 +70,8 @@ $(VENV)/installed: $(VENV)/dependencies $(SOURCES)
 $(VENV)/dependencies: pyproject.toml constraints.txt
 	@echo "making $(VENV) with PyTorch and all that attri and its tests need: 6.5 GB, some minutes, only the first time"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --progress-bar on --constraint constraints.txt '.[all,dev]'
+	$(BIN)/pip install --progress-bar on --constraint constraints.txt '.[all,dev,docs]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo site dist build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
