@@ -1,18 +1,16 @@
-"""Everything that attri raises on purpose.
+"""The exceptions of attri. Anything else that escapes is a bug and keeps its traceback.
 
-    AttriError              a person can mend it: one line that says what to do
-    ├── UsageError          the request itself is wrong                 exit 2; 1 where the cause may pass by itself
-    │   └── LabelsError     a labels file that cannot be used
-    └── FailedError         it broke while running                      exit 1
-        ├── ImageError      a picture that cannot be read
-        ├── BundleError     a bundle that is missing, damaged or too new
-        ├── EngineError     ONNX Runtime or TensorRT cannot do what was asked
-        ├── SourceError     a camera, stream or video that gives no frames
-        ├── ParityError     the exported model does not agree with the PyTorch one
-        ├── SinkError       a result could not be delivered: disk full, nobody there
-        └── MissingExtra    an optional package is not installed
-
-Anything else that escapes is a bug and keeps its traceback.
+AttriError              a person can mend it: one line that says what to do
+├── UsageError          the request itself is wrong                 exit 2; 1 where the cause may pass by itself
+│   └── LabelsError     a labels file that cannot be used
+└── FailedError         it broke while running                      exit 1
+    ├── ImageError      an image that cannot be read
+    ├── BundleError     a bundle that is missing, damaged or too new
+    ├── EngineError     ONNX Runtime or TensorRT cannot do what was asked
+    ├── SourceError     a camera, stream or video that gives no frames
+    ├── ParityError     the exported model does not agree with the PyTorch one
+    ├── SinkError       a result could not be delivered: disk full, nobody there
+    └── MissingExtra    an optional package is not installed
 """
 
 from __future__ import annotations
@@ -22,47 +20,54 @@ from attri.runtime._util.transient import may_pass
 
 
 class AttriError(Exception):
-    """Root of the tree; the message is one line for a person, `exit_code` is what a command returns."""
+    """Base class of attri's exceptions. The message is one line that says what happened and what to do."""
 
     @property
     def exit_code(self) -> int:
+        """Exit code of a command that ends with this error."""
         return 1
 
 
 class UsageError(AttriError):
-    """A request that is wrong.
+    """The request itself is wrong.
 
-    Raised from an error of the system that can pass (a full disk, a mount that is missing), it is as one that failed
-    while running: a service manager starts the command again, which it does not after exit code 2.
+    Raised from a transient error of the system (a full disk, a missing mount), it has the exit code of a failure: a
+    service manager starts the command again, which it does not after exit code 2.
     """
 
     @property
     def exit_code(self) -> int:
+        """2, or 1 where the cause is transient."""
         return 1 if may_pass(self.__cause__) else 2
 
 
 class LabelsError(UsageError):
-    pass
+    """A labels file, or a set of labels, cannot be used."""
 
 
 class FailedError(AttriError):
-    pass
+    """Something failed while running."""
 
 
 class ImageError(FailedError):
-    pass
+    """An image cannot be read."""
 
 
 class BundleError(FailedError):
-    pass
+    """A bundle is missing, damaged, or of another schema."""
 
 
 class EngineError(FailedError):
-    pass
+    """ONNX Runtime or TensorRT cannot do what was asked."""
 
 
 class SourceError(FailedError):
-    """Args: final: trying again cannot mend it (a password that was refused, a library that is missing)."""
+    """A camera, stream or video gives no frames.
+
+    Args:
+        message: what happened and what to do.
+        final: trying again cannot mend it (a password that was refused, a library that is missing).
+    """
 
     def __init__(self, message: str, *, final: bool = False) -> None:
         super().__init__(message)
@@ -70,11 +75,11 @@ class SourceError(FailedError):
 
 
 class ParityError(FailedError):
-    pass
+    """An exported model or an engine does not agree with the PyTorch model."""
 
 
 class SinkError(FailedError):
-    pass
+    """A result cannot be delivered: the disk is full, or nobody is there."""
 
 
 class MissingExtra(FailedError):

@@ -21,12 +21,12 @@ ROOT = Path("/")
 
 @dataclass(frozen=True)
 class Cpus:
-    """What this process may use, and why.
+    """CPUs that this process may use.
 
     Attributes:
         installed: CPUs of the machine.
-        allowed: those in the affinity of this process (taskset, cpusets).
-        quota: CPU time per time of the tightest control group, in CPUs; None where there is none.
+        allowed: CPUs in the affinity of this process (taskset, cpusets).
+        quota: CPU quota of the tightest control group, in CPUs; None where there is none.
     """
 
     installed: int
@@ -56,20 +56,25 @@ class _Mount:
 
 
 def usable_cpus(root: Path = ROOT) -> Cpus:
-    """CPUs of this process.
+    """Count the CPUs that this process may use.
 
     Args:
-        root: where /proc and the control groups are looked for.
+        root: folder below which /proc and the control groups are.
     """
     allowed = len(os.sched_getaffinity(0))
     return Cpus(max(os.cpu_count() or 1, allowed), allowed, min(_quotas(root), default=None))
 
 
 def share_cpus(environment: MutableMapping[str, str] = os.environ, root: Path = ROOT) -> None:
-    """Let OpenMP (PyTorch, MKL) be a good neighbour; it reads the environment when it is loaded, so call this before.
+    """Set OpenMP's environment variables (PyTorch, MKL) so that its threads share the machine with other programs.
 
-    Threads that wait sleep instead of spinning, and there are no more of them than a quota feeds. Without a quota
-    their number is left to the library, which knows the affinity. What the user has set stays.
+    Waiting threads sleep instead of spinning, and there are no more of them than the CPU quota feeds. Without a quota
+    their number is left to the library, which knows the affinity. Variables that the user has set stay. OpenMP reads
+    them when it is loaded, so call this before.
+
+    Args:
+        environment: is changed in place.
+        root: as for `usable_cpus`.
     """
     cpus = usable_cpus(root)
     if cpus.count < cpus.allowed:
@@ -79,7 +84,7 @@ def share_cpus(environment: MutableMapping[str, str] = os.environ, root: Path = 
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Those of all groups that bind this process, in CPUs."""
+    """Yield the CPU quota of each control group that binds this process, in CPUs."""
     groups = _groups(root)
     for mount in _mounts(root):
         group = groups.get("" if mount.kind == "cgroup2" else "cpu" if "cpu" in mount.options else "none")
@@ -89,7 +94,7 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 def _groups(root: Path) -> dict[str, str]:
-    """The group of this process by controller; "" is the one of cgroup v2."""
+    """Map each controller to the control group of this process; "" stands for cgroup v2."""
     groups: dict[str, str] = {}
     for line in _lines(root / "proc/self/cgroup"):
         _, _, rest = line.partition(":")
@@ -99,7 +104,7 @@ def _groups(root: Path) -> dict[str, str]:
 
 
 def _mounts(root: Path) -> Iterator[_Mount]:
-    """PipelineControl group hierarchies by /proc/self/mountinfo (proc(5))."""
+    """Yield the mounted control group hierarchies of /proc/self/mountinfo (proc(5))."""
     for line in _lines(root / "proc/self/mountinfo"):
         left, _, right = line.partition(" - ")
         fields, kind = left.split(" "), right.split(" ")
@@ -108,10 +113,10 @@ def _mounts(root: Path) -> Iterator[_Mount]:
 
 
 def _upwards(mount: _Mount, group: str) -> list[str]:
-    """Folders of a group and of those around it, as far as they are mounted.
+    """Folders of a control group and its parents, as far as they are mounted.
 
-    In a container the group may be told by its name on the host, while the mount begins at the container's own group;
-    or the mount may begin elsewhere (a bind mount, another namespace: "/../.."), where its first folder has to do.
+    In a container, /proc may give the group by its name on the host while the mount begins at the container's own
+    group; or the mount begins elsewhere (a bind mount, another namespace: "/../.."), and its first folder is taken.
     """
     inner, top = PurePosixPath(group), PurePosixPath(mount.point)
     inside = inner.is_relative_to(mount.root) and ".." not in inner.parts
@@ -131,7 +136,7 @@ def _quota(folder: Path) -> float | None:
 
 
 def _lines(file: Path) -> list[str]:
-    """Of a file of the system; none where it cannot be read."""
+    """Lines of a file; none where it cannot be read."""
     try:
         return file.read_text(errors="surrogateescape").splitlines()
     except OSError:
@@ -139,5 +144,5 @@ def _lines(file: Path) -> list[str]:
 
 
 def _unescape(path: str) -> str:
-    """Spaces and the like are octal in mountinfo."""
+    """Decode the octal escapes of mountinfo (spaces and the like)."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)

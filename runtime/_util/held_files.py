@@ -1,4 +1,4 @@
-"""Files of a folder, held open: what is read here is what was opened, whatever becomes of the folder meanwhile."""
+"""Hold the files of a folder open: what was verified is what is read, even if the folder is replaced meanwhile."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _CHUNK = 1 << 20
 class HeldFiles:
     """Open descriptors of a folder and of files in it. They close with `close`, or with the last reference.
 
-    Raises: OSError: the folder cannot be opened, or this system has no /proc.
+    Raises:
+        OSError: the folder cannot be opened, or this system has no /proc.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,7 +35,10 @@ class HeldFiles:
         return self._path(self._folder)
 
     def hold(self, name: str) -> dict[str, Any]:
-        """Open a regular file of the folder itself, and give its size and sha256. A link is not followed.
+        """Open a regular file of the folder itself; a link is not followed.
+
+        Returns:
+            Its size and sha256, as a manifest keeps them.
 
         Raises:
             OSError: it cannot be opened or read (ELOOP: it is a link).
@@ -48,11 +52,16 @@ class HeldFiles:
         return entry_of(descriptor)
 
     def path(self, name: str) -> Path:
-        """A path to the file that was opened. Raises KeyError where none was, ValueError after `close`."""
+        """Path by which the file that was opened can be opened again.
+
+        Raises:
+            KeyError: `hold` did not open it.
+            ValueError: the files are closed.
+        """
         return self._path(self._files[name])
 
     def changed(self) -> list[str]:
-        """Names of files that were written to in place since they were opened."""
+        """Names of files whose content was changed in place since they were opened."""
         return [name for name, descriptor in self._files.items() if _written(descriptor) != self._written[name]]
 
     def _path(self, descriptor: int) -> Path:

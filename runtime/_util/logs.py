@@ -1,4 +1,4 @@
-"""Logs on stderr: lines for a person, or JSON for a machine; credentials hidden in both, tracebacks too."""
+"""Logging setup: log lines on stderr as text or JSON, with credentials redacted, in tracebacks too."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import threading
 
 from attri.runtime._util.printable import json_text, printable_lines
-from attri.runtime._util.redact import redact
+from attri.runtime._util.redact import REDACTOR, Redactor
 from attri.runtime._util.wording import format_utc
 
 _LOGGER = logging.getLogger("attri")
@@ -15,31 +15,39 @@ _NOISY = ("torch", "open_clip", "PIL", "onnxscript", "onnx_ir")
 
 
 class TextFormatter(logging.Formatter):
-    """The message alone."""
+    """Formats a record as its message, redacted and printable."""
+
+    def __init__(self, redactor: Redactor = REDACTOR) -> None:
+        super().__init__("%(message)s")
+        self._redactor = redactor
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable_lines(redact(super().format(record)))
+        return printable_lines(self._redactor.redact(super().format(record)))
 
 
 class JsonFormatter(logging.Formatter):
-    """{"time", "level", "logger", "message"} and, for a bug, "traceback"; one object a line."""
+    """Formats a record as one line of JSON: "time", "level", "logger", "message" and, for a bug, "traceback"."""
+
+    def __init__(self, redactor: Redactor = REDACTOR) -> None:
+        super().__init__()
+        self._redactor = redactor
 
     def format(self, record: logging.LogRecord) -> str:
         found = {
             "time": format_utc(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": redact(record.getMessage()),
+            "message": self._redactor.redact(record.getMessage()),
         }
         if record.exc_info:
-            found["traceback"] = redact(self.formatException(record.exc_info))
+            found["traceback"] = self._redactor.redact(self.formatException(record.exc_info))
         return json_text(found)
 
 
 def start_logging() -> None:
-    """Ours from INFO on, everybody else's from WARNING on; what threads do not catch goes there too."""
+    """Log to stderr: attri's messages from INFO on, those of libraries from WARNING on, uncaught errors of threads."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, force=True)
-    logging.getLogger().handlers[0].setFormatter(TextFormatter("%(message)s"))
+    logging.getLogger().handlers[0].setFormatter(TextFormatter())
     for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     _LOGGER.setLevel(logging.INFO)
@@ -48,7 +56,7 @@ def start_logging() -> None:
 
 
 def log_json() -> None:
-    """From here on, JSON."""
+    """Switch the handlers to JSON."""
     for handler in logging.getLogger().handlers:
         handler.setFormatter(JsonFormatter())
 

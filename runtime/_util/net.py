@@ -1,4 +1,4 @@
-"""HOST:PORT, and who may be there."""
+"""Network addresses: parse HOST:PORT, listen, explain why that fails, and tell loopback and own names."""
 
 from __future__ import annotations
 
@@ -11,9 +11,17 @@ from attri.runtime.errors import AttriError, FailedError, UsageError
 
 
 def parse_address(text: str, option: str) -> tuple[str, int]:
-    """ "8080", "127.0.0.1:8080", "[::1]:8080" or "name:8080" -> host and port; a port alone is on loopback.
+    """Parse "8080", "127.0.0.1:8080", "[::1]:8080" or "name:8080".
 
-    Raises UsageError.
+    Args:
+        text: the address; a port alone is on loopback.
+        option: for messages.
+
+    Returns:
+        Host and port.
+
+    Raises:
+        UsageError: it is no address.
     """
     found = re.fullmatch(r"(?:(\[[0-9a-fA-F:.]+\]|[^\[\]:/\s]+):)?([0-9]{1,9})", text)
     if not found:
@@ -24,7 +32,11 @@ def parse_address(text: str, option: str) -> tuple[str, int]:
 
 
 def listen(address: tuple[str, int], option: str) -> socket.socket:
-    """A listening socket. Raises what `refusal` says."""
+    """Open a listening socket.
+
+    Raises:
+        AttriError: as `refusal` makes it.
+    """
     host, port = address
     try:
         family, _, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -34,10 +46,11 @@ def listen(address: tuple[str, int], option: str) -> socket.socket:
 
 
 def refusal(address: tuple[str, int], option: str, error: OSError) -> AttriError:
-    """What to do about an address that cannot be listened at.
+    """Make the error that says what to do about an address that cannot be listened at.
 
-    UsageError where only another value helps. What may be over by the next try (a port in use, a network that is not
-    up yet) is a FailedError, for which a service manager tries again.
+    Returns:
+        UsageError where only another value helps; FailedError where it may be over by the next try (a port in use, a
+        network that is not up yet), for which a service manager tries again.
     """
     host, port = address
     where = f"{option} {f'[{host}]' if ':' in host else host}:{port}"
@@ -53,13 +66,13 @@ def refusal(address: tuple[str, int], option: str, error: OSError) -> AttriError
 
 
 def overlap(first: tuple[str, int], second: tuple[str, int]) -> bool:
-    """Whether two servers cannot have both; port 0 is another one each time."""
+    """Whether two servers cannot listen at both addresses; port 0 is a different port each time."""
     everywhere = {"0.0.0.0", "::"}
     return first[1] == second[1] != 0 and (first[0] == second[0] or bool(everywhere & {first[0], second[0]}))
 
 
 def is_loopback(host: str) -> bool:
-    """Whether nobody but this machine comes in by a socket that is bound to this address."""
+    """Whether this is a loopback address, which only this machine can reach."""
     try:
         return ipaddress.ip_address(host.partition("%")[0]).is_loopback
     except ValueError:
@@ -67,8 +80,10 @@ def is_loopback(host: str) -> bool:
 
 
 def is_own_name(host: str) -> bool:
-    """Whether a Host header names this machine: by an address, or as it is called. No name that somebody else's DNS
-    could have pointed here, which is how a page elsewhere would reach in (DNS rebinding)."""
+    """Whether a Host header names this machine, by an IP address or by its own host name.
+
+    Other names are refused even if they resolve to this machine: with DNS rebinding, a page elsewhere would reach in.
+    """
     name = re.sub(r":\d+$", "", host).strip("[]").lower()
     own = socket.gethostname().lower()
     if name in ("localhost", own, f"{own}.local", own.partition(".")[0]):

@@ -1,4 +1,4 @@
-"""Text from outside, made safe for a terminal and valid for readers of JSON."""
+"""Escape control characters and bytes that are not UTF-8 in text for terminals and JSON."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ _SURROGATE = re.compile("[\ud800-\udfff]")  # Python's stand-ins for bytes of a 
 
 
 def as_text(value: str) -> str:
-    """`value` with each byte that is not UTF-8 as `\\xff`. Names are shown so; the file is opened by the original."""
+    r"""Replace bytes of a file name that are not UTF-8 by `\xff`, to show it; the file is opened by the original."""
     return _SURROGATE.sub(_escaped, value)
 
 
 def printable(text: str) -> str:
-    """`text` with control characters, and bytes of a file name that are not UTF-8, as escapes: ESC is \\x1b."""
+    r"""Replace control characters, and bytes that are not UTF-8, by escapes: ESC is `\x1b`."""
     return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), as_text(text))
 
 
 def printable_lines(text: str) -> str:
-    """The same for each line of a text."""
+    """Apply `printable` to each line of a text."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def json_text(value: Any, **options: Any) -> str:
-    """`json.dumps`, letters of all scripts as they are, control characters escaped, and names shown as by `as_text`.
+    """Like `json.dumps`, with letters of all scripts as they are and control characters escaped.
 
-    Python would write a lone surrogate, which is no Unicode text: strict readers refuse the whole object.
+    File names that are not UTF-8 are written as by `as_text`: Python would write lone surrogates, which are no Unicode
+    text, so that strict readers refuse the whole object.
     """
     text = json.dumps(value, ensure_ascii=False, **options)
     text = _SURROGATE.sub(lambda found: "\\" + _escaped(found), text)

@@ -1,8 +1,9 @@
-"""Credentials never leave the process in words: not in logs, names, errors, or tracebacks."""
+"""Redaction: hide passwords, tokens and other credentials in logs, names, errors and tracebacks."""
 
 from __future__ import annotations
 
 import re
+import threading
 
 _SECRETS = (
     "password|passwd|passphrase|pass|pas|loginpas|pwd|psw|pw|token|secret|authorization|auth|key|apikey|signature|sig"
@@ -21,31 +22,63 @@ _VALUE = re.compile(rf"""(?i)((?:\b|_)(?:{_SECRETS})\s*=\s*)("(?:\\.|[^"])*"?|'(
 _USER_OF_URI = re.compile(rf"(?s)(?<=\w)(:/{{1,3}}){_NO_PLACEHOLDER}([^/]*|[^/:]*:.*)@")
 # Without its scheme, or with one that was mistyped (rtsp//user:password@host), it takes a colon to be one.
 _USER_OF_WORD = re.compile(r"(?s)^(?!\w[\w+.-]*:/)(\w+/+|)(.*:.*)@")
+# Behind which a user's name may stand. Behind anything else it may be the password: of user:/password@host.
+_SCHEME = re.compile(r"(?i)(?:^|[\s='\"])(?:https?|rtsp[stu]?|rtmps?|mqtts?|mms|srt|tcp|udp|rtp|ftp)$")
 _VALUE_OF_URI = re.compile(rf"(?is)((?:\b|_)(?:{_SECRETS})=)[^&;]*")
-_known: dict[str, str] = {}  # parts of URIs with their secrets -> without
+_MOST_SECRETS = 4096
 
 
-def redact(text: str) -> str:
-    """`text` with what stands before the @ of each URI, and the values of secret parameters, replaced by ***."""
-    for secret in sorted(_known, key=len, reverse=True):  # one may begin with another
-        text = text.replace(secret, _known[secret])
-    return _VALUE.sub(r"\1***", _USER.sub(r"\1***@", text))
+class Redactor:
+    """Replaces credentials by ***, those of URIs that it has seen wherever they stand.
+
+    In a text a password can only be found by the characters around it. Of a URI on its own it is known where the
+    password ends, so it is kept, and found again whatever characters it has.
+
+    Args:
+        most: secrets that are kept; the ones seen longest ago go first.
+    """
+
+    def __init__(self, most: int = _MOST_SECRETS) -> None:
+        self._most = most
+        self._known: dict[str, str] = {}  # parts of URIs with their secrets -> without
+        self._lock = threading.Lock()
+
+    def redact(self, text: str) -> str:
+        """Replace the user and password before the @ of each URI, and the values of secret parameters."""
+        with self._lock:
+            known = self._known.copy()
+        for secret in sorted(known, key=len, reverse=True):  # one may begin with another
+            text = text.replace(secret, known[secret])
+        return _VALUE.sub(r"\1***", _USER.sub(r"\1***@", text))
+
+    def redact_uri(self, uri: str) -> str:
+        """Replace the credentials of a text that is one URI, and keep them for `redact`."""
+        for pattern, end in ((_user_pattern(uri), "@"), (_VALUE_OF_URI, "")):
+            for found in pattern.finditer(uri):
+                self._keep(found[0], f"{found[1]}***{end}")
+            uri = pattern.sub(rf"\1***{end}", uri)
+        return self.redact(uri)
+
+    def _keep(self, secret: str, shown: str) -> None:
+        with self._lock:
+            self._known.pop(secret, None)
+            self._known[secret] = shown  # at the end
+            while len(self._known) > self._most:
+                del self._known[next(iter(self._known))]
 
 
-def redact_uri(uri: str) -> str:
-    """The same for one URI; from now on `redact` finds its secrets in any text, whatever characters they are of."""
-    for pattern, end in ((_user_pattern(uri), "@"), (_VALUE_OF_URI, "")):
-        _known.update({found[0]: f"{found[1]}***{end}" for found in pattern.finditer(uri)})
-        uri = pattern.sub(rf"\1***{end}", uri)
-    return redact(uri)
+REDACTOR = Redactor()  # of this process: what one part of it has seen, the log of another must not show
+redact, redact_uri = REDACTOR.redact, REDACTOR.redact_uri
 
 
 def has_password(word: str) -> bool:
-    """Whether a secret stands in a word of a command line: more than a user's name."""
-    users = [found[2] for found in _user_pattern(word).finditer(word)]
-    return any(":" in user for user in users) or any(found[2] for found in _VALUE.finditer(word))
+    """Whether a word of a command line holds a password or token; a user's name alone is none."""
+    for found in _user_pattern(word).finditer(word):
+        if ":" in found[2] or not _SCHEME.search(word[: found.start()]):
+            return True
+    return any(found[2] for found in _VALUE.finditer(word))
 
 
 def _user_pattern(word: str) -> re.Pattern[str]:
-    """What finds the user's name and password in this word."""
+    """Return the pattern that finds user and password in a word, which may be a URI or a mistyped one."""
     return _USER_OF_URI if _USER_OF_URI.search(word) else _USER_OF_WORD

@@ -1,4 +1,4 @@
-"""Passwords and tokens: from the environment or a file, never from the command line, where everybody can read them."""
+"""Read passwords and tokens from a file or the environment, never from the command line, which everybody can read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ _LONGEST = 4096  # bytes
 
 
 def read_secret(variable: str, file: Path | None) -> str | None:
-    """What the file holds, else the environment variable, else None; white space around it does not count.
+    """Read a secret, without white space around it.
+
+    Args:
+        variable: environment variable that holds it where no file is given.
+        file: takes precedence.
+
+    Returns:
+        The secret, or None where neither is given.
 
     Raises:
         UsageError: the file cannot be read or is empty, or the secret is no text of one line.

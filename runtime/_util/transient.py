@@ -1,4 +1,4 @@
-"""Errors of the system that can pass by themselves, so that the same command may succeed later."""
+"""Transient errors of the operating system (a full disk, a missing mount), after which the same command may succeed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PASSING = {getattr(errno, name) for name in _NAMES if hasattr(errno, name)}
 
 
 def may_pass(error: BaseException | None) -> bool:
-    """Whether an error is of the system's state (a full disk, a missing mount) and not of the request."""
+    """Whether an error is transient: due to the state of the system, not to the request."""
     sqlite = sys.modules.get("sqlite3")  # where it was not imported, the error is none of its errors
     if sqlite is not None and isinstance(error, sqlite.OperationalError):
         return bool(re.search("locked|full|I/O", str(error)))
@@ -31,7 +31,7 @@ def may_pass(error: BaseException | None) -> bool:
 
 
 def missing(path: Path | str) -> FileNotFoundError:
-    """The error of a file that was looked for and is not there, to be the cause of another."""
+    """Make a FileNotFoundError for `path`, to raise another error from."""
     return FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
 
 

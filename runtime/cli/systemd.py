@@ -1,4 +1,4 @@
-"""Life under systemd: READY, WATCHDOG and STOPPING by its datagram socket, and the unit file to begin with."""
+"""systemd integration: systemd notify messages (sd_notify: READY, WATCHDOG, STOPPING) and a generated unit file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STATUS_PERIOD = 10.0  # seconds between lines for `systemctl status`, where no 
 
 
 def notify(*lines: str) -> None:
-    """Tell the service manager, if there is one (sd_notify(3)); one that does not listen is no reason to fail."""
+    """Send lines to the service manager by the protocol of sd_notify(3), if there is one; errors are ignored."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
@@ -36,11 +36,10 @@ def notify(*lines: str) -> None:
 
 
 class WatchdogSink:
-    """Says that the command is ready, then that it is alive, and at the end that it stops.
+    """Sends READY at the start, WATCHDOG while frames are classified, and STOPPING at the end.
 
-    Alive means that frames that come are classified: where frames wait, and none was classified for the time that the
-    service manager grants (WATCHDOG_USEC), it is told nothing, and restarts the command. A source that is lost is no
-    reason, nor is a sink that holds back files: that is their own business.
+    WATCHDOG is left out where frames wait and none was classified for as long as the service manager allows
+    (WATCHDOG_USEC); then it restarts the command. Neither a lost source nor a sink that holds back files is a reason.
     """
 
     name = "watchdog"
@@ -50,32 +49,33 @@ class WatchdogSink:
     def __init__(self, control: PipelineControl) -> None:
         self._control = control
         self._limit = _watchdog_seconds()
-        self._done, self._moved = 0, time.monotonic()
+        self._done, self._progressed = 0, time.monotonic()
         self._stop = threading.Event()
         notify("READY=1", self._status())
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         self._thread.start()
 
     def write(self, result: FrameResult) -> None:
-        """Nothing: the health of the sources says it all."""
+        """Ignore the result: progress is read from the health of the sources."""
 
     def close(self) -> None:
+        """Send STOPPING."""
         self._stop.set()
         notify("STOPPING=1")
         self._thread.join(1.0)
 
     def _run(self) -> None:
         while not self._stop.wait(self._limit / 2 if self._limit else _STATUS_PERIOD):
-            beat = ["WATCHDOG=1"] if self._limit and self._moves() else []
-            notify(*beat, self._status())
+            alive = ["WATCHDOG=1"] if self._limit and self._makes_progress() else []
+            notify(*alive, self._status())
 
-    def _moves(self) -> bool:
-        """Whether frames are classified, or none are there to classify."""
+    def _makes_progress(self) -> bool:
+        """Whether frames are classified, or none wait."""
         sources = self._control.health()
         done = sum(each.frames for each in sources)
         if done != self._done or not any(each.waiting for each in sources):
-            self._done, self._moved = done, time.monotonic()
-        return time.monotonic() - self._moved < (self._limit or 0)
+            self._done, self._progressed = done, time.monotonic()
+        return time.monotonic() - self._progressed < (self._limit or 0)
 
     def _status(self) -> str:
         sources = self._control.health()
@@ -85,10 +85,10 @@ class WatchdogSink:
 
 
 def unit_file(arguments: Sequence[str]) -> str:
-    """A unit that runs attri-run with these arguments, from this folder, as this user.
+    """Make a unit file that runs attri-run with these arguments, from this folder, as this user.
 
     Raises:
-        UsageError: there is a secret in the arguments; unit files can be read by everybody.
+        UsageError: the arguments hold a secret, which a unit file would show to everybody.
     """
     _check_secrets(arguments)
     words = [argument for argument in arguments if argument != "--install-service"]
@@ -129,7 +129,11 @@ def unit_file(arguments: Sequence[str]) -> str:
 
 
 def _check_secrets(arguments: Sequence[str]) -> None:
-    """Raises UsageError: unit files can be read by everybody."""
+    """Refuse arguments that hold a secret.
+
+    Raises:
+        UsageError: one does; unit files can be read by everybody.
+    """
     for before, argument in zip(("", *arguments), arguments, strict=False):
         option = argument.partition("=")[0] if argument.startswith("--") else before
         if argument.partition("=")[0] == "--webhook":
@@ -146,7 +150,7 @@ def _check_secrets(arguments: Sequence[str]) -> None:
 
 
 def _watchdog_seconds() -> float | None:
-    """How long the service manager waits for a sign of life; None where it does not."""
+    """Seconds that the service manager waits for WATCHDOG; None where it has no watchdog."""
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     with contextlib.suppress(ValueError):
@@ -155,11 +159,12 @@ def _watchdog_seconds() -> float | None:
 
 
 def _in_tmp(word: str) -> bool:
-    """Whether it is a path that a service with a /tmp of its own would not find."""
+    """Whether a word is a path below /tmp, which a service with PrivateTmp does not see."""
     return word.partition("=")[2 if word.startswith("--") else 0].startswith(("/tmp/", "/var/tmp/"))
 
 
 def _is_group(name: str) -> bool:
+    """Whether this system has a user group of this name."""
     try:
         grp.getgrnam(name)
     except KeyError:
@@ -168,10 +173,11 @@ def _is_group(name: str) -> bool:
 
 
 def _escaped(text: str) -> str:
+    """Escape the percent signs of systemd's specifiers."""
     return text.replace("%", "%%")
 
 
 def _quoted(word: str) -> str:
-    """As systemd.service(5) reads a word of a command line."""
+    """Quote a word of a command line for systemd.service(5)."""
     text = _escaped(word).replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$").replace("\n", "\\n")
     return text if text and not set(text) & set(" \t'\";") else f'"{text}"'

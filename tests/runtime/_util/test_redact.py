@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import attri.runtime
-from attri.runtime._util.redact import has_password, redact, redact_uri
+from attri.runtime._util.redact import Redactor, has_password, redact, redact_uri
 
 
 @pytest.mark.parametrize(
@@ -115,9 +115,17 @@ def test_a_word_without_a_password_stays(word: str) -> None:
     assert not has_password(word)
 
 
+def test_a_redactor_keeps_the_secrets_that_it_saw_last() -> None:
+    redactor = Redactor(most=2)
+    uris = [f"rtsp://user:my secret {number}@host" for number in range(3)]
+    for uri in (uris[0], uris[1], uris[0], uris[2]):
+        assert redactor.redact_uri(uri) == "rtsp://***@host"
+    assert [redactor.redact(f"lost {uri}") == "lost rtsp://***@host" for uri in uris] == [True, False, True]
+
+
 def test_no_message_of_the_program_is_redacted() -> None:
     """What it says of how a URL is written has to stay readable."""
-    for file in Path(attri.runtime.__file__).parent.glob("*.py"):
+    for file in Path(attri.runtime.__file__).parent.rglob("*.py"):
         tree = ast.parse(file.read_text())
         texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and type(node.value) is str]
         docstrings = [ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, _DOCUMENTED)]
@@ -132,6 +140,10 @@ def test_no_message_of_the_program_is_redacted() -> None:
         ("u:p%40ss@host/x", True),
         ("--mqtt=mqtt://u:pw@host", True),
         ("mqtt://ann@broker", False),
+        ("rtsp:ann:/pw@host", True),
+        ("rtsp//ann:/pw@host", True),
+        ("ann:/pw@host", True),
+        ("gst:rtspsrc location=rtsp://ann@host", False),
         ("camera0", False),
         ("http://h/?password=", False),
         ("http://h:8080/video", False),
