@@ -1,4 +1,4 @@
-"""What the commands share: errors become one line and an exit code, and logs go to stderr."""
+"""Base class of the commands: exit codes, errors as one line, logs on stderr, grouped --help."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ ARGUMENTS = "attri.arguments"  # of the command line, in `click.Context.meta`
 # Headings of --help, in this order.
 CAPTURE, LABELS, ENGINE = "Capture", "Labels and decisions", "Engine"
 OUTPUTS, WEB, SERVICE = "Outputs", "Web", "Service"
+_LONGEST_CHOICE = 40  # characters of a|b|c, beyond which a line of --help is too long for a terminal
 GROUPS = (CAPTURE, LABELS, ENGINE, OUTPUTS, WEB, SERVICE)
 
 
@@ -48,7 +49,7 @@ def require(module: str) -> None:
 
 
 class Option(click.Option):
-    """A click option that stands under a heading in --help. The values of numbers are called N (whole) and X there.
+    """A click option that stands under a heading in --help. Whole numbers are called N there, other numbers X.
 
     Args:
         group: the heading, one of `GROUPS`; without one it is with --help and --version.
@@ -61,6 +62,9 @@ class Option(click.Option):
             self.metavar = "N"
         if self.metavar is None and isinstance(self.type, click.FloatRange):
             self.metavar = "X"
+        if isinstance(self.type, click.Choice) and len("|".join(self.type.choices)) > _LONGEST_CHOICE:
+            self.metavar = "WORD"
+            self.help = f"{self.help} One of {', '.join(self.type.choices)}."
 
 
 def option(group: str, *flags: str, **settings: Any) -> Callable[[Decorated], Decorated]:
@@ -72,6 +76,7 @@ class Command(click.Command):
     """A click command with attri's exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Run the command and exit."""
         start_logging()
         _hide_passwords(kwargs.get("args") or (args[0] if args else None) or sys.argv[1:])
         share_cpus()
@@ -87,6 +92,7 @@ class Command(click.Command):
         sys.exit(code)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments, and keep them as they were typed."""
         ctx.meta[ARGUMENTS] = tuple(args)
         return super().parse_args(ctx, args)
 
@@ -103,6 +109,7 @@ class Command(click.Command):
                     formatter.write_dl(records)
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Call the command's function; a reader of stdout that has gone (| head) ends it with exit code 0."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:  # caught here, because click would make it exit code 1 without a word
@@ -141,7 +148,7 @@ class Command(click.Command):
 
 
 def _hide_passwords(words: Sequence[str]) -> None:
-    """Whatever option a URI was given to by mistake, no message may show its password."""
+    """Have the log redact the passwords of all arguments, whichever option a URI was given to by mistake."""
     for word in words:
         value = word.partition("=")[2] if word.startswith("--") else word
         if not value.startswith("gst:") and has_password(value):
@@ -149,7 +156,7 @@ def _hide_passwords(words: Sequence[str]) -> None:
 
 
 def stdout_is_broken() -> bool:
-    """Whether nobody can read what is written to stdout."""
+    """Whether stdout is a pipe whose reader has gone."""
     poll = select.poll()
     try:
         poll.register(sys.stdout.fileno(), 0)  # errors are told of without being asked for
@@ -159,5 +166,5 @@ def stdout_is_broken() -> bool:
 
 
 def _leave_stdout() -> None:
-    """What is left in its buffer must not raise again at exit."""
+    """Point stdout to /dev/null, so that what is left in its buffer does not raise again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -36,7 +36,15 @@ _OPTIONAL = ("av", "pillow_heif", "paho", "prometheus_client", "starlette", "uvi
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: `state` is "ok", "missing" or "note"; `advice` says what to do, if anything."""
+    """The result of one check.
+
+    Attributes:
+        group: name of the check that found it, a heading of the report.
+        name: what was looked at.
+        state: "ok", "missing" or "note".
+        value: what was found.
+        advice: what to do about it, if anything.
+    """
 
     group: str
     name: str
@@ -47,7 +55,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Choice:
-    """What `attri-run` would take here; backend None: nothing."""
+    """The backend and device that `attri-run` would use.
+
+    Attributes:
+        backend: "tensorrt" or "onnxruntime"; None where nothing runs graphs.
+        device: "cuda" or "cpu"; None likewise.
+        why: the reason, for a person.
+    """
 
     backend: str | None
     device: str | None
@@ -65,9 +79,12 @@ class Choice:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.version_option(package_name="attri")
 def main(bundle: Path, as_json: bool) -> int:
-    """Look at this machine: exit code 0 where attri-run can work, 1 where it cannot, or not with this bundle: one that
-    is not there yet is none of this machine's faults, one that is damaged is."""
-    findings = [finding for look in LOOKS for finding in look(bundle)]
+    """Check this machine for attri-run, and say what is missing.
+
+    The exit code is 0 if attri-run can work here, and 1 if it cannot or the bundle is damaged. A bundle that does not
+    exist yet is no fault.
+    """
+    findings = [finding for check in CHECKS.values() for finding in check(bundle)]
     choice = choose(findings)
     if as_json:
         head = {"attri": version("attri"), "python": platform.python_version(), "would_use": asdict(choice)}
@@ -79,7 +96,7 @@ def main(bundle: Path, as_json: bool) -> int:
 
 
 def choose(findings: list[Finding]) -> Choice:
-    """What --backend auto and --device auto come to."""
+    """Choose as --backend auto and --device auto do."""
     from attri.runtime.engines.onnxruntime import usual_device
     from attri.runtime.engines.select import EngineOptions, choose_tensorrt
 
@@ -96,7 +113,7 @@ def choose(findings: list[Finding]) -> Choice:
 
 
 def report(findings: list[Finding], choice: Choice) -> str:
-    """For a person."""
+    """Format the findings as text, a section per group."""
     lines = [f"attri {version('attri')}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"]
     width = max(len(each.name) for each in findings)
     for group in dict.fromkeys(each.group for each in findings):
@@ -110,6 +127,7 @@ def report(findings: list[Finding], choice: Choice) -> str:
 
 
 def _machine(_bundle: Path) -> Iterator[Finding]:
+    """Check CPUs, memory, disk and, on a Jetson, its release."""
     group = "machine"
     yield Finding(group, "CPU", OK, str(usable_cpus()))
     if found := memory():
@@ -128,8 +146,9 @@ def _machine(_bundle: Path) -> Iterator[Finding]:
 
 
 def _engines(_bundle: Path) -> Iterator[Finding]:
+    """Check ONNX Runtime, TensorRT and CUDA."""
     group = "engines"
-    found = _package("onnxruntime", "onnxruntime", "onnxruntime-gpu")
+    found = package_version("onnxruntime", "onnxruntime", "onnxruntime-gpu")
     if found is None:
         yield Finding(group, "ONNX Runtime", MISSING, "not installed", "pip install 'attri[onnx]', or 'attri[gpu]'")
     elif found.startswith("broken"):
@@ -138,7 +157,7 @@ def _engines(_bundle: Path) -> Iterator[Finding]:
         providers = importlib.import_module("onnxruntime").get_available_providers()
         names = [name.removesuffix("ExecutionProvider") for name in providers]
         yield Finding(group, "ONNX Runtime", OK, f"{found}, with {', '.join(names)}")
-    found = _package("tensorrt", "tensorrt")
+    found = package_version("tensorrt", "tensorrt")
     usable = found is not None and not found.startswith("broken")
     advice = "comes with JetPack; elsewhere pip install 'attri[trt]'. ONNX Runtime does without"
     yield Finding(group, "TensorRT", OK if usable else MISSING, found or "not installed", "" if usable else advice)
@@ -149,6 +168,7 @@ def _engines(_bundle: Path) -> Iterator[Finding]:
 
 
 def _sources(_bundle: Path) -> Iterator[Finding]:
+    """Check cameras and OpenCV."""
     group = "sources"
     cameras = v4l2.list_cameras()
     for camera in cameras:
@@ -158,7 +178,7 @@ def _sources(_bundle: Path) -> Iterator[Finding]:
         yield Finding(group, str(camera.device), OK if allowed else NOTE, names, advice)
     if not cameras:
         yield Finding(group, "cameras", MISSING, "no /dev/video*", "plug one in, or classify files and streams")
-    found = _package("cv2", "opencv-python-headless", "opencv-python")
+    found = package_version("cv2", "opencv-python-headless", "opencv-python")
     if found is None or found.startswith("broken"):
         yield Finding(group, "OpenCV", MISSING, found or "not installed", "for cameras: pip install 'attri[camera]'")
         return
@@ -169,15 +189,17 @@ def _sources(_bundle: Path) -> Iterator[Finding]:
 
 
 def _extras(_bundle: Path) -> Iterator[Finding]:
+    """Check optional packages."""
     for module in _OPTIONAL:
         needed = MODULES[module]
-        found = _package(module, needed.package)
+        found = package_version(module, needed.package)
         usable = found is not None and not found.startswith("broken")
         advice = "" if usable else f"for {needed.purpose}: pip install 'attri[{needed.extra}]'"
         yield Finding("optional", needed.package, OK if usable else MISSING, found or "not installed", advice)
 
 
 def _model(bundle: Path) -> Iterator[Finding]:
+    """Verify the bundle, and compare its graphs with the PyTorch model."""
     from attri.runtime.bundle import Bundle
     from attri.runtime.errors import BundleError
 
@@ -194,7 +216,7 @@ def _model(bundle: Path) -> Iterator[Finding]:
 
 
 def _agreement(bundle: Bundle) -> Finding:
-    """Of a verified bundle: whether its graphs give here what the PyTorch model gave for its reference images."""
+    """Compare the graphs of a verified bundle with the PyTorch model's outputs for its reference images."""
     from attri.runtime.bundle import TEXT, VISION
     from attri.runtime.engines.select import EngineOptions, open_engines
     from attri.runtime.engines.verify import compare
@@ -217,11 +239,25 @@ def _agreement(bundle: Bundle) -> Finding:
     return Finding("bundle", name, OK, f"{value}, and agrees with the model")
 
 
-LOOKS: list[Callable[[Path], Iterator[Finding]]] = [_machine, _engines, _sources, _extras, _model]
+CHECKS: dict[str, Callable[[Path], Iterator[Finding]]] = {
+    "machine": _machine,
+    "engines": _engines,
+    "sources": _sources,
+    "optional": _extras,
+    "bundle": _model,
+}
 
 
-def _package(module: str, *packages: str) -> str | None:
-    """Its version, "broken: why" where it does not import, None where it is not there."""
+def package_version(module: str, *packages: str) -> str | None:
+    """Find the version of a module.
+
+    Args:
+        module: is imported.
+        packages: that may have installed it, for their metadata.
+
+    Returns:
+        The version; "broken: " and the reason where the import fails; None where it is not installed.
+    """
     try:
         loaded: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -239,7 +275,11 @@ def _package(module: str, *packages: str) -> str | None:
 
 
 def _cuda() -> str:
-    """The GPUs that the driver sees. Raises OSError: none."""
+    """Name the GPUs that the NVIDIA driver sees, and its CUDA version.
+
+    Raises:
+        OSError: there is no driver, or it sees no GPU.
+    """
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError as error:

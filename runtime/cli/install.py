@@ -1,4 +1,4 @@
-"""attri-run --install-service: the command is checked as far as can be without running it, then its unit is printed."""
+"""attri-run --install-service: check the command as far as possible without running it, and print its unit file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from attri.runtime.text.cache import TextCache
 
 
 class _NoEngine:
-    """In the place of an engine, where labels are checked and nothing is classified."""
+    """Stands for an engine where labels are checked and nothing is classified."""
 
     description = ""
     limits: Mapping[str, int] = {}
@@ -50,6 +50,9 @@ def check_service(
         specs: the sources, as `find_inputs` gives them.
         files: the labels files of all sources.
         labels: the file of sources that have none of their own.
+        bundle: folder of the bundle.
+        request: which engine to use.
+        inputs: the options about sources and decisions.
 
     Raises:
         AttriError: what attri-run would say, or something is for a terminal and not for a service.
@@ -69,19 +72,26 @@ def check_service(
 
 
 def print_unit(words: Sequence[str]) -> None:
-    """The unit that runs attri-run with these arguments on stdout, what to do with it on stderr. Raises UsageError."""
+    """Print the unit file on stdout, and what to do with it on stderr.
+
+    Args:
+        words: arguments of attri-run.
+
+    Raises:
+        UsageError: they hold a secret.
+    """
     click.echo(unit_file(words), nl=False)
     click.echo("Save it as /etc/systemd/system/attri.service, then: systemctl enable --now attri", err=True)
     click.echo(f"Tokens, passwords and ATTRI_WEBHOOK (ATTRI_...=...) go into {SECRETS}, chmod 600.", err=True)
 
 
 def absolute_words(words: Sequence[str], command: click.Command, named: Collection[str]) -> list[str]:
-    """The arguments of a command with the paths in them made absolute.
+    """Make the paths in the arguments of a command absolute.
 
     Args:
-        words: as they were typed.
-        command: whose options are paths where their type is click.Path.
-        named: sources that go by a name and are no paths.
+        words: the arguments as they were typed.
+        command: the command; its options of type click.Path take paths.
+        named: names of the sources file, which are no paths.
     """
     options = {name: option for option in command.params for name in option.opts if isinstance(option, click.Option)}
     result: list[str] = []
@@ -108,14 +118,14 @@ def _absolute(path: str) -> str:
 
 
 def _absolute_source(word: str, named: Collection[str]) -> str:
-    """As `find_sources` tells paths from other sources."""
+    """Make a source absolute if it is a path or glob, told from other sources as `find_sources` does."""
     path = word.removeprefix("file://")
     is_path = word not in named and bool(Path(path).exists() or (glob.has_magic(word) and glob.glob(word)))  # noqa: PTH207  # Path.glob takes no absolute pattern
     return _absolute(path) if is_path else word
 
 
 def _modules(specs: Sequence[SourceSpec]) -> Iterator[str]:
-    """What the sources need to be opened."""
+    """Yield the modules that opening the sources needs."""
     for spec in specs:
         if spec.kind in ("stream", "video"):
             yield "av"
@@ -124,6 +134,11 @@ def _modules(specs: Sequence[SourceSpec]) -> Iterator[str]:
 
 
 def _engine_modules(request: EngineOptions) -> Iterator[str]:
-    """Raises EngineError, MissingExtra: TensorRT was asked for and does not work here."""
+    """Yield the modules that running the graphs needs.
+
+    Raises:
+        EngineError: TensorRT was asked for and does not work here.
+        MissingExtra: TensorRT was asked for and is not installed.
+    """
     if choose_tensorrt(request)[0] is None:
         yield "onnxruntime"

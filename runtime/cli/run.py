@@ -1,4 +1,4 @@
-"""attri-run: classify pictures, videos, cameras and streams with a bundle."""
+"""attri-run: classify images, videos, cameras and streams with a bundle."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _BUNDLE = "Folder that attri-export wrote."
 @click.argument("words", nargs=-1, metavar="SOURCE...")
 @option(LABELS, "--labels", type=click.Path(path_type=Path), help="Text file, one label a line. [the bundle's own]")
 @option(ENGINE, "--bundle", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True, help=_BUNDLE)
-@option(ENGINE, "--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="Runs the graphs.")
-@option(ENGINE, "--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where they run.")
+@option(ENGINE, "--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="Graph runtime.")
+@option(ENGINE, "--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="What runs the graphs.")
 @option(ENGINE, "--engine-dir", type=click.Path(path_type=Path), help="Where TensorRT's engines are. [in the bundle]")
 @option(ENGINE, "--rebuild-engines", is_flag=True, help="Build TensorRT's engines again.")
 @option(LABELS, "--threshold", type=click.FloatRange(0, 1), help="Below it: none of the labels. [the bundle's own]")
@@ -55,8 +55,11 @@ def main(
     inputs: Inputs,
     outputs: Outputs,
 ) -> int:
-    """Classify SOURCEs: pictures, folders, quoted globs, videos, camera0, camera:NAME, /dev/v4l/by-id/..., csi://0,
-    rtsp://, http://, gst:PIPELINE, - for JPEGs on standard input, or names from the --sources file."""
+    """Classify SOURCEs with a bundle.
+
+    A SOURCE is an image, a folder, a quoted glob, a video, camera0, camera:NAME, /dev/v4l/by-id/..., csi://0, rtsp://,
+    http://, gst:PIPELINE, - for JPEGs on standard input, or a name from the --sources file.
+    """
     from attri.runtime.classifier import Classifier
     from attri.runtime.cli.sinks import check_sinks, open_sinks
     from attri.runtime.cli.source_options import open_pipeline, read_inputs

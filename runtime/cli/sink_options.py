@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_type_hints
 
 import click
 
-from attri.runtime.cli.command import is_installed
+from attri.runtime.cli.command import OUTPUTS, SERVICE, WEB, is_installed, option
 from attri.runtime.errors import MissingExtra, UsageError
 
 _FILE = click.Path(path_type=Path)
@@ -31,6 +31,7 @@ class SinkOption:
         modules: Modules that it needs, by names of `attri.runtime._util.extras`.
         metavar: What the help shows in the place of the value.
         envvar: Environment variable that gives the value where the command line does not.
+        group: Heading in the help.
     """
 
     help: str
@@ -40,6 +41,7 @@ class SinkOption:
     modules: tuple[str, ...] = ()
     metavar: str | None = None
     envvar: str | None = None
+    group: str = OUTPUTS
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Outputs:
     ] = None
     metrics: Annotated[
         str | None,
-        SinkOption("Prometheus figures at http://HOST:PORT/metrics.", modules=_METRICS, metavar=_ADDRESS),
+        SinkOption("Prometheus figures at http://HOST:PORT/metrics.", modules=_METRICS, metavar=_ADDRESS, group=WEB),
     ] = None
     serve: Annotated[
         str | None,
@@ -102,16 +104,20 @@ class Outputs:
             "A page with live images, /healthz and /metrics.",
             modules=("starlette", "uvicorn", *_METRICS),
             metavar=_ADDRESS,
+            group=WEB,
         ),
     ] = None
     serve_token_file: Annotated[
-        Path | None, SinkOption("Needed to change labels. Else ATTRI_SERVE_TOKEN.", _FILE, needs="serve")
+        Path | None, SinkOption("Needed to change labels. Else ATTRI_SERVE_TOKEN.", _FILE, needs="serve", group=WEB)
     ] = None
     serve_allowed_host: Annotated[
-        tuple[str, ...], SinkOption("Another name that the page is reached by.", needs="serve", metavar="NAME")
+        tuple[str, ...],
+        SinkOption("Another name that the page is reached by.", needs="serve", metavar="NAME", group=WEB),
     ] = ()
-    log_json: Annotated[bool, SinkOption("Logs on stderr as JSON objects.")] = False
-    install_service: Annotated[bool, SinkOption("Print a systemd unit that runs this command, and stop.")] = False
+    log_json: Annotated[bool, SinkOption("Logs on stderr as JSON objects.", group=SERVICE)] = False
+    install_service: Annotated[
+        bool, SinkOption("Print a systemd unit that runs this command, and stop.", group=SERVICE)
+    ] = False
 
 
 OPTIONS: Mapping[str, SinkOption] = {
@@ -151,7 +157,8 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _click_option(name: str, default: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     about = OPTIONS[name]
-    return click.option(
+    return option(
+        about.group,
         flag(name),
         name,
         type=about.type,

@@ -26,6 +26,7 @@ from attri.runtime.capture.spec import (
     ValueType,
     WholeNumber,
 )
+from attri.runtime.cli.command import CAPTURE, LABELS, option
 from attri.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -87,10 +88,10 @@ class Inputs:
     on_change: bool
 
 
-def _click_option(option: SourceOption) -> Callable[[Any], Any]:
+def _click_option(row: SourceOption) -> Callable[[Any], Any]:
     """Make the option of a command from a row of the table."""
-    flags = (option.flag, *option.aliases, option.name)
-    return click.option(*flags, type=_click_type(option.type), metavar=option.metavar, help=option.help)
+    flags = (row.flag, *row.aliases, row.name)
+    return option(CAPTURE, *flags, type=_click_type(row.type), metavar=row.metavar, help=row.help)
 
 
 def _click_type(type: ValueType) -> Any:
@@ -104,49 +105,61 @@ def _click_type(type: ValueType) -> Any:
 
 
 OPTIONS = [
-    click.option("--sources", type=click.Path(path_type=Path), help="TOML file with named sources."),
-    click.option("--watch", is_flag=True, help="Classify images as they arrive in the folder."),
+    option(CAPTURE, "--sources", type=click.Path(path_type=Path), help="TOML file with named sources."),
+    option(CAPTURE, "--watch", is_flag=True, help="Classify images as they arrive in the folder."),
     *map(_click_option, SOURCE_OPTIONS),
-    click.option(
+    option(
+        CAPTURE,
         "--batch",
         type=click.IntRange(1),
         default=4,
         show_default=True,
         help="Frames of files that are classified at once; cameras and streams go one by one.",
     ),
-    click.option(
+    option(
+        CAPTURE,
         "--freeze-timeout",
         type=click.FloatRange(0),
         metavar="SECONDS",
         help="Reopen a camera or stream without a new image for so long; 0 lets it stand still. [10]",
     ),
-    click.option("--max-retries", type=click.IntRange(0), help="Of opening a camera or stream again, in a row. [20]"),
-    click.option("--template", help="Sentence around each label, with {} in its place. [the bundle's own]"),
-    click.option(
-        "--smooth", type=click.FloatRange(0), default=0.0, metavar="SECONDS", help="Average scores over about so long."
+    option(
+        CAPTURE, "--max-retries", type=click.IntRange(0), help="Of opening a camera or stream again, in a row. [20]"
     ),
-    click.option(
+    option(LABELS, "--template", help="Sentence around each label, with {} in its place. [the bundle's own]"),
+    option(
+        LABELS,
+        "--smooth",
+        type=click.FloatRange(0),
+        default=0.0,
+        metavar="SECONDS",
+        help="Average scores over about so long.",
+    ),
+    option(
+        LABELS,
         "--majority",
         type=click.IntRange(1),
         default=1,
         metavar="N",
         help="Take the label of most of the last N frames.",
     ),
-    click.option(
+    option(
+        LABELS,
         "--min-duration",
         type=click.FloatRange(0),
         default=0.0,
         metavar="SECONDS",
         help="A label must hold so long to be decided.",
     ),
-    click.option(
+    option(
+        LABELS,
         "--min-interval",
         type=click.FloatRange(0),
         default=0.0,
         metavar="SECONDS",
         help="At most one result in so long.",
     ),
-    click.option("--on-change", is_flag=True, help="Only results whose label differs from the one before."),
+    option(LABELS, "--on-change", is_flag=True, help="Only results whose label differs from the one before."),
 ]
 
 
@@ -160,8 +173,8 @@ def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
         inputs = Inputs(options=options, **values)
         return command(*args, inputs=inputs, **kwargs)
 
-    for option in reversed(OPTIONS):
-        wrapper = option(wrapper)
+    for add in reversed(OPTIONS):
+        wrapper = add(wrapper)
     return wrapper
 
 

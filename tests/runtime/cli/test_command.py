@@ -118,3 +118,8 @@ def test_help_groups_options_under_headings() -> None:
     after = lines.index("Engine:") + 1
     assert lines[after].split() == ["--threads", "N", "Threads.", "[x>=1]"]
     assert not any(line.strip().startswith("WORDS") for line in lines)
+
+
+def test_every_option_of_attri_run_has_a_heading() -> None:
+    without = [each.name for each in main.params if isinstance(each, click.Option) and not getattr(each, "group", "")]
+    assert without == ["version"]

@@ -140,8 +140,9 @@ def test_a_package_that_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("libcublas.so.12: cannot open shared object file\nand more")
 
     monkeypatch.setattr(doctor.importlib, "import_module", fail)
-    assert doctor._package("onnxruntime", "onnxruntime") == "broken: libcublas.so.12: cannot open shared object file"
-    (runtime, *_) = doctor._engines(Path())
+    broken = "broken: libcublas.so.12: cannot open shared object file"
+    assert doctor.package_version("onnxruntime", "onnxruntime") == broken
+    (runtime, *_) = doctor.CHECKS["engines"](Path())
     assert (runtime.state, runtime.advice) == (MISSING, "pip install --force-reinstall onnxruntime")
 
 
@@ -175,7 +176,7 @@ def test_a_jetson(monkeypatch: pytest.MonkeyPatch) -> None:
         "/etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic",
     }
     monkeypatch.setattr(doctor, "read_text", lambda path: texts.get(str(path), ""))
-    (jetson,) = [each for each in doctor._machine(Path()) if each.name == "Jetson"]
+    (jetson,) = [each for each in doctor.CHECKS["machine"](Path()) if each.name == "Jetson"]
     assert jetson.value == "NVIDIA Jetson Orin Nano Developer Kit, R36 (release), REVISION: 4.3"
 
 
