@@ -97,7 +97,7 @@ def main(bundle: Path, as_json: bool) -> int:
 
 def choose(findings: list[Finding]) -> Choice:
     """Choose as --backend auto and --device auto do."""
-    from attri.runtime.engines.onnxruntime import usual_device
+    from attri.runtime.engines.onnxruntime import auto_device
     from attri.runtime.engines.select import EngineOptions, choose_tensorrt
 
     gpu, why = choose_tensorrt(EngineOptions())
@@ -106,7 +106,7 @@ def choose(findings: list[Finding]) -> Choice:
     state = {each.name: each.state for each in findings}
     if state["ONNX Runtime"] != OK:
         return Choice(None, None, f"{why}, and there is no ONNX Runtime: nothing runs graphs")
-    device = usual_device()
+    device = auto_device()
     if device == "cuda" and state["CUDA"] != OK:
         return Choice("onnxruntime", "cpu", f"{why}, and CUDA does not start")
     return Choice("onnxruntime", device, why)

@@ -51,7 +51,7 @@ class OrtEngine:
         if device != "auto" and PROVIDERS[device] not in available:
             lack = f"this ONNX Runtime has no {PROVIDERS[device]}"
             raise EngineError(f"--device {device}: {lack}: pip install 'attri[gpu]'")
-        wanted = usual_device() if device == "auto" else device
+        wanted = auto_device() if device == "auto" else device
         try:
             self._session = _session(path, wanted, threads, integers)
             self.description = f"ONNX Runtime {ort.__version__} on {wanted}"
@@ -74,8 +74,8 @@ class OrtEngine:
         """A session goes with its last reference, and has no other way."""
 
 
-def usual_device() -> str:
-    """What "auto" tries here."""
+def auto_device() -> str:
+    """The device that "auto" tries first: "cuda" where this ONNX Runtime has its provider, else "cpu"."""
     import onnxruntime as ort
 
     return "cuda" if PROVIDERS["cuda"] in ort.get_available_providers() else "cpu"

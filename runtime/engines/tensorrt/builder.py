@@ -7,8 +7,6 @@ the type of its outputs. What a version can do is asked for by name, never by it
 
 from __future__ import annotations
 
-import json
-import re
 import signal
 import threading
 import time
@@ -19,16 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from attri.runtime.engines.signature import Border, read_border
-from attri.runtime.engines.tensorrt.engine import make_log
+from attri.runtime.engines.tensorrt.logger import make_log
 from attri.runtime.errors import EngineError, UsageError
 
 Tell = Callable[[str], None]
 Range = tuple[int, int, int]  # least, most usual, greatest
 CHECK_LABELS = 16  # the engines are checked on that many
 TOKENS_PER_LABEL = 8  # own tokens that a label of a full set may have on average
-HALF_KEPT = (
-    0.5  # of the graph's share of half tensors; our choice: what is fused away is not shown, and not all is half
-)
 TICK = 5.0  # seconds between lines of progress
 FLOATS = ("FLOAT", "HALF")
 UNTYPED = ("CONSTANT", "SHAPE", "CAST", "QUANTIZE", "DEQUANTIZE")  # types of these follow from what they are
@@ -267,43 +262,3 @@ def _watch(trt: Any, config: Any, title: str, tell: Tell, interrupted: threading
     tell(title)
     config.progress_monitor = Progress()
     return failures
-
-
-def type_shares(information: str) -> dict[str, float] | None:
-    """Shares of half, int8 and float32 among an engine's typed tensors, by its inspector; None where it cannot tell.
-
-    Types read "Half" or "Row major linear FP16 format", by the kind of layer. 8.6 fuses a whole transformer into one
-    layer of Myelin, `{ForeignNode[...]}`, and tells the types of nothing inside: the rest would be judged by chance.
-    """
-    try:
-        layers = [layer for layer in json.loads(information)["Layers"] if isinstance(layer, dict)]
-    except (ValueError, KeyError, TypeError):
-        return None
-    if any(layer.get("LayerType") == "Myelin" or "ForeignNode" in layer.get("Name", "") for layer in layers):
-        return None
-    tensors = [each for layer in layers for each in layer.get("Outputs", [])]
-    kinds = {"half": r"half|fp16", "int8": r"int8", "float32": r"float|fp32"}
-    counts = {
-        kind: sum(bool(re.search(words, tensor.get("Format/Datatype", ""), re.IGNORECASE)) for tensor in tensors)
-        for kind, words in kinds.items()
-    }
-    total = sum(counts.values())
-    return {kind: count / total for kind, count in counts.items()} if total else None
-
-
-def check_shares(shares: dict[str, float] | None, precision: str, name: str, asked: float) -> None:
-    """Raises EngineError where an engine that was asked for in half, or int8, shows that it is not.
-
-    Args:
-        shares: of `type_shares`; where the inspector cannot tell, agreement with the model has to do.
-        asked: share of half among the tensors of the exported graph.
-    """
-    if shares is None:
-        return
-    if precision == "fp16" and shares["half"] < HALF_KEPT * asked:
-        raise EngineError(
-            f"{shares['half']:.0%} of the tensors of {name} are half in the engine and {asked:.0%} in the graph:"
-            " TensorRT did not do as asked, the engine is not used"
-        )
-    if precision == "int8" and not shares["int8"]:
-        raise EngineError(f"nothing of {name} is int8 in the engine: it is not used")

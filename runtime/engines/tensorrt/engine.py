@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from attri.runtime.engines.signature import Border, Tensor
 from attri.runtime.engines.tensorrt.cuda import Buffer, Cuda, Graph, Stream
+from attri.runtime.engines.tensorrt.logger import make_log
 from attri.runtime.errors import EngineError
 
-logger = logging.getLogger("attri.tensorrt")
-OLDEST = (8, 6)
+_LOGGER = logging.getLogger("attri")
 CLOSING = 0.2  # seconds that closing waits for a run: attri-run has 2 to end, of which its pipeline takes 1.5
-FEW = 3  # errors in a message, beside the last
 # By the name of the member of trt.DataType: trt.nptype raises for types that NumPy lacks.
 DTYPES = {
     "FLOAT": "float32",
@@ -32,41 +31,6 @@ DTYPES = {
     "UINT8": "uint8",
     "BOOL": "bool",
 }
-
-
-def check_version(trt: Any) -> None:
-    """Raises EngineError for a TensorRT that is too old, by the name of the JetPack that brings it."""
-    major, minor = (int(part) for part in trt.__version__.split(".")[:2])
-    if (major, minor) < OLDEST:
-        raise EngineError(
-            f"TensorRT {trt.__version__} (JetPack 5 or older) is not supported, 8.6 is the first that is:"
-            " install JetPack 6, or use --backend onnxruntime"
-        )
-
-
-def make_log(trt: Any) -> Any:
-    """A logger of that module, which hands messages to `logging` and keeps the errors of one call for `reason`."""
-
-    class Log(trt.ILogger):  # type: ignore[misc]  # the module is known at run time only
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            text = " ".join(message.split())
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR) and text not in self.errors:
-                self.errors.append(text)
-            logger.debug("%s", text)
-
-        def start(self) -> None:
-            """Another call: what went wrong before is not its reason."""
-            self.errors = []
-
-        def reason(self) -> str:
-            """The first errors and the last: 8.6 tells the reason before a line that suits every failure."""
-            return "; ".join(self.errors[:FEW] + self.errors[FEW:][-1:]) or "it gives no reason"
-
-    return Log()
 
 
 class TrtEngine:
@@ -150,7 +114,7 @@ class TrtEngine:
             return
         self._closed = True
         if not self._lock.acquire(timeout=CLOSING):
-            logger.warning("a run on the GPU has not ended: its memory is given back when it does")
+            _LOGGER.warning("a run on the GPU has not ended: its memory is given back when it does")
             return
         try:
             self._release()
@@ -207,7 +171,7 @@ class TrtEngine:
                 self._enqueue(stream)
             return capture.graph
         except EngineError as error:
-            logger.debug("no CUDA graph: %s", error)
+            _LOGGER.debug("no CUDA graph: %s", error)
             return None
 
     def _enqueue(self, stream: Stream) -> None:

@@ -12,14 +12,16 @@ from typing import Any
 from attri.runtime._util.system import memory
 from attri.runtime.bundle import ENGINES, TEXT, VISION, Bundle, file_entry, save_manifest
 from attri.runtime.engines.signature import read_border
-from attri.runtime.engines.tensorrt.builder import BuildOptions, build, check_shares, type_shares
+from attri.runtime.engines.tensorrt.builder import BuildOptions, build
 from attri.runtime.engines.tensorrt.cache import CachedEngine, EngineCache, EngineKey, Machine
 from attri.runtime.engines.tensorrt.cuda import Cuda, Device, is_tegra, system
-from attri.runtime.engines.tensorrt.engine import TrtEngine, check_version
+from attri.runtime.engines.tensorrt.engine import TrtEngine
+from attri.runtime.engines.tensorrt.inspection import check_shares, type_shares
 from attri.runtime.engines.verify import compare
 from attri.runtime.errors import EngineError, MissingExtra
 
 Tell = Callable[[str], None]
+_OLDEST = (8, 6)
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,20 @@ def _import_tensorrt() -> Any:
             ) from error
         raise MissingExtra("tensorrt") from error
     return tensorrt
+
+
+def check_version(trt: Any) -> None:
+    """Refuse a TensorRT that is too old, by the name of the JetPack that brings it.
+
+    Raises:
+        EngineError: it is older than 8.6.
+    """
+    major, minor = (int(part) for part in trt.__version__.split(".")[:2])
+    if (major, minor) < _OLDEST:
+        raise EngineError(
+            f"TensorRT {trt.__version__} (JetPack 5 or older) is not supported, 8.6 is the first that is:"
+            " install JetPack 6, or use --backend onnxruntime"
+        )
 
 
 def tensorrt_engines(

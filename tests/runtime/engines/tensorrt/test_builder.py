@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import json
 import signal
 
 import pytest
@@ -11,9 +10,10 @@ from support.tensorrt import graphs
 from support.tensorrt.standin import bindings
 
 from attri.runtime.engines.signature import read_border
-from attri.runtime.engines.tensorrt.builder import BuildOptions, build, check_shares, type_shares
+from attri.runtime.engines.tensorrt.builder import BuildOptions, build
 from attri.runtime.engines.tensorrt.cuda import Cuda
 from attri.runtime.engines.tensorrt.engine import TrtEngine
+from attri.runtime.engines.tensorrt.inspection import type_shares
 from attri.runtime.errors import EngineError, UsageError
 
 
@@ -87,40 +87,6 @@ def test_int8_is_a_flag_only_where_there_is_one(trt, tmp_path, made):
     found = made(trt)
     make(trt, graphs.write(tmp_path / "small.onnx"), "int8")
     assert ("INT8" in found["configs"][0]._flags) == (trt.__version__ == "8.6.1")
-
-
-def test_an_engine_that_is_not_half_is_an_error():
-    shares = {"half": 0.3, "int8": 0, "float32": 0.7}
-    with pytest.raises(
-        EngineError, match=r"30% of the tensors of text.onnx are half in the engine and 61% in the graph"
-    ):
-        check_shares(shares, "fp16", "text.onnx", 0.61)
-    check_shares(shares, "fp16", "text.onnx", 0.6)
-    with pytest.raises(EngineError, match=r"nothing of text.onnx is int8"):
-        check_shares(shares, "int8", "text.onnx", 1.0)
-    check_shares(shares | {"int8": 0.1}, "int8", "text.onnx", 1.0)
-    check_shares(shares, "fp32", "text.onnx", 1.0)
-    check_shares(None, "fp16", "text.onnx", 1.0)
-
-
-def test_types_as_inspectors_write_them():
-    """Both ways of writing, as public listings of engines of TensorRT 8 and 10 show them."""
-    texts = [
-        "Half",
-        "Row major linear FP16 format",
-        "Float",
-        "Row major linear FP32",
-        "Thirty-two wide Int8 format.",
-        "Int32",
-    ]
-    layers = [{"Outputs": [{"Format/Datatype": text}]} for text in texts] + [{"Name": "no outputs"}]
-    assert type_shares(json.dumps({"Layers": layers})) == {"half": 0.4, "int8": 0.2, "float32": 0.4}
-    fused = {"Name": "{ForeignNode[a...b]}", "Outputs": [{"Format/Datatype": "Float"}]}
-    myelin = {"Name": "tower", "LayerType": "Myelin", "Outputs": [{"Format/Datatype": "Float"}]}
-    for layer in (fused, myelin):
-        assert type_shares(json.dumps({"Layers": [*layers, layer]})) is None
-    for nothing in ("", "null", "[]", '{"Layers": ["names", "only"]}', '{"Layers": []}'):
-        assert type_shares(nothing) is None
 
 
 def test_a_rejected_node_is_named(trt, tmp_path):

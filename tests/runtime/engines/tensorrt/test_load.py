@@ -27,6 +27,7 @@ from attri.runtime.engines.onnxruntime import OrtEngine
 from attri.runtime.engines.select import EngineOptions, open_engines
 from attri.runtime.engines.tensorrt.cache import EngineCache
 from attri.runtime.engines.tensorrt.cuda import Cuda, system
+from attri.runtime.engines.tensorrt.load import check_version
 from attri.runtime.errors import BundleError, EngineError, MissingExtra, ParityError, UsageError
 
 HERE = Path(__file__).parent
@@ -392,6 +393,14 @@ def test_a_jetson_without_the_bindings_is_told_how_it_gets_the_systems(copy, bar
     monkeypatch.setattr("attri.runtime.engines.tensorrt.load.is_tegra", lambda: True)
     with pytest.raises(EngineError, match=r"apt install python3-libnvinfer, .* --system-site-packages$"):
         open_engines(Bundle.open(copy), EngineOptions("tensorrt"))
+
+
+def test_check_version_refuses_jetpack_5_by_name(newest):
+    newest.__version__ = "8.5.2.2"
+    with pytest.raises(EngineError, match=r"TensorRT 8.5.2.2 \(JetPack 5 or older\) is not supported"):
+        check_version(newest)
+    newest.__version__ = "8.6.0"
+    check_version(newest)
 
 
 def test_jetpack_5_is_named(copy, jetson):
