@@ -99,7 +99,8 @@ def build_engines(path: Path, options: BuildOptions, folder: Path | None, rebuil
     Raises:
         FailedError: TensorRT or a GPU is not here; the bundle stays as it is.
     """
-    from attri.runtime.engines.tensorrt.load import find_tensorrt, list_plans, tensorrt_engines
+    from attri.runtime.engines.tensorrt.load import find_tensorrt, load_or_build
+    from attri.runtime.engines.tensorrt.portable import list_portable_engines
 
     bundle = Bundle.open(path)
     try:
@@ -110,13 +111,14 @@ def build_engines(path: Path, options: BuildOptions, folder: Path | None, rebuil
             f" copy it to the device and run there: attri-export {path.name} --trt"
         ) from error
     folder = folder or path / ENGINES
-    engines = tensorrt_engines(bundle, gpu, folder, click_tell, options=options, rebuild=rebuild)
+    engines = load_or_build(bundle, gpu, folder, show_progress, options=options, rebuild=rebuild)
     for engine in engines:
         engine.close()
     if options.hardware_compatible or options.version_compatible:
-        list_plans(bundle, click_tell)
+        list_portable_engines(bundle, show_progress)
     click.echo(f"engines {folder}  {gpu.machine}")
 
 
-def click_tell(line: str) -> None:
+def show_progress(line: str) -> None:
+    """Print a line on stderr."""
     click.echo(line, err=True)

@@ -19,17 +19,32 @@ def try_lock(path: Path) -> IO[str] | None:
     Raises:
         OSError: the file cannot be made or opened.
     """
+    try:
+        return _lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+
+
+def wait_for_lock(path: Path) -> IO[str]:
+    """Lock the file at `path`, which is made where it is missing, and wait for as long as another process holds it.
+
+    The lock ends with `unlock`, or with the process.
+
+    Raises:
+        OSError: the file cannot be made or opened.
+    """
+    return _lock(path, fcntl.LOCK_EX)
+
+
+def _lock(path: Path, how: int) -> IO[str]:
     while True:
         lock = path.open("a")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, how)
             # The last holder removes the file. If it did so after the file was opened here, then this lock is on a file
             # without a name, which keeps nobody out.
             if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
                 return lock
-        except BlockingIOError:
-            lock.close()
-            return None
         except FileNotFoundError:
             pass
         except BaseException:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
+
+Progress = Callable[[str], None]  # is given lines for a person while something takes long
 
 
 class Engine(Protocol):

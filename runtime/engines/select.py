@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attri.runtime.bundle import ENGINES, TEXT, VISION, Bundle
-from attri.runtime.engines.base import Engine
+from attri.runtime.engines.base import Engine, Progress
 from attri.runtime.engines.onnxruntime import PROVIDERS, OrtEngine
 from attri.runtime.errors import EngineError, MissingExtra, UsageError
 
@@ -58,12 +57,12 @@ class EngineOptions:
 
 
 def open_engines(
-    bundle: Bundle, request: EngineOptions | None = None, tell: Callable[[str], None] | None = None
+    bundle: Bundle, request: EngineOptions | None = None, progress: Progress | None = None
 ) -> tuple[Engine, Engine]:
     """The engines of the vision and of the text graph.
 
     Args:
-        tell: is given lines of progress where TensorRT builds; None logs them.
+        progress: is given lines while TensorRT builds; None logs them.
 
     Raises:
         EngineError: what was asked for is not here, or does not work here.
@@ -71,15 +70,15 @@ def open_engines(
         ParityError: TensorRT's engine does not agree with the model.
         UsageError: what was asked for contradicts itself.
     """
-    from attri.runtime.engines.tensorrt.load import tensorrt_engines
+    from attri.runtime.engines.tensorrt.load import load_or_build
 
     request = request or EngineOptions()
     request.check()
     gpu, why = choose_tensorrt(request)
     if gpu is not None:
         folder = request.engine_dir or bundle.file(ENGINES)
-        tell = tell or (lambda line: logger.info("%s", line))
-        return tensorrt_engines(bundle, gpu, folder, tell, rebuild=request.rebuild)
+        progress = progress or (lambda line: logger.info("%s", line))
+        return load_or_build(bundle, gpu, folder, progress, rebuild=request.rebuild)
     vision, text = (_on_onnx_runtime(bundle, name, request) for name in (VISION, TEXT))
     vision.description = f"{why}: {vision.description}" if why else vision.description
     return vision, text

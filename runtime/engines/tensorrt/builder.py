@@ -1,14 +1,13 @@
-"""From an ONNX file to a TensorRT plan, on the machine that will run it. No torch, no onnx.
+"""Build a TensorRT engine from an ONNX file, on the machine that will run it. Needs neither torch nor onnx.
 
 Precision travels in the graph. TensorRT 10 and 11 build strongly typed networks, in which every tensor has the type
-that the file gives it. 8.6 has no such thing and may pick any type that its flags allow: there each layer is bound to
-the type of its outputs. What a version can do is asked for by name, never by its number.
+that the file gives it. 8.6 has no such networks and may pick any type that its flags allow: there each layer is bound
+to the type of its outputs. Features are detected by name and never by version number.
 """
 
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,28 +15,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attri.runtime._util.signals import defer_signals
+from attri.runtime.engines.base import Progress
 from attri.runtime.engines.signature import Border, read_border
 from attri.runtime.engines.tensorrt.logger import make_log
 from attri.runtime.errors import EngineError, UsageError
 
-Tell = Callable[[str], None]
 Range = tuple[int, int, int]  # least, most usual, greatest
-CHECK_LABELS = 16  # the engines are checked on that many
-TOKENS_PER_LABEL = 8  # own tokens that a label of a full set may have on average
+CHECK_LABELS = 16  # number of labels that engines are verified with
+TOKENS_PER_LABEL = 8  # suffix tokens that a label may have on average when the label set is full
 TICK = 5.0  # seconds between lines of progress
-FLOATS = ("FLOAT", "HALF")
-UNTYPED = ("CONSTANT", "SHAPE", "CAST", "QUANTIZE", "DEQUANTIZE")  # types of these follow from what they are
+_FLOATS = ("FLOAT", "HALF")
+_UNTYPED = ("CONSTANT", "SHAPE", "CAST", "QUANTIZE", "DEQUANTIZE")  # layers whose types follow from their kind
 
 
 @dataclass(frozen=True)
 class BuildOptions:
     """What engines are built for.
 
-    max_batch            images at once
-    max_labels           labels at once; larger sets take several runs
-    workspace            bytes that TensorRT may use beside weights; None is half of what is free
-    hardware_compatible  the plan runs on Ampere and newer GPUs, at some cost in speed
-    version_compatible   the plan runs with later TensorRT versions, at some cost in speed
+    Attributes:
+        max_batch: images at once.
+        max_labels: labels at once; larger sets take several runs.
+        workspace: bytes that TensorRT may use beside weights; None is half of what is free.
+        hardware_compatible: the engine runs on Ampere and newer GPUs, at some cost in speed.
+        version_compatible: the engine runs with later TensorRT versions, at some cost in speed.
+
+    Raises:
+        UsageError: a maximum is too small.
     """
 
     max_batch: int = 4
@@ -66,9 +70,17 @@ class BuildOptions:
 
 
 @dataclass(frozen=True)
-class Built:
-    plan: bytes
-    timing_cache: bytes  # b"" where none is in use
+class BuiltEngine:
+    """What a build returns.
+
+    Attributes:
+        serialized: the engine.
+        timing_cache: kernel timings for later builds; b"" if none are kept.
+        seconds: that the build took.
+    """
+
+    serialized: bytes
+    timing_cache: bytes
     seconds: float
 
 
@@ -81,25 +93,28 @@ def build(
     *,
     workspace: int,
     timing_cache: bytes | None = b"",
-    tell: Tell = lambda line: None,
+    progress: Progress = lambda line: None,
     adjust: Callable[[Any], None] = lambda config: None,
     name: str | None = None,
-) -> Built:
-    """Build one graph.
+) -> BuiltEngine:
+    """Build an engine from one graph.
 
     Args:
         trt: the module `tensorrt`, or `tensorrt_rtx`.
+        graph: the ONNX file.
         precision: "fp32", "fp16" or "int8", as the graph was exported; it is not changed here.
-        ranges: of every dynamic dimension.
-        workspace: in bytes.
-        timing_cache: of an earlier build, which saves time; b"" starts one, None goes without (tensorrt_rtx has none).
+        options: portability of the engine.
+        ranges: least, most usual and greatest extent of every dynamic dimension.
+        workspace: bytes that TensorRT may use beside weights.
+        timing_cache: of an earlier build, which saves time; b"" starts one, None uses none (tensorrt_rtx has none).
+        progress: is given a line every few seconds.
         adjust: is given the builder's config last (tensorrt_rtx must be told its GPUs).
-        name: of the graph in messages; None is that of its path.
+        name: of the graph in messages; None takes that of its path.
 
     Raises:
-        EngineError: a node that TensorRT cannot take, by name, operator and reason; or the build failed.
-        UsageError: an option that this TensorRT does not have.
-        KeyboardInterrupt: Ctrl-C, at the next step of the build; on 8.6, which asks nobody, when it is done.
+        EngineError: TensorRT does not take a node (named, with operator and reason), or the build failed.
+        UsageError: this TensorRT does not have an option.
+        KeyboardInterrupt: Ctrl-C was pressed. It ends the build at its next step; 8.6 has none, and ends it late.
     """
     started, name = time.perf_counter(), name or graph.name
     log, border = make_log(trt), read_border(graph)
@@ -118,16 +133,16 @@ def build(
         raise EngineError(f"TensorRT {trt.__version__} takes no such ranges: {log.reason()} ({dict(ranges)})")
     cached = _set_timing_cache(config, timing_cache)
     with _held_back_interrupt() as interrupted:
-        failures = _watch(trt, config, f"building {name} for TensorRT {trt.__version__}", tell, interrupted)
+        failures = _monitor(trt, config, f"building {name} for TensorRT {trt.__version__}", progress, interrupted)
         adjust(config)
         log.start()
-        plan = builder.build_serialized_network(network, config)
+        serialized = builder.build_serialized_network(network, config)
     if failures:
         raise failures[0]
-    if plan is None:
+    if serialized is None:
         raise EngineError(f"TensorRT {trt.__version__} cannot build {name}: {log.reason()}")
     kept = bytes(memoryview(config.get_timing_cache().serialize())) if cached else b""
-    return Built(bytes(memoryview(plan)), kept, time.perf_counter() - started)
+    return BuiltEngine(bytes(memoryview(serialized)), kept, time.perf_counter() - started)
 
 
 def _parse(trt: Any, builder: Any, graph: Path, name: str, border: Border, log: Any) -> Any:
@@ -165,14 +180,14 @@ def _set_precision(trt: Any, network: Any, config: Any, precision: str) -> None:
 
 
 def _bind(layer: Any) -> None:
-    """Hold a layer of a weakly typed network to the floating-point type that the graph gave its outputs."""
+    """Bind a layer of a weakly typed network to the floating-point type that the graph gave its outputs."""
     outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
-    floats = [tensor.dtype for tensor in outputs if tensor.is_execution_tensor and tensor.dtype.name in FLOATS]
-    if layer.type.name in UNTYPED or not floats:
+    floats = [tensor.dtype for tensor in outputs if tensor.is_execution_tensor and tensor.dtype.name in _FLOATS]
+    if layer.type.name in _UNTYPED or not floats:
         return
     layer.precision = floats[0]
     for index, tensor in enumerate(outputs):
-        if tensor.is_execution_tensor and tensor.dtype.name in FLOATS:
+        if tensor.is_execution_tensor and tensor.dtype.name in _FLOATS:
             layer.set_output_type(index, tensor.dtype)
 
 
@@ -181,12 +196,12 @@ def _set_compatibility(trt: Any, config: Any, options: BuildOptions) -> None:
     if options.hardware_compatible:
         level = getattr(getattr(trt, "HardwareCompatibilityLevel", None), "AMPERE_PLUS", None)
         if level is None:
-            raise UsageError(f"--hardware-compatible: {version} has no such plans")
+            raise UsageError(f"--hardware-compatible: {version} has no such engines")
         config.hardware_compatibility_level = level
     if options.version_compatible:
         flag = getattr(trt.BuilderFlag, "VERSION_COMPATIBLE", None)
         if flag is None:
-            raise UsageError(f"--version-compatible: {version} has no such plans")
+            raise UsageError(f"--version-compatible: {version} has no such engines")
         config.set_flag(flag)
 
 
@@ -202,7 +217,11 @@ def _profile(builder: Any, border: Border, ranges: Mapping[str, Range]) -> Any:
 
 
 def _set_timing_cache(config: Any, data: bytes | None) -> bool:
-    """Whether a timing cache is in use. One of another GPU or version is not taken, and then one starts afresh."""
+    """Give the build a timing cache, an empty one if TensorRT refuses this one (of another GPU or version).
+
+    Returns:
+        Whether a timing cache is in use.
+    """
     for start in () if data is None else (data, b""):
         cache = config.create_timing_cache(start)
         if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
@@ -211,54 +230,60 @@ def _set_timing_cache(config: Any, data: bytes | None) -> bool:
 
 
 @contextmanager
-def _held_back_interrupt() -> Iterator[threading.Event]:
-    """Ctrl-C sets the event, and is raised at the end: inside TensorRT's callbacks it would be swallowed.
+def _held_back_interrupt() -> Iterator[Callable[[], int | None]]:
+    """Defer Ctrl-C to the end of the block: inside TensorRT's callbacks, a KeyboardInterrupt would be swallowed.
 
-    Signals reach the main thread alone; in others, and where Ctrl-C is ignored, nothing changes.
+    Where Ctrl-C is ignored, it stays ignored.
+
+    Yields:
+        A function that returns the signal's number, or None while there was none.
+
+    Raises:
+        KeyboardInterrupt: at the end of the block, if Ctrl-C was pressed in it.
     """
-    interrupted, before = threading.Event(), signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
+    numbers = [signal.SIGINT] if callable(signal.getsignal(signal.SIGINT)) else []
+    with defer_signals(numbers, restore_on_first=False) as interrupted:
         yield interrupted
-        return
-    signal.signal(signal.SIGINT, lambda number, frame: interrupted.set())
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if interrupted.is_set():
+    if interrupted() is not None:
         raise KeyboardInterrupt
 
 
-def _watch(trt: Any, config: Any, title: str, tell: Tell, interrupted: threading.Event) -> list[BaseException]:
-    """Tell of a build's progress, and end it once `interrupted` is set; what it failed with comes to be in the list."""
+def _monitor(
+    trt: Any, config: Any, title: str, progress: Progress, interrupted: Callable[[], int | None]
+) -> list[BaseException]:
+    """Report the progress of a build, and end it once `interrupted` returns a signal.
+
+    Returns:
+        A list that is filled during the build with what `progress` raised, which ends the build too.
+    """
     failures: list[BaseException] = []
     if not hasattr(config, "progress_monitor"):  # 8.6
-        tell(f"{title}; it tells no progress, and Ctrl-C waits for its end")
+        progress(f"{title}; it tells no progress, and Ctrl-C waits for its end")
         return failures
 
-    class Progress(trt.IProgressMonitor):  # type: ignore[misc]  # the module is known at run time only
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the module is known at run time only
         """An exception must not cross TensorRT: it would be lost, or end the process."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.steps: dict[str, int] = {}
-            self.told = time.monotonic()
+            self.reported = time.monotonic()
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
             self.steps[phase] = steps
 
         def step_complete(self, phase: str, step: int) -> bool:
             try:
-                if time.monotonic() - self.told > TICK:
-                    self.told = time.monotonic()
-                    tell(f"{title}: {phase}, {step + 1} of {self.steps.get(phase, 0)}")
+                if time.monotonic() - self.reported > TICK:
+                    self.reported = time.monotonic()
+                    progress(f"{title}: {phase}, {step + 1} of {self.steps.get(phase, 0)}")
             except BaseException as error:
                 failures.append(error)
-            return not failures and not interrupted.is_set()
+            return not failures and interrupted() is None
 
         def phase_finish(self, phase: str) -> None:
             pass
 
-    tell(title)
-    config.progress_monitor = Progress()
+    progress(title)
+    config.progress_monitor = Monitor()
     return failures

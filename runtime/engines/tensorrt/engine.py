@@ -49,7 +49,7 @@ class TrtEngine:
         EngineError: TensorRT does not take the plan, it is of another graph, or the device has too little memory.
     """
 
-    def __init__(self, trt: Any, cuda: Cuda, plan: bytes, border: Border, *, host_code: bool = False) -> None:
+    def __init__(self, trt: Any, cuda: Cuda, serialized: bytes, border: Border, *, host_code: bool = False) -> None:
         self._trt, self._cuda, self._border = trt, cuda, border
         self._lock = threading.Lock()
         self._closed = False  # or being closed
@@ -67,7 +67,7 @@ class TrtEngine:
         if host_code:
             self._runtime.engine_host_code_allowed = True
         self._log.start()
-        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        self._engine = self._runtime.deserialize_cuda_engine(serialized)
         if self._engine is None:
             raise EngineError(f"TensorRT {trt.__version__} does not take the engine: {self._log.reason()}")
         self._check_border()

@@ -1,32 +1,37 @@
-"""A bundle's TensorRT engines: found, or built once, held against the bundle's own pictures, and kept."""
+"""Load a bundle's TensorRT engines from the engine cache, or build them, verify them and cache them."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from attri.runtime._util.system import memory
-from attri.runtime.bundle import ENGINES, TEXT, VISION, Bundle, file_entry, save_manifest
+from attri.runtime.bundle import ENGINES, TEXT, VISION, Bundle
+from attri.runtime.engines.base import Progress
 from attri.runtime.engines.signature import read_border
-from attri.runtime.engines.tensorrt.builder import BuildOptions, build
-from attri.runtime.engines.tensorrt.cache import CachedEngine, EngineCache, EngineKey, Machine
+from attri.runtime.engines.tensorrt.builder import BuildOptions, BuiltEngine, build
+from attri.runtime.engines.tensorrt.cache import CachedEngine, EngineCache
 from attri.runtime.engines.tensorrt.cuda import Cuda, Device, is_tegra, system
 from attri.runtime.engines.tensorrt.engine import TrtEngine
 from attri.runtime.engines.tensorrt.inspection import check_shares, type_shares
+from attri.runtime.engines.tensorrt.keys import EngineKey, Machine
 from attri.runtime.engines.verify import compare
 from attri.runtime.errors import EngineError, MissingExtra
 
-Tell = Callable[[str], None]
 _OLDEST = (8, 6)
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """TensorRT, CUDA and the GPU of this machine."""
+    """TensorRT, CUDA and the GPU of this machine.
+
+    Attributes:
+        trt: the module `tensorrt`.
+        cuda: CUDA's runtime library.
+        device: the GPU.
+    """
 
     trt: Any
     cuda: Cuda
@@ -34,15 +39,16 @@ class Gpu:
 
     @property
     def machine(self) -> Machine:
+        """What engines that are built here are bound to."""
         return Machine(self.trt.__version__, self.device.name, self.device.capability, system())
 
 
 def find_tensorrt() -> Gpu:
-    """What this machine has.
+    """Find TensorRT, CUDA and the GPU of this machine.
 
     Raises:
-        MissingExtra: there is no TensorRT.
-        EngineError: on a Jetson there is none, it does not load, it is too old, or there is no GPU that CUDA sees.
+        MissingExtra: TensorRT is not installed.
+        EngineError: it is missing on a Jetson, does not load or is too old, or CUDA sees no GPU.
     """
     trt = _import_tensorrt()
     check_version(trt)
@@ -79,64 +85,154 @@ def check_version(trt: Any) -> None:
         )
 
 
-def tensorrt_engines(
+def load_or_build(
     bundle: Bundle,
     gpu: Gpu,
     folder: Path,
-    tell: Tell,
+    progress: Progress,
     *,
     options: BuildOptions | None = None,
     rebuild: bool = False,
 ) -> tuple[TrtEngine, TrtEngine]:
-    """Engines of both graphs, built where none fits.
+    """Load the engines of both graphs from the cache; build what it lacks.
 
     Args:
-        folder: where they are kept.
-        options: only engines built for these are taken; None takes any that fits this machine.
-        rebuild: build them again, whatever is there.
+        bundle: the graphs, and the reference images that a new engine is verified with.
+        gpu: this machine.
+        folder: of the engine cache.
+        progress: is given lines while engines are built.
+        options: take only engines that were built for these; None takes any that runs on this machine.
+        rebuild: build engines again, whatever is cached.
+
+    Returns:
+        The engines of the vision and of the text graph.
 
     Raises:
-        EngineError: an engine is damaged or of someone else, cannot be built, or not in the precision asked for.
-        ParityError: what was built does not agree with the model, and is not kept.
+        EngineError: a cached engine is damaged or not to be trusted; or an engine cannot be built, or is not in the
+            precision that was asked for.
+        ParityError: a new engine does not agree with the model. It is not cached.
     """
-    listed = {
-        name.partition("/")[2]: str(entry.get("sha256"))
-        for name, entry in bundle.manifest.files.items()
-        if name.startswith(f"{ENGINES}/") and folder.resolve() == bundle.file(ENGINES).resolve()
-    }
-    store = EngineCache(folder, listed)
-    vision = _engine(bundle, VISION, gpu, store, tell, options, rebuild)
+    cache = EngineCache(folder, _trusted_sha256(bundle, folder))
+    loader = _Loader(bundle, gpu, cache, progress, options, rebuild)
+    vision = loader.engine(VISION)
     try:
-        return vision, _engine(bundle, TEXT, gpu, store, tell, options, rebuild)
+        return vision, loader.engine(TEXT)
     except BaseException:
         vision.close()
         raise
 
 
-def _engine(
-    bundle: Bundle, name: str, gpu: Gpu, store: EngineCache, tell: Tell, options: BuildOptions | None, rebuild: bool
-) -> TrtEngine:
-    graph = bundle.graph(name, "tensorrt")
-    key = make_key(bundle, name, gpu, options or BuildOptions())
-    plan: CachedEngine | None = None
-    if not rebuild:
-        # What is refused here may be half replaced: another process renames one file after the other, under the lock.
-        with suppress(EngineError):
-            plan = _find(store, key, options)
-    if plan:
-        return _load(plan, graph, gpu)
-    with store.lock(tell):
-        if not rebuild and (plan := _find(store, key, options)):  # written while this process waited
-            return _load(plan, graph, gpu)
-        for machine in store.foreign(key.name, gpu.machine):
-            tell(f"{store.folder} has an engine of {key.name} for {machine}, which does not run on {gpu.machine}")
-        engine = _build(bundle, name, graph, key, gpu, store, tell, options or BuildOptions())
-        if rebuild:
-            store.keep_only(key)  # not sooner: should the build fail, what worked still does
+def _trusted_sha256(bundle: Bundle, folder: Path) -> dict[str, str]:
+    """Hashes of the engines that the manifest lists, by file name; {} for a folder outside of the bundle."""
+    if folder.resolve() != bundle.file(ENGINES).resolve():
+        return {}
+    return {
+        name.partition("/")[2]: str(entry.get("sha256"))
+        for name, entry in bundle.manifest.files.items()
+        if name.startswith(f"{ENGINES}/")
+    }
+
+
+@dataclass(frozen=True)
+class _Loader:
+    """The arguments of `load_or_build`, for the engine of one graph after the other."""
+
+    bundle: Bundle
+    gpu: Gpu
+    cache: EngineCache
+    progress: Progress
+    options: BuildOptions | None
+    rebuild: bool
+
+    def engine(self, name: str) -> TrtEngine:
+        key = make_key(self.bundle, name, self.gpu, self.options or BuildOptions())
+        cached: CachedEngine | None = None
+        if not self.rebuild:
+            # What is refused here may be half replaced: another process renames one file after the other, locked.
+            with suppress(EngineError):
+                cached = self._find(key)
+        if cached:
+            return self._load(name, cached)
+        with self.cache.lock(self.progress):
+            if not self.rebuild and (cached := self._find(key)):  # written while this process waited
+                return self._load(name, cached)
+            for machine in self.cache.other_machines(key.name, self.gpu.machine):
+                self.progress(
+                    f"{self.cache.folder} has an engine of {key.name} for {machine},"
+                    f" which does not run on {self.gpu.machine}"
+                )
+            engine = self._build(name, key)
+            if self.rebuild:
+                self.cache.evict_others(key)  # not sooner: if the build fails, the engine that worked is still there
+            return engine
+
+    def _find(self, key: EngineKey) -> CachedEngine | None:
+        return self.cache.find(key.name, key.graph, key.machine, None if self.options is None else key.digest)
+
+    def _load(self, name: str, cached: CachedEngine) -> TrtEngine:
+        try:
+            return self._open(name, cached.serialized, host_code=cached.key.version_compatible)
+        except EngineError as error:
+            raise EngineError(
+                f"{error}; {cached.path} was built for {cached.key.machine}, this is {self.gpu.machine}:"
+                " --rebuild-engines makes a new one"
+            ) from error
+
+    def _open(self, name: str, serialized: bytes, *, host_code: bool) -> TrtEngine:
+        border = read_border(self.bundle.graph(name, "tensorrt"))
+        return TrtEngine(self.gpu.trt, self.gpu.cuda, serialized, border, host_code=host_code)
+
+    def _build(self, name: str, key: EngineKey) -> TrtEngine:
+        """Build an engine, verify it, and only then cache it."""
+        options = self.options or BuildOptions()
+        workspace = options.workspace or free_memory(self.gpu.cuda) // 2
+        built = build(
+            self.gpu.trt,
+            self.bundle.graph(name, "tensorrt"),
+            key.precision,
+            options,
+            key.ranges,
+            workspace=workspace,
+            timing_cache=self.cache.timing_cache(key.machine),
+            progress=self.progress,
+            name=self.bundle.graph_name(name, "tensorrt"),
+        )
+        engine = self._open(name, built.serialized, host_code=options.version_compatible)
+        try:
+            figures = self._verify(name, key, engine) | {"seconds": round(built.seconds, 1), "workspace": workspace}
+            self._save(key, built, figures | {"options": asdict(options)})
+        except BaseException:
+            engine.close()
+            raise
         return engine
+
+    def _verify(self, name: str, key: EngineKey, engine: TrtEngine) -> dict[str, Any]:
+        """Check a new engine's precision and its agreement with the model. Raises EngineError or ParityError."""
+        file = self.bundle.graph_name(name, "tensorrt")
+        shares = type_shares(engine.inspect())
+        if shares is None and key.precision != "fp32":
+            self.progress(f"TensorRT does not show how much of {file} is {key.precision}: only its outputs are checked")
+        asked = self.bundle.manifest.arithmetic.get("graphs", {}).get(name, {}).get("tensors", 1.0)
+        check_shares(shares, key.precision, file, asked)
+        return {"parity": compare(self.bundle, name, engine), "types": shares}
+
+    def _save(self, key: EngineKey, built: BuiltEngine, figures: dict[str, Any]) -> None:
+        cached = self.cache.save(key, built.serialized, figures)
+        if built.timing_cache:
+            self.cache.save_timing_cache(key.machine, built.timing_cache)
+        size, least = len(built.serialized) / 2**20, min(figures["parity"].values())
+        self.progress(f"{cached.path}  {size:.1f} MB in {built.seconds:.0f} s, least parity figure {least:.6f}")
 
 
 def make_key(bundle: Bundle, name: str, gpu: Gpu, options: BuildOptions) -> EngineKey:
+    """Cache key of the engine of one graph on this machine.
+
+    Args:
+        bundle: that the graph is in.
+        name: VISION or TEXT.
+        gpu: this machine.
+        options: that the engine is built for.
+    """
     file = bundle.graph_name(name, "tensorrt")
     dims = read_border(bundle.file(file)).dims
     ranges = options.ranges(int(bundle.manifest.text["context_length"]))
@@ -149,86 +245,6 @@ def make_key(bundle: Bundle, name: str, gpu: Gpu, options: BuildOptions) -> Engi
         options.hardware_compatible,
         options.version_compatible,
     )
-
-
-def _find(store: EngineCache, key: EngineKey, options: BuildOptions | None) -> CachedEngine | None:
-    return store.find(key.name, key.graph, key.machine, None if options is None else key.digest)
-
-
-def _load(plan: CachedEngine, graph: Path, gpu: Gpu) -> TrtEngine:
-    try:
-        host_code = plan.key.version_compatible
-        return TrtEngine(gpu.trt, gpu.cuda, plan.data, read_border(graph), host_code=host_code)
-    except EngineError as error:
-        raise EngineError(
-            f"{error}; {plan.path} was built for {plan.key.machine}, this is {gpu.machine}:"
-            " --rebuild-engines makes a new one"
-        ) from error
-
-
-def _build(
-    bundle: Bundle,
-    name: str,
-    graph: Path,
-    key: EngineKey,
-    gpu: Gpu,
-    store: EngineCache,
-    tell: Tell,
-    options: BuildOptions,
-) -> TrtEngine:
-    """Build, check, and only then keep."""
-    workspace = options.workspace or free_memory(gpu.cuda) // 2
-    file = bundle.graph_name(name, "tensorrt")
-    built = build(
-        gpu.trt,
-        graph,
-        key.precision,
-        options,
-        key.ranges,
-        workspace=workspace,
-        timing_cache=store.timing_cache(key.machine),
-        tell=tell,
-        name=file,
-    )
-    engine = TrtEngine(gpu.trt, gpu.cuda, built.plan, read_border(graph), host_code=options.version_compatible)
-    try:
-        shares = type_shares(engine.inspect())
-        if shares is None and key.precision != "fp32":
-            tell(f"TensorRT does not show how much of {file} is {key.precision}: its answers alone are checked")
-        asked = bundle.manifest.arithmetic.get("graphs", {}).get(name, {}).get("tensors", 1.0)
-        check_shares(shares, key.precision, file, asked)
-        figures = compare(bundle, name, engine)
-        about = {"parity": figures, "types": shares, "seconds": round(built.seconds, 1), "workspace": workspace}
-        plan = store.save(key, built.plan, about | {"options": asdict(options)})
-        if built.timing_cache:
-            store.save_timing_cache(key.machine, built.timing_cache)
-    except BaseException:
-        engine.close()
-        raise
-    least = min(figures.values())
-    tell(f"{plan.path}  {len(built.plan) / 2**20:.1f} MB in {built.seconds:.0f} s, least parity figure {least:.6f}")
-    return engine
-
-
-def list_plans(bundle: Bundle, tell: Tell) -> None:
-    """Enter the bundle's portable engines in its manifest, so that other machines take them too. Raises EngineError.
-
-    What stands there already, of other machines, stays for as long as the files are the same.
-    """
-    files, store = bundle.manifest.files, EngineCache(bundle.file(ENGINES))
-    with store.lock(tell):  # or an engine that is being replaced is left out
-        entries = {f"{ENGINES}/{name}": entry for name, entry in store.portable().items()}
-    try:
-        gone = [name for name in files if name.startswith(f"{ENGINES}/") and not _is_there(bundle, name)]
-        kept = {name: entry for name, entry in files.items() if name not in gone}
-        save_manifest(dataclasses.replace(bundle.manifest, files=kept | entries), bundle.folder)
-    except OSError as error:
-        raise EngineError(f"cannot list the engines in {bundle.path}'s manifest: {error.strerror}") from error
-
-
-def _is_there(bundle: Bundle, name: str) -> bool:
-    file = bundle.file(name)
-    return file.is_file() and file_entry(file) == bundle.manifest.files[name]
 
 
 def free_memory(cuda: Cuda) -> int:

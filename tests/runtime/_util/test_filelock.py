@@ -5,8 +5,9 @@ from __future__ import annotations
 import fcntl
 import subprocess
 import sys
+import threading
 
-from attri.runtime._util.filelock import try_lock, unlock
+from attri.runtime._util.filelock import try_lock, unlock, wait_for_lock
 
 HOLD = """
 import sys, pathlib
@@ -45,5 +46,17 @@ def test_a_file_that_was_removed_before_it_could_be_locked_is_made_anew(tmp_path
     lock = try_lock(path)
     assert lock is not None
     assert len(calls) == 2
+    assert try_lock(path) is None
+    unlock(path, lock)
+
+
+def test_a_waiting_process_gets_the_lock_though_its_last_holder_removes_the_file(tmp_path):
+    path = tmp_path / "lock"
+    held, got = try_lock(path), []
+    waiting = threading.Thread(target=lambda: got.append(wait_for_lock(path)), daemon=True)
+    waiting.start()
+    unlock(path, held)
+    waiting.join(20)
+    (lock,) = got
     assert try_lock(path) is None
     unlock(path, lock)

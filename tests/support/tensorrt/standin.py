@@ -23,7 +23,7 @@ import onnx
 import onnxruntime as ort
 
 MEMBERS = Path(__file__).parent / "members"
-MAGIC = b"stand-in plan\n"
+MAGIC = b"stand-in engine\n"
 REJECTED = {"NonZero", "Unique"}  # of those that TensorRT does not take
 TYPES = {1: "FLOAT", 10: "HALF", 3: "INT8", 6: "INT32", 7: "INT64", 9: "BOOL", 2: "UINT8"}
 DESCRIPTIONS = {"FLOAT": "Float", "HALF": "Half", "INT8": "Row major Int8 format"}
@@ -340,11 +340,11 @@ class Runtime:
             raise TypeError("pybind11::init(): factory function returned nullptr")
         self._logger = logger
 
-    def deserialize_cuda_engine(self, plan: bytes) -> Any:
+    def deserialize_cuda_engine(self, serialized: bytes) -> Any:
         trt, fail = self._trt, lambda text: self._logger.log(self._logger.ERROR, text)
-        if not plan.startswith(MAGIC):
+        if not serialized.startswith(MAGIC):
             return fail("Serialization assertion stdVersionRead == kSERIALIZATION_VERSION failed. Version tag mismatch")
-        head, _, model = plan[len(MAGIC) :].partition(b"\n")
+        head, _, model = serialized[len(MAGIC) :].partition(b"\n")
         about = json.loads(head)
         if len(model) != about["size"]:
             return fail("Serialization assertion safeVersionRead == kSAFE_SERIALIZATION_VERSION failed")

@@ -59,6 +59,6 @@ def newest(cudart):
 
 @pytest.fixture(autouse=True)
 def _own_state(tmp_path, monkeypatch, request):
-    """The key that seals plans is not the user's."""
+    """Seals are not made with the user's own secret."""
     if "gpu" not in request.keywords:
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

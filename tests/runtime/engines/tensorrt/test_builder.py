@@ -45,7 +45,7 @@ def make(trt, graph, precision="fp32", options=None, ranges=graphs.RANGES, **mor
 
 
 def shares(trt, cudart, graph, precision):
-    engine = TrtEngine(trt, Cuda(cudart), make(trt, graph, precision).plan, read_border(graph))
+    engine = TrtEngine(trt, Cuda(cudart), make(trt, graph, precision).serialized, read_border(graph))
     found = type_shares(engine.inspect())
     engine.close()
     return found
@@ -115,7 +115,7 @@ def test_an_unknown_dimension_is_named(newest, tmp_path):
 def test_progress_is_told_and_who_does_not_listen_ends_a_build(trt, tmp_path, monkeypatch):
     graph, lines = graphs.write(tmp_path / "small.onnx"), []
     monkeypatch.setattr("attri.runtime.engines.tensorrt.builder.TICK", -1.0)
-    make(trt, graph, tell=lines.append)
+    make(trt, graph, progress=lines.append)
     title = f"building small.onnx for TensorRT {trt.__version__}"
     if trt.__version__ == "8.6.1":
         assert lines == [f"{title}; it tells no progress, and Ctrl-C waits for its end"]
@@ -127,7 +127,7 @@ def test_progress_is_told_and_who_does_not_listen_ends_a_build(trt, tmp_path, mo
             raise BrokenPipeError("nobody reads stderr")
 
     with pytest.raises(BrokenPipeError):
-        make(trt, graph, tell=gone)
+        make(trt, graph, progress=gone)
 
 
 def test_ctrl_c_is_raised_once_tensorrt_has_returned(trt, tmp_path, monkeypatch):
@@ -142,19 +142,19 @@ def test_ctrl_c_is_raised_once_tensorrt_has_returned(trt, tmp_path, monkeypatch)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         make(trt, graph)
-    assert [plan is None for plan in returned] == [trt.__version__ != "8.6.1"]  # 8.6 cannot be told to stop
+    assert [serialized is None for serialized in returned] == [trt.__version__ != "8.6.1"]  # 8.6 cannot be told to stop
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_portable_plans(trt, tmp_path, cudart):
+def test_portable_engines_run_elsewhere(trt, tmp_path, cudart):
     graph = graphs.write(tmp_path / "small.onnx")
     options = BuildOptions(hardware_compatible=True, version_compatible=True)
-    plan = make(trt, graph, options=options).plan
+    serialized = make(trt, graph, options=options).serialized
     other = bindings("10.16.1.11", cudart)
     other.gpu = ("Thor", "11.0")
     with pytest.raises(EngineError, match="host code"):
-        TrtEngine(other, Cuda(cudart), plan, read_border(graph))
-    TrtEngine(other, Cuda(cudart), plan, read_border(graph), host_code=True).close()
+        TrtEngine(other, Cuda(cudart), serialized, read_border(graph))
+    TrtEngine(other, Cuda(cudart), serialized, read_border(graph), host_code=True).close()
 
 
 @pytest.mark.parametrize(
@@ -164,11 +164,11 @@ def test_portable_plans(trt, tmp_path, cudart):
         ("BuilderFlag", "--version-compatible", "version_compatible"),
     ],
 )
-def test_portable_plans_where_there_are_none(newest, tmp_path, monkeypatch, holder, option, field):
+def test_build_refuses_portability_that_tensorrt_lacks(newest, tmp_path, monkeypatch, holder, option, field):
     members = {k: int(v) for k, v in getattr(newest, holder).__members__.items()}
     rest = {name: value for name, value in members.items() if name not in ("AMPERE_PLUS", "VERSION_COMPATIBLE")}
     monkeypatch.setattr(newest, holder, enum.IntEnum(holder, rest))
-    with pytest.raises(UsageError, match=f"{option}: TensorRT 10.3.0 has no such plans"):
+    with pytest.raises(UsageError, match=f"{option}: TensorRT 10.3.0 has no such engines"):
         make(newest, graphs.write(tmp_path / "small.onnx"), options=BuildOptions(**{field: True}))
 
 

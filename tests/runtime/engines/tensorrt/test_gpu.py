@@ -24,7 +24,7 @@ from attri.runtime.engines.select import EngineOptions, open_engines
 from attri.runtime.engines.signature import read_border
 from attri.runtime.engines.tensorrt.cache import EngineCache
 from attri.runtime.engines.tensorrt.engine import TrtEngine
-from attri.runtime.engines.tensorrt.load import find_tensorrt, tensorrt_engines
+from attri.runtime.engines.tensorrt.load import find_tensorrt, load_or_build
 from attri.runtime.engines.verify import compare, read_reference
 from attri.runtime.errors import AttriError, EngineError
 
@@ -54,7 +54,7 @@ def folder(path, gpu, tmp_path_factory):
     """Built engines."""
     folder = tmp_path_factory.mktemp("engines")
     start = time.perf_counter()
-    for engine in tensorrt_engines(Bundle.open(path), gpu, folder, print):
+    for engine in load_or_build(Bundle.open(path), gpu, folder, print):
         engine.close()
     print(f"built in {time.perf_counter() - start:.0f} s")
     return folder
@@ -62,7 +62,7 @@ def folder(path, gpu, tmp_path_factory):
 
 @pytest.fixture
 def engines(path, gpu, folder):
-    engines = tensorrt_engines(Bundle.open(path), gpu, folder, print)
+    engines = load_or_build(Bundle.open(path), gpu, folder, print)
     yield dict(zip((VISION, TEXT), engines, strict=True))
     for engine in engines:
         engine.close()
@@ -84,9 +84,9 @@ def test_the_engines_are_in_the_precision_of_the_bundle(path, gpu, folder):
     for name in (VISION, TEXT):
         graph = bundle.graph_name(name, "tensorrt")
         stem = graph.removesuffix(".onnx")
-        plan = EngineCache(folder).find(stem, bundle.manifest.files[graph]["sha256"], gpu.machine)
-        print(name, plan.figures)
-        if plan.figures["types"] is None:
+        cached = EngineCache(folder).find(stem, bundle.manifest.files[graph]["sha256"], gpu.machine)
+        print(name, cached.figures)
+        if cached.figures["types"] is None:
             pytest.skip("TensorRT fused layers, and its inspector does not tell their types")
 
 
@@ -133,7 +133,7 @@ def test_threads_take_turns(path, engines):
 
 def test_memory_comes_back(path, gpu, folder, feeds):
     def cycle():
-        for engine, name in zip(tensorrt_engines(Bundle.open(path), gpu, folder, print), (VISION, TEXT), strict=True):
+        for engine, name in zip(load_or_build(Bundle.open(path), gpu, folder, print), (VISION, TEXT), strict=True):
             for _ in range(5):
                 engine.run(feeds[name])
             engine.close()
@@ -154,12 +154,12 @@ def test_outside_the_profile_is_an_error(engines):
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
-def test_tensorrt_does_not_take_a_damaged_plan(path, gpu, folder, damage):
+def test_tensorrt_does_not_take_a_damaged_engine(path, gpu, folder, damage):
     bundle = Bundle.open(path)
     graph = bundle.graph(VISION, "tensorrt")
     (file,) = folder.glob(f"{bundle.graph_name(VISION, 'tensorrt').removesuffix('.onnx')}.*.plan")
-    plan = file.read_bytes()
-    bad = {"cut": plan[: len(plan) // 2], "changed": b"\0" * 64 + plan[64:], "empty": b""}[damage]
+    serialized = file.read_bytes()
+    bad = {"cut": serialized[: len(serialized) // 2], "changed": b"\0" * 64 + serialized[64:], "empty": b""}[damage]
     with pytest.raises(EngineError, match=f"TensorRT {gpu.trt.__version__} does not take the engine"):
         TrtEngine(gpu.trt, gpu.cuda, bad, read_border(graph))
 

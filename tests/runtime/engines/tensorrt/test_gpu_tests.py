@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
+ROOT = HERE.parents[3]
 # What a Jetson has beside the base install is pytest: a package of the tests' environment that is there all the same
 # would hide an import that fails on the device.
 GONE = ["torch", "torchvision", "open_clip", "onnx", "onnxruntime", "onnxscript", "safetensors", "hypothesis"]
@@ -20,7 +20,7 @@ def test_they_pass_on_the_stand_in(bundle, cudart_file, tmp_path):
     environment = os.environ | {
         "ATTRI_BUNDLE": str(bundle),
         "ATTRI_CUDART": str(cudart_file),
-        "PYTHONPATH": str(HERE),
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), *sys.path]),
         "OMP_NUM_THREADS": "1",
     }
     command = [

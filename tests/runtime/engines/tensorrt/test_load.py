@@ -161,9 +161,9 @@ def test_what_is_fused_is_not_judged_by_its_types(copy, jetson):
     with pytest.raises(EngineError, match=r"0% of the tensors of vision.onnx are half"):  # the graphs are float32
         open_engines(Bundle.open(copy))
     jetson.fused, told = True, []
-    for engine in open_engines(Bundle.open(copy), tell=told.append):
+    for engine in open_engines(Bundle.open(copy), progress=told.append):
         engine.close()
-    note = "TensorRT does not show how much of {} is fp16: its answers alone are checked"
+    note = "TensorRT does not show how much of {} is fp16: only its outputs are checked"
     assert [line for line in told if "show" in line] == [note.format(name) for name in ("vision.onnx", "text.onnx")]
     (file,) = (copy / "engines").glob("vision.*.json")
     assert json.loads(file.read_text())["figures"]["types"] is None
@@ -173,9 +173,11 @@ def test_what_is_fused_is_not_judged_by_its_types(copy, jetson):
 def test_an_engine_that_computes_something_else_is_not_kept(copy, jetson, monkeypatch, name):
     load = jetson.Runtime.deserialize_cuda_engine
 
-    def skewed(self, plan):
-        jetson.skew = 0.05 if name.encode() in plan and (b"text_features" in plan) == (name == "text") else 0.0
-        return load(self, plan)
+    def skewed(self, serialized):
+        jetson.skew = (
+            0.05 if name.encode() in serialized and (b"text_features" in serialized) == (name == "text") else 0.0
+        )
+        return load(self, serialized)
 
     monkeypatch.setattr(jetson.Runtime, "deserialize_cuda_engine", skewed)
     jetson.skew = 0.05
@@ -204,7 +206,7 @@ def test_engines_of_another_machine_are_named_and_new_ones_built(copy, cudart, j
     Classifier.load(copy).close()
     move(jetson, cudart, monkeypatch, tmp_path, ("NVIDIA Thor", "11.0"))
     told = []
-    for engine in open_engines(Bundle.open(copy), tell=told.append):
+    for engine in open_engines(Bundle.open(copy), progress=told.append):
         engine.close()
     assert told[0] == (
         f"{copy}/engines has an engine of vision for TensorRT 10.3.0 on Orin (compute capability 8.7, {system()}),"
@@ -230,7 +232,7 @@ def test_a_copied_engine_of_an_equal_machine_is_refused_until_it_is_rebuilt(
     assert jetson.builds == 4
 
 
-def test_a_plan_that_tensorrt_does_not_take_names_both_machines(copy, jetson):
+def test_an_engine_that_tensorrt_does_not_take_names_both_machines(copy, jetson):
     Classifier.load(copy).close()
     jetson.gpu = ("Orin", "8.6")  # a change that the name does not show
     with pytest.raises(
@@ -254,8 +256,8 @@ def test_portable_engines_are_listed_and_taken_by_other_machines(copy, cudart, j
     move(jetson, cudart, monkeypatch, tmp_path, ("Some RTX", "8.9"))
     Classifier.load(copy).close()
     assert jetson.builds == 2
-    (plan,) = (copy / "engines").glob("vision.*.plan")
-    plan.write_bytes(plan.read_bytes() + b"evil")
+    (engine,) = (copy / "engines").glob("vision.*.plan")
+    engine.write_bytes(engine.read_bytes() + b"evil")
     with pytest.raises(EngineError, match=r"is damaged; .*--rebuild-engines"):
         Classifier.load(copy)
     Classifier.load(copy, backend="onnxruntime", device="cpu", threads=1).close()  # which has no use for it
@@ -282,7 +284,7 @@ def test_the_record_of_a_listed_engine_is_held_to_its_hash_too(copy, cudart, jet
     move(jetson, cudart, monkeypatch, tmp_path, ("Some RTX", "8.9"))
     (record,) = (copy / "engines").glob("vision.*.json")
     record.write_text(record.read_text().replace('"version_compatible": false', '"version_compatible": true'))
-    with pytest.raises(EngineError, match="plans are code"):
+    with pytest.raises(EngineError, match="engines are code"):
         Classifier.load(copy)
 
 
@@ -332,7 +334,7 @@ def test_an_engine_that_is_half_replaced_is_no_damaged_one(copy, jetson):
     other = threading.Thread(target=replace, daemon=True)
     other.start()
     locked.wait()
-    for engine in open_engines(Bundle.open(copy), tell=lambda line: told.append(line) or waiting.set()):
+    for engine in open_engines(Bundle.open(copy), progress=lambda line: told.append(line) or waiting.set()):
         engine.close()
     other.join()
     assert told == [f"another process builds engines in {copy}/engines: waiting for it"]

@@ -1,7 +1,7 @@
 """Every graph that export can write, parsed, typed and built by a real TensorRT.
 
-TensorRT-RTX builds plans on a machine without a GPU; its parser and API are about those of TensorRT 11. The plans are
-for a desktop GPU and cannot be run here: what they compute is not shown by this. Full-size models are marked slow:
+TensorRT-RTX builds engines on a machine without a GPU; its parser and API are about those of TensorRT 11. The engines
+are for a desktop GPU and cannot be run here: what they compute is not shown by this. Full-size models are marked slow:
 pytest -m slow tests/runtime/engines/tensorrt/test_rtx.py
 """
 
@@ -59,10 +59,10 @@ def assert_builds(model, folder, name, precision, opset):
     path, lines = folder / name, []
     path.write_bytes(graph(model, name, precision, opset).SerializeToString())
     ranges = BuildOptions().ranges(model.backbone.context_length)
-    built = make(path, precision, BuildOptions(), ranges, tell=lines.append)
-    assert len(built.plan) > 0.4 * path.stat().st_size
+    built = make(path, precision, BuildOptions(), ranges, progress=lines.append)
+    assert len(built.serialized) > 0.4 * path.stat().st_size
     assert lines[0] == f"building {name} for TensorRT {rtx.__version__}"
-    print(f"{name} {precision} opset {opset}: {len(built.plan) / 2**20:.1f} MB in {built.seconds:.0f} s")
+    print(f"{name} {precision} opset {opset}: {len(built.serialized) / 2**20:.1f} MB in {built.seconds:.0f} s")
 
 
 # Opset 17 is the same graph with another Split: of the small models one precision of it is built each time.
@@ -114,7 +114,7 @@ def press(where):
         os.kill(os.getpid(), signal.SIGINT)
     return True
 
-def tell(line):
+def progress(line):
     told.append(line)
     press("step")
 
@@ -128,7 +128,7 @@ log.addFilter(lambda record: press("log"))
 options = BuildOptions()
 try:
     build(rtx, Path(sys.argv[1]), "fp32", options, options.ranges(77), workspace=1 << 30, timing_cache=None,
-          adjust=for_a_gpu, tell=tell)
+          adjust=for_a_gpu, progress=progress)
 except KeyboardInterrupt:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     print("interrupted", *told, sep="\\n")
