@@ -1,12 +1,12 @@
-"""Can scores be trusted: calibration error, AUROC and thresholds, on pictures that neither fitted nor chose them.
+"""Can scores be trusted: calibration error, AUROC and thresholds, on images that neither fitted nor chose them.
 
     attri-train --protocol base-to-novel --shots 8 --output runs/base-to-novel
     python -m benchmarks.confidence runs/base-to-novel
 
 Every AttriPrompt run of the protocol, which learned the base classes, is exported with its temperature, fitted on
-pictures of the base classes that training left out (8 shots leave enough), and with a threshold that lets 5% of such
-pictures of the novel classes pass.
-What is printed is measured on test pictures. Known pictures show a base class; unknown ones show a novel class, and
+images of the base classes that training left out (8 shots leave enough), and with a threshold that lets 5% of such
+images of the novel classes pass.
+What is printed is measured on test images. Known images show a base class; unknown ones show a novel class, and
 no label is theirs. Mean over the runs, and in brackets the standard deviation. Kept in benchmarks/confidence.md.
 """
 
@@ -20,9 +20,14 @@ from typing import Any
 import numpy as np
 
 from attri.calibration.confidence import auroc, logits_of, probabilities, summary
-from attri.export.cli import sample
-from attri.export.onnx import export_bundle
-from attri.export.score_calibration import FALSE_ACCEPTS, ScoreCalibrationRequest, Validation, look
+from attri.export.onnx import ExportOptions, export_bundle
+from attri.export.parity.images import find_parity_images
+from attri.export.score_calibration import (
+    FALSE_ACCEPTS,
+    ScoreCalibrationRequest,
+    Validation,
+    logits_and_targets,
+)
 from attri.runtime import Classifier
 from attri.train.data import read_data
 from attri.train.fit import load_model
@@ -42,14 +47,15 @@ def measure(folder: Path) -> dict[str, Any]:
     run = load_run(folder)
     validation = Validation.of_run(run)
     assert validation.novel is not None, "the run knows all classes of its data"
-    negatives = [picture.path for picture in validation.novel.test]
+    negatives = [image.path for image in validation.novel.test]
     data = read_data(Path(run.data), run.train.holdout, seed=run.train.seed)
     known = [data.classes.index(name) for name in run.classes]
     parts = {"base": known, "novel": [number for number in range(len(data.classes)) if number not in known]}
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "bundle"
-        wish = ScoreCalibrationRequest(validation, "", negatives, FALSE_ACCEPTS, asked=True)  # even if it does harm
-        export_bundle(load_model(run), path, run.classes, sample(Path(run.data), 16), confidence=wish)
+        request = ScoreCalibrationRequest(validation, "", negatives, FALSE_ACCEPTS, asked=True)  # even if it does harm
+        images = find_parity_images(Path(run.data), 16)
+        export_bundle(load_model(run), path, run.classes, images, ExportOptions(scores=request))
         classifier = Classifier.load(path, device="cpu")
         manifest = classifier.bundle.manifest
         temperature, threshold = manifest.temperature, manifest.threshold
@@ -58,9 +64,9 @@ def measure(folder: Path) -> dict[str, Any]:
         scores = {}
         for name, numbers in parts.items():
             part = data.only(numbers)
-            found[name] = summary(*look(classifier, part), temperature)
+            found[name] = summary(*logits_and_targets(classifier, part), temperature)
             classifier.set_labels(run.classes)
-            logits, _ = logits_of(classifier, [picture.path for picture in part.test])
+            logits, _ = logits_of(classifier, [image.path for image in part.test])
             scores[name] = probabilities(logits, temperature).max(1)
     found["auroc"] = auroc(scores["base"], scores["novel"])
     found["accepted"] = float((scores["novel"] >= threshold).mean())
@@ -83,24 +89,24 @@ def table(found: list[dict[str, Any]]) -> str:
     lines = [
         f"pocket, base-to-novel, {len(found)} seeds; in percent. Temperatures {temperatures}.",
         "",
-        "| test pictures of | right | mean score before | after | calibration error before | after |",
+        "| test images of | right | mean score before | after | calibration error before | after |",
         "|---|---|---|---|---|---|",
     ]
     for name in ("base", "novel"):
         cells = [("accuracy",), ("before", "score"), ("after", "score"), ("before", "ece"), ("after", "ece")]
-        count = found[0][name]["pictures"]
+        count = found[0][name]["images"]
         lines.append(f"| {name} classes, {count} | {' | '.join(percent(name, *cell) for cell in cells)} |")
     return "\n".join(
         [
             *lines,
             "",
-            "So few pictures in 15 bins show an error of 10 to 13 even where scores are perfect (simulated).",
+            "So few images in 15 bins show an error of 10 to 13 even where scores are perfect (simulated).",
             "",
             "| with the base classes as labels | |",
             "|---|---|",
-            f"| AUROC, pictures of base against novel classes | {percent('auroc')} |",
-            f"| novel pictures that pass, {100 * FALSE_ACCEPTS:.0f} wanted (at {thresholds}) | {percent('accepted')} |",
-            f"| base pictures that are rejected | {percent('rejected')} |",
+            f"| AUROC, images of base against novel classes | {percent('auroc')} |",
+            f"| novel images that pass, {100 * FALSE_ACCEPTS:.0f} wanted (at {thresholds}) | {percent('accepted')} |",
+            f"| base images that are rejected | {percent('rejected')} |",
         ]
     )
 

@@ -2,17 +2,16 @@
 
     python -m benchmarks.int8 RUN [--labels 100] [--threads 2] [--rounds 30]
 
-RUN is a prompt that attri-train has made of the embedded pictures. ViT-B-32 has random weights here, for time does not
+RUN is a prompt that attri-train has made of the embedded images. ViT-B-32 has random weights here, for time does not
 depend on them; its features and retrieved entries must agree within the gates of int8, or the script fails. (Its top-1
 is not asked for: random classes are all alike.) The contestants take turns in one process; printed are medians, and
-medians of the ratios within a round. The pocket prompt may lose one point at most on test pictures of its own style;
+medians of the ratios within a round. The pocket prompt may lose one point at most on test images of its own style;
 those of another style are shown beside. The tables are kept in benchmarks/int8.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -23,9 +22,10 @@ import torch
 
 from attri.calibration.activation_ranges import label_tokens
 from attri.calibration.qdq import S8S8, U8S8
-from attri.export.onnx import export_bundle
-from attri.export.parity.compare import Gates
-from attri.export.quantize import FILES, Calibration
+from attri.export.onnx import ExportOptions, export_bundle
+from attri.export.parity.gates import Gates
+from attri.export.progress import ConsoleProgress
+from attri.export.quantize import GRAPHS, Calibration
 from attri.runtime import Classifier
 from attri.runtime.bundle import TEXT, VISION, Bundle
 from attri.runtime.engines.onnxruntime import OrtEngine
@@ -55,15 +55,12 @@ def main() -> None:
     keep(Path(__file__), __doc__, "\n\n".join(sections))
 
 
-def export_both(model: AttriPrompt, folder: Path, labels: list[str], pictures: list[Path], gates: Gates | None) -> None:
+def export_both(model: AttriPrompt, folder: Path, labels: list[str], images: list[Path], gates: Gates | None) -> None:
     """folder/fp32 and folder/int8; raises where int8 does not hold its gates."""
-    tell = partial(print, file=sys.stderr)
-    export_bundle(model, folder / "fp32", labels, pictures)
-    calibration = Calibration(IMAGES)
-    report = export_bundle(
-        model, folder / "int8", labels, pictures, precision="int8", gates=gates, calibration=calibration, tell=tell
-    )
-    tell(report.table())
+    export_bundle(model, folder / "fp32", labels, images)
+    options = ExportOptions(precision="int8", gates=gates, calibration=Calibration(IMAGES))
+    with ConsoleProgress() as progress:
+        progress.say(export_bundle(model, folder / "int8", labels, images, options, progress).table())
 
 
 def speed(folder: Path, arguments: argparse.Namespace) -> str:
@@ -72,9 +69,9 @@ def speed(folder: Path, arguments: argparse.Namespace) -> str:
     with torch.no_grad():
         model.pool.tokens.normal_()
     labels = names(arguments.labels)
-    pictures = list_images(IMAGES / "test")[::11]
+    images = list_images(IMAGES / "test")[::11]
     gates = Gates.of("int8")
-    export_both(model, folder / "speed", labels, pictures, Gates(gates.cosine, gates.retrieved, 0.0))
+    export_both(model, folder / "speed", labels, images, Gates(gates.cosine, gates.retrieved, 0.0))
 
     bundles = {"fp32": folder / "speed" / "fp32", "int8": folder / "speed" / "int8"}
     engines = {
@@ -82,7 +79,7 @@ def speed(folder: Path, arguments: argparse.Namespace) -> str:
         for kind, path in bundles.items()
         for name in (VISION, TEXT)
     }
-    pixels = model.backbone.preprocess()(pictures[0])[None]
+    pixels = model.backbone.preprocess()(images[0])[None]
     opened = Bundle.open(bundles["fp32"])
     retrieved = engines["fp32", VISION].run({"pixels": pixels})[1]
     feeds = {
@@ -115,10 +112,10 @@ def accuracy(folder: Path, run: Path) -> str:
     bundle = Bundle.open(folder / "accuracy" / "int8")
     for flavour in (U8S8, S8S8):
         vision, text = (
-            OrtEngine(bundle.file(FILES[flavour][name]), "cpu", integers=flavour.integers) for name in (VISION, TEXT)
+            OrtEngine(bundle.file(GRAPHS[flavour][name]), "cpu", integers=flavour.integers) for name in (VISION, TEXT)
         )
         sides[f"int8 {flavour.name}"] = Classifier(bundle, vision, text, trained.classes, TextCache(64 << 20))
-    lines = [f"| pocket, trained, held-out pictures | {' | '.join(sides)} |", "|---" * (1 + len(sides)) + "|"]
+    lines = [f"| pocket, trained, held-out images | {' | '.join(sides)} |", "|---" * (1 + len(sides)) + "|"]
     for what, root in (("own style", IMAGES / "test"), ("other style", OTHER_STYLE)):
         files = [file for file in list_images(root) if class_words(file.parent.name) in trained.classes]
         said = {name: np.array([side(file).label for file in files]) for name, side in sides.items()}
@@ -128,7 +125,7 @@ def accuracy(folder: Path, run: Path) -> str:
             assert all(right["float32"] - value <= 1.0 for value in right.values()), f"over a point is lost: {right}"
         cells = [f"{right[name]:.1f} ({100 * np.mean(said[name] == said['float32']):.1f})" for name in sides]
         lines.append(f"| {what}, {len(files)} | {' | '.join(cells)} |")
-    lines += ["", "Percent right (in brackets: percent of pictures that get the label that float32 gives them)."]
+    lines += ["", "Percent right (in brackets: percent of images that get the label that float32 gives them)."]
     return "\n".join(lines)
 
 

@@ -31,8 +31,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from attri.export.bundle.writer import copy_merges, describe, save_embedding, save_manifest
 from attri.export.graph.modules import to_trace
-from attri.export.onnx import save, strip, trace_text, trace_vision
-from attri.export.parity.compare import Gates, compare
+from attri.export.graph.trace import strip_metadata, trace_text, trace_vision
+from attri.export.onnx import save_graph
+from attri.export.parity.compare import compare
+from attri.export.parity.gates import Gates
 from attri.export.parity.reference import save_reference
 from attri.runtime import Classifier
 from attri.runtime.bundle import EMBEDDING, MERGES, TEXT, VISION, Bundle
@@ -93,8 +95,8 @@ def export(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
             opset_version=18,
             verbose=False,
         )
-    strip(program.model_proto)
-    save(program.model_proto, path)
+    strip_metadata(program.model_proto)
+    save_graph(program.model_proto, path)
 
 
 class Setting:
@@ -114,8 +116,8 @@ class Setting:
     def write(self) -> None:
         """A bundle, and the graphs that attri is compared with."""
         folder, model = self.folder, self.model
-        save(trace_vision(model, "fp32", 18), folder / VISION)
-        save(trace_text(model, "fp32", 18), folder / TEXT)
+        save_graph(trace_vision(model, "fp32", 18), folder / VISION)
+        save_graph(trace_text(model, "fp32", 18), folder / TEXT)
         save_embedding(model.backbone.token_embedding, folder / EMBEDDING, "fp32")
         copy_merges(folder / MERGES)
         manifest, pixels = describe(model, names(LABELS), TEMPLATE, "fp32", 18), np.concatenate(self.images)
@@ -215,7 +217,7 @@ def peak_gflops(setting: Setting) -> float:
     graph = onnx.helper.make_graph(
         [node], "product", shape[:1], shape[1:], [onnx.numpy_helper.from_array(b.numpy(), "b")]
     )
-    save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10), path)
+    save_graph(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10), path)
     engine, fed = OrtEngine(path, "cpu", setting.threads), {"a": a.numpy()}
     best = []
     for product in (lambda: a @ b, lambda: engine.run(fed)):

@@ -1,6 +1,6 @@
-"""Parity of exported bundles with the PyTorch model, on real pictures: pocket and ViT-B-16, fp32 and fp16.
+"""Parity of exported bundles with the PyTorch model, on real images: pocket and ViT-B-16, fp32 and fp16.
 
-    python -m benchmarks.parity [--pictures 64]
+    python -m benchmarks.parity [--images 64]
 
 The tables are kept in benchmarks/parity.md.
 """
@@ -15,9 +15,9 @@ from textwrap import indent
 
 import torch
 
-from attri.export.cli import sample
-from attri.export.onnx import export_bundle
-from attri.export.parity.compare import Gates
+from attri.export.onnx import ExportOptions, export_bundle
+from attri.export.parity.gates import Gates
+from attri.export.parity.images import find_parity_images
 from attri.runtime.labels import class_words
 from attri.train.config import PromptConfig
 from attri.train.model import AttriPrompt
@@ -32,7 +32,7 @@ labels are ahead by 0.0005 logits, and half precision may turn them around, so t
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--images", type=int, default=64)
     arguments = parser.parse_args()
     labels = [class_words(folder.name) for folder in sorted((IMAGES / "test").iterdir())]
     sections = []
@@ -45,10 +45,9 @@ def main() -> None:
             gates = Gates.of(precision)
             gates = gates if name == "pocket" else replace(gates, top1=0.0)
             with tempfile.TemporaryDirectory() as folder:
-                pictures = sample(IMAGES, arguments.pictures)
-                report = export_bundle(
-                    model, Path(folder) / "bundle", labels, pictures, precision=precision, gates=gates
-                )
+                images = find_parity_images(IMAGES, arguments.images)
+                options = ExportOptions(precision=precision, gates=gates)
+                report = export_bundle(model, Path(folder) / "bundle", labels, images, options)
             sections.append(f"{name}, {precision}\n\n{report.table()}")
     text = "\n\n".join([WEIGHTS, *(indent(section, "    ") for section in sections)])
     keep(Path(__file__), __doc__, text)

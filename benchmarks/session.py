@@ -24,7 +24,8 @@ import numpy as np
 import onnxruntime as ort
 import torch
 
-from attri.export.onnx import save, trace_text, trace_vision
+from attri.export.graph.trace import trace_text, trace_vision
+from attri.export.onnx import save_graph
 from attri.runtime.bundle import TEXT, VISION
 from attri.runtime.text.label_tokens import encode_labels
 from attri.runtime.tokenizer import Tokenizer
@@ -101,8 +102,8 @@ def main() -> None:
     feed = tokens.feed(model.backbone.token_embedding.detach().numpy())
     with tempfile.TemporaryDirectory() as folder:
         vision, text = (Path(folder) / name for name in (VISION, TEXT))
-        save(trace_vision(model, "fp32", 18), vision)
-        save(trace_text(model, "fp32", 18), text)
+        save_graph(trace_vision(model, "fp32", 18), vision)
+        save_graph(trace_text(model, "fp32", 18), text)
         sessions = {setting: (session(vision, *setting), session(text, *setting)) for setting in SETTINGS}
 
     def frame(see: ort.InferenceSession, read: ort.InferenceSession) -> np.ndarray:

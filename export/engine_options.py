@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from attri.runtime.bundle import ENGINES, MANIFEST, Bundle
+from attri.runtime.cli.command import ENGINE, option
 from attri.runtime.engines.tensorrt.builder import CHECK_LABELS, BuildOptions
 from attri.runtime.engines.tensorrt.cuda import is_tegra
 from attri.runtime.errors import EngineError, MissingExtra, UsageError
@@ -17,20 +18,26 @@ from attri.runtime.errors import EngineError, MissingExtra, UsageError
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 USUAL = BuildOptions()
 OPTIONS = [
-    click.option("--max-batch", type=click.IntRange(1), help=f"Images at once. [{USUAL.max_batch}]"),
-    click.option(
+    option(ENGINE, "--max-batch", type=click.IntRange(1), help=f"Images at once. [{USUAL.max_batch}]"),
+    option(
+        ENGINE,
         "--max-labels",
         type=click.IntRange(CHECK_LABELS),
         help=f"Labels at once; larger sets take several runs. [{USUAL.max_labels}]",
     ),
-    click.option("--workspace", type=click.IntRange(1), help="MB for TensorRT beside weights. [half of what is free]"),
-    click.option("--engine-dir", type=click.Path(path_type=Path), help="Where engines are kept. [in the bundle]"),
-    click.option("--rebuild-engines", is_flag=True, help="Build engines that are there already once more."),
-    click.option(
-        "--hardware-compatible", is_flag=True, help="Engines for all GPUs from Ampere on; slower, and not on a Jetson."
+    option(
+        ENGINE, "--workspace", type=click.IntRange(1), help="MB for TensorRT beside weights. [half of what is free]"
     ),
-    click.option("--version-compatible", is_flag=True, help="Engines for later TensorRT of the same major; slower."),
-    click.option("--dla", is_flag=True, help="Refused, with the reason."),
+    option(ENGINE, "--engine-dir", type=click.Path(path_type=Path), help="Where engines are kept. [in the bundle]"),
+    option(ENGINE, "--rebuild-engines", is_flag=True, help="Build engines that are there already once more."),
+    option(
+        ENGINE,
+        "--hardware-compatible",
+        is_flag=True,
+        help="Engines for all GPUs from Ampere on; slower, and not on a Jetson.",
+    ),
+    option(ENGINE, "--version-compatible", is_flag=True, help="Engines for later TensorRT of the same major; slower."),
+    option(ENGINE, "--dla", is_flag=True, help="Refused, with the reason."),
 ]
 
 NAMES = (
@@ -45,8 +52,9 @@ NAMES = (
 
 
 def with_engine_options(command: Decorated) -> Decorated:
-    for option in reversed(OPTIONS):
-        command = option(command)
+    """Give a click command the options of engines."""
+    for decorate in reversed(OPTIONS):
+        command = decorate(command)
     return command
 
 

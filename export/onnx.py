@@ -1,280 +1,222 @@
-"""Trace the graphs to ONNX, check what came out, and put the bundle together."""
+"""Export a bundle: trace the graphs to ONNX, compare them with the PyTorch model, write what agrees."""
 
 from __future__ import annotations
 
 import dataclasses
-import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import torch
-from torch import nn
+from numpy.typing import NDArray
 
 from attri.export.bundle import writer
 from attri.export.bundle.model_card import Card
 from attri.export.bundle.report import write_report
-from attri.export.graph.modules import TextGraph, VisionGraph
+from attri.export.graph.opset import check_opset
 from attri.export.graph.precision import DTYPES, half_report
-from attri.export.parity.compare import Gates, Report, classifier_of, compare
+from attri.export.graph.trace import trace_text, trace_vision
+from attri.export.parity.compare import compare
 from attri.export.parity.drift import locate_drift
-from attri.export.parity.images import read_pictures
+from attri.export.parity.gates import Gates
+from attri.export.parity.images import ParityImages, read_images
+from attri.export.parity.outputs import open_unfinished
 from attri.export.parity.reference import save_reference
+from attri.export.parity.report import ParityReport
+from attri.export.progress import Progress
 from attri.export.quantize import Calibration, quantize_bundle
-from attri.export.score_calibration import ScoreCalibrationRequest, measure
-from attri.runtime import bundle
+from attri.export.score_calibration import ScoreCalibrationRequest, calibrate_scores
 from attri.runtime._util.wording import plural
-from attri.runtime.errors import FailedError, UsageError
-from attri.runtime.text.label_tokens import LabelTokens
+from attri.runtime.bundle import EMBEDDING, MERGES, TEXT, VISION, Bundle
+from attri.runtime.errors import UsageError
 from attri.train.config import PromptConfig
 from attri.train.model import AttriPrompt
 
-OPSETS = (17, 18)  # lowest first: LayerNormalization is from 17 on; TensorRT 8.6 reads both
-MOST_BYTES = 2**31 - 1  # that protobuf writes
+__all__ = ["ExportOptions", "export_bundle"]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How a bundle is made.
+
+    Attributes:
+        precision: "fp32", "fp16" or "int8"; retrieval, norms and softmax are float32 in all.
+        template: the sentence around each label, with {} in its place.
+        opset: of both graphs, 17 or 18.
+        gates: limits of the parity check; None takes those of the precision.
+        calibration: what int8 is fitted on; for int8 alone.
+        scores: what temperature and rejection threshold are fitted on; by default neither is.
+        card: what the report says about the training.
+    """
+
+    precision: str = "fp32"
+    template: str = "a photo of a {}."
+    opset: int = 18
+    gates: Gates | None = None
+    calibration: Calibration | None = None
+    scores: ScoreCalibrationRequest = field(default_factory=ScoreCalibrationRequest)
+    card: Card = field(default_factory=Card)
+
+    def check(self, prompt: PromptConfig, path: Path, labels: list[str], images: Sequence[Path]) -> None:
+        """Refuse everything that cannot be exported, before anything takes long.
+
+        Args:
+            prompt: of the model.
+            path: of the bundle.
+            labels: the bundle's default labels.
+            images: of the parity check.
+
+        Raises:
+            UsageError: see `export_bundle`.
+        """
+        if self.precision not in DTYPES:
+            raise UsageError(f"precision is {self.precision!r}: choose {', '.join(DTYPES)}")
+        if (self.precision == "int8") != (self.calibration is not None):
+            raise UsageError(
+                "int8 needs calibration images, and nothing else does: name a folder with --calibration-data"
+            )
+        check_opset(self.opset)
+        if prompt.retrieved == 0:
+            raise UsageError(
+                "a prompt without a pool is a baseline of training and cannot be exported: train with --pool-size"
+            )
+        if self.calibration is not None:
+            self.calibration.excluding(images).check(self.gates or Gates.of(self.precision))
+        self.scores.check(labels)
+        writer.check_target(path)
 
 
 def export_bundle(
     model: AttriPrompt,
     path: Path,
     labels: list[str],
-    pictures: list[Path],
-    *,
-    precision: str = "fp32",
-    template: str = "a photo of a {}.",
-    opset: int = 18,
-    gates: Gates | None = None,
-    calibration: Calibration | None = None,
-    confidence: ScoreCalibrationRequest | None = None,
-    card: Card | None = None,
-    tell: Callable[[str], None] = lambda line: None,
-    stage: Callable[[str], None] = lambda title: None,
-) -> Report:
-    """Write the bundle, after its graphs were held against the model on real pictures.
+    images: list[Path],
+    options: ExportOptions | None = None,
+    progress: Progress | None = None,
+) -> ParityReport:
+    """Write a bundle whose graphs agree with the model on real images.
 
     Args:
+        model: a trained prompt on its backbone.
+        path: of the bundle; an older bundle there is replaced, whole, at the end.
         labels: the bundle's default labels, also those of the parity check.
-        pictures: files for the parity check.
-        precision: "fp32", "fp16" or "int8"; retrieval, norms and softmax are float32 in all.
-        gates: limits of the parity check; None takes those of the precision.
-        calibration: what int8 is fitted on.
-        confidence: what temperature and threshold are fitted on; None does neither.
-        card: what the report says of the training.
-        tell: is given what is worth a line that stays.
-        stage: is given the name of each stage when it begins.
+        images: files for the parity check.
+        options: how; None takes the defaults.
+        progress: receives stages and messages.
+
+    Returns:
+        The report of the parity check.
 
     Raises:
         ParityError: the graphs do not agree with the model; nothing is written.
-        UsageError: an unknown precision or opset, no pool, no calibration pictures, or `path` is something that is not
+        UsageError: an unknown precision or opset, no pool, no calibration images, or `path` is something that is not
             a bundle.
-        FailedError: the tracer did not do as asked, what is called fp16 or int8 would not be, most pictures cannot be
-            read, or the disk is full.
+        FailedError: the tracer did not write what was asked for, a graph called fp16 or int8 would not be, most images
+            cannot be read, or the disk is full.
     """
-    gates = gates or Gates.of(precision)
-    confidence = confidence or ScoreCalibrationRequest()
-    if calibration is not None:
-        calibration = calibration.judged_on(pictures)
-    check_request(model.config, path, labels, precision, opset, gates, calibration, confidence)
-    stage(f"reading {plural(len(pictures), 'image')} for the parity check")
+    options, progress = options or ExportOptions(), progress or Progress()
+    options.check(model.config, path, labels, images)
+    progress.begin(f"reading {plural(len(images), 'image')} for the parity check")
     model = model.eval().cpu()
-    seen = read_pictures(model.backbone, pictures)
+    parity_images = read_images(model.backbone, images)
     with writer.staging(path) as folder:
-        stage("tracing the vision graph")
-        save(trace_vision(model, precision, opset), folder / bundle.VISION)
-        stage("tracing the text graph")
-        save(trace_text(model, precision, opset), folder / bundle.TEXT)
-        stage("writing the tokens' embedding")
-        writer.save_embedding(model.backbone.token_embedding, folder / bundle.EMBEDDING, precision)
-        writer.copy_merges(folder / bundle.MERGES)
-        manifest = writer.describe(model, labels, template, precision, opset)
-        unfinished = bundle.Bundle(folder, manifest)
-        save_reference(model, unfinished, seen.pixels)
+        return _Export(model, folder, labels, parity_images, options, progress).run()
+
+
+class _Export:
+    """The steps of one export, in the order of `run`; each leaves its files in the unfinished bundle."""
+
+    def __init__(
+        self,
+        model: AttriPrompt,
+        folder: Path,
+        labels: list[str],
+        images: ParityImages,
+        options: ExportOptions,
+        progress: Progress,
+    ) -> None:
+        self.model = model
+        self.images = images
+        self.options = options
+        self.progress = progress
+        self.gates = options.gates or Gates.of(options.precision)
+        manifest = writer.describe(model, labels, options.template, options.precision, options.opset)
+        self.bundle = Bundle(folder, manifest)
+
+    @property
+    def pixels(self) -> NDArray[np.float32]:
+        """Of the parity images, [I, 3, S, S]."""
+        return self.images.pixels
+
+    def run(self) -> ParityReport:
+        self.trace()
+        report, arithmetic = self.quantize() if self.options.calibration else self.compare()
+        stages, requested = [self.images.stage, *report.stages], len(self.images.requested)
+        report = dataclasses.replace(report, stages=stages, requested=requested)
+        report = report.with_default_gates(Gates.of(self.options.precision))
+        self.require_parity(report)
+        confidence = self.calibrate_scores()
+        self.finish(report, arithmetic, confidence)
+        return report
+
+    def trace(self) -> None:
+        """Write the graphs, the token embedding, the tokenizer's merges and the reference images."""
+        folder, precision, opset = self.bundle.path, self.options.precision, self.options.opset
+        self.progress.begin("tracing the vision graph")
+        save_graph(trace_vision(self.model, precision, opset), folder / VISION)
+        self.progress.begin("tracing the text graph")
+        save_graph(trace_text(self.model, precision, opset), folder / TEXT)
+        self.progress.begin("writing the token embedding")
+        writer.save_embedding(self.model.backbone.token_embedding, folder / EMBEDDING, precision)
+        writer.copy_merges(folder / MERGES)
+        save_reference(self.model, self.bundle, self.pixels)
+
+    def quantize(self) -> tuple[ParityReport, dict[str, Any]]:
+        """Replace the graphs by int8 ones that hold the gates."""
+        assert self.options.calibration is not None
+        self.progress.begin("fitting int8 to the calibration images")
+        calibration = self.options.calibration.excluding(self.images.requested)
+        return quantize_bundle(self.model, self.bundle, self.pixels, self.gates, calibration, self.progress)
+
+    def compare(self) -> tuple[ParityReport, dict[str, Any]]:
+        """Compare float graphs with the model, half precision also with its range."""
         arithmetic: dict[str, Any] = {}
-        if calibration is not None:
-            stage("fitting int8 to the calibration images")
-            report, arithmetic = quantize_bundle(model, unfinished, seen.pixels, gates, calibration, tell)
-        else:
-            if precision == "fp16":
-                stage("proving that half precision does not overflow")
-                arithmetic = half_report(unfinished, model.backbone.preprocess(), seen.pixels)
-            stage("comparing the graphs with the PyTorch model")
-            report = compare(model, unfinished, seen.pixels, gates)
-        report = dataclasses.replace(report, stages=[seen.stage, *report.stages], asked=len(pictures))
-        report = report.beside(Gates.of(precision))
+        if self.options.precision == "fp16":
+            self.progress.begin("proving that half precision does not overflow")
+            arithmetic = half_report(self.bundle, self.model.backbone.preprocess(), self.pixels)
+        self.progress.begin("comparing the graphs with the PyTorch model")
+        return compare(self.model, self.bundle, self.pixels, self.gates), arithmetic
+
+    def require_parity(self, report: ParityReport) -> None:
+        """Raise ParityError that names the stage, and the layer, where a gate was missed."""
         if report.missed:
-            tell(report.table())
-            stage("looking for the layer that differs first")
-        report.check(lambda stage: locate_drift(model, unfinished, stage.name, seen.pixels[[stage.worst_picture]]))
-        if confidence.validation is not None:
-            stage(f"fitting the scores to {confidence.validation.what}")
-        sure = measure(confidence, classifier_of(unfinished))
+            self.progress.say(report.table())
+            self.progress.begin("looking for the layer that differs first")
+        report.check(lambda stage: locate_drift(self.model, self.bundle, stage.name, self.pixels[[stage.worst_image]]))
+
+    def calibrate_scores(self) -> dict[str, Any]:
+        """Fit temperature and threshold; returns them and their figures."""
+        if (validation := self.options.scores.validation) is not None:
+            self.progress.begin(f"fitting the scores to {validation.what}")
+        return calibrate_scores(self.options.scores, open_unfinished(self.bundle))
+
+    def finish(self, report: ParityReport, arithmetic: dict[str, Any], confidence: dict[str, Any]) -> None:
+        """Write parity.json and report.html, and last the manifest."""
         manifest = dataclasses.replace(
-            manifest,
+            self.bundle.manifest,
             arithmetic=arithmetic,
             parity=report.to_dict(),
-            temperature=sure["temperature"],
-            threshold=sure["threshold"],
+            temperature=confidence["temperature"],
+            threshold=confidence["threshold"],
         )
-        stage("writing the report")
-        write_report(bundle.Bundle(folder, manifest), report, seen, model.backbone.preprocess(), card or Card(), sure)
-        writer.save_manifest(manifest, folder)
-    return report
+        self.progress.begin("writing the report")
+        bundle = Bundle(self.bundle.path, manifest)
+        write_report(bundle, report, self.images, self.model.backbone.preprocess(), self.options.card, confidence)
+        writer.save_manifest(manifest, bundle.path)
 
 
-def check_request(
-    prompt: PromptConfig,
-    path: Path,
-    labels: list[str],
-    precision: str,
-    opset: int,
-    gates: Gates,
-    calibration: Calibration | None,
-    confidence: ScoreCalibrationRequest,
-) -> None:
-    """Refuse what cannot be exported, before the model is loaded or anything else takes long.
-
-    Raises:
-        UsageError: see `export_bundle`.
-    """
-    if precision not in DTYPES:
-        raise UsageError(f"precision is {precision!r}: choose {', '.join(DTYPES)}")
-    if (precision == "int8") != (calibration is not None):
-        raise UsageError(
-            "int8 needs calibration pictures, and nothing else does: name a folder with --calibration-data"
-        )
-    if opset not in OPSETS:
-        raise UsageError(
-            f"opset is {opset}: these graphs are written at {' or '.join(map(str, OPSETS))}, the lowest that works is"
-            f" {OPSETS[0]}"
-        )
-    if prompt.retrieved == 0:
-        raise UsageError(
-            "a prompt without a pool is a baseline of training and cannot be exported: train with --pool-size"
-        )
-    if calibration is not None:
-        calibration.check(gates)
-    confidence.check(labels)
-    writer.check_target(path)
-
-
-def trace_vision(model: AttriPrompt, precision: str, opset: int) -> onnx.ModelProto:
-    side = model.backbone.preprocess().size
-    batch = torch.export.Dim("B", min=1)
-    # A batch of 1 in the example would be frozen into the graph.
-    inputs = {"pixels": (torch.zeros(2, 3, side, side), {0: batch})}
-    shapes: dict[str, list[Any]] = {
-        "pixels": ["B", 3, side, side],
-        "image_features": ["B", model.backbone.joint_width],
-        "retrieved": ["B", model.depth, model.config.retrieved],
-        "scores": ["B", model.depth, model.config.clusters, model.config.pool_size],
-    }
-    return trace(VisionGraph(model, precision), inputs, ["image_features", "retrieved", "scores"], shapes, opset)
-
-
-def trace_text(model: AttriPrompt, precision: str, opset: int) -> onnx.ModelProto:
-    B, P, R, C, T = (torch.export.Dim(name, min=1) for name in "BPRCT")
-    width, count = model.text.positional_embedding.shape[1], model.config.retrieved
-    tokens, lengths = np.arange(18, dtype=np.int32).reshape(3, 6), np.array([2, 6, 3], np.int32)
-    labels = LabelTokens.pack(np.zeros(5, np.int32), tokens, lengths)
-    rows = len(labels.suffix_tokens)
-    inputs: dict[str, tuple[torch.Tensor, dict[int, Any]]] = {
-        "retrieved": (torch.zeros(2, model.depth, count, dtype=torch.int32), {0: B}),
-        "prefix": (torch.zeros(5, width), {0: P}),
-        "suffix_tokens": (torch.zeros(rows, width), {0: R}),
-        "suffix_positions": (torch.from_numpy(labels.suffix_positions), {0: R}),
-        "token_rows": (torch.from_numpy(labels.token_rows), {0: C, 1: T}),
-        "scatter_index": (torch.from_numpy(labels.scatter_index), {0: R}),
-        "eot_rows": (torch.from_numpy(labels.eot_rows), {0: C}),
-    }
-    shapes: dict[str, list[Any]] = {
-        "retrieved": ["B", model.depth, count],
-        "prefix": ["P", width],
-        "suffix_tokens": ["R", width],
-        "suffix_positions": ["R"],
-        "token_rows": ["C", "T"],
-        "scatter_index": ["R"],
-        "eot_rows": ["C"],
-        "text_features": ["B", "C", model.backbone.joint_width],
-    }
-    return trace(TextGraph(model, precision), inputs, ["text_features"], shapes, opset)
-
-
-def trace(
-    module: nn.Module,
-    inputs: dict[str, tuple[torch.Tensor, dict[int, Any]]],
-    outputs: list[str],
-    shapes: dict[str, list[Any]],
-    opset: int,
-) -> onnx.ModelProto:
-    """The module as a checked ONNX model with exactly these shapes and this opset.
-
-    Raises:
-        FailedError: the tracer froze a dimension or ignored the opset, or the graph is over protobuf's 2 GB.
-    """
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the tracer warns of its own internals; what matters is asserted below
-        program = torch.onnx.export(
-            module.eval(),
-            tuple(example for example, _ in inputs.values()),
-            dynamo=True,
-            dynamic_shapes=tuple(dims for _, dims in inputs.values()),
-            input_names=list(inputs),
-            output_names=outputs,
-            opset_version=max(opset, 18),
-            verbose=False,
-        )
-    assert program is not None
-    proto = program.model_proto
-    if opset == 17:
-        to_opset_17(proto)
-    strip(proto)
-    if proto.ByteSize() > MOST_BYTES:  # of which the checker would only say that it cannot be parsed
-        graph = f"the graph of {outputs[0]} would be {proto.ByteSize() / 2**30:.1f} GB"
-        raise FailedError(f"{graph}, ONNX holds {MOST_BYTES / 2**30:.1f}: use --fp16, or a smaller model")
-    require(proto, shapes, opset)
-    onnx.checker.check_model(proto, full_check=True)
-    return proto
-
-
-def to_opset_17(proto: onnx.ModelProto) -> None:
-    """The tracer writes 18 at least, and onnx's converter knows no way back for Split, whose one change is undone here.
-
-    Raises:
-        FailedError: the graph has another operator that opset 18 changed.
-    """
-    for node in proto.graph.node:
-        if node.op_type == "Split":
-            kept = [attribute for attribute in node.attribute if attribute.name != "num_outputs"]
-            del node.attribute[:]
-            node.attribute.extend(kept)
-        elif onnx.defs.get_schema(node.op_type, 18).since_version > 17:
-            raise FailedError(f"{node.op_type} cannot be written at opset 17: use --opset 18")
-    proto.opset_import[0].version = 17
-
-
-def strip(proto: onnx.ModelProto) -> None:
-    """Drop the tracer's notes: they hold paths of this machine and make equal graphs unequal."""
-    graph = proto.graph
-    proto.doc_string = graph.doc_string = ""
-    del proto.metadata_props[:]
-    del graph.metadata_props[:]
-    del graph.value_info[:]
-    for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):
-        item.doc_string = ""
-        del item.metadata_props[:]
-
-
-def require(proto: onnx.ModelProto, shapes: dict[str, list[Any]], opset: int) -> None:
-    """Assert the opset and every dimension of the borders."""
-    found = {entry.domain: entry.version for entry in proto.opset_import}
-    if found != {"": opset}:
-        raise FailedError(f"the tracer wrote opsets {found}, asked for {opset}: try --opset 18")
-    for value in (*proto.graph.input, *proto.graph.output):
-        dims = [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        if dims != shapes[value.name]:
-            raise FailedError(f"the tracer gave {value.name} the shape {dims}, expected {shapes[value.name]}")
-
-
-def save(proto: onnx.ModelProto, path: Path) -> None:
+def save_graph(proto: onnx.ModelProto, path: Path) -> None:
+    """Write a graph; the same graph gives the same bytes."""
     path.write_bytes(proto.SerializeToString(deterministic=True))

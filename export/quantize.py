@@ -1,15 +1,15 @@
-"""From float32 graphs to int8 ones that pass the gates: calibrate, quantize for both runtimes, put back what hurts.
+"""Int8 quantization of a bundle: calibrate, quantize for both runtimes, restore layers until the gates hold.
 
-Each flavour starts with every layer in int8. While a gate does not hold on the parity pictures, the layer that drifts
+Each flavour starts with every layer in int8. While a gate does not hold on the parity images, the layer that drifts
 most when it alone is int8 goes back to float32, in the graph whose stage missed. Sensitivities are measured on a few
-calibration pictures, one session per layer, and only when something missed.
+calibration images, one session per layer, and only after a miss.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,38 +23,43 @@ from attri.calibration import qdq
 from attri.calibration.activation_ranges import METHODS, Feed, Samples, collect_samples, label_tokens, measure_ranges
 from attri.calibration.images import find_calibration_images
 from attri.calibration.qdq import FEATURES, S8S8, U8S8, Drift, Flavour, Layers
-from attri.export.parity.compare import Gates, Report, Stages, classifier_of, judge, run_bundle, run_model
+from attri.export.parity.compare import compare_outputs
+from attri.export.parity.gates import Gates
+from attri.export.parity.outputs import Outputs, open_unfinished, run_bundle, run_model
+from attri.export.parity.report import ParityReport
+from attri.export.progress import Progress
 from attri.runtime._util.wording import plural
 from attri.runtime.bundle import SYMMETRIC, TEXT, VISION, Bundle
 from attri.runtime.engines.onnxruntime import OrtEngine
 from attri.runtime.errors import FailedError, UsageError
 from attri.train.model import AttriPrompt
 
-FILES = {U8S8: {VISION: VISION, TEXT: TEXT}, S8S8: SYMMETRIC}
-SENSITIVITY_SAMPLES = 8  # pictures, and sets of entries; a layer's rank does not hang on more
-Tell = Callable[[str], None]
+__all__ = ["Calibration", "ParityCheck", "quantize_bundle"]
+
+GRAPHS = {U8S8: {VISION: VISION, TEXT: TEXT}, S8S8: SYMMETRIC}
+SENSITIVITY_SAMPLES = 8  # images, and sets of pool entries; the ranking of layers does not change with more
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What int8 is fitted on.
+    """The images and the method of int8 calibration."""
 
-    target   least cosine to search for; None is the gate's
-    judged   pictures of the parity check, which are left out: a gate says little of what int8 was fitted on
-    """
-
-    data: Path
+    data: Path  # folder of images
     method: str = METHODS[0]
-    target: float | None = None
-    judged: tuple[Path, ...] = ()
+    target: float | None = None  # least cosine to search for; None is the gate's
+    # Images of the parity check are left out: a gate would say little about images that int8 was fitted on.
+    excluded: tuple[Path, ...] = ()
 
-    def judged_on(self, pictures: list[Path]) -> Calibration:
-        return dataclasses.replace(self, judged=tuple(pictures))
+    def excluding(self, images: Sequence[Path]) -> Calibration:
+        """The same without these images and their copies."""
+        return dataclasses.replace(self, excluded=tuple(images))
 
     def check(self, gates: Gates) -> None:
-        """Raises UsageError where the folder has no pictures, there is no such method, or the target is no target.
+        """Refuse what cannot be calibrated, before anything is traced.
 
-        Before anything is traced."""
+        Raises:
+            UsageError: the folder has no images, there is no such method, or the target is below the gate.
+        """
         if self.method not in METHODS:
             raise UsageError(f"the calibration method is {self.method!r}: choose {', '.join(METHODS)}")
         if self.target is not None and self.target < gates.cosine:
@@ -62,37 +67,38 @@ class Calibration:
                 f"--int8-target {self.target:g} is below the gate, {gates.cosine:g}: leave it out, or lower that too,"
                 " with --min-cosine"
             )
-        find_calibration_images(self.data, self.judged)
+        find_calibration_images(self.data, self.excluded)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A float32 graph, what of it may be int8, and over what those tensors range."""
+    """A float32 graph with what quantization needs to know about it."""
 
     proto: onnx.ModelProto
-    found: Layers
-    measured: dict[str, tuple[float, float]]
-    few: list[Feed]
+    found: Layers  # that may be int8
+    measured: dict[str, tuple[float, float]]  # range of each activation
+    few: list[Feed]  # inputs to measure sensitivities on
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Holds graphs against the model on the parity pictures."""
+class ParityCheck:
+    """Compares graphs with the model on the parity images; the model runs once."""
 
     bundle: Bundle
-    pixels: NDArray[np.float32]
-    reference: Stages
+    pixels: NDArray[np.float32]  # [I, 3, S, S]
+    reference: Outputs
 
     @classmethod
-    def of(cls, model: AttriPrompt, bundle: Bundle, pixels: NDArray[np.float32]) -> Judge:
+    def of(cls, model: AttriPrompt, bundle: Bundle, pixels: NDArray[np.float32]) -> ParityCheck:
+        """Run the model on the images."""
         manifest = bundle.manifest
         return cls(bundle, pixels, run_model(model, pixels, manifest.labels, manifest.text["template"]))
 
-    def __call__(self, flavour: Flavour, gates: Gates) -> Report:
-        """The bundle's graphs of that flavour."""
-        files = FILES[flavour]
-        classifier = classifier_of(self.bundle, (files[VISION], files[TEXT]), integers=flavour.integers)
-        return judge(self.reference, run_bundle(classifier, self.pixels, self.reference.retrieved), gates)
+    def run(self, flavour: Flavour, gates: Gates) -> ParityReport:
+        """Compare the bundle's graphs of that flavour."""
+        files = GRAPHS[flavour]
+        classifier = open_unfinished(self.bundle, (files[VISION], files[TEXT]), integers=flavour.integers)
+        return compare_outputs(self.reference, run_bundle(classifier, self.pixels, self.reference.retrieved), gates)
 
 
 def quantize_bundle(
@@ -101,55 +107,63 @@ def quantize_bundle(
     pixels: NDArray[np.float32],
     gates: Gates,
     calibration: Calibration,
-    tell: Tell,
-) -> tuple[Report, dict[str, Any]]:
-    """Put int8 graphs of both flavours in the place of the float32 graphs of an unfinished bundle.
+    progress: Progress,
+) -> tuple[ParityReport, dict[str, Any]]:
+    """Replace the float32 graphs of an unfinished bundle by int8 graphs of both flavours.
+
+    Args:
+        model: the reference.
+        bundle: holds the float32 graphs.
+        pixels: of the parity images, [I, 3, S, S].
+        gates: that both flavours must hold.
+        calibration: what to fit on.
+        progress: receives messages.
 
     Returns:
-        the parity report of both, not yet checked, and what the manifest keeps of how they came about.
+        The parity report of both flavours, and the figures of the quantization for the manifest.
 
     Raises:
-        UsageError: no calibration pictures, or no such method.
+        UsageError: no calibration images, or no such method.
         FailedError: no layer could stay in int8.
     """
-    judge_graphs = Judge.of(model, bundle, pixels)
-    with scratch(bundle.path) as folder:
+    parity = ParityCheck.of(model, bundle, pixels)
+    with _scratch(bundle.path) as folder:
         vision = OrtEngine(bundle.file(VISION), "cpu")
-        words, embedding = label_tokens(bundle), bundle.token_embedding()
+        tokens, embedding = label_tokens(bundle), bundle.token_embedding()
         preprocess = model.backbone.preprocess()
-        samples = collect_samples(calibration.data, vision, preprocess, words, embedding, calibration.judged)
-        tell(f"int8: {plural(len(samples.images), 'calibration picture')}, {len(samples.retrieved)} sets of entries")
-        sources = {name: measure(bundle.file(name), samples, calibration.method, folder, tell) for name in FEATURES}
-        reports: list[Report] = []
+        samples = collect_samples(calibration.data, vision, preprocess, tokens, embedding, calibration.excluded)
+        count = plural(len(samples.images), "calibration image")
+        progress.say(f"int8: {count}, {plural(len(samples.retrieved), 'set')} of pool entries")
+        sources = {
+            name: measure_source(bundle.file(name), samples, calibration.method, folder, progress) for name in FEATURES
+        }
+        target = gates if calibration.target is None else dataclasses.replace(gates, cosine=calibration.target)
+        reports: list[ParityReport] = []
         graphs: dict[str, Any] = {}
-        for flavour, files in FILES.items():
-            search = Search(flavour, files, sources, judge_graphs, folder, tell)
-            reports.append(search.run(wanted(gates, calibration.target)))
+        for flavour, files in GRAPHS.items():
+            search = _Search(flavour, files, sources, parity, folder, progress)
+            reports.append(search.run(target))
             graphs |= search.summary()
     stages = [
         dataclasses.replace(stage, name=f"{stage.name}, {flavour.name}")
-        for flavour, report in zip(FILES, reports, strict=True)
+        for flavour, report in zip(GRAPHS, reports, strict=True)
         for stage in report.stages
     ]
-    summary = {"method": calibration.method, "pictures": len(samples.images), "graphs": graphs}
-    return Report(stages, reports[0].pictures, reports[0].labels), summary
+    summary = {"method": calibration.method, "images": len(samples.images), "graphs": graphs}
+    return ParityReport(stages, reports[0].images, reports[0].labels), summary
 
 
 @contextmanager
-def scratch(folder: Path) -> Iterator[Path]:
-    """A folder for the quantizer's files, inside the unfinished bundle: whatever happens they go together."""
+def _scratch(folder: Path) -> Iterator[Path]:
+    """Make a folder for temporary files inside the unfinished bundle, which is removed with it on any failure."""
     inner = folder / "scratch"
     inner.mkdir()
     yield inner
     shutil.rmtree(inner)
 
 
-def wanted(gates: Gates, target: float | None) -> Gates:
-    return gates if target is None else dataclasses.replace(gates, cosine=target)
-
-
-def measure(file: Path, samples: Samples, method: str, folder: Path, tell: Tell) -> Source:
-    """Find the layers of a float32 graph and what their inputs range over."""
+def measure_source(file: Path, samples: Samples, method: str, folder: Path, progress: Progress) -> Source:
+    """Find the layers of a float32 graph and measure the ranges of their inputs."""
     name = file.name
     proto = onnx.load(file)
     qdq.fold_weights(proto)
@@ -158,25 +172,29 @@ def measure(file: Path, samples: Samples, method: str, folder: Path, tell: Tell)
     found = qdq.layers(proto.graph, FEATURES[name])
     feeds = samples.vision if name == VISION else samples.text
     tensors = qdq.activations(proto.graph, found)
-    tell(f"int8: ranges of {plural(len(tensors), 'tensor')} of {name}, {method}")
+    progress.say(f"int8: ranges of {plural(len(tensors), 'tensor')} of {name}, {method}")
     measured = measure_ranges(path, tensors, feeds(), method, folder)
     return Source(proto, found, measured, list(feeds(SENSITIVITY_SAMPLES)))
 
 
-class Search:
-    """One flavour: which layers are left in float32, and why."""
+class _Search:
+    """Search of one flavour for the layers that must stay in float32."""
 
     def __init__(
         self,
         flavour: Flavour,
         files: dict[str, str],
         sources: dict[str, Source],
-        judge_graphs: Judge,
+        parity: ParityCheck,
         folder: Path,
-        tell: Tell,
+        progress: Progress,
     ) -> None:
-        self.flavour, self.files, self.sources = flavour, files, sources
-        self.judge, self.folder, self.tell = judge_graphs, folder, tell
+        self.flavour = flavour
+        self.files = files
+        self.sources = sources
+        self.parity = parity
+        self.folder = folder
+        self.progress = progress
         self.found = {name: qdq.of_flavour(s.proto.graph, s.found, flavour) for name, s in sources.items()}
         self.full = {
             name: qdq.quantize(source.proto, self.found[name], source.measured, flavour)
@@ -185,8 +203,8 @@ class Search:
         self.kept: dict[str, list[str]] = {name: [] for name in sources}
         self.drifts: dict[str, dict[str, Drift]] = {}
 
-    def run(self, gates: Gates) -> Report:
-        """Put layers back until all gates hold.
+    def run(self, gates: Gates) -> ParityReport:
+        """Restore layers to float32 until all gates hold.
 
         Raises:
             FailedError: they do not, with one layer of the graph left in int8.
@@ -194,8 +212,8 @@ class Search:
         while True:
             for name in self.sources:
                 self.write(name)
-            report = self.judge(self.flavour, gates)
-            missed = next((stage for stage in report.stages if not stage.held), None)
+            report = self.parity.run(self.flavour, gates)
+            missed = report.missed
             if missed is None:
                 return report
             worst = self.worst(missed.name)
@@ -207,20 +225,21 @@ class Search:
             name, layer = worst
             self.kept[name].append(layer)
             cost = 1 - qdq.int8_weights(self.sources[name].proto.graph, self.found[name], self.kept[name])
-            self.tell(
+            self.progress.say(
                 f"int8 {self.flavour.name}: {missed.name} is {getattr(missed, missed.figure):.6f} of {missed.gate:g};"
                 f" {layer} of {name} goes back to float32, {cost:.0%} of its weights are now"
             )
 
     def write(self, name: str) -> None:
+        """Write a graph with the kept layers in float32."""
         source, found = self.sources[name], self.found[name]
         back = [node for layer in self.kept[name] for node in found[layer]]
         proto = qdq.to_float32(self.full[name], source.proto, back)
         onnx.checker.check_model(proto, full_check=True)
-        self.judge.bundle.file(self.files[name]).write_bytes(proto.SerializeToString(deterministic=True))
+        self.parity.bundle.file(self.files[name]).write_bytes(proto.SerializeToString(deterministic=True))
 
     def worst(self, stage: str) -> tuple[str, str] | None:
-        """The most sensitive layer still in int8, of the graph that the stage belongs to; top-1 belongs to both."""
+        """Find the most sensitive layer still in int8, of the graph of the stage; top-1 belongs to both graphs."""
         names = {"image features": [VISION], "retrieved entries": [VISION], "text features": [TEXT]}.get(stage)
         left = []
         for name in names or [VISION, TEXT]:
@@ -233,8 +252,9 @@ class Search:
         return max(left)[1:] if left else None
 
     def sensitivity(self, name: str) -> dict[str, Drift]:
+        """Measure the drift of each layer of a graph, once."""
         if name not in self.drifts:
-            self.tell(f"int8 {self.flavour.name}: sensitivity of the {len(self.found[name])} layers of {name}")
+            self.progress.say(f"int8 {self.flavour.name}: sensitivity of the {len(self.found[name])} layers of {name}")
             source = self.sources[name]
             self.drifts[name] = qdq.sensitivity(
                 source.proto, self.full[name], self.found[name], source.few, self.folder, self.flavour
@@ -242,11 +262,11 @@ class Search:
         return self.drifts[name]
 
     def summary(self) -> dict[str, Any]:
-        """What the manifest keeps, by file."""
+        """Figures for the manifest, by file."""
         return {
             self.files[name]: {
                 "flavour": self.flavour.name,
-                "initializers": qdq.int8_initializers(onnx.load(self.judge.bundle.file(self.files[name]))),
+                "initializers": qdq.int8_initializers(onnx.load(self.parity.bundle.file(self.files[name]))),
                 "float_layers": self.kept[name],
                 "sensitivity": {layer: dataclasses.asdict(d) for layer, d in self.drifts.get(name, {}).items()},
             }

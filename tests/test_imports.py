@@ -31,7 +31,14 @@ FLOORS = {
         "cli",
     ],
     "train": ["config pocket", "model data", "training", "report", "fit", "evaluation", "cli"],
-    "export": ["graph stages engine_options score_calibration", "parity", "quantize bundle", "onnx", "cli"],
+    "export": [
+        "graph progress engine_options score_calibration",
+        "parity",
+        "quantize bundle",
+        "onnx",
+        "command_options summary",
+        "cli",
+    ],
     "calibration": ["images", "activation_ranges qdq confidence"],
 }
 FLOOR = {

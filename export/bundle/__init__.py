@@ -1,1 +1,1 @@
-"""Write a bundle: files, report, model card."""
+"""Bundle writing: files, report, model card."""

@@ -1,4 +1,4 @@
-"""How large a graph is: its nodes by operator, its constants, and the multiply-adds of its products."""
+"""Size of a graph: nodes by operator, constants, and multiply-adds of its matrix products and convolutions."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from attri.export.graph.probe import Feed, shapes
 
 
 def count(proto: onnx.ModelProto, feed: Feed) -> dict[str, Any]:
-    """What parity.json keeps of a graph.
+    """Measure a graph for parity.json.
 
     Args:
-        feed: inputs; the multiply-adds are those of a run on them, and their shapes are kept beside.
+        proto: the graph.
+        feed: inputs; the multiply-adds are those of a run on them.
 
     Returns:
-        nodes       how many of each operator, most frequent first
-        constants   elements of all initializers
-        inputs      the shape of each input
-        products    multiply-adds of all MatMul, Gemm and Conv, as many as weights take part in each output element
+        `nodes`: how many of each operator, most frequent first; `constants`: elements of all initializers; `inputs`:
+        the shape of each input; `products`: multiply-adds of all MatMul, Gemm and Conv.
     """
     graph = proto.graph
     constants = {weight.name: tuple(weight.dims) for weight in graph.initializer}
@@ -34,12 +33,12 @@ def count(proto: onnx.ModelProto, feed: Feed) -> dict[str, Any]:
         "nodes": dict(sorted(nodes.items(), key=lambda item: (-item[1], item[0]))),
         "constants": sum(math.prod(dims) for dims in constants.values()),
         "inputs": {name: list(value.shape) for name, value in feed.items()},
-        "products": sum(math.prod(known[node.output[0]]) * depth(node, known) for node in products),
+        "products": sum(math.prod(known[node.output[0]]) * _depth(node, known) for node in products),
     }
 
 
-def depth(node: onnx.NodeProto, known: dict[str, tuple[int, ...]]) -> int:
-    """Multiply-adds behind one element of a product's output."""
+def _depth(node: onnx.NodeProto, known: dict[str, tuple[int, ...]]) -> int:
+    """Multiply-adds for one element of a product's output."""
     if node.op_type == "Conv":
         return math.prod(known[node.input[1]][1:])  # channels of the group times the kernel
     transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)

@@ -1,4 +1,4 @@
-"""Bundles appear whole or not at all: written to a sibling folder, then renamed."""
+"""Atomic bundle writing: a bundle is written to a sibling folder, which is renamed when it is complete."""
 
 from __future__ import annotations
 
@@ -24,13 +24,23 @@ from attri.runtime.bundle import MANIFEST, MERGES, RESIZE, SCHEMA, Manifest, fil
 from attri.runtime.errors import FailedError, UsageError
 from attri.train.model import AttriPrompt
 
-OLD = ".old"  # behind the name of what a bundle is replaced by, while it steps aside
+__all__ = [
+    "check_target",
+    "copy_merges",
+    "describe",
+    "save_embedding",
+    "save_manifest",
+    "staging",
+    "weights_name",
+]
+
+OLD = ".old"  # suffix of the old bundle while it is being replaced
 WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 EMBEDDING_DTYPES = {"fp32": np.float32, "fp16": np.float16, "int8": np.float16}
 
 
 def check_target(path: Path) -> None:
-    """Only a bundle may be replaced, of any schema, and only one that holds nothing else: it is deleted whole.
+    """Check that `path` is free, or a bundle (of any schema) that holds nothing else: it will be deleted whole.
 
     Raises:
         UsageError: something else is there, or a file that the bundle's manifest does not list.
@@ -43,11 +53,13 @@ def check_target(path: Path) -> None:
     files = (file.relative_to(path) for file in path.rglob("*") if file.is_symlink() or not file.is_dir())
     others = (file for file in files if file.parts[0] != bundle.ENGINES and file.as_posix() not in listed)
     if other := next(others, None):
-        raise UsageError(f"{path} holds {other}, which is not of the bundle: move it away, or choose another --output")
+        raise UsageError(
+            f"{path} holds {other}, which is not part of the bundle: move it away, or choose another --output"
+        )
 
 
 def listed_files(path: Path) -> set[str] | None:
-    """What a bundle may hold beside its engines: its manifest, and what that lists; None where it is no bundle."""
+    """List the files of a bundle but its engines: the manifest and what it lists; None where `path` is no bundle."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         ours = isinstance(manifest["schema"], int) and isinstance(manifest["attri"], str)
@@ -58,40 +70,41 @@ def listed_files(path: Path) -> set[str] | None:
 
 @contextmanager
 def staging(path: Path) -> Iterator[Path]:
-    """A folder beside `path` that takes its name when the block succeeds and vanishes when it does not.
+    """Give the block a folder beside `path`, which replaces `path` if the block succeeds and is removed if not.
 
     Raises:
-        FailedError: it cannot be written, or another export to `path` is under way.
-        UsageError: when the block is done, what is at `path` is no longer what may be replaced.
+        FailedError: it cannot be written, or another export to `path` is running.
+        UsageError: when the block is done, `path` holds something that must not be replaced.
     """
     target = path.resolve()  # a link to a bundle stays a link
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock = try_lock(lock_of(target))
+        lock = try_lock(_lock_of(target))
     except OSError as error:
         raise FailedError(f"cannot write to {path.absolute().parent}: {error.strerror}") from error
     if lock is None:
-        raise FailedError(f"another attri-export writes {path}: wait for it, or choose another --output")
+        raise FailedError(f"another attri-export is writing {path}: wait for it, or choose another --output")
     try:
-        with writing(path):
-            sweep(target)
-            folder = Path(tempfile.mkdtemp(prefix=prefix(target), dir=target.parent))
-        with writing(path, only_below=folder):
+        with _writing(path):
+            remove_leftovers(target)
+            folder = Path(tempfile.mkdtemp(prefix=staging_prefix(target), dir=target.parent))
+        with _writing(path, only_below=folder):
             yield folder
-        with writing(path):
+        with _writing(path):
             folder.chmod(0o755)
             check_target(path)
-            swap(folder, target)
+            replace_dir(folder, target)
     finally:
-        sweep(target)
-        unlock(lock_of(target), lock)
+        remove_leftovers(target)
+        unlock(_lock_of(target), lock)
 
 
 @contextmanager
-def writing(path: Path, only_below: Path | None = None) -> Iterator[None]:
+def _writing(path: Path, only_below: Path | None = None) -> Iterator[None]:
     """Turn an OSError into a FailedError that says that `path` cannot be written.
 
     Args:
+        path: of the bundle, for the message.
         only_below: leave errors alone that are not about writing files of this folder.
     """
     try:
@@ -108,31 +121,32 @@ def _about_writing(error: OSError, folder: Path) -> bool:
     return folder in Path(os.fsdecode(error.filename)).parents
 
 
-def lock_of(path: Path) -> Path:
+def _lock_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.attri.lock")
 
 
-def prefix(path: Path) -> str:
-    """Of the names of folders that an export makes beside its bundle."""
+def staging_prefix(path: Path) -> str:
+    """Prefix of the names of folders that an export makes beside its bundle."""
     return f".{path.name}.attri-"
 
 
-def sweep(path: Path) -> None:
-    """Clear away what exports left beside `path`, this one or one that died; a bundle that stepped aside comes back.
+def remove_leftovers(path: Path) -> None:
+    """Remove folders that this export, or a killed one, left beside `path`; restore an old bundle that was moved away.
 
-    Only under the lock: what others are writing looks the same.
+    Call it under the lock: the folder of a running export looks the same.
     """
-    for left in path.parent.glob(f"{glob.escape(prefix(path))}*"):
+    for left in path.parent.glob(f"{glob.escape(staging_prefix(path))}*"):
         if left.suffix == OLD and not path.exists():
             left.rename(path)
         else:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def swap(folder: Path, path: Path) -> None:
-    """`folder` takes the place of `path`. A folder cannot be renamed over a full one: the old one steps aside first.
+def replace_dir(folder: Path, path: Path) -> None:
+    """Replace the folder `path` by `folder`.
 
-    Whatever stops it between the two, `sweep` brings the old one back.
+    A folder cannot be renamed over a full one: the old one is moved away first. If that is interrupted between the two
+    renames, `remove_leftovers` restores the old one.
     """
     if path.exists():
         path.rename(folder.with_name(folder.name + OLD))
@@ -140,27 +154,33 @@ def swap(folder: Path, path: Path) -> None:
 
 
 def save_embedding(table: Tensor, path: Path, precision: str) -> None:
+    """Write the token embedding [49408, W] as float32, or as float16 for fp16 and int8.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     try:
         np.save(path, table.detach().cpu().numpy().astype(EMBEDDING_DTYPES[precision]), allow_pickle=False)
-    except OSError as error:  # a short write, of which NumPy tells neither the errno nor the file
+    except OSError as error:  # of a short write NumPy gives neither the errno nor the file
         raise OSError(error.errno or errno.ENOSPC, error.strerror or str(error), str(path)) from error
 
 
 def copy_merges(path: Path) -> None:
+    """Copy the tokenizer's merges."""
     shutil.copyfile(Path(tokenizer.__file__).with_name(MERGES), path)
 
 
 def weights_name(tag: str) -> str:
-    """What a bundle says of its weights: their tag, or of a file its name, since the path is this machine's business.
+    """Name the weights in a bundle: by their tag, or a file by its name, without the path on this machine.
 
-    The sha256 tells which they are. Without a suffix a name could be a published tag: a ./ says that it is a file.
+    The manifest has their sha256. A file name without a suffix could be a published tag: it is marked by ./
     """
     name = Path(tag).name
     return name if name == tag or Path(name).suffix else f"./{name}"
 
 
 def describe(model: AttriPrompt, labels: list[str], template: str, precision: str, opset: int) -> Manifest:
-    """The manifest, still without figures of its arithmetic and parity, and without files."""
+    """Make the manifest, still without the figures of its arithmetic and parity, and without files."""
     backbone, config = model.backbone, model.config
     preprocess = backbone.preprocess()
     return Manifest(
@@ -197,6 +217,6 @@ def describe(model: AttriPrompt, labels: list[str], template: str, precision: st
 
 
 def save_manifest(manifest: Manifest, folder: Path) -> None:
-    """The last file of a bundle: it lists what else is there."""
+    """Write the manifest, the last file of a bundle: it lists all others."""
     files = {file.name: file_entry(file) for file in sorted(folder.iterdir())}
     bundle.save_manifest(dataclasses.replace(manifest, files=files), folder)

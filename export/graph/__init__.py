@@ -1,1 +1,1 @@
-"""The graphs that are traced, and their precision."""
+"""ONNX graphs: the modules that are traced, tracing, opset, precision."""

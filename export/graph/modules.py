@@ -1,4 +1,4 @@
-"""The two static graphs, as modules to trace. Across their borders indices are int32, pixels and features float32."""
+"""The two static graphs as modules to trace. Inputs and outputs are int32 (indices) or float32 (pixels, features)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ Tower = TypeVar("Tower", bound=nn.Module)
 
 
 class Gelu(nn.Module):
-    """nn.GELU spelt as ONNX Runtime and TensorRT know it, who then make one pass of it; halving is exact."""
+    """nn.GELU in the form that ONNX Runtime and TensorRT fuse into one kernel; multiplying by 0.5 is exact."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the activation, any shape."""
         return (x * 0.5) * (1 + torch.erf(x / math.sqrt(2)))
 
 
 def to_trace(tower: Tower, precision: str) -> Tower:
-    """A copy of a tower in that precision, its activations spelt for the runtimes."""
+    """Copy a tower in that precision, with activations that the runtimes can fuse."""
     tower = in_precision(tower, precision)
     for module in list(tower.modules()):
         for name, child in module.named_children():
@@ -34,10 +35,12 @@ def to_trace(tower: Tower, precision: str) -> Tower:
 
 
 class VisionGraph(nn.Module):
-    """pixels float32 [B, 3, H, W] -> image_features float32 [B, D], retrieved int32 [B, L, M] and
-    scores float32 [B, L, K, N]
+    """Image encoder and retrieval.
 
-    Of the scores, cosines of centres and keys, retrieval is the top; a runtime that weighs frames together wants all.
+    pixels float32 [B, 3, H, W] -> image_features float32 [B, D], retrieved int32 [B, L, M], scores float32 [B, L, K, N]
+
+    `scores` are the cosines of centres and keys, `retrieved` is their top-k; retrieval hysteresis across frames
+    (`attri.runtime.text.hysteresis`) needs all scores.
     """
 
     def __init__(self, model: AttriPrompt, precision: str) -> None:
@@ -48,13 +51,16 @@ class VisionGraph(nn.Module):
         self.dtype = DTYPES[precision]
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode images and retrieve pool entries."""
         features, centres = self.vision(pixels.to(self.dtype))
         scores = self.pool.scores(centres)
         return features, self.pool.choose(scores).to(torch.int32), scores
 
 
 class TextGraph(nn.Module):
-    """retrieved int32 [B, L, M] and labels (`LabelTokens`) -> text_features float32 [B, C, D]
+    """Folded text encoder.
+
+    retrieved int32 [B, L, M] and labels (`LabelTokens`) -> text_features float32 [B, C, D]
 
     Of the labels, prefix [P, W] and suffix_tokens [R, W] are float32 token embeddings; suffix_positions [R],
     token_rows [C, T], scatter_index [R] and eot_rows [C] are int32. The key and value tables are constants of the
@@ -84,6 +90,7 @@ class TextGraph(nn.Module):
         scatter_index: Tensor,
         eot_rows: Tensor,
     ) -> Tensor:
+        """Encode labels for the pool entries of each image."""
         prefix, suffix_tokens = prefix.to(self.dtype), suffix_tokens.to(self.dtype)
         labels = EmbeddedLabels(prefix, suffix_tokens, suffix_positions, token_rows, scatter_index, eot_rows)
         return prompted_text(self.text, self.pool, self.static, retrieved, labels)

@@ -1,6 +1,7 @@
-"""What computes in half precision: matrix products, convolution and embeddings, weights and all.
+"""Half precision: matrix products, convolution and embeddings are fp16, and a graph is checked to stay in its range.
 
-Norms, softmax and retrieval compute in float32 (`attri.train.model.blocks` widens what it gets), so their weights stay.
+Norms, softmax and retrieval compute in float32 (`attri.train.model.blocks` casts their inputs), so their weights stay
+float32.
 """
 
 from __future__ import annotations
@@ -23,16 +24,18 @@ from attri.runtime.engines.onnxruntime import OrtEngine
 from attri.runtime.errors import FailedError
 from attri.runtime.preprocess import Preprocess
 
+__all__ = ["DTYPES", "extreme_images", "half_peak", "half_report", "half_shares", "in_precision"]
+
 Module = TypeVar("Module", bound=nn.Module)
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.float32}  # int8 is made from the float32 graph
 KEPT = ("proj",)  # visual.proj also projects cluster centres, which are part of retrieval; it is cast where it is used
 HALF = onnx.TensorProto.FLOAT16
-PEAK_PICTURES = 4
+PEAK_IMAGES = 4  # that the range is checked on, beside artificial extremes (our choice)
 FLOATS = (onnx.TensorProto.FLOAT, HALF, onnx.TensorProto.DOUBLE)
 
 
 def in_precision(module: Module, precision: str) -> Module:
-    """A copy of a tower whose products run in that precision: "fp32" or "fp16"."""
+    """Copy a tower, with the weights of its products in that precision: "fp32" or "fp16"."""
     module = copy.deepcopy(module)
     for child in module.modules():
         if isinstance(child, nn.LayerNorm):
@@ -43,8 +46,8 @@ def in_precision(module: Module, precision: str) -> Module:
     return module
 
 
-def float_types(proto: onnx.ModelProto) -> dict[str, int]:
-    """The type of every floating-point tensor and initializer, by shape inference."""
+def _float_types(proto: onnx.ModelProto) -> dict[str, int]:
+    """Find the type of every floating-point tensor and initializer, by shape inference."""
     graph = onnx.shape_inference.infer_shapes(proto).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output, *graph.input)}
     types |= {weight.name: weight.data_type for weight in graph.initializer}
@@ -52,18 +55,23 @@ def float_types(proto: onnx.ModelProto) -> dict[str, int]:
 
 
 def half_report(bundle: Bundle, preprocess: Preprocess, pixels: NDArray[np.float32]) -> dict[str, Any]:
-    """Check that both graphs are half and stay in its range; what the manifest keeps of that.
+    """Check that both graphs are fp16 and do not overflow.
 
     Args:
-        pixels: real pictures [I, 3, S, S], of which a few are run, beside artificial extremes.
+        bundle: may be unfinished.
+        preprocess: of the model.
+        pixels: real images [I, 3, S, S], of which a few are run, beside artificial extremes.
+
+    Returns:
+        The figures for the manifest.
 
     Raises:
-        FailedError: they are not, or do not.
+        FailedError: a graph is not fp16, or overflows.
     """
     protos = {name: onnx.load(bundle.file(name)) for name in FEATURES}
     graphs: dict[str, dict[str, float]] = {name: half_shares(protos[name], name, FEATURES[name]) for name in FEATURES}
-    extremes = [preprocess(picture) for picture in extreme_pictures(preprocess.size)]
-    some = np.stack([*extremes, *pixels[:PEAK_PICTURES]])
+    extremes = [preprocess(image) for image in extreme_images(preprocess.size)]
+    some = np.stack([*extremes, *pixels[:PEAK_IMAGES]])
     retrieved = OrtEngine(bundle.file(VISION), "cpu").run({"pixels": some})[1]
     samples = Samples([], preprocess, np.unique(retrieved, axis=0), label_tokens(bundle), bundle.token_embedding())
     graphs[VISION]["peak"] = half_peak(protos[VISION], VISION, ({"pixels": one[None]} for one in some))
@@ -72,16 +80,17 @@ def half_report(bundle: Bundle, preprocess: Preprocess, pixels: NDArray[np.float
 
 
 def half_shares(proto: onnx.ModelProto, name: str, output: str) -> dict[str, float]:
-    """How much of a graph that is called fp16 is: of the elements of its initializers, and of its tensors.
+    """Compute the share of a graph that is fp16: of the elements of its initializers, and of its tensors.
 
     Args:
+        proto: the graph.
         name: of the graph, for messages.
-        output: the features; products that they do not need are retrieval.
+        output: the features; products that they do not depend on are retrieval.
 
     Raises:
-        FailedError: a product on the way to the features is not half, or one of retrieval is.
+        FailedError: a product that the features depend on is not half, or one of retrieval is.
     """
-    types, on_the_way = float_types(proto), needed(proto.graph, output)
+    types, on_the_way = _float_types(proto), needed(proto.graph, output)
     for node in proto.graph.node:
         if node.op_type in PRODUCTS and node.input[0] in types:
             is_half = {types.get(value) == HALF for value in (*node.input, *node.output)}
@@ -98,15 +107,15 @@ def half_shares(proto: onnx.ModelProto, name: str, output: str) -> dict[str, flo
 
 
 def half_peak(proto: onnx.ModelProto, name: str, feeds: Iterable[Feed]) -> float:
-    """The greatest magnitude in any half tensor of a graph on these inputs; half ends at 65504.
+    """Find the greatest magnitude in any half tensor of a graph on these inputs; half ends at 65504.
 
-    On a CPU, ONNX Runtime computes half in float32 and rounds only outputs: parity there says nothing about overflow.
-    Here every half tensor is an output, and what would overflow on a GPU is infinite.
+    On a CPU, ONNX Runtime computes half in float32 and rounds only outputs: parity there proves nothing about overflow.
+    Here every half tensor is an output, and is infinite where it would overflow on a GPU.
 
     Raises:
         FailedError: a tensor overflows.
     """
-    types = float_types(proto)
+    types = _float_types(proto)
     tensors = [value for node in proto.graph.node for value in node.output if types.get(value) == HALF]
     running = session(proto, tensors, optimize=False)
     peak = 0.0
@@ -119,11 +128,11 @@ def half_peak(proto: onnx.ModelProto, name: str, feeds: Iterable[Feed]) -> float
     return peak
 
 
-def extreme_pictures(size: int) -> list[NDArray[np.uint8]]:
-    """Black, white, checkerboard, saturated colours and noise, uint8 [size, size, 3]."""
+def extreme_images(size: int) -> list[NDArray[np.uint8]]:
+    """Make black, white, checkerboard, saturated and noise images, uint8 [size, size, 3]."""
     row, column = np.indices((size, size))
     checkerboard = ((row // 8 + column // 8) % 2 * 255)[..., None].repeat(3, 2)
     saturated = np.stack([row * 2 // size, column * 2 // size, 1 - row * 2 // size], -1) * 255
     noise = np.random.default_rng(0).integers(0, 256, (size, size, 3))
     flat = [np.full((size, size, 3), value) for value in (0, 255)]
-    return [picture.astype(np.uint8) for picture in (*flat, checkerboard, saturated, noise)]
+    return [image.astype(np.uint8) for image in (*flat, checkerboard, saturated, noise)]

@@ -1,4 +1,4 @@
-"""Looking into a graph while it runs: what a classifier feeds it, its inner tensors, and the shapes of these."""
+"""Inspect a running graph: the inputs that a classifier gives it, its inner tensors, and their shapes."""
 
 from __future__ import annotations
 
@@ -13,26 +13,38 @@ from numpy.typing import NDArray
 from attri.runtime._util.cpus import usable_cpus
 from attri.runtime.engines.base import Engine
 
+__all__ = ["Feed", "Recorder", "inner", "session", "shapes"]
+
 Feed = dict[str, NDArray[Any]]
 
 
 class Recorder:
-    """An engine that remembers what it was given."""
+    """An engine that records its inputs."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine, self.description, self.limits = engine, engine.description, engine.limits
+        self.engine = engine
+        self.description = engine.description
+        self.limits = engine.limits
         self.feeds: list[Feed] = []
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Record the inputs and run the engine."""
         self.feeds.append(dict(inputs))
         return self.engine.run(inputs)
 
     def close(self) -> None:
+        """Close the engine."""
         self.engine.close()
 
 
 def session(proto: onnx.ModelProto, tensors: Sequence[str], optimize: bool = True) -> ort.InferenceSession:
-    """The graph with these inner tensors as its last outputs; computed as written, or as ONNX Runtime improves it."""
+    """Open a graph with these inner tensors as additional, last, outputs.
+
+    Args:
+        proto: the graph.
+        tensors: names.
+        optimize: whether ONNX Runtime may optimize the graph.
+    """
     watched = onnx.ModelProto()
     watched.CopyFrom(proto)
     watched.graph.output.extend(onnx.ValueInfoProto(name=tensor) for tensor in tensors)
@@ -46,18 +58,18 @@ def session(proto: onnx.ModelProto, tensors: Sequence[str], optimize: bool = Tru
 def inner(
     proto: onnx.ModelProto, tensors: Sequence[str], feed: Feed, outputs: Sequence[str] = ()
 ) -> list[NDArray[Any]]:
-    """What these inner tensors are on that input, and after them these outputs."""
+    """Compute these inner tensors, and after them these outputs, on one input."""
     values: list[NDArray[Any]] = session(proto, tensors).run([*tensors, *outputs], feed)
     return values
 
 
 def shapes(proto: onnx.ModelProto, tensors: Sequence[str], feed: Feed) -> dict[str, tuple[int, ...]]:
-    """The shapes of these tensors on that input. Only shapes leave the graph: memory is that of an ordinary run."""
-    asking = onnx.ModelProto()
-    asking.CopyFrom(proto)
+    """Find the shapes of these tensors on one input. Only shapes are outputs: memory is that of an ordinary run."""
+    shaped = onnx.ModelProto()
+    shaped.CopyFrom(proto)
     names = [f"shape {number}" for number in range(len(tensors))]
-    asking.graph.node.extend(
+    shaped.graph.node.extend(
         onnx.helper.make_node("Shape", [tensor], [name]) for tensor, name in zip(tensors, names, strict=True)
     )
-    found = inner(asking, names, feed)
+    found = inner(shaped, names, feed)
     return {tensor: tuple(int(side) for side in np.atleast_1d(f)) for tensor, f in zip(tensors, found, strict=True)}

@@ -1,1 +1,1 @@
-"""Parity of a bundle with the PyTorch model."""
+"""Parity of a bundle with the PyTorch model: images, gates, comparison, report."""

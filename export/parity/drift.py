@@ -1,8 +1,8 @@
-"""Where a graph that missed a gate drifted first: its norms held against those of the module that it was traced from.
+"""Locate the drift of a graph that missed a gate: compare its norms with those of the module that it was traced from.
 
 Both halves of a transformer block begin with a LayerNorm, in the module and, one for one and in the same order, in the
-graph. What goes into each norm and what comes out is compared on the worst picture and the worst labels. Rounding alone
-is off by about the same everywhere: the first layer that is off by ten times what stands before it is to blame.
+graph. The input and the output of each norm is compared on the worst image and the worst labels. The error of
+rounding is about the same everywhere: the first layer with ten times the error of the layers before it is reported.
 """
 
 from __future__ import annotations
@@ -21,40 +21,49 @@ from torch.overrides import TorchFunctionMode
 from attri.calibration.qdq import FEATURES
 from attri.export.graph.modules import TextGraph, VisionGraph
 from attri.export.graph.probe import Feed, Recorder, inner
-from attri.export.parity.compare import classifier_of, cosine, run_bundle, run_model
+from attri.export.parity.outputs import open_unfinished, run_bundle, run_model
 from attri.runtime.bundle import TEXT, VISION, Bundle
+from attri.runtime.engines.agreement import cosine
 from attri.runtime.engines.base import Engine
 from attri.train.model import AttriPrompt
 
-JUMP = 10  # times what stands before a layer, or what rounding makes (our choice)
-ROUNDING = {"fp32": 1e-12, "fp16": 2.5e-7}  # 1 - cosine, as measured of sound graphs or a little more
+__all__ = ["first_jump", "layer_drifts", "locate_drift", "name_layers"]
+
+JUMP = 10  # times the error of the layers before, or of rounding (our choice)
+ROUNDING = {"fp32": 1e-12, "fp16": 2.5e-7}  # 1 - cosine, a little more than measured in correct graphs
 GRAPHS = {"image features": [VISION], "retrieved entries": [VISION], "text features": [TEXT], "top-1": [VISION, TEXT]}
 BLOCK_NORM = re.compile(r"(\d+)\.ln_([12])\.")
 Array = NDArray[Any]
 
 
 def locate_drift(model: AttriPrompt, bundle: Bundle, stage: str, pixels: NDArray[np.float32]) -> str:
-    """The graph and the layer that drifted first, in words to put behind an error; "" for stages without a graph.
+    """Name the graph and the layer that drifted first, as the end of an error message.
 
     Args:
+        model: the reference.
         bundle: fp32 or fp16; it may be unfinished.
-        pixels: of the worst picture, [1, 3, S, S].
+        stage: name of the stage that missed its gate.
+        pixels: of the worst image, [1, 3, S, S].
+
+    Returns:
+        The words, or "" for a stage without a graph.
     """
     if stage not in GRAPHS:
         return ""
-    feeds = worst_feeds(model, bundle, pixels)
+    feeds = _worst_feeds(model, bundle, pixels)
     modules: dict[str, nn.Module] = {VISION: VisionGraph(model, "fp32"), TEXT: TextGraph(model, "fp32")}
-    said = []
+    words = []
     for name in GRAPHS[stage]:
         proto = onnx.load(bundle.file(name))
-        ours = graph_tensors(proto, FEATURES[name], feeds[name])
-        drifts = layer_drifts(ours, module_tensors(modules[name], proto, feeds[name]))
+        ours = _graph_tensors(proto, FEATURES[name], feeds[name])
+        drifts = layer_drifts(ours, _module_tensors(modules[name], proto, feeds[name]))
         layer = first_jump(drifts, ROUNDING[bundle.manifest.precision])
-        said.append(f"; {name} drifts first in {layer}" if layer else f"; no layer of {name} drifts by itself")
-    return "".join(said)
+        words.append(f"; {name} drifts first in {layer}" if layer else f"; no layer of {name} drifts by itself")
+    return "".join(words)
 
 
 def first_jump(drifts: Iterable[tuple[str, float]], before: float) -> str | None:
+    """Find the first layer whose drift is more than `JUMP` times the greatest before it, which starts at `before`."""
     for layer, drift in drifts:
         if not drift <= JUMP * before:  # NaN jumps
             return f"{layer} (1 - cosine {drift:.1e})"
@@ -62,10 +71,10 @@ def first_jump(drifts: Iterable[tuple[str, float]], before: float) -> str | None
     return None
 
 
-def worst_feeds(model: AttriPrompt, bundle: Bundle, pixels: NDArray[np.float32]) -> dict[str, Feed]:
-    """What both graphs are given for this picture and the two labels that are furthest off.
+def _worst_feeds(model: AttriPrompt, bundle: Bundle, pixels: NDArray[np.float32]) -> dict[str, Feed]:
+    """Inputs of both graphs for this image and the two labels that are furthest off.
 
-    Two, because a single one would share all its words with itself, and be encoded as those before the labels are.
+    Two, because all words of a single label would be shared words, and belong to the prefix.
     """
     recorders: list[Recorder] = []
 
@@ -73,7 +82,7 @@ def worst_feeds(model: AttriPrompt, bundle: Bundle, pixels: NDArray[np.float32])
         recorders.append(Recorder(engine))
         return recorders[-1]
 
-    classifier = classifier_of(bundle, wrap=record)
+    classifier = open_unfinished(bundle, wrap=record)
     labels = list(classifier.labels)
     reference = run_model(model, pixels, labels, classifier.template)
     same = cosine(reference.text, run_bundle(classifier, pixels, reference.retrieved).text)[0]  # [C]
@@ -82,8 +91,8 @@ def worst_feeds(model: AttriPrompt, bundle: Bundle, pixels: NDArray[np.float32])
     return {name: recorder.feeds[-1] for name, recorder in zip((VISION, TEXT), recorders, strict=True)}
 
 
-def graph_tensors(proto: onnx.ModelProto, features: str, feed: Feed) -> list[Array]:
-    """Input and output of every LayerNormalization, in turn; last the features."""
+def _graph_tensors(proto: onnx.ModelProto, features: str, feed: Feed) -> list[Array]:
+    """Input and output of every LayerNormalization, in order; last the features."""
     nodes = [node for node in proto.graph.node if node.op_type == "LayerNormalization"]
     order = [name for node in nodes for name in (node.input[0], node.output[0])]
     names = sorted(set(order))
@@ -92,9 +101,9 @@ def graph_tensors(proto: onnx.ModelProto, features: str, feed: Feed) -> list[Arr
 
 
 @torch.no_grad()
-def module_tensors(module: nn.Module, proto: onnx.ModelProto, feed: Feed) -> list[tuple[str, Array]]:
-    """The same of the module, each with the layer that made it. Inputs go by their order in the graph."""
-    with Norms() as norms:
+def _module_tensors(module: nn.Module, proto: onnx.ModelProto, feed: Feed) -> list[tuple[str, Array]]:
+    """The same tensors of the module, each with the layer that computed it. Inputs are in the order of the graph."""
+    with _Norms() as norms:
         result = module.eval()(*(torch.from_numpy(feed[value.name]) for value in proto.graph.input))
     features = result if isinstance(result, torch.Tensor) else result[0]
     weights = {parameter.data_ptr(): name for name, parameter in module.named_parameters()}
@@ -104,7 +113,7 @@ def module_tensors(module: nn.Module, proto: onnx.ModelProto, feed: Feed) -> lis
 
 
 def name_layers(weights: Iterable[str]) -> Iterator[str]:
-    """For each norm, by the name of its weight, what comes before it, and the norm itself."""
+    """Yield, for the weight name of each norm, the name of the layer before the norm and that of the norm itself."""
     last = -1  # the latest block of which both halves have begun
     for weight in weights:
         match = BLOCK_NORM.search(weight)
@@ -115,14 +124,14 @@ def name_layers(weights: Iterable[str]) -> Iterator[str]:
 
 
 def layer_drifts(ours: list[Array], reference: list[tuple[str, Array]]) -> list[tuple[str, float]]:
-    """How far each layer is off, 1 - cosine of the worst token; empty where graph and module have different norms."""
+    """Compute 1 - cosine of the worst token for each layer; empty where graph and module have different norms."""
     if [x.shape for x in ours] != [x.shape for _, x in reference]:
         return []
     return [(layer, float((1 - cosine(a, b)).max())) for a, (layer, b) in zip(ours, reference, strict=True)]
 
 
-class Norms(TorchFunctionMode):
-    """Remembers, in order, the weight, input and output of every LayerNorm that is computed under it, each once."""
+class _Norms(TorchFunctionMode):
+    """Records, in order, the weight, input and output of every LayerNorm that runs inside the context, each once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,5 +142,5 @@ class Norms(TorchFunctionMode):
         if function is torch.nn.functional.layer_norm:
             x, weight = args[0], (kwargs or {})["weight"]
             if not any(x is other and weight is its_weight for its_weight, other, _ in self.calls):
-                self.calls.append((weight, x, result))  # the tracer, too, merges what is computed twice
+                self.calls.append((weight, x, result))  # the tracer merges repeated computations too
         return result

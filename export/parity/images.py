@@ -1,4 +1,4 @@
-"""The real pictures that both sides of the parity check read, and whether the runtime reads them as open_clip does."""
+"""Images of the parity check: which are taken, and whether the runtime preprocesses them as open_clip does."""
 
 from __future__ import annotations
 
@@ -12,29 +12,71 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from attri.export.parity.compare import Stage
-from attri.runtime.errors import FailedError, ImageError
-from attri.runtime.images import load_image
+from attri.calibration.images import evenly
+from attri.export.parity.report import Stage
+from attri.export.score_calibration import data_of
+from attri.runtime.errors import FailedError, ImageError, UsageError
+from attri.runtime.images import list_images, load_image
+from attri.train.data import read_target
 from attri.train.model.backbone import Backbone
+from attri.train.training.checkpoint import Run
+
+__all__ = ["ParityImages", "find_parity_images", "open_clip_transform", "parity_images_of_run", "read_images"]
 
 # Mean difference of normalised pixels. They are equal to the last bit, but for a few bytes of very thin strips
 # (`Preprocess`); a wrong crop, resize or mean moves all of them by a hundredth or more.
 GATE = 1e-4
-LEAST = 0.5  # share of the files that must be readable: the few of a damaged folder are no sample (our choice)
-logger = logging.getLogger("attri")
+MIN_READABLE = 0.5  # share of the files: the few readable ones of a damaged folder are no sample (our choice)
+_LOGGER = logging.getLogger("attri")
+
+
+def parity_images_of_run(run: Run, count: int) -> list[Path]:
+    """Choose up to `count` test images of a run, which leaves its training images for int8 calibration.
+
+    Without test images, or where its data is no dataset any more, `find_parity_images` chooses.
+    """
+    try:
+        test = [labelled.path for labelled in data_of(run)[0].test]
+    except UsageError:
+        test = []
+    return evenly(test, count) if test else find_parity_images(Path(run.data), count)
+
+
+def find_parity_images(data: Path, count: int) -> list[Path]:
+    """Choose up to `count` images, evenly over a folder; of its test part where it is a dataset.
+
+    Raises:
+        UsageError: there is no such folder, or no image in it, or it is a table with mistakes.
+    """
+    if not data.exists():
+        raise UsageError(f"{data}: no such folder; name images for the parity check with --parity-data")
+    try:
+        images = [labelled.path for labelled in read_target(data).test]
+    except UsageError:
+        if not data.is_dir():  # a table: the error says what is wrong with it
+            raise
+        images = list_images(data)  # no dataset, but a folder of images is enough
+    if not images:
+        raise UsageError(f"{data} holds no images: name some for the parity check with --parity-data")
+    return evenly(images, count)
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
-    """Those that can be read: their files, pixels float32 [I, 3, S, S], and how far these are from open_clip's own."""
+class ParityImages:
+    """The images that could be read."""
 
-    files: list[Path]
-    pixels: NDArray[np.float32]
-    stage: Stage
+    requested: list[Path]  # all files that were named
+    files: list[Path]  # the readable ones
+    pixels: NDArray[np.float32]  # of these, [I, 3, S, S]
+    stage: Stage  # distance of these pixels from open_clip's own
 
 
-def read_pictures(backbone: Backbone, files: list[Path]) -> Pictures:
-    """A picture that cannot be read is named in a warning. Raises FailedError where less than half can be read."""
+def read_images(backbone: Backbone, files: list[Path]) -> ParityImages:
+    """Read images with the runtime's preprocessing and compare them with open_clip's; name unreadable ones in warnings.
+
+    Raises:
+        FailedError: less than half of them can be read.
+    """
     preprocess, transform = backbone.preprocess(), open_clip_transform(backbone)
     read, pixels, errors = [], [], []
     for path in files:
@@ -42,24 +84,24 @@ def read_pictures(backbone: Backbone, files: list[Path]) -> Pictures:
             image = load_image(path)
             ours = preprocess(image)
         except ImageError as error:
-            logger.warning("left out of the parity check: %s", error)
+            _LOGGER.warning("left out of the parity check: %s", error)
             continue
         distance = np.abs(transform(image).numpy() - ours)  # [3, S, S]
         read.append(path)
         pixels.append(ours)
         errors.append((distance.max(), distance.mean()))
-    if not read or len(read) < LEAST * len(files):
+    if not read or len(read) < MIN_READABLE * len(files):
         raise FailedError(
-            f"only {len(read)} of {len(files)} pictures for the parity check can be read, half are needed: mend them,"
-            " or name a folder with --parity-data"
+            f"only {len(read)} of {len(files)} images for the parity check can be read, half are needed: replace the"
+            " damaged ones, or name a folder with --parity-data"
         )
     worst, mean = np.array(errors, np.float64).T
     stage = Stage("pixels", "difference", float(worst.max()), float(mean.mean()), GATE, "mean", worst)
-    return Pictures(read, np.stack(pixels), stage)
+    return ParityImages(files, read, np.stack(pixels), stage)
 
 
 def open_clip_transform(backbone: Backbone) -> Callable[[Image.Image], torch.Tensor]:
-    """What open_clip itself does to pictures for this model."""
+    """Open_clip's own preprocessing for this model."""
     from open_clip.transform import image_transform
 
     cfg = getattr(backbone.visual, "preprocess_cfg", None) or {}

@@ -1,6 +1,6 @@
-"""The pictures that a bundle carries, so that an engine built on a device can be held against the PyTorch model there.
+"""Reference images of a bundle: with them a device compares its engines with the PyTorch model.
 
-What is in the file, and who reads it: `attri.runtime.engines.verify`.
+`attri.runtime.engines.verify` reads the file and documents its arrays.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attri.calibration.images import evenly
-from attri.export.parity.compare import run_model
+from attri.export.parity.outputs import run_model
 from attri.runtime.bundle import REFERENCE, Bundle
 from attri.runtime.engines.tensorrt.builder import CHECK_LABELS, TOKENS_PER_LABEL
 from attri.runtime.labels import prompt
@@ -21,19 +21,21 @@ from attri.runtime.text.label_tokens import encode_labels
 from attri.runtime.tokenizer import Tokenizer
 from attri.train.model import AttriPrompt
 
-PICTURES = 8  # one flipped entry among them must not be more than a gate allows
+__all__ = ["IMAGES", "save_reference"]
+
+IMAGES = 8  # so many that a gate allows for one flipped pool entry among them
 
 
 def save_reference(model: AttriPrompt, unfinished: Bundle, pixels: NDArray[np.float32]) -> None:
-    """Write reference.npz from a few of the parity pictures [I, 3, S, S]."""
+    """Write reference.npz from a few of the parity images [I, 3, S, S]."""
     manifest = unfinished.manifest
-    some = np.stack(evenly(list(pixels), PICTURES))
-    labels = few_labels(manifest.labels, manifest.text["template"])
+    some = np.stack(evenly(list(pixels), IMAGES))
+    labels = _few_labels(manifest.labels, manifest.text["template"])
     reference = run_model(model, some, labels, manifest.text["template"])
     tokens = encode_labels(Tokenizer(), labels, manifest.text["template"], manifest.text["context_length"])
     feed = tokens.feed(unfinished.token_embedding())
     arrays: dict[str, Any] = {
-        "pixels": to_bytes(some, model.backbone.preprocess()),
+        "pixels": _to_bytes(some, model.backbone.preprocess()),
         "image_features": reference.features,
         "retrieved": reference.retrieved,
         "text_features": reference.text,
@@ -42,8 +44,8 @@ def save_reference(model: AttriPrompt, unfinished: Bundle, pixels: NDArray[np.fl
     np.savez_compressed(unfinished.path / REFERENCE, **arrays)
 
 
-def few_labels(labels: Sequence[str], template: str) -> list[str]:
-    """As many as every engine takes at once, by their number and their tokens; evenly over all."""
+def _few_labels(labels: Sequence[str], template: str) -> list[str]:
+    """Choose as many labels, evenly, as every engine takes at once, by their number and their tokens."""
     tokenizer = Tokenizer()
     some: list[str] = []
     tokens = 0
@@ -55,8 +57,8 @@ def few_labels(labels: Sequence[str], template: str) -> list[str]:
     return some
 
 
-def to_bytes(pixels: NDArray[np.float32], preprocess: Preprocess) -> NDArray[np.uint8]:
-    """What was normalised, [I, 3, S, S] -> uint8 [I, S, S, 3]; normalised again it is the same to the bit."""
+def _to_bytes(pixels: NDArray[np.float32], preprocess: Preprocess) -> NDArray[np.uint8]:
+    """Undo the normalisation, [I, 3, S, S] -> uint8 [I, S, S, 3]; normalised again it is equal to the bit."""
     mean, std = (np.array(value, np.float64).reshape(3, 1, 1) for value in (preprocess.mean, preprocess.std))
     values: NDArray[np.uint8] = np.rint((pixels * std + mean) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
     return values

@@ -26,8 +26,9 @@ ARGUMENTS = "attri.arguments"  # of the command line, in `click.Context.meta`
 # Headings of --help, in this order.
 CAPTURE, LABELS, ENGINE = "Capture", "Labels and decisions", "Engine"
 OUTPUTS, WEB, SERVICE = "Outputs", "Web", "Service"
+BUNDLE, INT8, PARITY, SCORES = "Bundle", "Int8", "Parity check", "Temperature and threshold"  # of attri-export
+GROUPS = (CAPTURE, LABELS, BUNDLE, INT8, PARITY, SCORES, ENGINE, OUTPUTS, WEB, SERVICE)
 _LONGEST_CHOICE = 40  # characters of a|b|c, beyond which a line of --help is too long for a terminal
-GROUPS = (CAPTURE, LABELS, ENGINE, OUTPUTS, WEB, SERVICE)
 
 
 def is_installed(module: str) -> bool:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attri.runtime.bundle import REFERENCE, TEXT, VISION, Bundle
+from attri.runtime.engines.agreement import cosine, same_top1
 from attri.runtime.engines.base import Engine
 from attri.runtime.errors import BundleError, ParityError
 from attri.runtime.preprocess import Preprocess
@@ -31,7 +32,6 @@ STAGES = ("image features", "retrieved entries", "text features", "top-1")  # of
 # Bytes of both graphs up to which loading runs an image. In CPU time, one image is 7% of loading the embedded model
 # (16 MB) without the imports, and 20% of loading ViT-B-16 (500 MB): there it is left to attri-doctor.
 SMALL = 64 << 20
-TIE = 1e-5  # two best cosines closer than this are a tie: either class may come first
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _vision(check: ReferenceSet, engine: Engine) -> dict[str, float]:
     )
     cosines = np.einsum("icd,id->ic", check.text_features, features)
     return {
-        "image features": float(_cosine(features, check.image_features).min()),
+        "image features": float(cosine(features, check.image_features).min()),
         "retrieved entries": float((retrieved == check.retrieved).mean()) if retrieved.size else 1.0,
         "top-1": _same_best(check, cosines),
     }
@@ -137,7 +137,7 @@ def _text(check: ReferenceSet, engine: Engine) -> dict[str, float]:
     parts = [engine.run({"retrieved": rows, **check.text})[0] for rows in _rows(check.retrieved, engine)]
     text = np.concatenate(parts)  # [I, C, D]
     cosines = np.einsum("icd,id->ic", text, check.image_features)
-    return {"text features": float(_cosine(text, check.text_features).min()), "top-1": _same_best(check, cosines)}
+    return {"text features": float(cosine(text, check.text_features).min()), "top-1": _same_best(check, cosines)}
 
 
 def _rows(array: NDArray[Any], engine: Engine) -> list[NDArray[Any]]:
@@ -145,15 +145,7 @@ def _rows(array: NDArray[Any], engine: Engine) -> list[NDArray[Any]]:
     return [array[start : start + size] for start in range(0, len(array), size)]
 
 
-def _cosine(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    with np.errstate(all="ignore"):  # what is not finite gives NaN, which no gate lets pass
-        cosine: NDArray[np.float64] = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
-    return cosine
-
-
 def _same_best(check: ReferenceSet, cosines: NDArray[Any]) -> float:
     """Share of pictures whose best label is the model's, or tied with it there."""
     reference = np.einsum("icd,id->ic", check.text_features, check.image_features)
-    chosen = np.take_along_axis(reference, cosines.argmax(1)[:, None], 1)[:, 0]
-    return float((reference.max(1) - chosen <= TIE).mean())
+    return float(same_top1(reference, cosines).mean())

@@ -15,7 +15,7 @@ from attri.calibration import activation_ranges as module
 from attri.calibration import qdq
 from attri.calibration.activation_ranges import Samples, collect_samples, measure_ranges
 from attri.calibration.images import evenly, find_calibration_images
-from attri.export.onnx import trace_vision
+from attri.export.graph.trace import trace_vision
 from attri.runtime.errors import FailedError, UsageError
 from attri.runtime.text.label_tokens import LabelTokens
 

@@ -14,7 +14,7 @@ from support.traces import cached
 
 from attri.calibration import qdq
 from attri.calibration.qdq import S8S8, U8S8
-from attri.export.onnx import trace_text, trace_vision
+from attri.export.graph.trace import trace_text, trace_vision
 from attri.runtime.engines.onnxruntime import OrtEngine
 
 INT8, UINT8, FLOAT = onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT

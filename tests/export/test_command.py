@@ -15,7 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from attri.export.bundle.writer import check_target
-from attri.export.cli import main, sample
+from attri.export.cli import main
+from attri.export.parity.images import find_parity_images
 from attri.runtime import Classifier
 from attri.runtime.bundle import Bundle
 from attri.runtime.cli.run import main as attri_run
@@ -83,9 +84,9 @@ def test_a_bundle_and_its_parity_table(run, tmp_path):
     )
     assert lines[9].startswith("fp16    vision.onnx  9")
     assert re.fullmatch(
-        r"scores  temperature \d\.\d+ from 256 validation pictures and training pictures that --shots left out,"
-        r" calibration error \d+\.\d% without it, \d+\.\d% with it on these pictures, which it was fitted on,"
-        r" \d+\.\d% on each fifth of them with that of the others( \(worse, kept since --calibrate was given\))?;"
+        r"scores  temperature \d\.\d+ from 256 validation images and training images that --shots left out,"
+        r" calibration error \d+\.\d% without it, \d+\.\d% with it on these images, which it was fitted on,"
+        r" \d+\.\d% cross-validated( \(worse, kept since --calibrate was given\))?;"
         r" nothing rejected",
         lines[10],
     )
@@ -105,8 +106,8 @@ def test_a_latest_run_that_changes_while_it_is_exported_is_read_whole(run, other
         link.symlink_to(other_run)
         return loaded
 
-    def stop(model, path, labels, pictures, *, card, **_):
-        raise FailedError(f"{len(labels)} labels, results of {[row['classes'] for row in card.accuracy]}")
+    def stop(model, path, labels, images, options, progress):
+        raise FailedError(f"{len(labels)} labels, results of {[row['classes'] for row in options.card.accuracy]}")
 
     monkeypatch.setattr("attri.train.training.checkpoint.load_run", load_and_move)
     monkeypatch.setattr("attri.export.onnx.export_bundle", stop)
@@ -131,7 +132,7 @@ def test_int8_says_on_stderr_what_it_does_and_on_stdout_what_came_out(run):
     data = pocket.IMAGES / "val"
     result = export(run, "--int8", "--calibration-data", data, "--parity-images", 16, "--min-top1", 0.8)
     assert result.exit_code == 0, result.output
-    assert "int8: 52 calibration pictures" in result.stderr
+    assert "int8: 52 calibration images" in result.stderr
     assert "52 images, 100 are wanted" in result.stderr
     lines = result.stdout.splitlines()
     assert lines[2].startswith("image features, U8S8")
@@ -156,8 +157,8 @@ def test_int8_is_fitted_on_the_run_s_own_pictures_and_judged_on_those_held_out(f
     root, run = folder_run
     result = export(run, "--int8", "--calibration-data", root, "--min-top1", 0.5, "--min-retrieved", 0.5)
     assert result.exit_code == 0, result.output
-    assert "int8: 20 calibration pictures" in result.stderr
-    assert Bundle.open("bundle").manifest.parity["pictures"] == 5
+    assert "int8: 20 calibration images" in result.stderr
+    assert Bundle.open("bundle").manifest.parity["images"] == 5
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_int8_is_fitted_on_the_run_s_own_pictures_and_judged_on_those_held_out(f
 def test_what_can_be_refused_is_refused_before_the_model_is_loaded(
     folder_run, arguments, message, tmp_path, monkeypatch, picture_files
 ):
-    monkeypatch.setattr("attri.export.cli.rebuild", None)
+    monkeypatch.setattr("attri.export.cli.load_trained_model", None)
     (tmp_path / "labels.txt").write_text("cat\ndog\n")
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").write_text("mine")
@@ -230,8 +231,11 @@ OURS = '{"schema": 1, "attri": "0.1", "files": {"vision.onnx": {}}}'
         ({"mine.txt": "precious", "manifest.json": '{"name": "an extension of a browser"}'}, "is not a bundle"),
         ({"mine.txt": "precious", "manifest.json": '{"schema": 1}'}, "is not a bundle"),
         ({"mine.txt": "precious", "manifest.json": "[1]"}, "is not a bundle"),
-        ({"mine.txt": "precious", "manifest.json": OURS, "vision.onnx": ""}, "holds mine.txt, which is not of the"),
-        ({"notes/mine.txt": "precious", "manifest.json": OURS}, "holds notes/mine.txt, which is not of the bundle"),
+        ({"mine.txt": "precious", "manifest.json": OURS, "vision.onnx": ""}, "holds mine.txt, which is not part of"),
+        (
+            {"notes/mine.txt": "precious", "manifest.json": OURS},
+            "holds notes/mine.txt, which is not part of the bundle",
+        ),
     ],
 )
 def test_other_folders_are_not_overwritten(run, tmp_path, files, said):
@@ -261,10 +265,10 @@ def test_a_bundle_of_another_schema_may_be_replaced(tmp_path):
         *(([option, "nan"], 2, "nan is not a number") for option in NUMBERS),
         (["--opset", "x"], 2, "'x' is not a valid integer"),
         (["--fb16"], 2, "--fp16"),  # the nearest one
-        (["--false-accepts", "0.1"], 2, "pictures that show none of the labels: name them, --negatives"),
+        (["--false-accepts", "0.1"], 2, "images that show none of the labels: name them with --negatives"),
         (["--negatives", ".", "--false-rejects", "0.1"], 2, "two ways to a threshold: choose one"),
-        (["--no-calibrate", "--validation-data", "."], 2, "leaves validation pictures out"),
-        (["--negatives", "."], 2, "error: . holds no pictures: --negatives is a folder"),
+        (["--no-calibrate", "--validation-data", "."], 2, "uses no validation images"),
+        (["--negatives", "."], 2, "error: . holds no images: --negatives is a folder"),
         (["--validation-data", "nowhere"], 2, "nowhere: no such folder"),
         (["--false-rejects", "0.1", "--labels", "labels.txt"], 2, "leave --labels out"),
     ],
@@ -315,6 +319,7 @@ import sys
 for name in ("torch", "onnx", "onnxruntime", "open_clip", "safetensors"):
     sys.modules[name] = None
 from attri.export.cli import main
+from attri.export.parity.images import find_parity_images
 main(["bundel", "--trt"])
 """
 
@@ -366,9 +371,9 @@ def classify(*arguments, says=None):
 def test_without_validation_pictures_scores_stay_as_they_are_and_it_is_said(other_run):
     result = export(other_run)
     assert result.exit_code == 0, result.output
-    said = "scores are not calibrated: .* has 0 validation pictures that can be used, 50 are needed"
-    assert re.search(said + "; name pictures with --validation-data\n", result.stderr)
-    said = "scores  not calibrated: photos has 0 validation pictures that can be used, 50 are needed; nothing rejected"
+    said = "scores are not calibrated: .* has 0 validation images that can be used, 50 are needed"
+    assert re.search(said + "; name images with --validation-data\n", result.stderr)
+    said = "scores  not calibrated: photos has 0 validation images that can be used, 50 are needed; nothing rejected"
     assert result.stdout.splitlines()[-1] == said  # without the path, which stderr has
     assert Bundle.open("bundle").manifest.temperature == 1
     asked = export(other_run, "--calibrate")
@@ -395,7 +400,7 @@ def test_gates_set_by_hand_do_not_look_like_the_usual_ones(run, tmp_path):
     result = export(run, "--min-cosine", "0.5", "--parity-images", 4, "--no-calibrate")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert lines[0].endswith("4 pictures, 24 labels, gates set by hand")
+    assert lines[0].endswith("4 images, 24 labels, gates set by hand")
     assert [line.endswith("held, usually 0.99999") for line in lines[1:7]] == [False, True, False, True, False, False]
     page = (tmp_path / "bundle" / "report.html").read_text(encoding="utf-8")
     assert "all 5 gates held, 2 of them set by hand" in page
@@ -414,7 +419,7 @@ def test_a_table_with_a_missing_picture_says_so(run, tmp_path):
 def test_missing_parity_data_and_a_missed_gate(run, tmp_path):
     result = export(run, "--parity-data", "nowhere")
     assert result.exit_code == 2
-    assert "nowhere: no such folder; name pictures for the parity check with --parity-data" in result.stderr
+    assert "nowhere: no such folder; name images for the parity check with --parity-data" in result.stderr
     result = export(run, "--fp16", "--min-cosine", "1")
     assert result.exit_code == 1
     assert "the bundle does not agree with the PyTorch model: image features is 0.99999" in result.stderr
@@ -445,6 +450,6 @@ def test_a_place_that_cannot_be_written_is_one_line(run, tmp_path):
 
 
 def test_the_sample_is_even_over_the_folder():
-    pictures = sample(pocket.IMAGES, 25)
+    pictures = find_parity_images(pocket.IMAGES, 25)
     assert len({p.parent.name for p in pictures}) > 20
     assert all("test" in p.parts for p in pictures)

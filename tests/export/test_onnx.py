@@ -1,4 +1,4 @@
-"""What is written: borders, opset, precision, and that the same model gives the same bytes."""
+"""What is written: signatures, opset, precision, and that the same model gives the same bytes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import torch
 from support.models import small_backbone
 from support.traces import cached
 
-from attri.export import onnx as exporter
-from attri.export.onnx import export_bundle, trace_text, trace_vision
+from attri.export.graph import trace as trace_module
+from attri.export.graph.opset import to_opset_17
+from attri.export.graph.trace import assert_signature, trace_text, trace_vision
+from attri.export.onnx import ExportOptions, export_bundle
 from attri.runtime import Classifier
 from attri.runtime.bundle import Bundle
 from attri.runtime.errors import FailedError, UsageError
@@ -25,7 +27,7 @@ from attri.train.model import AttriPrompt
 LABELS = ["bird", "red apple", "a very small wooden house"]
 
 
-def border(proto):
+def signature(proto):
     values = [*proto.graph.input, *proto.graph.output]
     return {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
 
@@ -38,17 +40,17 @@ FLOAT, INT32 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT32
 
 
 @pytest.mark.parametrize(("precision", "opset"), [("fp32", 18), ("fp16", 17)])
-def test_borders_are_dynamic_and_typed_as_documented(pocket_model, precision, opset):
+def test_signatures_are_dynamic_and_typed_as_documented(pocket_model, precision, opset):
     vision, text = (cached(trace)(pocket_model, precision, opset) for trace in (trace_vision, trace_text))
     assert [(entry.domain, entry.version) for entry in (*vision.opset_import, *text.opset_import)] == [("", opset)] * 2
-    assert border(vision) == {
+    assert signature(vision) == {
         "pixels": ["B", 3, 64, 64],
         "image_features": ["B", 192],
         "retrieved": ["B", 6, 2],
         "scores": ["B", 6, 2, 16],
     }
     assert types(vision) == {"pixels": FLOAT, "image_features": FLOAT, "retrieved": INT32, "scores": FLOAT}
-    assert border(text) == {
+    assert signature(text) == {
         "retrieved": ["B", 6, 2],
         "prefix": ["P", 128],
         "suffix_tokens": ["R", 128],
@@ -90,10 +92,10 @@ def test_fp16_is_half_where_it_should_be_and_single_where_it_must(pocket_model):
 def test_a_frozen_batch_and_a_wrong_opset_are_noticed(pocket_model):
     proto = cached(trace_text)(pocket_model, "fp32", 18)
     with pytest.raises(FailedError, match="asked for 17"):
-        exporter.require(proto, border(proto), 17)
-    shapes = border(proto) | {"token_rows": [1, "T"]}
+        assert_signature(proto, signature(proto), 17)
+    shapes = signature(proto) | {"token_rows": [1, "T"]}
     with pytest.raises(FailedError, match=r"gave token_rows the shape \['C', 'T'\], expected \[1, 'T'\]"):
-        exporter.require(proto, shapes, 18)
+        assert_signature(proto, shapes, 18)
 
 
 def test_the_same_model_gives_the_same_bytes(pocket_model):
@@ -138,11 +140,11 @@ def test_other_models_survive_the_way_to_the_runtime(name, options, picture_file
 
 def test_what_cannot_be_written_is_refused_first(pocket_model, picture_files, tmp_path):
     with pytest.raises(UsageError, match="choose fp32, fp16, int8"):
-        export_bundle(pocket_model, tmp_path / "b", LABELS, picture_files[:1], precision="int4")
+        export_bundle(pocket_model, tmp_path / "b", LABELS, picture_files[:1], ExportOptions(precision="int4"))
     with pytest.raises(
         UsageError, match="opset is 9: these graphs are written at 17 or 18, the lowest that works is 17"
     ):
-        export_bundle(pocket_model, tmp_path / "b", LABELS, picture_files[:1], opset=9)
+        export_bundle(pocket_model, tmp_path / "b", LABELS, picture_files[:1], ExportOptions(opset=9))
     static = AttriPrompt(pocket_model.backbone, PromptConfig(pool_size=0, static_tokens=2))
     with pytest.raises(UsageError, match="a prompt without a pool"):
         export_bundle(static, tmp_path / "b", LABELS, picture_files[:1])
@@ -150,14 +152,14 @@ def test_what_cannot_be_written_is_refused_first(pocket_model, picture_files, tm
 
 
 def test_a_graph_over_two_gigabytes_is_refused(pocket_model, picture_files, tmp_path, monkeypatch):
-    monkeypatch.setattr(exporter, "MOST_BYTES", 2**20)
+    monkeypatch.setattr(trace_module, "MAX_BYTES", 2**20)
     with pytest.raises(FailedError, match=r"the graph of image_features would be 0.0 GB, ONNX holds 0.0: use --fp16"):
         export_bundle(pocket_model, tmp_path / "b", LABELS, picture_files[:1])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_whole_bundle_at_opset_17(pocket_model, picture_files, tmp_path):
-    report = export_bundle(pocket_model, tmp_path / "bundle", LABELS, picture_files[:2], opset=17)
+    report = export_bundle(pocket_model, tmp_path / "bundle", LABELS, picture_files[:2], ExportOptions(opset=17))
     assert report.missed is None
     opened = Bundle.open(tmp_path / "bundle")
     assert opened.manifest.opset == 17
@@ -170,13 +172,13 @@ def test_what_opset_18_changed_is_not_written_as_17():
     graph = onnx.helper.make_graph([node], "g", [], [])
     proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
     with pytest.raises(FailedError, match="ReduceMax cannot be written at opset 17: use --opset 18"):
-        exporter.to_opset_17(proto)
+        to_opset_17(proto)
     assert proto.opset_import[0].version == 18
 
 
 @pytest.mark.usefixtures("shared_traces")
 def test_an_fp16_bundle_keeps_half_embeddings(pocket_model, picture_files, tmp_path):
-    export_bundle(pocket_model, tmp_path / "bundle", LABELS, picture_files[:4], precision="fp16")
+    export_bundle(pocket_model, tmp_path / "bundle", LABELS, picture_files[:4], ExportOptions(precision="fp16"))
     bundle = Bundle.open(tmp_path / "bundle")
     assert bundle.manifest.precision == "fp16"
     assert bundle.token_embedding().dtype == np.float16

@@ -1,4 +1,4 @@
-"""An int8 bundle from the pictures to attri-run: both flavours, the search for what stays float32, and refusals."""
+"""An int8 bundle from the images to attri-run: both flavours, the search for what stays float32, and refusals."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from attri.export import onnx as exporter
 from attri.export import quantize as module
 from attri.export.bundle.report import JSON, PAGE
 from attri.export.cli import main as export_main
-from attri.export.onnx import export_bundle
-from attri.export.parity.compare import Gates
+from attri.export.onnx import ExportOptions, export_bundle
+from attri.export.parity.gates import Gates
+from attri.export.progress import Progress
 from attri.export.quantize import Calibration
 from attri.runtime import Classifier
 from attri.runtime.bundle import FILES, MANIFEST, REFERENCE, SYMMETRIC, TEXT, VISION, Bundle
@@ -26,7 +27,7 @@ from attri.runtime.errors import BundleError, FailedError, UsageError
 
 LABELS = ["red apple", "bird", "a small house"]
 EXTRAS = (JSON, PAGE, REFERENCE)
-# Prompts that nobody trained leave the labels nearly tied: of 24 pictures, one or two may fall to another.
+# Prompts that nobody trained leave the labels nearly tied: of 24 images, one or two may fall to another.
 GATES = Gates(0.98, 0.9, 0.9)
 
 
@@ -59,17 +60,16 @@ def exported(pocket_model, picture_files, photos, told, tmp_path_factory):
     return path
 
 
-def export(model, picture_files, path, calibration, tell=lambda line: None, gates=GATES):
-    return export_bundle(
-        model,
-        path,
-        LABELS,
-        picture_files[16:40],
-        precision="int8",
-        calibration=calibration,
-        tell=tell,
-        gates=gates,
-    )
+class Recorded(Progress):
+    """Passes messages on."""
+
+    def __init__(self, say):
+        self.say = say
+
+
+def export(model, picture_files, path, calibration, say=lambda line: None):
+    options = ExportOptions(precision="int8", calibration=calibration, gates=GATES)
+    return export_bundle(model, path, LABELS, picture_files[16:40], options, Recorded(say))
 
 
 def kinds(path):
@@ -114,7 +114,7 @@ def test_both_flavours_went_through_the_gates(exported, told):
     assert all(s["held"] for s in stages)
     assert all(0.98 < s["worst"] < 0.9999999 for s in stages if "features" in s["name"])  # integers, not floats
     assert manifest.arithmetic["method"] == "minmax"
-    assert manifest.arithmetic["pictures"] == 16
+    assert manifest.arithmetic["images"] == 16
     graphs = manifest.arithmetic["graphs"]
     assert {name: graph["flavour"] for name, graph in graphs.items()} == {
         VISION: "U8S8",
@@ -123,7 +123,7 @@ def test_both_flavours_went_through_the_gates(exported, told):
         SYMMETRIC[TEXT]: "S8S8",
     }
     assert all(graph["initializers"] > 0.9 and graph["float_layers"] == [] for graph in graphs.values())
-    assert told[0].startswith("int8: 16 calibration pictures")
+    assert told[0].startswith("int8: 16 calibration images")
 
 
 def test_attri_run_takes_it(exported, bundle, photos):
@@ -136,7 +136,7 @@ def test_attri_run_takes_it(exported, bundle, photos):
     assert 0 < worst < 0.3
 
 
-def test_the_same_pictures_give_the_same_bytes_and_an_old_bundle_is_replaced_whole(
+def test_the_same_images_give_the_same_bytes_and_an_old_bundle_is_replaced_whole(
     exported, bundle, pocket_model, picture_files, photos, tmp_path
 ):
     shutil.copytree(bundle, tmp_path / "bundle")
@@ -154,16 +154,16 @@ def test_layers_that_hurt_go_back_until_the_target_is_reached(
     pocket_model, picture_files, photos, tmp_path, monkeypatch
 ):
     """Block 2 of the vision graph is given ranges that clip nearly everything."""
-    measure = module.measure
+    measure_source = module.measure_source
 
-    def clipping(file, samples, method, folder, tell):
-        source = measure(file, samples, method, folder, tell)
+    def clipping(file, samples, method, folder, progress):
+        source = measure_source(file, samples, method, folder, progress)
         if file.name == VISION:
             hurt = module.qdq.activations(source.proto.graph, {"block 2": source.found["block 2"]})
             source.measured.update(dict.fromkeys(hurt, (-0.05, 0.05)))
         return source
 
-    monkeypatch.setattr(module, "measure", clipping)
+    monkeypatch.setattr(module, "measure_source", clipping)
     lines = []
     report = export(pocket_model, picture_files, tmp_path / "b", Calibration(photos, target=0.985), lines.append)
     assert all(stage.held for stage in report.stages)
@@ -187,7 +187,7 @@ def test_a_target_out_of_reach_writes_nothing(pocket_model, picture_files, photo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pictures_of_the_parity_check_calibrate_nothing(pocket_model, picture_files, photos, tmp_path, monkeypatch):
+def test_images_of_the_parity_check_calibrate_nothing(pocket_model, picture_files, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(exporter, "trace_vision", None)
     shutil.copytree(photos, tmp_path / "photos")
     with pytest.raises(UsageError, match="only images of the parity check"):
@@ -196,8 +196,7 @@ def test_pictures_of_the_parity_check_calibrate_nothing(pocket_model, picture_fi
             tmp_path / "b",
             LABELS,
             picture_files[:16],
-            precision="int8",
-            calibration=Calibration(tmp_path / "photos"),
+            ExportOptions(precision="int8", calibration=Calibration(tmp_path / "photos")),
         )
 
 
@@ -207,7 +206,7 @@ def test_a_target_below_the_gate_is_refused(pocket_model, picture_files, photos,
         export(pocket_model, picture_files, tmp_path / "b", Calibration(photos, target=0.9))
 
 
-@pytest.mark.parametrize("when", ["ranges of", "sets of entries"])
+@pytest.mark.parametrize("when", ["ranges of", "of pool entries"])
 def test_stopped_half_way_it_leaves_nothing(pocket_model, picture_files, photos, tmp_path, when):
     def stop(line):
         if when in line:
@@ -224,15 +223,16 @@ def test_what_cannot_be_calibrated_is_refused_before_anything_is_traced(
     monkeypatch.setattr(exporter, "trace_vision", None)
     (tmp_path / "empty").mkdir()
     for calibration, message in [
-        (None, "int8 needs calibration pictures"),
+        (None, "int8 needs calibration images"),
         (Calibration(tmp_path / "nowhere"), "no such folder"),
         (Calibration(tmp_path / "empty"), "holds no images"),
         (Calibration(photos, "kmeans"), "choose minmax, percentile, entropy"),
     ]:
         with pytest.raises(UsageError, match=message):
             export(pocket_model, picture_files, tmp_path / "b", calibration)
+    options = ExportOptions(calibration=Calibration(photos))
     with pytest.raises(UsageError, match="nothing else does"):
-        export_bundle(pocket_model, tmp_path / "b", LABELS, picture_files[:2], calibration=Calibration(photos))
+        export_bundle(pocket_model, tmp_path / "b", LABELS, picture_files[:2], options)
 
 
 @pytest.mark.parametrize(

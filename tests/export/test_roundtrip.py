@@ -20,6 +20,7 @@ from support.literal import literal_centres, literal_image, literal_retrieve, li
 from attri.export.bundle.writer import weights_name
 from attri.export.cli import main
 from attri.runtime import Classifier
+from attri.runtime.preprocess import Preprocess
 from attri.train import pocket
 from attri.train.config import PromptConfig, TrainConfig
 from attri.train.data import read_data
@@ -81,35 +82,35 @@ def bundle(run, tmp_path_factory):
     return path
 
 
-def literal_probabilities(clip, run, classifier, picture):
-    """What open_clip's own blocks make of the run's tensors, with the words in full."""
-    pool, words = run.tensors, open_clip.SimpleTokenizer(context_length=24)
-    pixels = torch.from_numpy(classifier._preprocess(picture))[None]
+def literal_probabilities(clip, run, manifest, image):
+    """Probabilities of open_clip's own blocks with the run's tensors, the whole sentences, and the temperature."""
+    pool, tokenizer = run.tensors, open_clip.SimpleTokenizer(context_length=24)
+    about = manifest.image
+    pixels = torch.from_numpy(Preprocess(about["size"], about["mean"], about["std"])(image))[None]
     with torch.no_grad():
         feature, tokens = literal_image(clip, pixels)
         centres = literal_centres(clip, tokens[0], PROMPT.clusters, PROMPT.lloyd_steps, PROMPT.start)
         retrieved = torch.tensor([literal_retrieve(centres, pool["keys"][0], PROMPT.topk)])
-        ids = words([run.train.template.format(label) for label in classifier.labels])
+        ids = tokenizer([run.train.template.format(label) for label in manifest.labels])
         text = literal_text(clip, pool["tokens"], pool["static"], retrieved, ids)
-        return (SCALE * text @ feature).softmax(0).numpy()
+        return (SCALE / manifest.temperature * text @ feature).softmax(0).numpy()
 
 
 def test_quickgelu_and_a_scale_of_its_own_survive_save_load_and_export(run, bundle, picture_files):
     trained = load_run(run)
-    temperature = json.loads((bundle / "manifest.json").read_text())["temperature"]
     classifier = Classifier.load(bundle, device="cpu")
-    classifier._scale = np.float32(classifier._scale * temperature)  # the scores before they are calibrated
+    manifest = classifier.bundle.manifest
     clip = open_clip.create_model(NAME, pretrained=trained.backbone["pretrained"]).eval()
     other = open_clip.create_model(NAME, pretrained=trained.backbone["pretrained"], force_quick_gelu=False).eval()
     for block in (*other.visual.transformer.resblocks, *other.transformer.resblocks):
         block.mlp.gelu = torch.nn.GELU()
     apart = []
-    for picture in picture_files[:3]:
-        ours = classifier(picture).probabilities
-        assert np.abs(ours - literal_probabilities(clip, trained, classifier, picture)).max() < 1e-5
-        apart.append(np.abs(ours - literal_probabilities(other, trained, classifier, picture)).max())
+    for image in picture_files[:3]:
+        ours = classifier(image).probabilities
+        assert np.abs(ours - literal_probabilities(clip, trained, manifest, image)).max() < 1e-5
+        apart.append(np.abs(ours - literal_probabilities(other, trained, manifest, image)).max())
     assert max(apart) > 3e-4  # another activation would show: 30 times the tolerance
-    assert classifier.bundle.manifest.logit_scale == pytest.approx(SCALE)
+    assert manifest.logit_scale == pytest.approx(SCALE)
 
 
 def test_weights_from_a_file_go_by_their_name_and_not_by_their_path(run, bundle):

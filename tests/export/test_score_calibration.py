@@ -1,4 +1,4 @@
-"""Which pictures a temperature is fitted on, and that the runtime does what the manifest says."""
+"""Which images a temperature is fitted on, and that the runtime does what the manifest says."""
 
 from __future__ import annotations
 
@@ -12,9 +12,15 @@ import pytest
 from support.manifests import set_manifest
 
 from attri.calibration.confidence import fit_temperature, logits_of
-from attri.export import cli
 from attri.export import score_calibration as module
-from attri.export.score_calibration import ScoreCalibrationRequest, Validation, data_of, find_negatives, measure
+from attri.export import summary
+from attri.export.score_calibration import (
+    ScoreCalibrationRequest,
+    Validation,
+    calibrate_scores,
+    data_of,
+    find_negatives,
+)
 from attri.runtime import Classifier
 from attri.runtime.errors import UsageError
 from attri.train.config import PromptConfig, TrainConfig
@@ -26,7 +32,7 @@ CLASSES = ("bird", "cat", "dog", "fish")
 
 @pytest.fixture
 def data(tmp_path, picture_files):
-    """data(part=count, ...): a folder of four classes with so many pictures of each."""
+    """data(part=count, ...): a folder of four classes with so many images of each."""
 
     def write(**parts):
         root = tmp_path / "data"
@@ -46,46 +52,46 @@ def run_on(root, classes=CLASSES, **train):
 
 
 def names(dataset):
-    return sorted({"/".join(picture.path.parts[-3:-1]) for picture in dataset.test})
+    return sorted({"/".join(image.path.parts[-3:-1]) for image in dataset.test})
 
 
-def test_validation_pictures_are_taken(data):
+def test_validation_images_are_taken(data):
     found = Validation.of_run(run_on(data(train=8, val=14, test=5)))
-    assert found.what == "validation pictures"
+    assert found.what == "validation images"
     assert names(found.base) == [f"val/{name}" for name in CLASSES]
     assert (len(found.base.test), found.novel) == (56, None)
 
 
 @pytest.mark.parametrize("val", [0, 3])
-def test_and_training_pictures_that_were_not_drawn(data, val):
+def test_and_training_images_that_were_not_drawn(data, val):
     root = data(train=16, test=5, **({"val": val} if val else {}))
     found = Validation.of_run(run_on(root, shots=2, seed=7))
-    left = "training pictures that --shots left out"
-    assert found.what == (f"validation pictures and {left}" if val else left)
-    drawn = {picture.path for picture in read_data(root, shots=2, seed=7).train}
+    left = "training images that --shots left out"
+    assert found.what == (f"validation images and {left}" if val else left)
+    drawn = {image.path for image in read_data(root, shots=2, seed=7).train}
     assert len(found.base.test) == 4 * (14 + val)
-    assert not drawn & {picture.path for picture in found.base.test}
+    assert not drawn & {image.path for image in found.base.test}
     parts = ("train", "val") if val else ("train",)
     assert names(found.base) == [f"{part}/{name}" for part in parts for name in CLASSES]
 
 
-def test_pictures_held_out_for_testing_are_never_taken(data):
+def test_images_held_out_for_testing_are_never_taken(data):
     root = data(photos=20)
     shutil.move(root / "photos", root.parent / "photos")  # class folders without parts: a quarter is held out
     found = Validation.of_run(run_on(root.parent / "photos", shots=2, seed=3))
     dataset = read_data(root.parent / "photos", seed=3)
-    tested = {picture.path for picture in dataset.test}
+    tested = {image.path for image in dataset.test}
     assert len(tested) == 20
     assert len(found.base.test) == 4 * (20 - 5 - 2)
-    assert not tested & {picture.path for picture in found.base.test}
+    assert not tested & {image.path for image in found.base.test}
 
 
 @pytest.mark.parametrize(
     ("parts", "train", "message"),
     [
-        ({"train": 8, "test": 5}, {}, "0 validation pictures that can be used, 50 are needed"),
-        ({"train": 8, "val": 12, "test": 5}, {}, "48 validation pictures that can be used, 50 are needed"),
-        ({"train": 8, "test": 5}, {"shots": 2}, "24 training pictures that --shots left out that can be used, 50 are"),
+        ({"train": 8, "test": 5}, {}, "0 validation images that can be used, 50 are needed"),
+        ({"train": 8, "val": 12, "test": 5}, {}, "48 validation images that can be used, 50 are needed"),
+        ({"train": 8, "test": 5}, {"shots": 2}, "24 training images that --shots left out that can be used, 50 are"),
     ],
 )
 def test_where_there_are_none_it_is_said(data, parts, train, message):
@@ -95,7 +101,7 @@ def test_where_there_are_none_it_is_said(data, parts, train, message):
 
 def test_data_that_has_changed_is_noticed(data, tmp_path):
     root = data(train=2, val=30, test=1)
-    with pytest.raises(UsageError, match="no pictures of 'wolf', which was trained"):
+    with pytest.raises(UsageError, match="no images of 'wolf', which was trained"):
         Validation.of_run(run_on(root, classes=("bird", "wolf")))
     with pytest.raises(UsageError, match="no such folder"):
         Validation.of_run(run_on(tmp_path / "gone"))
@@ -105,20 +111,20 @@ def test_other_classes_of_the_data_are_novel(data):
     found = Validation.of_run(run_on(data(train=1, val=25), classes=("cat", "dog")))
     assert (found.base.classes, found.novel.classes) == (["cat", "dog"], ["bird", "fish"])
     assert names(found.base) == ["val/cat", "val/dog"]
-    assert {picture.target for picture in found.base.test} == {0, 1}
+    assert {image.target for image in found.base.test} == {0, 1}
 
 
 def test_a_named_folder_is_taken_whole_and_it_is_said_where_it_could_not_be_compared(data, tmp_path, caplog):
     run = run_on(tmp_path / "gone")
-    found = Validation.of_folder(data(pictures=13) / "pictures", run)
-    assert found.what == "pictures of pictures"
+    found = Validation.of_folder(data(photos=13) / "photos", run)
+    assert found.what == "images of photos"
     assert len(found.base.test) == 52
     assert not found.checked
-    assert "was trained or tested on pictures of" in caplog.text
+    assert "was trained or tested on images of" in caplog.text
     assert "gone: no such folder" in caplog.text
 
 
-def test_but_for_its_test_pictures(data, tmp_path):
+def test_but_for_its_test_images(data, tmp_path):
     found = Validation.of_folder(data(train=8, val=9, test=10), run_on(tmp_path / "gone"))
     assert names(found.base) == sorted(f"{part}/{name}" for part in ("train", "val") for name in CLASSES)
     assert len(found.base.test) == 4 * (8 + 9)
@@ -128,11 +134,11 @@ def test_and_for_copies_of_what_the_run_was_trained_and_tested_on(data, tmp_path
     root = data(train=20, val=13, test=5)
     shutil.copytree(root, tmp_path / "copy")
     found = Validation.of_folder(tmp_path / "copy", run_on(root, shots=2))
-    again = {picture.path.read_bytes() for picture in read_data(root, shots=2).train}
-    again |= {picture.path.read_bytes() for picture in read_data(root).test}
+    again = {image.path.read_bytes() for image in read_data(root, shots=2).train}
+    again |= {image.path.read_bytes() for image in read_data(root).test}
     assert found.checked
     assert len(found.base.test) >= 50
-    assert not again & {picture.path.read_bytes() for picture in found.base.test}
+    assert not again & {image.path.read_bytes() for image in found.base.test}
 
 
 def test_but_for_what_the_run_was_trained_and_tested_on(data):
@@ -140,40 +146,40 @@ def test_but_for_what_the_run_was_trained_and_tested_on(data):
     run = run_on(root, shots=2, seed=3)
     whole, learned = data_of(run)
     assert (len(whole.test), len(learned)) == (20, 8)
-    found = {picture.path for picture in Validation.of_folder(root, run).base.test}
+    found = {image.path for image in Validation.of_folder(root, run).base.test}
     assert len(found) == 80 - 20 - 8
-    assert not found & {picture.path for picture in (*whole.test, *learned)}
+    assert not found & {image.path for image in (*whole.test, *learned)}
     both = data(train=6, test=6)
-    with pytest.raises(UsageError, match="0 pictures of data that can be used"):
+    with pytest.raises(UsageError, match="0 images of data that can be used"):
         Validation.of_folder(both, run_on(both))
 
 
 @pytest.fixture
 def few_are_enough(monkeypatch):
-    monkeypatch.setattr(module, "LEAST", 20)
+    monkeypatch.setattr(module, "MIN_IMAGES", 20)
 
 
 @pytest.fixture(scope="module")
 def validation(bundle, picture_files):
-    """30 pictures, of which the bundle gets all but six right, and the same pictures as those of other classes."""
+    """30 images, of which the bundle gets all but six right, and the same images as those of other classes."""
     classifier = Classifier.load(bundle, device="cpu")
     said = [int(prediction.probabilities.argmax()) for prediction in classifier(picture_files[:30])]
-    pictures = [
+    images = [
         LabelledImage(file, (best + (number % 5 == 0)) % 3)
         for number, (file, best) in enumerate(zip(picture_files, said, strict=False))
     ]
-    base = Dataset(picture_files[0].parent, "some", list(classifier.labels), [], [], pictures)
-    return Validation("validation pictures", base, dataclasses.replace(base, classes=["cat", "tree", "car"]))
+    base = Dataset(picture_files[0].parent, "some", list(classifier.labels), [], [], images)
+    return Validation("validation images", base, dataclasses.replace(base, classes=["cat", "tree", "car"]))
 
 
 @pytest.mark.usefixtures("few_are_enough")
 def test_the_temperature_is_that_of_the_base(bundle, validation):
     classifier = Classifier.load(bundle, device="cpu")
-    found = measure(ScoreCalibrationRequest(validation, asked=True), classifier)
-    logits, _ = logits_of(classifier, [picture.path for picture in validation.base.test])
-    targets = np.array([picture.target for picture in validation.base.test])
+    found = calibrate_scores(ScoreCalibrationRequest(validation, asked=True), classifier)
+    logits, _ = logits_of(classifier, [image.path for image in validation.base.test])
+    targets = np.array([image.target for image in validation.base.test])
     assert found["temperature"] == fit_temperature(logits, targets)
-    assert found["base"]["pictures"] == found["novel"]["pictures"] == 30
+    assert found["base"]["images"] == found["novel"]["images"] == 30
     assert found["threshold"] is None
     assert classifier.labels == ("red apple", "bird", "a small house")
     json.dumps(found, allow_nan=False)
@@ -184,45 +190,47 @@ def test_the_temperature_is_that_of_the_base(bundle, validation):
 def test_a_temperature_that_does_harm_is_kept_only_where_it_was_asked_for(bundle, validation, monkeypatch, error):
     monkeypatch.setattr(module, "held_out_error", lambda logits, targets: error)
     classifier = Classifier.load(bundle, device="cpu")
-    by_itself, asked = (measure(ScoreCalibrationRequest(validation, asked=wish), classifier) for wish in (False, True))
+    by_itself, asked = (
+        calibrate_scores(ScoreCalibrationRequest(validation, asked=asked), classifier) for asked in (False, True)
+    )
     assert (asked["held_out"], asked["worse"], asked["why"]) == (error, error == 1, "")
     assert asked["temperature"] != 1
     if error == 0:
         assert by_itself == asked
         return
     assert (by_itself["temperature"], by_itself["base"]["before"]) == (1, by_itself["base"]["after"])
-    why = r"on held-out pictures a temperature makes the error 100.0%, from \d+\.\d%: it stays 1"
+    why = r"on held-out images a temperature makes the error 100.0%, from \d+\.\d%: it stays 1"
     assert re.fullmatch(why, by_itself["why"])
-    assert "worse, kept since --calibrate was given" in cli.temperature(asked)
-    assert cli.temperature(by_itself).startswith("not calibrated: on held-out pictures")
-    assert re.search(r"; on other classes \d+\.\d% without, \d+\.\d% with it", cli.temperature(asked))
+    assert "worse, kept since --calibrate was given" in summary.temperature_text(asked)
+    assert summary.temperature_text(by_itself).startswith("not calibrated: on held-out images")
+    assert re.search(r"; on other classes \d+\.\d% without, \d+\.\d% with it", summary.temperature_text(asked))
 
 
-def test_pictures_that_cannot_be_read_count_for_nothing(bundle, validation, tmp_path, monkeypatch):
-    (tmp_path / "broken.png").write_bytes(b"not a picture")
+def test_images_that_cannot_be_read_count_for_nothing(bundle, validation, tmp_path, monkeypatch):
+    (tmp_path / "broken.png").write_bytes(b"not an image")
     broken = [LabelledImage(tmp_path / "broken.png", 0)] * 30
     some = dataclasses.replace(validation.base, test=[*validation.base.test, *broken])
     classifier = Classifier.load(bundle, device="cpu")
-    found = measure(ScoreCalibrationRequest(Validation("validation pictures", some)), classifier)
-    why = "only 30 validation pictures can be read, 50 are needed"
+    found = calibrate_scores(ScoreCalibrationRequest(Validation("validation images", some)), classifier)
+    why = "only 30 validation images can be read, 50 are needed"
     assert (found["temperature"], found["validation"], found["why"]) == (1.0, None, why)
-    for wish in ({"asked": True}, {"false_rejects": 0.1}):
+    for request in ({"asked": True}, {"false_rejects": 0.1}):
         with pytest.raises(UsageError, match=f"scores cannot be calibrated: {why}"):
-            measure(ScoreCalibrationRequest(Validation("validation pictures", some), **wish), classifier)
-    monkeypatch.setattr(module, "LEAST", 30)
+            calibrate_scores(ScoreCalibrationRequest(Validation("validation images", some), **request), classifier)
+    monkeypatch.setattr(module, "MIN_IMAGES", 30)
     novel = dataclasses.replace(validation.base, test=broken)
-    found = measure(ScoreCalibrationRequest(Validation("validation pictures", some, novel)), classifier)
-    assert (found["base"]["pictures"], "novel" in found) == (30, False)
+    found = calibrate_scores(ScoreCalibrationRequest(Validation("validation images", some, novel)), classifier)
+    assert (found["base"]["images"], "novel" in found) == (30, False)
 
 
 @pytest.mark.usefixtures("few_are_enough")
-def test_pictures_that_are_all_right_leave_the_temperature_at_one(bundle, validation):
+def test_images_that_are_all_right_leave_the_temperature_at_one(bundle, validation):
     classifier = Classifier.load(bundle, device="cpu")
-    logits, _ = logits_of(classifier, [picture.path for picture in validation.base.test])
+    logits, _ = logits_of(classifier, [image.path for image in validation.base.test])
     right = [LabelledImage(p.path, int(best)) for p, best in zip(validation.base.test, logits.argmax(1), strict=True)]
     base = dataclasses.replace(validation.base, test=right)
-    found = measure(ScoreCalibrationRequest(Validation("v", base)), classifier)
-    assert (found["temperature"], found["why"]) == (1.0, "these pictures have no best temperature, it stays 1")
+    found = calibrate_scores(ScoreCalibrationRequest(Validation("v", base)), classifier)
+    assert (found["temperature"], found["why"]) == (1.0, "these images have no best temperature, it stays 1")
 
 
 def changed(bundle, tmp_path, **manifest):
@@ -236,7 +244,9 @@ def changed(bundle, tmp_path, **manifest):
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
 def test_the_runtime_accepts_as_many_negatives_as_wanted(bundle, validation, picture_files, tmp_path, share):
     negatives = picture_files[40:70]
-    found = measure(ScoreCalibrationRequest(validation, "", negatives, share), Classifier.load(bundle, device="cpu"))
+    found = calibrate_scores(
+        ScoreCalibrationRequest(validation, "", negatives, share), Classifier.load(bundle, device="cpu")
+    )
     classifier = changed(bundle, tmp_path, temperature=found["temperature"], threshold=found["threshold"])
     accepted = np.mean([prediction.label is not None for prediction in classifier(negatives)])
     assert accepted == pytest.approx(found["rejection"]["accepted"])
@@ -270,10 +280,12 @@ def test_a_threshold_is_applied_to_the_labels_that_it_was_chosen_for(bundle, pic
 
 
 @pytest.mark.usefixtures("few_are_enough")
-def test_without_negatives_the_scores_of_validation_pictures_decide(bundle, validation, tmp_path):
-    found = measure(ScoreCalibrationRequest(validation, "", false_rejects=0.2), Classifier.load(bundle, device="cpu"))
+def test_without_negatives_the_scores_of_validation_images_decide(bundle, validation, tmp_path):
+    found = calibrate_scores(
+        ScoreCalibrationRequest(validation, "", false_rejects=0.2), Classifier.load(bundle, device="cpu")
+    )
     classifier = changed(bundle, tmp_path, temperature=found["temperature"], threshold=found["threshold"])
-    rejected = [p.label is None for p in classifier([picture.path for picture in validation.base.test])]
+    rejected = [p.label is None for p in classifier([image.path for image in validation.base.test])]
     assert np.mean(rejected) == pytest.approx(found["rejection"]["rejected"]) == pytest.approx(0.2)
 
 
@@ -285,36 +297,36 @@ def test_a_temperature_moves_no_label_of_the_runtime(bundle, picture_files, tmp_
         assert np.mean([p.score for p in soft]) != pytest.approx(np.mean([p.score for p in plain]))
 
 
-def test_wishes_that_cannot_be_met(validation, tmp_path, bundle):
-    with pytest.raises(UsageError, match="--false-rejects reads the scores of validation pictures: none there"):
+def test_requests_that_cannot_be_met(validation, tmp_path, bundle):
+    with pytest.raises(UsageError, match="--false-rejects reads the scores of validation images: none there"):
         ScoreCalibrationRequest(None, "none there", false_rejects=0.1).check(["a", "b"])
     with pytest.raises(UsageError, match="leave --labels out"):
         ScoreCalibrationRequest(validation, false_rejects=0.1).check(["a", "b"])
-    with pytest.raises(UsageError, match="holds no pictures: --negatives"):
+    with pytest.raises(UsageError, match="holds no images: --negatives"):
         find_negatives(tmp_path)
-    (tmp_path / "a.png").write_bytes(b"not a picture")
+    (tmp_path / "a.png").write_bytes(b"not an image")
     few = ScoreCalibrationRequest(negatives=[tmp_path / "a.png"] * 10, false_accepts=0.1)
     few.check(["a", "b"])
     with pytest.raises(UsageError, match="wants 10 --negatives that can be read, not 0: add some"):
-        measure(few, Classifier.load(bundle, device="cpu"))
+        calibrate_scores(few, Classifier.load(bundle, device="cpu"))
 
 
 @pytest.mark.parametrize(("share", "least"), [(0.05, 20), (0.3, 4), (1.0, 1), (0.0, 20)])
 def test_a_share_of_too_few_negatives_is_no_share(tmp_path, share, least):
     ScoreCalibrationRequest(negatives=[tmp_path] * least, false_accepts=share).check(["a", "b"])
-    with pytest.raises(UsageError, match=f"--false-accepts .* wants {least} --negatives that can be read"):
+    with pytest.raises(UsageError, match=f"--false-accepts .* needs {least} --negatives that can be read"):
         ScoreCalibrationRequest(negatives=[tmp_path] * (least - 1), false_accepts=share).check(["a", "b"])
 
 
 def test_a_threshold_that_would_reject_every_picture_is_refused(bundle, picture_files, tmp_path, monkeypatch):
-    for wish in (
+    for request in (
         ScoreCalibrationRequest(negatives=[tmp_path] * 20, false_accepts=0.1),
         ScoreCalibrationRequest(false_rejects=0.1),
     ):
         with pytest.raises(UsageError, match="a single label always scores 1"):
-            wish.check(["cat"])
-    sure = np.array([[100.0, 0, 0]] * 20)  # a softmax of 1 to the last bit
-    monkeypatch.setattr(module, "logits_of", lambda classifier, pictures: (sure, list(range(20))))
+            request.check(["cat"])
+    certain = np.array([[100.0, 0, 0]] * 20)  # a softmax of 1 to the last bit
+    monkeypatch.setattr(module, "logits_of", lambda classifier, pictures: (certain, list(range(20))))
     classifier = Classifier.load(bundle, device="cpu")
-    with pytest.raises(UsageError, match=r"that lets 10.0% of them pass would reject every picture; raise --false-acc"):
-        measure(ScoreCalibrationRequest(negatives=picture_files[:20], false_accepts=0.1), classifier)
+    with pytest.raises(UsageError, match=r"that lets 10.0% of them pass would reject every image; raise --false-acc"):
+        calibrate_scores(ScoreCalibrationRequest(negatives=picture_files[:20], false_accepts=0.1), classifier)

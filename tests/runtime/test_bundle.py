@@ -299,7 +299,7 @@ SWAP = """
 import itertools, os, sys, time
 path, *others = sys.argv[1:]
 print(flush=True)
-for number in itertools.count():  # as `attri.export.bundle.writer.swap` does it, with three folders in turn
+for number in itertools.count():  # as `attri.export.bundle.writer.replace_dir` does it, with three folders in turn
     os.rename(path, others[1])
     os.rename(others[0], path)
     others.reverse()

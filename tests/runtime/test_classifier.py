@@ -426,7 +426,7 @@ SWAP = """
 import os, sys, time
 path, *others = sys.argv[1:]
 print(flush=True)
-while True:  # as `attri.export.bundle.writer.swap` does it, with three folders in turn
+while True:  # as `attri.export.bundle.writer.replace_dir` does it, with three folders in turn
     os.rename(path, others[1])
     os.rename(others[0], path)
     others.reverse()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from attri.export.onnx import export_bundle
+from attri.export.onnx import ExportOptions, export_bundle
 from attri.train.config import PromptConfig
 from attri.train.model import AttriPrompt
 from attri.train.model.backbone import load_backbone
@@ -20,7 +20,7 @@ LABELS = ["red apple", "bird", "a small house"]
 
 
 def random_model() -> AttriPrompt:
-    """The embedded backbone with strong prompts that nobody trained: what a graph computes does not depend on it."""
+    """The embedded backbone with strong random prompts: tests of graphs do not depend on training."""
     torch.manual_seed(0)
     model = AttriPrompt(load_backbone(), PromptConfig()).eval()
     with torch.no_grad():
@@ -29,5 +29,6 @@ def random_model() -> AttriPrompt:
 
 
 if __name__ == "__main__":
-    pictures = [sorted(folder.glob("*.png"))[0] for folder in sorted((IMAGES / "test").iterdir())]
-    export_bundle(random_model(), Path(sys.argv[1]), LABELS, pictures[:8], precision=(sys.argv[2:] or ["fp32"])[0])
+    precision = sys.argv[2] if len(sys.argv) > 2 else "fp32"
+    images = [sorted(folder.glob("*.png"))[0] for folder in sorted((IMAGES / "test").iterdir())]
+    export_bundle(random_model(), Path(sys.argv[1]), LABELS, images[:8], ExportOptions(precision))

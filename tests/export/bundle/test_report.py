@@ -19,9 +19,12 @@ from attri.export import score_calibration as confidence_module
 from attri.export.bundle import graph_stats
 from attri.export.bundle.model_card import NOT_KNOWN, Card, licence
 from attri.export.bundle.report import histogram, write_report
-from attri.export.parity.compare import Gates, Report, Stage, classifier_of, compare
-from attri.export.parity.images import read_pictures
-from attri.export.score_calibration import ScoreCalibrationRequest, measure
+from attri.export.parity.compare import compare
+from attri.export.parity.gates import Gates
+from attri.export.parity.images import read_images
+from attri.export.parity.outputs import open_unfinished
+from attri.export.parity.report import ParityReport, Stage
+from attri.export.score_calibration import ScoreCalibrationRequest, calibrate_scores
 from attri.runtime import Classifier
 from attri.runtime.bundle import TEXT, VISION, Bundle, read_manifest
 from attri.train.data import Dataset, LabelledImage
@@ -32,7 +35,7 @@ HOSTILE = ["<script>alert(1)</script>", "\"><img src=x onerror='alert(1)'>", "{{
 @pytest.fixture(scope="module", autouse=True)
 def _few_are_enough():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(confidence_module, "LEAST", 20)
+        patch.setattr(confidence_module, "MIN_IMAGES", 20)
         yield
 
 
@@ -45,7 +48,7 @@ def report(pocket_model, bundle, picture_files, tmp_path_factory):
     for photo, picture in zip(photos, picture_files, strict=False):
         with Image.open(picture) as image:
             image.convert("RGB").resize((300, 180)).save(photo)
-    seen = read_pictures(pocket_model.backbone, photos)
+    seen = read_images(pocket_model.backbone, photos)
 
     def write(name, labels=None, confidence=None, card=None, gates=None):
         path = folder / name
@@ -56,10 +59,10 @@ def report(pocket_model, bundle, picture_files, tmp_path_factory):
         unfinished = Bundle(path, dataclasses.replace(manifest, labels=labels or manifest.labels))
         found = compare(pocket_model, unfinished, seen.pixels, gates or Gates.of("fp32"))
         found = dataclasses.replace(found, stages=[seen.stage, *found.stages])
-        sure = measure(confidence or ScoreCalibrationRequest(), classifier_of(unfinished))
-        manifest = dataclasses.replace(unfinished.manifest, temperature=sure["temperature"])
+        confidence = calibrate_scores(confidence or ScoreCalibrationRequest(), open_unfinished(unfinished))
+        manifest = dataclasses.replace(unfinished.manifest, temperature=confidence["temperature"])
         preprocess = pocket_model.backbone.preprocess()
-        write_report(Bundle(path, manifest), found, seen, preprocess, card or Card(), sure)
+        write_report(Bundle(path, manifest), found, seen, preprocess, card or Card(), confidence)
         return path, json.loads((path / "parity.json").read_text(encoding="utf-8"))
 
     return write
@@ -67,7 +70,7 @@ def report(pocket_model, bundle, picture_files, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def validation(bundle, picture_files):
-    """24 pictures of which the bundle gets 18 right, and the same pictures as those of other classes."""
+    """24 images of which the bundle gets 18 right, and the same images as those of other classes."""
     from attri.export.score_calibration import Validation
 
     said = [int(p.probabilities.argmax()) for p in Classifier.load(bundle, device="cpu")(picture_files[:24])]
@@ -76,32 +79,32 @@ def validation(bundle, picture_files):
         for i, (file, best) in enumerate(zip(picture_files, said, strict=False))
     ]
     base = Dataset(picture_files[0].parent, "some", ["red apple", "bird", "a small house"], [], [], pictures)
-    return Validation("validation pictures", base, dataclasses.replace(base, classes=["cat", "tree", "car"]))
+    return Validation("validation images", base, dataclasses.replace(base, classes=["cat", "tree", "car"]))
 
 
 @pytest.fixture(scope="module")
 def full(report, validation, picture_files):
     rows = [
-        {"of": "base", "classes": 12, "pictures": 92, "prompted": 0.75, "zero_shot": 0.712},
-        {"of": "novel", "classes": 12, "pictures": 75, "prompted": 0.48, "zero_shot": None},
+        {"of": "base", "classes": 12, "images": 92, "prompted": 0.75, "zero_shot": 0.712},
+        {"of": "novel", "classes": 12, "images": 75, "prompted": 0.48, "zero_shot": None},
     ]
-    train = {"pictures": 24, "shots": 2, "epochs": 3, "seed": 1}
-    wish = ScoreCalibrationRequest(validation, "", picture_files[30:40], 0.2, asked=True)
-    return report("full", confidence=wish, card=Card("photos", [*HOSTILE, "bird"], train, rows))
+    train = {"images": 24, "shots": 2, "epochs": 3, "seed": 1}
+    request = ScoreCalibrationRequest(validation, "", picture_files[30:40], 0.2, asked=True)
+    return report("full", confidence=request, card=Card("photos", [*HOSTILE, "bird"], train, rows))
 
 
 def test_parity_json_says_what_was_compared(full):
     path, facts = full
     names = ["pixels", "image features", "retrieved entries", "text features", "logits", "top-1"]
     assert [stage["name"] for stage in facts["stages"]] == names
-    assert len(facts["pictures"]) == 8
-    assert facts["pictures"][0] == "a place of this machine/<b>&0.png"
+    assert len(facts["images"]) == 8
+    assert facts["images"][0] == "a place of this machine/<b>&0.png"
     for stage in facts["stages"]:
         assert len(stage["distances"]) == 8
-        assert stage["worst_picture"] == facts["pictures"][int(np.argmax(stage["distances"]))]
+        assert stage["worst_image"] == facts["images"][int(np.argmax(stage["distances"]))]
     assert set(facts["files"]) == {VISION, TEXT, "token_embedding.npy", "merges.txt.gz", "reference.npz"}
     assert {"python", "torch", "onnx", "onnxruntime", "attri"} <= set(facts["versions"])
-    assert facts["model"]["licence"].startswith("made for attri from pictures under Apache-2.0")
+    assert facts["model"]["licence"].startswith("made for attri from images under Apache-2.0")
     for file in ("parity.json", "report.html"):
         assert str(path.parent) not in (path / file).read_text(encoding="utf-8")
 
@@ -144,7 +147,7 @@ def test_products_of_every_kind_are_counted():
     assert found["nodes"] == {"Conv": 1, "Gemm": 1, "MatMul": 1, "Relu": 1}
 
 
-def test_the_histogram_holds_every_picture_once():
+def test_the_histogram_holds_every_image_once():
     values = np.array([1.0, 1 - 3e-8, 1 - 2e-3, 1 - 1e-20, 0.5])
     found = histogram(Stage("s", "cosine", 0.5, 0.9, 0.999, "worst", values))
     counts = {bar["exponent"]: bar["count"] for bar in found["bars"]}
@@ -163,17 +166,19 @@ def test_licences_are_said_only_where_they_are_known():
     )
 
 
-def test_pictures_of_one_name_keep_their_own_thumbnails(pocket_model, bundle, picture_files, tmp_path):
+def test_images_of_one_name_keep_their_own_thumbnails(pocket_model, bundle, picture_files, tmp_path):
     files = [tmp_path / place / "door" / "1.png" for place in "ab"]
     for file, picture in zip(files, picture_files, strict=False):
         file.parent.mkdir(parents=True)
         shutil.copy(picture, file)
-    seen = read_pictures(pocket_model.backbone, files)
+    seen = read_images(pocket_model.backbone, files)
     values = np.array([[1.0, 0.5], [0.5, 1.0]])
     stages = [Stage(name, "cosine", 0.5, 0.75, None, "worst", v) for name, v in zip("mn", values, strict=True)]
     shutil.copytree(bundle, tmp_path / "bundle")
     opened = Bundle.open(tmp_path / "bundle")
-    write_report(opened, Report(stages, 2, 3), seen, pocket_model.backbone.preprocess(), Card(), measured_nothing())
+    write_report(
+        opened, ParityReport(stages, 2, 3), seen, pocket_model.backbone.preprocess(), Card(), measured_nothing()
+    )
     page = (tmp_path / "bundle" / "report.html").read_text(encoding="utf-8")
     assert len(set(re.findall(r'<img src="data:image/jpeg;base64,([^"]+)"', page))) == 2
 
@@ -223,14 +228,14 @@ def test_the_page_in_a_real_browser(full, tmp_path):
     finally:
         browser.close()
     assert colours[0] == colours[2] != colours[1]
-    for said in (*HOSTILE, "a place of this machine/<b>&", "base accuracy, 92 pictures, 12 classes", "75.0%"):
+    for said in (*HOSTILE, "a place of this machine/<b>&", "base accuracy, 92 images, 12 classes", "75.0%"):
         assert said in words
     assert "zero-shot 71.2%: +3.8 points" in words
     assert "zero-shot not measured" in words
     assert re.search(
-        r"Logits are divided by the temperature \d+\.\d{3}, fitted on 24 validation pictures, none of which", words
+        r"Logits are divided by the temperature \d+\.\d{3}, fitted on 24 validation images, none of which", words
     )
-    assert re.search(r"at most 20.0% of 10 pictures of none of the labels pass; \d+.0% do", words)
+    assert re.search(r"at most 20.0% of 10 images of none of the labels pass; \d+.0% do", words)
     assert "(AUROC)" in words
     with Image.open(io.BytesIO((tmp_path / "390-False.png").read_bytes())) as shot:
         assert len(shot.convert("L").getcolors()) > 50  # something is painted

@@ -64,7 +64,7 @@ def test_ctrl_c_around_the_renames_leaves_one_of_them(bundle, monkeypatch, when)
 def test_two_exports_at_once_do_not_mix(bundle):
     with staging(bundle) as folder:
         fill(folder, "first")
-        with pytest.raises(FailedError, match=r"another attri-export writes .*bundle: wait for it, or choose"):
+        with pytest.raises(FailedError, match=r"another attri-export is writing .*bundle: wait for it, or choose"):
             staging(bundle).__enter__()
         with staging(bundle.with_name("bundle.2")) as other:  # another place is free
             fill(other, "second")

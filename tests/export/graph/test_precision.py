@@ -14,10 +14,11 @@ from support.traces import cached
 
 from attri.calibration.activation_ranges import label_tokens
 from attri.export import onnx as exporter
-from attri.export.graph.precision import extreme_pictures, half_peak, half_shares
-from attri.export.onnx import export_bundle, trace_text, trace_vision
-from attri.export.parity.compare import cosine
+from attri.export.graph.precision import extreme_images, half_peak, half_shares
+from attri.export.graph.trace import trace_text, trace_vision
+from attri.export.onnx import ExportOptions, export_bundle
 from attri.runtime.bundle import TEXT, VISION, Bundle
+from attri.runtime.engines.agreement import cosine
 from attri.runtime.engines.onnxruntime import OrtEngine
 from attri.runtime.errors import FailedError
 
@@ -36,7 +37,7 @@ def graphs(pocket_model):
 @pytest.fixture(scope="module")
 def pixels(pocket_model, picture_files):
     preprocess = pocket_model.backbone.preprocess()
-    return np.stack([preprocess(picture) for picture in (*extreme_pictures(64), PHOTO, picture_files[0])])
+    return np.stack([preprocess(picture) for picture in (*extreme_images(64), PHOTO, picture_files[0])])
 
 
 def scaled(proto, kind, factor):
@@ -50,7 +51,7 @@ def scaled(proto, kind, factor):
     return changed
 
 
-def test_true_half_arithmetic_agrees_on_extreme_and_real_pictures(graphs, bundle, pixels, tmp_path):
+def test_true_half_arithmetic_agrees_on_extreme_and_real_images(graphs, bundle, pixels, tmp_path):
     """NumPy rounds every product to half, as a GPU does, and its overflow is a warning, which is an error here."""
     (tmp_path / VISION).write_bytes(graphs[VISION]["fp32"].SerializeToString())
     (tmp_path / TEXT).write_bytes(graphs[TEXT]["fp32"].SerializeToString())
@@ -69,7 +70,7 @@ def test_true_half_arithmetic_agrees_on_extreme_and_real_pictures(graphs, bundle
 def test_shares_and_peak_are_kept_in_the_manifest(graphs, pocket_model, picture_files, tmp_path, monkeypatch):
     monkeypatch.setattr(exporter, "trace_vision", cached(trace_vision))
     monkeypatch.setattr(exporter, "trace_text", cached(trace_text))
-    export_bundle(pocket_model, tmp_path / "b", LABELS, picture_files[:2], precision="fp16")
+    export_bundle(pocket_model, tmp_path / "b", LABELS, picture_files[:2], ExportOptions(precision="fp16"))
     kept = Bundle.open(tmp_path / "b").manifest.arithmetic["graphs"]
     for name, output in ((VISION, "image_features"), (TEXT, "text_features")):
         assert {"initializers", "tensors", "peak"} == set(kept[name])
@@ -94,7 +95,7 @@ def test_a_graph_that_is_called_fp16_and_is_not_writes_nothing(pocket_model, pic
     with pytest.raises(
         FailedError, match=r"text.onnx is not fp16 as it should be, a product is not half \(node_"
     ) as error:
-        export_bundle(pocket_model, tmp_path / "b", LABELS, picture_files[:2], precision="fp16")
+        export_bundle(pocket_model, tmp_path / "b", LABELS, picture_files[:2], ExportOptions(precision="fp16"))
     assert error.value.exit_code == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -117,11 +118,11 @@ def test_overflow_is_found_where_float32_hides_it(graphs, pixels, tmp_path):
 
 
 def test_the_extremes_are_what_they_are_called():
-    black, white, checkerboard, saturated, noise = extreme_pictures(64)
+    black, white, checkerboard, saturated, noise = extreme_images(64)
     assert not black.any()
     assert (white == 255).all()
     assert set(np.unique(checkerboard)) == {0, 255}
     assert checkerboard[0, 0, 0] != checkerboard[0, 8, 0]
     assert len(np.unique(saturated.reshape(-1, 3), axis=0)) == 4
     assert len(np.unique(noise)) == 256
-    assert {picture.dtype for picture in extreme_pictures(64)} == {np.dtype(np.uint8)}
+    assert {picture.dtype for picture in extreme_images(64)} == {np.dtype(np.uint8)}

@@ -10,10 +10,14 @@ import pytest
 from PIL import Image
 
 from attri.export import onnx as exporter
-from attri.export.onnx import export_bundle
+from attri.export.onnx import ExportOptions, export_bundle
 from attri.export.parity import images
-from attri.export.parity.compare import Gates, Report, Stage, Stages, cosine, judge, same_top1
-from attri.export.parity.images import read_pictures
+from attri.export.parity.compare import compare_outputs
+from attri.export.parity.gates import Gates
+from attri.export.parity.images import read_images
+from attri.export.parity.outputs import Outputs
+from attri.export.parity.report import ParityReport, Stage
+from attri.runtime.engines.agreement import cosine, same_top1
 from attri.runtime.errors import FailedError, ParityError
 
 LABELS = ["bird", "apple", "house"]
@@ -26,7 +30,7 @@ def stages(rng):
     ]
     features, text = (x.astype(np.float32) for x in unit)
     retrieved = rng.integers(0, 9, (8, 2, 2)).astype(np.int32)
-    return Stages(50.0, features, retrieved, text, np.einsum("icd,id->ic", text, features))
+    return Outputs(50.0, features, retrieved, text, np.einsum("icd,id->ic", text, features))
 
 
 @pytest.fixture
@@ -39,36 +43,39 @@ def held(report):
 
 
 def test_equal_sides_pass(reference):
-    assert all(held(judge(reference, reference, Gates.of("fp32"))).values())
+    assert all(held(compare_outputs(reference, reference, Gates.of("fp32"))).values())
 
 
-def test_each_stage_is_judged_on_its_own(reference):
+def test_each_stage_has_its_own_gate(reference):
     gates = Gates.of("fp32")
     turned = reference.features.copy()
     turned[3] = np.roll(turned[3], 1)
-    assert held(judge(reference, dataclasses.replace(reference, features=turned), gates))["image features"] is False
+    assert (
+        held(compare_outputs(reference, dataclasses.replace(reference, features=turned), gates))["image features"]
+        is False
+    )
     flipped = reference.retrieved.copy()
     flipped[0, 0, 0] += 1
-    report = judge(reference, dataclasses.replace(reference, retrieved=flipped), gates)
+    report = compare_outputs(reference, dataclasses.replace(reference, retrieved=flipped), gates)
     others = ("image features", "text features", "logits", "top-1")
     assert held(report) == {"retrieved entries": False} | dict.fromkeys(others, True)
     assert report.stages[1].mean == 1 - 1 / 32
     text = reference.text.copy()
     text[7, 2] *= -1
-    assert held(judge(reference, dataclasses.replace(reference, text=text), gates))["text features"] is False
+    assert held(compare_outputs(reference, dataclasses.replace(reference, text=text), gates))["text features"] is False
 
 
-def test_a_stage_keeps_the_worst_of_each_picture(reference):
+def test_a_stage_keeps_the_worst_of_each_image(reference):
     text = reference.text.copy()
     text[7, 2] *= -1
-    stage = judge(reference, dataclasses.replace(reference, text=text), Gates.of("fp32")).stages[2]
-    assert (stage.worst, stage.worst_picture) == (pytest.approx(-1), 7)
+    stage = compare_outputs(reference, dataclasses.replace(reference, text=text), Gates.of("fp32")).stages[2]
+    assert (stage.worst, stage.worst_image) == (pytest.approx(-1), 7)
     assert stage.mean == pytest.approx(1 - 2 / 24)
     assert stage.distances == pytest.approx([0] * 7 + [2])
 
 
 def test_another_scale_is_a_difference_of_logits(reference):
-    logits = judge(reference, dataclasses.replace(reference, scale=60.0), Gates.of("fp32")).stages[3]
+    logits = compare_outputs(reference, dataclasses.replace(reference, scale=60.0), Gates.of("fp32")).stages[3]
     assert logits.values == pytest.approx(10 * np.abs(reference.cosines).max(1))
     assert logits.worst == logits.values.max()
 
@@ -86,7 +93,7 @@ def test_nan_and_infinity_never_pass(reference, value):
     for name in ("features", "text", "cosines"):
         broken = getattr(reference, name).copy()
         broken[(0,) * broken.ndim] = value
-        report = judge(reference, dataclasses.replace(reference, **{name: broken}), Gates(-1.0, 0.0, 1.0))
+        report = compare_outputs(reference, dataclasses.replace(reference, **{name: broken}), Gates(-1.0, 0.0, 1.0))
         assert not all(held(report).values()), name
     assert np.isnan(cosine(np.array([value, 1.0]), np.ones(2)))
 
@@ -120,10 +127,10 @@ def test_a_graph_that_drifted_writes_nothing_and_is_named(pocket_model, picture_
 
 def test_gates_given_by_hand_are_kept_in_the_bundle(pocket_model, picture_files, tmp_path):
     gates = Gates(0.5, 0.25, 0.125)
-    report = export_bundle(pocket_model, tmp_path / "bundle", LABELS, picture_files[:4], gates=gates)
+    report = export_bundle(pocket_model, tmp_path / "bundle", LABELS, picture_files[:4], ExportOptions(gates=gates))
     stored = json.loads((tmp_path / "bundle" / "manifest.json").read_text())["parity"]
     assert [stage["gate"] for stage in stored["stages"]] == [1e-4, 0.5, 0.25, 0.5, None, 0.125]
-    assert stored["pictures"] == 4
+    assert stored["images"] == 4
     assert "image features" in report.table()
 
 
@@ -132,7 +139,7 @@ def test_pixels_are_those_of_open_clip(pocket_model, picture_files, tmp_path):
         with Image.open(picture_files[5]) as image:
             image.convert("RGB").resize(size).save(tmp_path / name)
     files = [*picture_files[:2], tmp_path / "wide.png", tmp_path / "tall.jpg"]
-    seen = read_pictures(pocket_model.backbone, [tmp_path / "none.png", *files])
+    seen = read_images(pocket_model.backbone, [tmp_path / "none.png", *files])
     assert seen.files == files
     assert (seen.stage.worst, seen.stage.held) == (0.0, True)
 
@@ -140,41 +147,39 @@ def test_pixels_are_those_of_open_clip(pocket_model, picture_files, tmp_path):
 def test_another_crop_than_open_clips_is_noticed(pocket_model, picture_files, monkeypatch):
     transform = images.open_clip_transform(pocket_model.backbone)
     monkeypatch.setattr(images, "open_clip_transform", lambda _: lambda image: transform(image).roll(1, 2))
-    stage = read_pictures(pocket_model.backbone, picture_files[:2]).stage
+    stage = read_images(pocket_model.backbone, picture_files[:2]).stage
     assert not stage.held
-    report = Report([stage], 2, 1)
+    report = ParityReport([stage], 2, 1)
     with pytest.raises(ParityError, match=r"pixels is 0\.\d+, the gate is 0.0001; nothing was written"):
         report.check()
 
 
-def test_parity_without_pictures_is_refused(pocket_model, tmp_path):
-    (tmp_path / "a.png").write_text("not a picture")
-    with pytest.raises(
-        FailedError, match=r"only 0 of 1 pictures .* can be read, half .* name a folder with --parity-d"
-    ):
+def test_parity_without_images_is_refused(pocket_model, tmp_path):
+    (tmp_path / "a.png").write_text("not an image")
+    with pytest.raises(FailedError, match=r"only 0 of 1 images .* can be read, half .* name a folder with --parity-d"):
         export_bundle(pocket_model, tmp_path / "bundle", LABELS, [tmp_path / "a.png"])
     assert not (tmp_path / "bundle").exists()
 
 
-def test_pictures_that_cannot_be_read_are_named_and_counted(pocket_model, picture_files, tmp_path, caplog):
+def test_images_that_cannot_be_read_are_named_and_counted(pocket_model, picture_files, tmp_path, caplog):
     broken = [tmp_path / f"broken {number}.png" for number in range(2)]
     for file in broken:
-        file.write_text("not a picture")
+        file.write_text("not an image")
     report = export_bundle(pocket_model, tmp_path / "bundle", LABELS, [*broken, *picture_files[:2]])
-    assert "broken 1.png is not a picture" in caplog.text
-    said = "2 pictures (only 2 of 4 could be read), 3 labels"
+    assert "broken 1.png is not a" in caplog.text
+    said = "2 images (only 2 of 4 could be read), 3 labels"
     assert report.table().splitlines()[0].endswith(said)
     assert said in (tmp_path / "bundle" / "report.html").read_text(encoding="utf-8")
     stored = json.loads((tmp_path / "bundle" / "manifest.json").read_text())["parity"]
-    assert (stored["pictures"], stored["asked"]) == (2, 4)
-    with pytest.raises(FailedError, match="only 1 of 3 pictures for the parity check can be read, half are needed"):
-        read_pictures(pocket_model.backbone, [*broken, picture_files[0]])
+    assert (stored["images"], stored["requested"]) == (2, 4)
+    with pytest.raises(FailedError, match="only 1 of 3 images for the parity check can be read, half are needed"):
+        read_images(pocket_model.backbone, [*broken, picture_files[0]])
 
 
 def test_black_white_and_checkerboard_stay_finite_in_half(pocket_model, picture_files, tmp_path):
     from attri.runtime import Classifier
 
-    export_bundle(pocket_model, tmp_path / "bundle", LABELS, picture_files[:4], precision="fp16")
+    export_bundle(pocket_model, tmp_path / "bundle", LABELS, picture_files[:4], ExportOptions(precision="fp16"))
     classifier = Classifier.load(tmp_path / "bundle")
     checker = ((np.indices((64, 64)).sum(0) // 8 % 2)[..., None] * np.full(3, 255)).astype(np.uint8)
     for picture in (np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 255, np.uint8), checker):

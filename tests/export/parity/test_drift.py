@@ -12,8 +12,9 @@ from onnx import numpy_helper
 from support.traces import cached
 
 from attri.export import onnx as exporter
-from attri.export.parity.compare import Gates, compare
+from attri.export.parity.compare import compare
 from attri.export.parity.drift import first_jump, layer_drifts, locate_drift, name_layers
+from attri.export.parity.gates import Gates
 from attri.runtime.bundle import TEXT, VISION, Bundle, read_manifest
 
 

@@ -1,4 +1,4 @@
-"""The stages of an export as a person sees them on stderr: a spinner on a terminal, a line per stage in a log."""
+"""Progress of an export on stderr: a spinner on a terminal, a line per stage in a log."""
 
 from __future__ import annotations
 
@@ -8,9 +8,21 @@ from types import TracebackType
 from rich import progress as rich
 from rich.console import Console
 
+__all__ = ["ConsoleProgress", "Progress"]
 
-class Stages:
-    """Names the stage at work, with the time since it began where stderr is a terminal."""
+
+class Progress:
+    """Receives the stages and the messages of an export; this one ignores them."""
+
+    def begin(self, title: str) -> None:
+        """Start a stage, which ends the one before it."""
+
+    def say(self, line: str) -> None:
+        """Report a line that is worth keeping."""
+
+
+class ConsoleProgress(Progress):
+    """Shows the current stage on stderr, with the time since it began where stderr is a terminal."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
@@ -18,7 +30,7 @@ class Stages:
         columns = (rich.SpinnerColumn(), rich.TextColumn("{task.description}", markup=False), rich.TimeElapsedColumn())
         self._bar = rich.Progress(*columns, console=self._console, disable=not self._live, transient=True)
 
-    def __enter__(self) -> Stages:
+    def __enter__(self) -> ConsoleProgress:
         self._bar.start()
         return self
 
@@ -28,7 +40,7 @@ class Stages:
         self._bar.stop()
 
     def begin(self, title: str) -> None:
-        """The stage before has ended; this one is at work until the next begins."""
+        """Show a stage until the next one begins."""
         if not self._live:
             self.say(f"export: {title}")
             return

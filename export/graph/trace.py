@@ -1,0 +1,136 @@
+"""Trace the vision and the text graph to ONNX, with dynamic batch and label dimensions."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from attri.export.graph.modules import TextGraph, VisionGraph
+from attri.export.graph.opset import TRACER_OPSET, to_opset_17
+from attri.runtime.errors import FailedError
+from attri.runtime.text.label_tokens import LabelTokens
+from attri.train.model import AttriPrompt
+
+__all__ = ["assert_signature", "strip_metadata", "trace", "trace_text", "trace_vision"]
+
+MAX_BYTES = 2**31 - 1  # that protobuf writes
+
+
+def trace_vision(model: AttriPrompt, precision: str, opset: int) -> onnx.ModelProto:
+    """Trace the vision graph; see `VisionGraph` for its inputs and outputs."""
+    side = model.backbone.preprocess().size
+    batch = torch.export.Dim("B", min=1)
+    # A batch of 1 in the example would be frozen into the graph.
+    inputs = {"pixels": (torch.zeros(2, 3, side, side), {0: batch})}
+    shapes: dict[str, list[Any]] = {
+        "pixels": ["B", 3, side, side],
+        "image_features": ["B", model.backbone.joint_width],
+        "retrieved": ["B", model.depth, model.config.retrieved],
+        "scores": ["B", model.depth, model.config.clusters, model.config.pool_size],
+    }
+    return trace(VisionGraph(model, precision), inputs, ["image_features", "retrieved", "scores"], shapes, opset)
+
+
+def trace_text(model: AttriPrompt, precision: str, opset: int) -> onnx.ModelProto:
+    """Trace the text graph; see `TextGraph` for its inputs and outputs."""
+    B, P, R, C, T = (torch.export.Dim(name, min=1) for name in "BPRCT")
+    width, count = model.text.positional_embedding.shape[1], model.config.retrieved
+    tokens, lengths = np.arange(18, dtype=np.int32).reshape(3, 6), np.array([2, 6, 3], np.int32)
+    labels = LabelTokens.pack(np.zeros(5, np.int32), tokens, lengths)
+    rows = len(labels.suffix_tokens)
+    inputs: dict[str, tuple[torch.Tensor, dict[int, Any]]] = {
+        "retrieved": (torch.zeros(2, model.depth, count, dtype=torch.int32), {0: B}),
+        "prefix": (torch.zeros(5, width), {0: P}),
+        "suffix_tokens": (torch.zeros(rows, width), {0: R}),
+        "suffix_positions": (torch.from_numpy(labels.suffix_positions), {0: R}),
+        "token_rows": (torch.from_numpy(labels.token_rows), {0: C, 1: T}),
+        "scatter_index": (torch.from_numpy(labels.scatter_index), {0: R}),
+        "eot_rows": (torch.from_numpy(labels.eot_rows), {0: C}),
+    }
+    shapes: dict[str, list[Any]] = {
+        "retrieved": ["B", model.depth, count],
+        "prefix": ["P", width],
+        "suffix_tokens": ["R", width],
+        "suffix_positions": ["R"],
+        "token_rows": ["C", "T"],
+        "scatter_index": ["R"],
+        "eot_rows": ["C"],
+        "text_features": ["B", "C", model.backbone.joint_width],
+    }
+    return trace(TextGraph(model, precision), inputs, ["text_features"], shapes, opset)
+
+
+def trace(
+    module: nn.Module,
+    inputs: dict[str, tuple[torch.Tensor, dict[int, Any]]],
+    outputs: list[str],
+    shapes: dict[str, list[Any]],
+    opset: int,
+) -> onnx.ModelProto:
+    """Trace a module to a checked ONNX model with exactly these shapes and this opset.
+
+    Args:
+        module: returns a tensor for each of `outputs`.
+        inputs: by name, an example and its dynamic dimensions.
+        outputs: names.
+        shapes: of every input and output; a name is a dynamic dimension.
+        opset: 17 or 18.
+
+    Raises:
+        FailedError: the tracer froze a dimension or ignored the opset, or the graph is over protobuf's 2 GB.
+    """
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the tracer warns about its own internals; shapes and opset are asserted below
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(example for example, _ in inputs.values()),
+            dynamo=True,
+            dynamic_shapes=tuple(dims for _, dims in inputs.values()),
+            input_names=list(inputs),
+            output_names=outputs,
+            opset_version=max(opset, TRACER_OPSET),
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
+    if opset == 17:
+        to_opset_17(proto)
+    strip_metadata(proto)
+    if proto.ByteSize() > MAX_BYTES:  # the checker would only report that it cannot be parsed
+        graph = f"the graph of {outputs[0]} would be {proto.ByteSize() / 2**30:.1f} GB"
+        raise FailedError(f"{graph}, ONNX holds {MAX_BYTES / 2**30:.1f}: use --fp16, or a smaller model")
+    assert_signature(proto, shapes, opset)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def strip_metadata(proto: onnx.ModelProto) -> None:
+    """Remove the tracer's notes, in place: they hold paths of this machine and make equal graphs unequal."""
+    graph = proto.graph
+    proto.doc_string = graph.doc_string = ""
+    del proto.metadata_props[:]
+    del graph.metadata_props[:]
+    del graph.value_info[:]
+    for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        item.doc_string = ""
+        del item.metadata_props[:]
+
+
+def assert_signature(proto: onnx.ModelProto, shapes: dict[str, list[Any]], opset: int) -> None:
+    """Check the opset and every dimension of the inputs and outputs.
+
+    Raises:
+        FailedError: names what the tracer wrote instead.
+    """
+    found = {entry.domain: entry.version for entry in proto.opset_import}
+    if found != {"": opset}:
+        raise FailedError(f"the tracer wrote opsets {found}, asked for {opset}: try --opset 18")
+    for value in (*proto.graph.input, *proto.graph.output):
+        dims = [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        if dims != shapes[value.name]:
+            raise FailedError(f"the tracer gave {value.name} the shape {dims}, expected {shapes[value.name]}")
