@@ -9,7 +9,7 @@ __all__ = ["Gates"]
 
 @dataclass(frozen=True)
 class Gates:
-    """Least values that a bundle must reach (our choice; docs/method.md)."""
+    """Least values that a bundle must reach (our choice; docs/explanation/gates.md)."""
 
     cosine: float  # of image features and of text features
     retrieved: float  # share of equal pool entries
