@@ -278,9 +278,10 @@ def open_pipeline(
         LabelsError: The labels cannot be used.
     """
     from attri.runtime.capture.retry import RetryPolicy
+    from attri.runtime.decide.schedule import Schedule
     from attri.runtime.decide.smoothing import DecisionRule
     from attri.runtime.pipeline.live_labels import LiveLabels
-    from attri.runtime.pipeline.pipeline import Pipeline, Schedule
+    from attri.runtime.pipeline.pipeline import Pipeline
 
     sets: dict[tuple[Path | None, str | None], LiveLabels] = {}
     chosen, rules = [], []

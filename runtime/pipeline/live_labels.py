@@ -1,4 +1,4 @@
-"""Labels that change while frames come: from an edited file, or from whoever may ask for it."""
+"""Labels that change at run time: their file is watched, and they can be set and written by PipelineControl."""
 
 from __future__ import annotations
 
@@ -27,8 +27,11 @@ _POLL = 0.3  # seconds: with the second look below, an edit counts within 0.6
 class LabelsFile:
     """A labels file as it was read, once.
 
-    text   with its comments
-    state  tells a change; None where none can come, since a pipe (`--labels <(...)`, /dev/stdin) has no more to say
+    Attributes:
+        path: Of the file.
+        text: With its comments.
+        labels: What it holds.
+        state: Tells a change; None of a pipe (`<(...)`, /dev/stdin), which can be read only once.
     """
 
     path: Path
@@ -38,7 +41,11 @@ class LabelsFile:
 
     @classmethod
     def read(cls, path: Path) -> LabelsFile:
-        """Raises LabelsError."""
+        """Read a labels file.
+
+        Raises:
+            LabelsError: It cannot be read, or holds no labels.
+        """
         try:
             with path.open("rb") as file:
                 data = file.read()
@@ -60,7 +67,8 @@ class LiveLabels:
         source: None keeps the labels that the classifier has.
         template: the sentence around each prompt; None is the bundle's.
 
-    Raises: LabelsError: the labels cannot be used to begin with.
+    Raises:
+        LabelsError: The labels cannot be used to begin with.
     """
 
     def __init__(self, classifier: Classifier, source: LabelsFile | None, template: str | None = None) -> None:
@@ -69,9 +77,9 @@ class LiveLabels:
         self.file = None if source is None or source.state is None else source.path  # that may change
         own = [Label(text, (text,), number) for number, text in enumerate(classifier.labels, start=1)]
         if source is None:
-            self._use("\n".join(map(str, own)), own, "the labels")
+            self._apply("\n".join(map(str, own)), own, "the labels")
         else:
-            self._use(source.text, source.labels, str(source.path))
+            self._apply(source.text, source.labels, str(source.path))
         self._original: str | None = self.text  # as the file has it; None: it has something that cannot be used
 
     @property
@@ -80,25 +88,30 @@ class LiveLabels:
         return self.text != self._original
 
     def set(self, text: str) -> None:
-        """Take `text` as a labels file, until the file itself changes. Raises LabelsError and changes nothing."""
-        self._use(text, parse_labels(text, "the labels"), "the labels")
+        """Take `text` as a labels file, until the file itself changes.
+
+        Raises:
+            LabelsError: It cannot be used; nothing was changed.
+        """
+        self._apply(text, parse_labels(text, "the labels"), "the labels")
         _LOGGER.info("%s from outside", plural(len(self.labels), "label"))
 
-    def changed(self, text: str) -> LiveLabels:
-        """Labels of the same file, graphs and cache that have taken `text`; these stay as they are.
+    def fork(self, text: str) -> LiveLabels:
+        """A copy with the same file, engines and text cache that has taken `text`; this one stays as it is.
 
-        Raises LabelsError.
+        Raises:
+            LabelsError: It cannot be used.
         """
-        twin = copy.copy(self)
-        twin.classifier, twin._lock = copy.copy(self.classifier), threading.Lock()
-        twin.set(text)
-        return twin
+        fork = copy.copy(self)
+        fork.classifier, fork._lock = copy.copy(self.classifier), threading.Lock()
+        fork.set(text)
+        return fork
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Take over what the file says now, if it changed and keeps still."""
         if self.file is None:
             return
-        state, found = _look(self.file)
+        state, found = _read_file(self.file)
         if state in (None, self._taken) or state != self._seen:
             self._seen = state
             return
@@ -107,7 +120,7 @@ class LiveLabels:
             if isinstance(found, OSError):
                 raise unreadable(self.file, found)
             text = decode(found, self.file)
-            self._use(text, parse_labels(text, str(self.file)), str(self.file))
+            self._apply(text, parse_labels(text, str(self.file)), str(self.file))
             self._original = self.text
             _LOGGER.info("%s: %s", self.file, plural(len(self.labels), "label"))
         except AttriError as error:
@@ -124,17 +137,17 @@ class LiveLabels:
         if self.file is None:
             raise LabelsError("these labels came from no file: start attri-run with --labels FILE")
         with self._lock:
-            if _look(self.file)[0] != self._taken:
+            if _read_file(self.file)[0] != self._taken:
                 raise LabelsError(f"{self.file} was changed by somebody else just now: look at its labels first")
             _replace(self.file, self.text.encode())
-            self._taken = self._seen = _look(self.file)[0]
+            self._taken = self._seen = _read_file(self.file)[0]
             self._original = self.text
         _LOGGER.info("%s: %d labels written", self.file, len(self.labels))
 
-    def _use(self, text: str, labels: Sequence[Label], name: str) -> None:
+    def _apply(self, text: str, labels: Sequence[Label], name: str) -> None:
         words, prompts = [label.text for label in labels], [label.prompts for label in labels]
         places = [f"{name} line {each.line}" for each in labels]
-        with self._lock:  # or of two changes at once the classifier could keep one, and whoever asks be told the other
+        with self._lock:  # or of two changes at once the classifier and `self.labels` could keep different ones
             try:
                 self.classifier.set_labels(words, places, prompts, self._template)
             except UnicodeError as error:
@@ -147,10 +160,10 @@ def watch(sets: Callable[[], Sequence[LiveLabels]], stop: threading.Event) -> No
     """Look at the files of all sets that there are, until `stop`."""
     while not stop.wait(_POLL):
         for each in sets():
-            each.look()
+            each.poll()
 
 
-def _look(file: Path) -> tuple[object, bytes | OSError]:
+def _read_file(file: Path) -> tuple[object, bytes | OSError]:
     """State and content of one and the same file, even while it is replaced; of a missing one, the error."""
     try:
         # Without waiting for the writer of a pipe that has taken its place.
@@ -172,7 +185,9 @@ def _state(status: os.stat_result, data: bytes) -> object:
 def _replace(path: Path, data: bytes) -> None:
     """Give a file new content, whole or not at all; its mode and owner stay, and a link to it stays a link.
 
-    Raises LabelsError, FailedError.
+    Raises:
+        LabelsError: It is read-only.
+        FailedError: It cannot be written.
     """
     if path.exists() and not (path.stat().st_mode & 0o222 and os.access(path, os.W_OK)):
         raise LabelsError(f"{path} is read-only: chmod u+w it, or take the labels over by hand")

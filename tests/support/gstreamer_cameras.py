@@ -19,10 +19,11 @@ from attri.runtime.capture.orientation import FLIPS, flipped
 from attri.runtime.capture.parse import find_source
 from attri.runtime.capture.retry import RetryPolicy
 from attri.runtime.capture.spec import SourceOptions, SourceSpec
+from attri.runtime.decide.schedule import Schedule
 from attri.runtime.decide.smoothing import DecisionRule
 from attri.runtime.errors import SourceError
 from attri.runtime.pipeline.live_labels import LiveLabels
-from attri.runtime.pipeline.pipeline import Pipeline, Schedule
+from attri.runtime.pipeline.pipeline import Pipeline
 
 _TEST = "videotestsrc is-live=true pattern={} num-buffers={} ! video/x-raw,width=64,height=48,framerate=30/1"
 

@@ -17,10 +17,11 @@ from attri.runtime.capture.open import open_source
 from attri.runtime.capture.parse import find_source
 from attri.runtime.capture.retry import RetryPolicy
 from attri.runtime.capture.spec import SourceOptions
+from attri.runtime.decide.schedule import Schedule
 from attri.runtime.decide.smoothing import DecisionRule
 from attri.runtime.errors import SourceError
 from attri.runtime.pipeline.live_labels import LiveLabels
-from attri.runtime.pipeline.pipeline import Pipeline, Schedule
+from attri.runtime.pipeline.pipeline import Pipeline
 
 QUICK = RetryPolicy(max_retries=3, initial_delay=0.1, max_delay=0.2, freeze_timeout=1.0)
 
@@ -45,7 +46,7 @@ class Run:
         return [health.state for health in self.pipeline.health()]
 
     def stop(self) -> None:
-        self.pipeline._stop.set()
+        self.pipeline.stop()
         self.thread.join(5)
         assert not self.thread.is_alive()
 

@@ -18,12 +18,13 @@ from support.results import file_size_limit
 from attri.runtime.capture import reader as reader_module
 from attri.runtime.capture.retry import RetryPolicy
 from attri.runtime.capture.spec import SourceSpec
+from attri.runtime.decide.schedule import Schedule
 from attri.runtime.decide.smoothing import DecisionRule
 from attri.runtime.deliver.result import FrameResult
 from attri.runtime.deliver.sink import LabelsOrigin
 from attri.runtime.errors import EngineError, FailedError, ImageError, LabelsError, SourceError
 from attri.runtime.pipeline.live_labels import LabelsFile, LiveLabels
-from attri.runtime.pipeline.pipeline import Pipeline, Schedule
+from attri.runtime.pipeline.pipeline import Pipeline
 
 QUICK = RetryPolicy(max_retries=2, initial_delay=0.01, max_delay=0.02, freeze_timeout=0.0)
 
@@ -210,7 +211,7 @@ def test_every_camera_has_its_turn(bench: Bench) -> None:
 
     def slowly(self: FakeClassifier, *picture: object) -> object:
         seen.append(1)
-        wait_for(lambda: len(seen) > 10 or all(bench.pipeline._intake._queues))
+        wait_for(lambda: len(seen) > 10 or sum(each.waiting for each in bench.pipeline.health()) == 3)
         return classify(self, *picture)
 
     bench.classifier.__class__ = type("Slow", (FakeClassifier,), {"__call__": slowly})
@@ -314,7 +315,7 @@ def test_frames_that_wait_for_a_model_that_hangs(bench: Bench) -> None:
 
     def look() -> None:
         wait_for(lambda: bench.pipeline.health()[0].frames == 9)  # one in the sink, 8 before it
-        wait_for(lambda: bench.pipeline._intake.waiting(0) == 3)
+        wait_for(lambda: bench.pipeline.queue.waiting(0) == 3)
         seen.append([health.waiting for health in bench.pipeline.health()])
         free.set()
 
@@ -454,19 +455,19 @@ def test_a_labels_file_that_is_being_written_is_left_alone(tmp_path: Path) -> No
     labels = LiveLabels(FakeClassifier(), LabelsFile.read(file))
     for text in ("cat\ndog\nhor", "cat\ndog\nhorse\nbi", "cat\ndog\nhorse\nbird"):
         file.write_text(text)
-        labels.look()
+        labels.poll()
         assert list(map(str, labels.labels)) == ["cat", "dog"]
-    labels.look()
+    labels.poll()
     assert labels.classifier.labels == ("cat", "dog", "horse", "bird")
     before = file.stat()
     file.write_text("cat\ndog\nhorse\nBIRD")
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # same time, same size
-    labels.look()
-    labels.look()
+    labels.poll()
+    labels.poll()
     assert labels.classifier.labels[3] == "BIRD"
     file.unlink()
-    labels.look()
-    labels.look()
+    labels.poll()
+    labels.poll()
     assert labels.classifier.labels[3] == "BIRD"
 
 
@@ -482,8 +483,8 @@ def test_a_pipe_is_not_watched(tmp_path: Path) -> None:
     piped = LiveLabels(FakeClassifier(), LabelsFile.read(file))
     writer.join()
     for _ in range(3):
-        watched.look()
-        piped.look()
+        watched.poll()
+        piped.poll()
     assert (watched.classifier.labels, piped.classifier.labels) == (("cat", "dog"), ("rose", "tulip"))
 
 
@@ -526,15 +527,15 @@ def test_labels_of_one_source_are_its_own_from_then_on(bench: Bench, tmp_path: P
     file = tmp_path / "labels.txt"
     file.write_text("cat\ndog\n")
     pipeline = bench.make({camera(): [], camera("camera1"): [], camera("camera2"): []}, file=file)
-    assert len({id(channel.labels) for channel in pipeline._channels}) == 1
+    assert len({id(channel.labels) for channel in pipeline.channels}) == 1
     pipeline.set_labels("rose\ncat", "camera0")
     assert pipeline.labels("camera0") == ["rose", "cat"]
     assert pipeline.labels("camera1") == pipeline.labels("camera2") == ["cat", "dog"]
     assert pipeline.labels() == ["rose", "cat", "dog"]
     file.write_text("oak\n")
     for _ in range(2):
-        for channel in pipeline._channels:
-            channel.labels.look()
+        for channel in pipeline.channels:
+            channel.labels.poll()
     assert pipeline.labels() == ["oak"]
     pipeline.set_labels("fir")
     assert pipeline.labels("camera0") == pipeline.labels("camera1") == ["fir"]
@@ -596,13 +597,13 @@ def test_labels_that_are_refused_change_nothing(bench: Bench, tmp_path: Path) ->
             pipeline.set_labels(text, "camera0")
     assert pipeline.labels_origin().edited is False
     assert pipeline.labels_text("camera0") == pipeline.labels_text("camera1") == "cat\ndog\n"
-    assert len({id(channel.labels) for channel in pipeline._channels}) == 1
+    assert len({id(channel.labels) for channel in pipeline.channels}) == 1
 
 
 def test_labels_of_all_sources_change_together_or_not_at_all(bench: Bench) -> None:
     pipeline = bench.make({camera(): [], camera("camera1"): []})
     pipeline.set_labels("rose", "camera0")
-    second = pipeline._channels[1].labels.classifier
+    second = pipeline.channels[1].labels.classifier
     second.set_labels = lambda *_: raise_(LabelsError("no room in the engine"))
     with pytest.raises(LabelsError, match="no room"):
         pipeline.set_labels("tulip")
@@ -625,7 +626,7 @@ def test_an_engine_that_cannot_take_the_file_keeps_the_labels(tmp_path: Path, ca
     labels = LiveLabels(Small(), LabelsFile.read(file))
     file.write_text("a\nb\nc\n")
     for _ in range(3):
-        labels.look()
+        labels.poll()
     assert labels.classifier.labels == ("cat", "dog")
     assert caplog.messages == ["out of memory; the labels from before stay"]
 
@@ -676,8 +677,8 @@ def test_edited_labels_are_written_to_their_file(bench: Bench, tmp_path: Path) -
     assert sorted(tmp_path.iterdir()) == [link, file]
     assert not pipeline.labels_origin("camera0").edited
     for _ in range(2):
-        for channel in pipeline._channels:
-            channel.labels.look()
+        for channel in pipeline.channels:
+            channel.labels.poll()
     assert pipeline.labels_text() == "# birds\nrose = a rose;a tulip\n"  # the other source has read it
     assert not pipeline.labels_origin().edited
 
@@ -709,8 +710,8 @@ def test_a_broken_file_counts_as_edited(tmp_path: Path) -> None:
     file.write_text("cat\n")
     labels = LiveLabels(FakeClassifier(), LabelsFile.read(file))
     file.write_text("cat =\n")
-    labels.look()
-    labels.look()
+    labels.poll()
+    labels.poll()
     assert labels.edited
     labels.write()
     assert file.read_text() == "cat\n"
