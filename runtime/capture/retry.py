@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 import time
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attri.runtime._util.backoff import backoff_delay
 from attri.runtime.errors import SourceError
 
 
@@ -31,7 +31,7 @@ class RetryPolicy:
 
     def delay(self, attempt: int) -> float:
         """Seconds to wait before an attempt, counted from 1."""
-        return min(self.max_delay, self.initial_delay * 2.0 ** min(attempt - 1, 30)) * random.uniform(0.5, 1.0)
+        return backoff_delay(attempt, self.initial_delay, self.max_delay)
 
 
 class FreezeDetector:

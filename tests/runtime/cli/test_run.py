@@ -163,15 +163,15 @@ def test_below_the_threshold(attri_run: Callable[..., FrameResult], picture_file
     assert attri_run(path, "--threshold", 0, "--json").objects[0]["label"] == best["label"]
 
 
-def write_video(path: Path, pictures: list[Path]) -> Path:
+def write_video(path: Path, images: list[Path]) -> Path:
     """64 x 64, 10 frames a second."""
     import av
 
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
-        for picture in pictures:
-            shot = np.asarray(Image.open(picture).convert("RGB").resize((64, 64)))
+        for image in images:
+            shot = np.asarray(Image.open(image).convert("RGB").resize((64, 64)))
             container.mux(stream.encode(av.VideoFrame.from_ndarray(shot, "rgb24")))
         container.mux(stream.encode())
     return path
@@ -214,16 +214,16 @@ def test_steady_retrieval_remembers_each_video_by_itself(
     )
 
 
-def test_pictures_beside_a_video_are_taken_at_their_word(
+def test_images_beside_a_video_are_taken_at_their_word(
     attri_run: Callable[..., FrameResult], picture_files: list[Path], tmp_path: Path
 ) -> None:
-    """A minimum duration that nothing reaches decides nothing of the video, and means nothing to pictures."""
+    """A minimum duration that nothing reaches decides nothing of the video, and means nothing to images."""
     clip = write_video(tmp_path / "v.mkv", picture_files[:2])
     found = attri_run(clip, *picture_files[:3], "--json", "--min-duration", 60).objects
     assert [each["label"] is None for each in found] == [True, True, False, False, False]
 
 
-def test_an_unreadable_picture_stops_no_other(
+def test_an_unreadable_image_stops_no_other(
     attri_run: Callable[..., FrameResult], picture_files: list[Path], tmp_path: Path
 ) -> None:
     bad = tmp_path / "bad.png"
@@ -376,7 +376,7 @@ def test_a_file_name_that_is_not_text(bundle: Path, picture_files: list[Path], t
     folder.mkdir()
     names = [os.fsdecode(os.fsencode(folder) + name) for name in (b"/\xff.png", b"/\xfe.png")]
     shutil.copy(picture_files[0], names[0])
-    Path(names[1]).write_text("no picture")
+    Path(names[1]).write_text("no image")
     run = process(bundle, *([str(folder)] if as_folder else names), "--json", "--log-json", "--csv", str(table))
     out, err = run.communicate()
     assert run.returncode == 1, err
@@ -559,10 +559,10 @@ def test_an_edited_labels_file_counts_while_it_runs(bundle: Path, labels: Path, 
     run = process(bundle, "-", "--json", "--topk", "9", "--labels", labels, stdin=subprocess.PIPE, setup=setup)
     path = labels.with_name("x.jpg")
     Image.open(picture_files[0]).convert("RGB").save(path)
-    picture = path.read_bytes().decode("latin-1")
+    image = path.read_bytes().decode("latin-1")
 
     def names() -> set[str]:
-        run.stdin.write(picture)
+        run.stdin.write(image)
         run.stdin.flush()
         return {each["label"] for each in json.loads(run.stdout.readline())["top"]}
 
