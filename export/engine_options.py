@@ -1,4 +1,4 @@
-"""The options and the command of `attri-export --trt`. On a device it runs without torch and onnx."""
+"""Options of `attri-export --trt`, and building a bundle's engines. Needs neither torch nor onnx."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from attri.runtime.engines.tensorrt.cuda import is_tegra
 from attri.runtime.errors import EngineError, MissingExtra, UsageError
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
-USUAL = BuildOptions()
+_DEFAULTS = BuildOptions()
 OPTIONS = [
-    option(ENGINE, "--max-batch", type=click.IntRange(1), help=f"Images at once. [{USUAL.max_batch}]"),
+    option(ENGINE, "--max-batch", type=click.IntRange(1), help=f"Images at once. [{_DEFAULTS.max_batch}]"),
     option(
         ENGINE,
         "--max-labels",
         type=click.IntRange(CHECK_LABELS),
-        help=f"Labels at once; larger sets take several runs. [{USUAL.max_labels}]",
+        help=f"Labels at once; larger sets take several runs. [{_DEFAULTS.max_labels}]",
     ),
     option(
         ENGINE, "--workspace", type=click.IntRange(1), help="MB for TensorRT beside weights. [half of what is free]"
     ),
-    option(ENGINE, "--engine-dir", type=click.Path(path_type=Path), help="Where engines are kept. [in the bundle]"),
-    option(ENGINE, "--rebuild-engines", is_flag=True, help="Build engines that are there already once more."),
+    option(
+        ENGINE, "--engine-dir", type=click.Path(path_type=Path), help="Folder of the engine cache. [BUNDLE/engines]"
+    ),
+    option(ENGINE, "--rebuild-engines", is_flag=True, help="Build engines again, also those that are cached."),
     option(
         ENGINE,
         "--hardware-compatible",
@@ -59,7 +61,14 @@ def with_engine_options(command: Decorated) -> Decorated:
 
 
 def engine_options(trt: bool, given: dict[str, Any]) -> tuple[BuildOptions, Path | None, bool]:
-    """What the options say: how to build, where, and whether again.
+    """Check the options of engines and sum them up.
+
+    Args:
+        trt: whether engines are to be built.
+        given: values of the options by name. It is used up.
+
+    Returns:
+        How to build, the folder of the engine cache or None for the bundle's, and whether to build again.
 
     Raises:
         UsageError: an option without --trt, two that exclude each other, --dla, or on a Jetson --hardware-compatible.
@@ -84,10 +93,14 @@ def engine_options(trt: bool, given: dict[str, Any]) -> tuple[BuildOptions, Path
 
 
 def takes_only_engines(path: Path, trt: bool) -> bool:
-    """Whether the argument is a bundle, of which only engines are to be built.
+    """Whether the argument is a bundle that only needs engines, and not a run to export.
+
+    Args:
+        path: the argument.
+        trt: whether --trt was given.
 
     Raises:
-        UsageError: it is one without --trt, or with options of an export.
+        UsageError: it is a bundle, without --trt or with options of an export.
     """
     if not (path / MANIFEST).is_file():
         return False
@@ -104,8 +117,15 @@ def takes_only_engines(path: Path, trt: bool) -> bool:
 def build_engines(path: Path, options: BuildOptions, folder: Path | None, rebuild: bool) -> None:
     """Build a bundle's engines and print where they are.
 
+    Args:
+        path: the bundle.
+        options: how to build.
+        folder: of the engine cache; None takes the bundle's.
+        rebuild: build engines again, also those that are cached.
+
     Raises:
-        FailedError: TensorRT or a GPU is not here; the bundle stays as it is.
+        EngineError: TensorRT or a GPU is missing, or a build failed. The bundle stays as it is.
+        ParityError: an engine does not agree with the model.
     """
     from attri.runtime.engines.tensorrt.load import find_tensorrt, load_or_build
     from attri.runtime.engines.tensorrt.portable import list_portable_engines

@@ -21,7 +21,7 @@ from attri.runtime.engines.signature import Border, read_border
 from attri.runtime.engines.tensorrt.logger import make_log
 from attri.runtime.errors import EngineError, UsageError
 
-Range = tuple[int, int, int]  # least, most usual, greatest
+Range = tuple[int, int, int]  # least, most usual and greatest extent
 CHECK_LABELS = 16  # number of labels that engines are verified with
 TOKENS_PER_LABEL = 8  # suffix tokens that a label may have on average when the label set is full
 TICK = 5.0  # seconds between lines of progress
@@ -57,7 +57,13 @@ class BuildOptions:
             raise UsageError(f"--max-labels must be at least {CHECK_LABELS}, on which engines are checked")
 
     def ranges(self, context_length: int) -> dict[str, Range]:
-        """Extents by the names of dimensions: images, prefix tokens, labels, suffix tokens of one and of all labels."""
+        """Ranges of the dynamic dimensions, by their names in the graphs.
+
+        B are images, P prefix tokens, C labels, T suffix tokens of one label and R suffix tokens of all labels.
+
+        Args:
+            context_length: greatest number of tokens of a prompt.
+        """
         tokens = max(context_length, TOKENS_PER_LABEL * self.max_labels)
         labels = min(self.max_labels, 100)
         return {

@@ -1,6 +1,7 @@
-"""CUDA's runtime library by ctypes: memory, one stream, graphs and what the GPU is, without torch or pycuda.
+"""CUDA's runtime library through ctypes: memory, streams, graphs and the GPU's properties.
 
-Prototypes and enum values are those of the CUDA Runtime API, alike in CUDA 11.4 to 13.
+Needs neither torch nor cuda-python, which is heavy and bound to a version on JetPack. Prototypes and enum values are
+those of the CUDA Runtime API, the same in CUDA 11.4 to 13.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ SYMBOLS: dict[str, tuple[Any, ...]] = {
     "cudaGraphDestroy": (c_void_p,),
     "cudaGraphExecDestroy": (c_void_p,),
 }
-HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2
+HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2  # cudaMemcpyKind
 MAJOR, MINOR = 75, 76  # cudaDevAttrComputeCapabilityMajor and Minor
 NON_BLOCKING = 1  # cudaStreamNonBlocking: no waiting for the legacy default stream
 THREAD_LOCAL = 1  # cudaStreamCaptureModeThreadLocal: what other threads do cannot spoil a capture
@@ -51,25 +52,41 @@ PROPERTIES = 1 << 14  # bytes; cudaDeviceProp was 1032 in CUDA 12, and its name 
 
 
 def is_tegra() -> bool:
-    """Whether this is a Jetson, by its release file or by its kernel, which is all that a container may see of it."""
+    """Whether this is a Jetson. The kernel's name counts too: a container may see nothing else of it."""
     return Path("/etc/nv_tegra_release").exists() or "tegra" in platform.release()
 
 
 def system() -> str:
-    """What TensorRT's libraries are made for: "x86_64", "aarch64", or on a Jetson "aarch64 Tegra"."""
+    """Platform that TensorRT's libraries are built for: "x86_64", "aarch64", or on a Jetson "aarch64 Tegra"."""
     return f"{platform.machine()} Tegra" if is_tegra() else platform.machine()
 
 
 @dataclass(frozen=True)
 class Device:
-    name: str  # "Orin"
-    capability: str  # "8.7"
-    free: int  # bytes
-    total: int  # bytes; on a Jetson the system's memory, which the CPU uses too
+    """A GPU and its memory.
+
+    Attributes:
+        name: "Orin".
+        capability: compute capability, "8.7".
+        free: memory, in bytes.
+        total: memory, in bytes; on a Jetson the system's, which the CPU uses too.
+    """
+
+    name: str
+    capability: str
+    free: int
+    total: int
 
 
 class Cuda:
-    """The loaded library. Every failed call raises EngineError with CUDA's own text."""
+    """CUDA's runtime library. Every failed call raises EngineError with CUDA's own message.
+
+    Args:
+        library: the loaded library.
+
+    Raises:
+        EngineError: it lacks a function.
+    """
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
@@ -82,7 +99,11 @@ class Cuda:
 
     @classmethod
     def open(cls) -> Cuda:
-        """The system's libcudart, or the one of pip's CUDA packages. Raises EngineError where there is none."""
+        """Load the system's libcudart, or the one of pip's CUDA packages.
+
+        Raises:
+            EngineError: there is none.
+        """
         for name in (*LIBRARIES, *_installed()):
             try:
                 return cls(ctypes.CDLL(name))
@@ -91,6 +112,11 @@ class Cuda:
         raise EngineError("CUDA's runtime library (libcudart) is not here: on a Jetson, install JetPack's CUDA")
 
     def call(self, name: str, *arguments: Any) -> None:
+        """Call a function by its name.
+
+        Raises:
+            EngineError: it failed.
+        """
         if code := self._function(name)(*arguments):
             what, text = (
                 self._function(f"cudaGetError{kind}")(code).decode(errors="replace") for kind in ("Name", "String")
@@ -98,7 +124,11 @@ class Cuda:
             raise EngineError(f"CUDA failed in {name}: {text} ({what})")
 
     def device(self) -> Device:
-        """The GPU that this thread uses. Raises EngineError where there is none, or no driver."""
+        """The GPU that this thread uses.
+
+        Raises:
+            EngineError: there is none, or no driver.
+        """
         count, number = c_int(), c_int()
         self.call("cudaGetDeviceCount", ctypes.byref(count))
         if not count.value:
@@ -115,7 +145,14 @@ class Cuda:
         return Device(properties.value.decode(errors="replace"), f"{major}.{minor}", free.value, total.value)
 
     def new(self, name: str, *arguments: Any) -> int:
-        """The handle or address that a call writes to its first argument."""
+        """Call a function that makes something.
+
+        Returns:
+            The handle or address that it wrote to its first argument.
+
+        Raises:
+            EngineError: it failed.
+        """
         handle = c_void_p()
         self.call(name, ctypes.byref(handle), *arguments)
         return handle.value or 0
@@ -128,7 +165,7 @@ class Cuda:
 
 
 def _installed() -> Sequence[str]:
-    """Where JetPack and pip put libcudart, for systems whose loader does not know."""
+    """Files of libcudart that JetPack and pip install where the loader does not look."""
     folders = [Path(prefix) for prefix in PREFIXES]
     nvidia = find_spec("nvidia")
     for base in nvidia.submodule_search_locations or () if nvidia else ():
@@ -137,7 +174,20 @@ def _installed() -> Sequence[str]:
 
 
 class Buffer:
-    """The same bytes twice: pinned on the host, where copies are asynchronous and fast, and on the device."""
+    """Memory on the device, and as much pinned memory on the host, from which copies are asynchronous and fast.
+
+    Args:
+        cuda: CUDA's runtime library.
+        nbytes: size.
+
+    Attributes:
+        nbytes: size.
+        device: address on the device.
+        host: address on the host.
+
+    Raises:
+        EngineError: there is too little memory.
+    """
 
     def __init__(self, cuda: Cuda, nbytes: int) -> None:
         self._cuda, self.nbytes = cuda, nbytes
@@ -149,18 +199,21 @@ class Buffer:
             raise
 
     def view(self, dtype: DTypeLike, shape: tuple[int, ...]) -> NDArray[Any]:
-        """The host's bytes as an array. It must not be used once the buffer is closed."""
+        """The host's memory as an array, which must not be used once the buffer is closed."""
         raw = memoryview((ctypes.c_byte * self.nbytes).from_address(self.host))
         array: NDArray[Any] = np.ndarray(shape, dtype, raw)
         return array
 
     def upload(self, nbytes: int, stream: Stream) -> None:
+        """Copy the first bytes from the host to the device, in the order of the stream."""
         self._cuda.call("cudaMemcpyAsync", self.device, self.host, nbytes, HOST_TO_DEVICE, stream.handle)
 
     def download(self, nbytes: int, stream: Stream) -> None:
+        """Copy the first bytes from the device to the host, in the order of the stream."""
         self._cuda.call("cudaMemcpyAsync", self.host, self.device, nbytes, DEVICE_TO_HOST, stream.handle)
 
     def close(self) -> None:
+        """Free the memory; a second call does nothing."""
         device, host, self.device, self.host = self.device, self.host, 0, 0
         if device:
             self._cuda.call("cudaFree", device)
@@ -168,19 +221,29 @@ class Buffer:
 
 
 class Stream:
+    """A CUDA stream, which does not wait for the legacy default stream.
+
+    Args:
+        cuda: CUDA's runtime library.
+    """
+
     def __init__(self, cuda: Cuda) -> None:
         self._cuda = cuda
         self.handle = cuda.new("cudaStreamCreateWithFlags", NON_BLOCKING)
 
     def synchronize(self) -> None:
+        """Wait until everything in the stream is done."""
         self._cuda.call("cudaStreamSynchronize", self.handle)
 
     @contextmanager
     def capture(self) -> Iterator[Capture]:
-        """What is done with the stream inside is not done, but becomes a graph.
+        """Record what the block does with the stream as a graph, instead of doing it.
+
+        Yields:
+            The capture, which has the graph once the block has ended.
 
         Raises:
-            EngineError: something inside cannot be captured; the stream works on as before.
+            EngineError: something in the block cannot be captured. The stream still works.
         """
         self._cuda.call("cudaStreamBeginCapture", self.handle, THREAD_LOCAL)
         capture = Capture()
@@ -198,6 +261,7 @@ class Stream:
         return Graph(self._cuda, captured.value or 0)
 
     def close(self) -> None:
+        """Destroy the stream; a second call does nothing."""
         handle, self.handle = self.handle, 0
         if handle:
             self._cuda.call("cudaStreamDestroy", handle)
@@ -205,14 +269,24 @@ class Stream:
 
 @dataclass
 class Capture:
-    graph: Graph | None = None  # once the capture has ended
+    """What a capture of a stream ends with.
+
+    Attributes:
+        graph: None until the capture has ended.
+    """
+
+    graph: Graph | None = None
 
 
 class Graph:
-    """What a stream did while it was captured, ready to be launched as one.
+    """An executable CUDA graph: what a stream recorded, launched as one.
 
     Args:
-        captured: handle of a cudaGraph_t, which is taken over.
+        cuda: CUDA's runtime library.
+        captured: handle of a cudaGraph_t, which is destroyed here.
+
+    Raises:
+        EngineError: CUDA cannot instantiate it.
     """
 
     def __init__(self, cuda: Cuda, captured: int) -> None:
@@ -223,9 +297,11 @@ class Graph:
             cuda.call("cudaGraphDestroy", captured)
 
     def launch(self, stream: Stream) -> None:
+        """Put the graph into a stream."""
         self._cuda.call("cudaGraphLaunch", self._handle, stream.handle)
 
     def close(self) -> None:
+        """Destroy the graph; a second call does nothing."""
         handle, self._handle = self._handle, 0
         if handle:
             self._cuda.call("cudaGraphExecDestroy", handle)

@@ -248,7 +248,7 @@ def make_key(bundle: Bundle, name: str, gpu: Gpu, options: BuildOptions) -> Engi
 
 
 def free_memory(cuda: Cuda) -> int:
-    """Bytes that a build can use: free on the GPU, and no more than the system has available.
+    """Bytes that a build can use: what is free on the GPU, and no more than the system has available.
 
     An integrated GPU (Jetson) takes its memory from the system; for a discrete one, the host holds as much meanwhile.
     """

@@ -96,13 +96,13 @@ def test_a_cuda_graph_computes_what_a_first_run_does(engines, feeds, name):
     first = engine.run(feeds[name])
     for _ in range(3):
         np.testing.assert_equal(engine.run(feeds[name]), first)
-    assert engine._graph is not None, "no CUDA graph was made: run with logging.DEBUG to see why"
+    assert engine.uses_cuda_graph, "no CUDA graph was made: run with logging.DEBUG to see why"
     if name == VISION:
         assert not np.array_equal(engine.run(other)[0], first[0])
     np.testing.assert_equal(engine.run(feeds[name]), first)
 
 
-def test_a_batch_computes_what_its_pictures_do(path, engines):
+def test_a_batch_computes_what_its_images_do(path, engines):
     engine, pixels = engines[VISION], read_reference(Bundle.open(path)).pixels
     count = min(engine.limits["B"], len(pixels))
     together = engine.run({"pixels": pixels[:count]})
@@ -146,9 +146,9 @@ def test_memory_comes_back(path, gpu, folder, feeds):
     assert before - gpu.cuda.device().free < 64 * MEGABYTE
 
 
-def test_outside_the_profile_is_an_error(engines):
+def test_outside_the_profile_is_an_error(path, engines):
     engine = engines[VISION]
-    side = engine._border.inputs[0].dims[-1]
+    side = np.load(path / REFERENCE)["pixels"].shape[1]
     with pytest.raises(EngineError, match="its B must be 1 to"):
         engine.run({"pixels": np.zeros((engine.limits["B"] + 1, 3, side, side), np.float32)})
 
@@ -164,23 +164,23 @@ def test_tensorrt_does_not_take_a_damaged_engine(path, gpu, folder, damage):
         TrtEngine(gpu.trt, gpu.cuda, bad, read_border(graph))
 
 
-def test_labels_that_change_and_more_than_the_profile(path, folder):
+def test_labels_that_change_and_more_than_the_profile(path, folder, engines):
     classifier = Classifier.load(path, LABELS, backend="tensorrt", engine_dir=folder)
-    picture = np.load(path / REFERENCE)["pixels"][0]
-    first = classifier(picture)
-    many = [*LABELS, *(f"thing number {number}" for number in range(classifier._text.engine.limits["C"]))]
+    image = np.load(path / REFERENCE)["pixels"][0]
+    first = classifier(image)
+    many = [*LABELS, *(f"thing number {number}" for number in range(engines[TEXT].limits["C"]))]
     classifier.labels = many
-    assert len(classifier(picture).probabilities) == len(many)
+    assert len(classifier(image).probabilities) == len(many)
     classifier.labels = LABELS
-    np.testing.assert_allclose(classifier(picture).probabilities, first.probabilities, atol=1e-3)
+    np.testing.assert_allclose(classifier(image).probabilities, first.probabilities, atol=1e-3)
     classifier.close()
 
 
 def test_onnx_runtime_agrees(path, folder):
     pytest.importorskip("onnxruntime", reason="there is no ONNX Runtime to compare with")
-    pictures = list(np.load(path / REFERENCE)["pixels"])
-    ours = Classifier.load(path, backend="tensorrt", engine_dir=folder)(pictures)
-    theirs = Classifier.load(path, backend="onnxruntime", device="cpu")(pictures)
+    images = list(np.load(path / REFERENCE)["pixels"])
+    ours = Classifier.load(path, backend="tensorrt", engine_dir=folder)(images)
+    theirs = Classifier.load(path, backend="onnxruntime", device="cpu")(images)
     same = [a.label == b.label for a, b in zip(ours, theirs, strict=True)]
     assert np.mean(same) >= 0.97  # the loosest of the gates
 
