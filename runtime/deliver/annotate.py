@@ -1,4 +1,4 @@
-"""The label on the picture, for recordings."""
+"""Draw the decided label onto a frame, for recordings."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from attri.runtime.deliver.format import NO_LABEL
 from attri.runtime.deliver.result import FrameResult
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "LiberationSans-Regular.ttf")  # the first that is there
+FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "LiberationSans-Regular.ttf")  # the first that is installed
 _ACCENT, _TEXT, _MUTED = (255, 196, 0), (255, 255, 255), (170, 170, 170)
 
 
 def annotate(result: FrameResult) -> NDArray[np.uint8]:
-    """A copy of the frame, uint8 [H, W, 3], with the decided label, its score and its source in a strip below it."""
+    """Draw the decided label, its score and the source in a strip at the bottom of the frame.
+
+    Returns:
+        A copy of the frame, RGB uint8 [H, W, 3].
+    """
     image = Image.fromarray(result.image)
     font = _font(max(11, min(48, image.height // 20)))
     label = printable(f"{result.label or NO_LABEL}  {result.score:.0%}")

@@ -20,7 +20,7 @@ _BLOCKS = " ▏▎▍▌▋▊▉█"  # a bar in eighths of a cell
 
 
 def live_line(result: FrameResult, columns: int) -> str:
-    """One row of a terminal, `columns` cells at most: source, label, score and its bar, rate, age, what was skipped."""
+    """One row of a terminal, at most `columns` cells: source, label, score with a bar, frame rate, age, drops."""
     right = f"{result.score:6.1%} {_bar(result.score, 10)} {result.fps:5.1f} fps {result.age_ms:5.0f} ms"
     right += f"  {result.dropped} dropped" if result.dropped else ""
     left = max(0, columns - len(right) - 1)
@@ -31,17 +31,17 @@ def live_line(result: FrameResult, columns: int) -> str:
 
 
 class ConsoleSink:
-    """A line per frame; on a terminal, videos and live sources have one row each that is written over.
+    """Writes a line per result; on a terminal, each video and live source has one row that is updated in place.
 
-    A change of the label scrolls up as a line of its own, so that it stays readable, and so does the last row of a
-    source that has ended. Log lines go above the rows. Of more rows than the terminal has, the first are shown and the
-    others counted.
+    A change of the label is also written as a line that scrolls up and stays, and so is the last row of a source that
+    has ended. Log lines go above the rows. If there are more rows than fit on the terminal, the first ones are shown
+    and the others counted.
 
     Args:
-        style: "json", or "text".
-        topk: labels per frame.
-        stream: where to; stdout unless told otherwise. BrokenPipeError passes through: the reader has gone, and the
-            command ends as it does for any `| head`.
+        style: "json" or "text".
+        topk: Labels per result.
+        stream: Where to write; None is stdout. BrokenPipeError passes through: the reader has gone, and the command
+            ends as it does for any `| head`.
     """
 
     name = "console"
@@ -51,18 +51,23 @@ class ConsoleSink:
     def __init__(self, style: str, topk: int, stream: Any = None) -> None:
         self._stream = stream or sys.stdout
         self._style, self._topk = style, topk
-        self._rows: dict[str, str] = {}  # the last row of each source that is followed
+        self._rows: dict[str, str] = {}  # the last row of each source
         self._drawn = 0
-        self._follows = style == "text" and self._stream.isatty()
-        self._lock = threading.Lock()  # the terminal is for one at a time: results, or a log line
-        self._handlers = _terminal_handlers() if self._follows else []
+        self._has_rows = style == "text" and self._stream.isatty()
+        self._lock = threading.Lock()  # results and log lines come from different threads
+        self._handlers = _terminal_handlers() if self._has_rows else []
         for handler in self._handlers:
             handler.setStream(_LogStream(self, handler.stream))
 
     def write(self, result: FrameResult) -> None:
+        """Write a line, or update the row of the source.
+
+        Raises:
+            SinkError: It cannot be written.
+        """
         line = json_line(result, self._topk) if self._style == "json" else text_line(result, self._topk)
         with self._lock:
-            if not self._follows:
+            if not self._has_rows:
                 self._say(f"{line}\n")
             elif result.still:
                 self._draw(line)
@@ -72,7 +77,7 @@ class ConsoleSink:
                 self._draw(line if result.changed else None)
 
     def source_ended(self, origin: str) -> None:
-        """Let its row scroll up with the lines that stay."""
+        """Let the row of the source scroll up with the lines that stay."""
         with self._lock:
             if row := self._rows.pop(origin, None):
                 self._draw(row)
@@ -88,7 +93,7 @@ class ConsoleSink:
                 self._draw(None)
 
     def close(self) -> None:
-        """Leaves the last rows on the screen."""
+        """Leave the last rows on the screen."""
         for handler in self._handlers:
             handler.setStream(handler.stream.stream)
         with self._lock:
@@ -100,7 +105,7 @@ class ConsoleSink:
         above = f"{event}\n" if event else ""
         rows = self._visible()
         if above or rows or self._drawn:
-            # The cursor rests at the start of the last row: what others write to the terminal begins there.
+            # The cursor stays at the start of the last row: other output to the terminal begins there.
             self._say(self._up() + above + "\n".join(rows) + "\r")
             self._drawn = len(rows)
 
@@ -110,13 +115,13 @@ class ConsoleSink:
             self._drawn = 0
 
     def _up(self) -> str:
-        """Move to the first row and clear from there."""
+        """Escape codes that move the cursor to the first row and clear from there."""
         return "\r" + (f"\x1b[{self._drawn - 1}A" if self._drawn > 1 else "") + "\x1b[J"
 
     def _visible(self) -> list[str]:
-        """As many rows as the terminal has beside a line that scrolls; cursor-up reaches no further."""
+        """The rows that fit on the terminal beside a line that scrolls; the cursor can be moved up no further."""
         columns, lines = shutil.get_terminal_size()
-        rows = [_cells(row, columns - 1) for row in self._rows.values()]  # it may be narrower by now
+        rows = [_cells(row, columns - 1) for row in self._rows.values()]  # the terminal may be narrower by now
         room = max(1, lines - 1)
         hidden = len(rows) - room + 1
         return rows if hidden <= 1 else [*rows[: room - 1], f"… and {hidden} more sources"]
@@ -132,7 +137,7 @@ class ConsoleSink:
 
 
 class _LogStream:
-    """The stream of a log handler while rows stand on the terminal."""
+    """Replaces the stream of a log handler while there are rows on the terminal."""
 
     def __init__(self, console: ConsoleSink, stream: Any) -> None:
         self.stream, self._console = stream, console
@@ -157,12 +162,12 @@ def _bar(share: float, cells: int) -> str:
 
 
 def cell_width(text: str) -> int:
-    """Cells that a terminal uses: East Asian characters take two, marks that combine none."""
+    """Width of a text on a terminal in cells: East Asian characters take two, combining marks none."""
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def _cells(text: str, cells: int) -> str:
-    """`text` for a terminal, cut to so many cells, with an ellipsis where something was cut."""
+    """Make `text` safe to print and truncate it to this many cells, with an ellipsis if it was truncated."""
     text = printable(text)
     if cell_width(text) <= cells:
         return text

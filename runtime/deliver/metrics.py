@@ -1,13 +1,14 @@
-"""Figures for Prometheus: what was decided and how long it took, counted here; how sources are, asked when scraped."""
+"""The Prometheus metrics sink: counters and histograms of results, and gauges of the sources' health."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from attri.runtime._util.net import refusal
 from attri.runtime._util.redact import redact
+from attri.runtime.capture.base import SourceState
 from attri.runtime.deliver.format import NO_LABEL
 from attri.runtime.deliver.result import FrameResult
 from attri.runtime.deliver.sink import PipelineControl, SinkFilter
@@ -16,22 +17,30 @@ from attri.runtime.errors import MissingExtra
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
-STATES = ("opening", "live", "frozen", "retrying", "ended", "dead")
-_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
-SERIES = 1000  # pairs of source and label; labels can be edited for months, and each that ever was stays
+STATES: tuple[str, ...] = get_args(SourceState)
+_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+SERIES = 1000  # largest number of (source, label) pairs: labels can be edited for months, and series are never removed
 
 
 class MetricsSink:
-    """Counters and histograms in a registry of their own.
+    """Keeps metrics in a registry of its own.
 
-    attri_results_total, attri_events_total   by source and decided label
-    attri_score                               of the last frame, by source
-    attri_frame_age_seconds                   from capture to result, by source
-    attri_stage_seconds                       preprocess, vision, text
-    attri_text_cache_total                    hit, miss
-    attri_source_*                            state, frames, dropped, waiting, restarts, fps, last frame
+    | metric                                  | labels, meaning |
+    |-----------------------------------------|-----------------|
+    | attri_results_total, attri_events_total | source, decided label |
+    | attri_score                             | source; of the last frame |
+    | attri_frame_age_seconds                 | source; from capture to result |
+    | attri_stage_seconds                     | preprocess, vision, text |
+    | attri_text_cache_total                  | hit, miss |
+    | attri_source_*                          | source; state, frames, dropped, waiting, restarts, fps, last frame |
 
-    Raises MissingExtra: prometheus-client is not installed.
+    All images of a folder, a glob or --watch count for one source.
+
+    Args:
+        control: The pipeline, for the health of the sources.
+
+    Raises:
+        MissingExtra: prometheus-client is not installed.
     """
 
     name = "metrics"
@@ -52,14 +61,15 @@ class MetricsSink:
         self._results = Counter("results", "Frames classified.", by_label, **own)
         self._events = Counter("events", "Changes of the decided label.", by_label, **own)
         self._score = Gauge("score", "Score of the last frame's decided label.", by_source, **own)
-        self._age = Histogram("frame_age_seconds", "From capture to result.", by_source, buckets=_SECONDS, **own)
-        self._stage = Histogram("stage_seconds", "Time by stage.", ("stage",), buckets=_SECONDS, **own)
+        self._age = Histogram("frame_age_seconds", "From capture to result.", by_source, buckets=_BUCKETS, **own)
+        self._stage = Histogram("stage_seconds", "Time by stage.", ("stage",), buckets=_BUCKETS, **own)
         self._cache = Counter("text_cache", "Frames whose text features were known.", ("result",), **own)
         self._series: set[tuple[str, str]] = set()
         self.registry.register(self)
 
     def write(self, result: FrameResult) -> None:
-        source = "(pictures)" if result.still else _text(result.source)
+        """Count a result."""
+        source = _text(result.origin)
         pair = self._pair(source, _text(result.label or NO_LABEL))
         self._results.labels(*pair).inc()
         if result.changed:
@@ -71,16 +81,16 @@ class MetricsSink:
         self._cache.labels(result.prediction.cache).inc()
 
     def close(self) -> None:
-        pass
+        """Nothing is open."""
 
     def render(self) -> tuple[bytes, str]:
-        """What a scrape gets, and its content type."""
+        """The metrics in Prometheus' text format, and its content type."""
         from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
         return generate_latest(self.registry), CONTENT_TYPE_PLAIN_0_0_4
 
     def collect(self) -> Iterable[Metric]:
-        """The health of sources as it is now; the registry asks."""
+        """The health of the sources as metrics; the registry calls this for each scrape."""
         from prometheus_client.metrics_core import CounterMetricFamily as Counter
         from prometheus_client.metrics_core import GaugeMetricFamily as Gauge
 
@@ -113,7 +123,20 @@ class MetricsSink:
 
 
 class MetricsServer(MetricsSink):
-    """The same, at http://HOST:PORT/metrics. Raises FailedError, UsageError: the address cannot be had."""
+    """The metrics sink with an HTTP server of its own, at http://HOST:PORT/metrics.
+
+    Args:
+        control: The pipeline, for the health of the sources.
+        address: Host and port; port 0 takes a free one.
+
+    Attributes:
+        port: The port that the server listens on.
+
+    Raises:
+        FailedError: The address cannot be listened on, now.
+        UsageError: Likewise, and not later either.
+        MissingExtra: prometheus-client is not installed.
+    """
 
     def __init__(self, control: PipelineControl, address: tuple[str, int]) -> None:
         super().__init__(control)
@@ -127,11 +150,12 @@ class MetricsServer(MetricsSink):
         self.port = self._server.server_port
 
     def close(self) -> None:
+        """Stop the server."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
 
 def _text(value: str) -> str:
-    """Names of files need not be text; a scrape has to be."""
+    """`value` as valid Unicode without credentials: names of files may hold bytes that are not UTF-8."""
     return redact(value.encode(errors="replace").decode())

@@ -1,4 +1,4 @@
-"""Events that wait for delivery: a bounded queue on the disk, which a kill does not empty."""
+"""The spool: a bounded queue on the disk for events that wait for delivery; it survives a kill."""
 
 from __future__ import annotations
 
@@ -24,33 +24,48 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS messages (id INTEGER PRIMARY KEY AUTOINCREMENT, born REAL, topic TEXT, body BLOB)",
     "CREATE TABLE IF NOT EXISTS retained (topic TEXT PRIMARY KEY)",
 )
-# Quick_check does not look at values: whatever a damaged file holds, each comes as the type that it should have.
+# quick_check does not look at values: the casts give each value of a damaged file the type that it should have.
 _MESSAGES = "SELECT id, CAST(born AS REAL), CAST(topic AS BLOB), CAST(body AS BLOB) FROM messages"
 _INSERT = "INSERT INTO messages (born, topic, body) VALUES (?, ?, ?)"
-_DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)  # the latter is of an error that quotes a damaged schema
+_DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)  # the latter: SQLite quotes a damaged schema in its error
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 LIMIT = 10_000  # messages
 
 
 class Message(NamedTuple):
-    id: int  # ascending, never used again
-    born: float  # Unix time
+    """An event that waits.
+
+    Attributes:
+        id: Ascending and never used again.
+        born: Unix time at which it was added.
+        topic: MQTT topic, or "".
+        body: The event as JSON.
+    """
+
+    id: int
+    born: float
     topic: str
     body: bytes
 
 
 class Spool:
-    """First in, first out, in an SQLite file that belongs to this process alone; safe to use from several threads.
+    """A first-in, first-out queue in an SQLite file that this process locks; safe to use from several threads.
 
-    What `add` took is there after a kill of the process. A power cut may cost the last moments (SQLite's
-    synchronous=NORMAL: a flash card does not live long with a flush per event). When it is full the oldest go,
-    counted in `dropped`.
+    Messages survive a kill of the process. A power cut may lose those of the last moments (SQLite's synchronous=NORMAL:
+    a flush per event would wear out flash cards). When the queue is full, the oldest messages are dropped. The file
+    also keeps which MQTT topics hold a retained message of ours, across runs.
 
-    It also remembers which topics hold a retained message of ours, across runs.
+    Args:
+        path: The file; its folder is created.
+        limit: Largest number of messages.
+
+    Attributes:
+        path: The file.
+        dropped: Messages that were dropped because the queue was full.
 
     Raises:
-        UsageError: another process has it open, or the folder cannot be used.
-        SinkError: the disk is full, or fails.
+        UsageError: Another process has the file open, or the folder cannot be used.
+        SinkError: The disk is full or fails.
     """
 
     def __init__(self, path: Path, limit: int = LIMIT) -> None:
@@ -68,7 +83,11 @@ class Spool:
         return self._count
 
     def add(self, topic: str, body: bytes) -> None:
-        """Raises SinkError: the disk does not take it; what waited already is safe."""
+        """Append a message.
+
+        Raises:
+            SinkError: The disk does not take it; messages added before are safe.
+        """
         with self._lock:
             full = self._count >= self._limit
             try:
@@ -84,8 +103,10 @@ class Spool:
             _LOGGER.warning("%s is full (%d messages): the oldest are dropped", self.path, self._limit)
 
     def after(self, last: int, count: int) -> list[Message]:
-        """The next messages behind the one with this id, oldest first; none once it is closed, or while the disk does
-        not give them: that is said once, and who asks again later may get them."""
+        """Up to `count` messages after the one with the id `last`, oldest first.
+
+        None once the spool is closed or while the disk cannot be read; the latter is logged once and may pass.
+        """
         with self._lock:
             if self._closed:
                 return []
@@ -102,23 +123,23 @@ class Spool:
             return [Message(id, born or 0.0, _text(topic), body or b"") for id, born, topic, body in rows]
 
     def done(self, message: int) -> None:
-        """This one and all before it were delivered, or are given up."""
+        """Remove this message and all before it: they were delivered or given up."""
         with self._lock:
             self._done = max(self._done, message)
             if self._closed:
                 return
-            # Where even this finds no room on the disk, the next call removes them too.
+            # If the disk is too full even for this, the next call removes them too.
             with contextlib.suppress(sqlite3.Error), self._base:
                 self._count -= self._base.execute("DELETE FROM messages WHERE id <= ?", (self._done,)).rowcount
 
     def retain(self, topics: Sequence[str]) -> list[str]:
-        """Note that these topics are to hold a retained message, before the first of them is sent.
+        """Note that these topics will hold a retained message, before the first one is sent.
 
         Returns:
-            Topics of earlier runs that are none of these, to be cleared; each stays noted until `forget`.
+            Other topics, of earlier runs, which are to be cleared. Each stays noted until `forget`.
 
         Raises:
-            SinkError: the disk does not take it.
+            SinkError: The disk does not take it.
         """
         with self._lock:
             try:
@@ -130,12 +151,13 @@ class Spool:
         return [topic for topic in (_text(topic) for (topic,) in noted) if topic not in topics]
 
     def forget(self, topic: str) -> None:
-        """The broker has cleared this topic."""
-        # Where the disk does not take it, or it was closed, the next run clears the topic again.
+        """Remove the note about a topic that the broker has cleared."""
+        # If the disk does not take it, or the spool is closed, the next run clears the topic again.
         with self._lock, contextlib.suppress(sqlite3.Error), self._base:
             self._base.execute("DELETE FROM retained WHERE topic = ?", (topic,))
 
     def close(self) -> None:
+        """Close the file and release its lock."""
         with self._lock:
             self._closed = True
             self._base.close()
@@ -144,11 +166,11 @@ class Spool:
         try:
             return self._connect()
         except _DAMAGE as error:
-            # The others are of the disk, the folder or another process, and not of what is in the file.
+            # Other errors come from the disk, the folder or another process, not from the content of the file.
             if isinstance(error, sqlite3.OperationalError) and "file format" not in str(error):
                 raise
             broken = self.path.with_suffix(".broken")
-            for part in ("", "-wal", "-shm"):  # a journal left behind would be played into the new one
+            for part in ("", "-wal", "-shm"):  # a journal left behind would be replayed into the new file
                 with contextlib.suppress(FileNotFoundError):
                     Path(f"{self.path}{part}").replace(f"{broken}{part}")
             _LOGGER.warning("%s was damaged: it is now %s, and a new one begins", self.path, broken)
@@ -163,8 +185,10 @@ class Spool:
             with base:
                 for table in _TABLES:
                     base.execute(table)
-                base.execute("DELETE FROM messages WHERE id < 0")  # takes the lock, which is kept
-            (found,) = base.execute("PRAGMA quick_check(1)").fetchone()  # a torn page shows when it is read, not before
+                base.execute("DELETE FROM messages WHERE id < 0")  # takes the lock and keeps it
+            (found,) = base.execute(
+                "PRAGMA quick_check(1)"
+            ).fetchone()  # a damaged page would only show when it is read
             if found != "ok":
                 raise sqlite3.DatabaseError(found)
             base.execute(f"{_MESSAGES} LIMIT 0")  # another program's table has other columns
@@ -176,7 +200,7 @@ class Spool:
 
 
 def _refusal(path: Path, error: OSError | sqlite3.Error) -> AttriError:
-    """Why a spool cannot be opened: a full disk may have room later, everything else needs another command."""
+    """The error for a spool that cannot be opened: SinkError for a full disk, which may pass, else UsageError."""
     if isinstance(error, OSError):
         no_room, words, place = error.errno in _NO_ROOM, error.strerror or str(error), path.parent
     else:
@@ -193,9 +217,17 @@ def _text(value: bytes | None) -> str:
 
 
 def spool_path(folder: Path | None, kind: str, target: str) -> Path:
-    """Where messages for this URL wait: in `folder`, else in systemd's or the user's folder for state."""
+    """File of the spool for a target.
+
+    Args:
+        folder: None is systemd's or the user's folder for state.
+        kind: Kind of sink, the first part of the name.
+        target: URL that the messages go to.
+    """
     if folder is None:
         state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
         folder = Path(state) if state else state_folder()
-    host = re.sub(r"[^a-z0-9.]+", "-", urlsplit(target).hostname or "")[:60]  # no more: paths of webhooks are secrets
+    host = re.sub(r"[^a-z0-9.]+", "-", urlsplit(target).hostname or "")[
+        :60
+    ]  # without the path, which is often a secret of webhooks
     return folder / f"{kind}-{host}-{hashlib.sha256(target.encode()).hexdigest()[:8]}.sqlite"

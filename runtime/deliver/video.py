@@ -1,4 +1,4 @@
-"""Annotated video: MP4 in fragments of a second, so that a killed run leaves a file that plays."""
+"""The video sink: annotated MP4 files in fragments of a second, so that a killed run leaves a file that plays."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ from attri.runtime.images import IMAGE_SUFFIXES
 _LOGGER = logging.getLogger("attri")
 SOURCE = "{source}"
 SUFFIXES = (".mp4", ".m4v", ".mov")
-SLIDE = 0.5  # seconds that a picture stays
-RETRY = 10.0  # seconds until a new file is tried after one that failed
+SLIDE = 0.5  # seconds that an image of its own is shown
+RETRY = 10.0  # seconds until a new file is opened after a failure
 _OPEN_FILES = 64
 CODEC: Final = "libx264"
 _TICKS = 1000  # per second
-# Nothing is held back: no look-ahead, no frame that waits for a later one. What a kill can cost is one fragment.
+# The encoder holds no frame back (no look-ahead, no B-frames), so that a kill loses one fragment at most.
 ENCODER = {"preset": "veryfast", "tune": "zerolatency", "crf": "23"}
 _CONTAINER = {"movflags": "empty_moov+default_base_moof", "frag_duration": "1000000", "flush_packets": "1"}
 
 
 class VideoSink:
-    """Annotated video, frames as far apart as they came; a video that is played again goes on, and so does the next.
+    """Records annotated video with the timing of the source; a loop, or the next video, continues the recording.
 
     Args:
-        path: out.mp4 for all sources, or 'out-{source}.mp4' for a file of each, closed when the source has ended; the
-            images of a folder, a glob or --watch are one source. A file that is there is never written over: the next
-            one is out-2.mp4, and a line in the log names it.
+        path: out.mp4 for all sources, or 'out-{source}.mp4' for one file per source, closed when the source has ended.
+            The images of a folder, a glob or --watch are one source. An existing file is never overwritten: the next
+            one is out-2.mp4, and the log names it.
 
     Raises:
-        UsageError: the name is of no kind that can be written, or its folder is not there.
+        UsageError: The suffix is not one of a video, or the folder does not exist.
         FailedError: FFmpeg has no encoder for H.264.
         MissingExtra: PyAV is not installed.
     """
@@ -63,10 +63,15 @@ class VideoSink:
     def __init__(self, path: Path) -> None:
         check_recording(path)
         self._path = path
-        self._files: dict[str, _Recording] = {}  # by source, or one for all
-        self._again = 0.0  # monotonic time before which nothing is tried
+        self._files: dict[str, _Recording] = {}  # by source, or "" for all
+        self._again = 0.0  # monotonic time before which no file is opened
 
     def write(self, result: FrameResult) -> None:
+        """Append a frame.
+
+        Raises:
+            SinkError: It cannot be written. After `RETRY` seconds another file is begun.
+        """
         key = result.origin if SOURCE in self._path.name else ""
         if time.monotonic() < self._again:
             raise SinkError(f"--save-video {self._path}: waiting until it can be written again")
@@ -83,7 +88,7 @@ class VideoSink:
             raise self._failure(error) from error
 
     def source_ended(self, origin: str) -> None:
-        """Close the recording of a source that has one of its own."""
+        """Close the recording of the source, if it has one of its own."""
         if recording := self._files.pop(origin, None):
             try:
                 recording.close()
@@ -92,7 +97,11 @@ class VideoSink:
                 raise self._failure(error) from error
 
     def close(self) -> None:
-        """Close all recordings. Raises SinkError: the end of one was lost; the others are closed all the same."""
+        """Close all recordings.
+
+        Raises:
+            SinkError: The end of one was lost; the others are closed all the same.
+        """
         failure = None
         for key in list(self._files):
             try:
@@ -107,7 +116,13 @@ class VideoSink:
 
 
 def check_recording(path: Path) -> None:
-    """Whether a recording can be made there, as far as can be told before the first frame. Raises as VideoSink does."""
+    """Check that a recording can be made there, as far as can be told before the first frame.
+
+    Raises:
+        UsageError: The suffix is not one of a video, or the folder does not exist.
+        FailedError: FFmpeg has no encoder for H.264.
+        MissingExtra: PyAV is not installed.
+    """
     try:
         import av
     except ModuleNotFoundError as error:
@@ -126,14 +141,14 @@ def check_recording(path: Path) -> None:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """What writing a recording may raise; not all errors of FFmpeg are OSErrors."""
+    """Exceptions that writing a recording may raise; not all errors of FFmpeg are OSErrors."""
     import av
 
     return OSError, av.FFmpegError, av.codec.codec.UnknownCodecError
 
 
 class _Recording:
-    """One open file, of the size of its first frame."""
+    """One open video file, in the size of its first frame."""
 
     def __init__(self, path: Path, first: FrameResult) -> None:
         height, width = first.image.shape[:2]
@@ -147,9 +162,9 @@ class _Recording:
             Path(self._file.name).unlink(missing_ok=True)
             raise
         self._last = -1  # tick of the last frame
-        self._end = 0.0  # seconds: where what is new begins
-        self._starts: dict[str, tuple[float, float]] = {}  # of each source: its clock where this file begins, and now
-        self._header = self._whole = 0  # bytes up to the first fragment, and up to the last one that was written whole
+        self._end = 0.0  # seconds: where the next source or image begins
+        self._starts: dict[str, tuple[float, float]] = {}  # by source: its clock at the start of this file, and now
+        self._header = self._whole = 0  # bytes up to the first fragment, and up to the end of the last complete one
 
     def _open(self) -> None:
         import av
@@ -172,7 +187,7 @@ class _Recording:
         self._header = self._header or self._whole  # the first frame waits for the rest of its fragment
 
     def _position(self, result: FrameResult) -> float:
-        """Seconds from the beginning of this file."""
+        """Position of the frame in this file, seconds."""
         position, lasts = self._end, SLIDE
         if not result.still:
             start, before = self._starts.get(result.source, (0.0, math.inf))
@@ -184,14 +199,16 @@ class _Recording:
         return position
 
     def close(self) -> None:
-        """Write what is left and close the file. Raises what `_errors` names."""
+        """Write what the encoder holds and close the file; may raise the exceptions of `_errors`."""
         self._container.mux(self._stream.encode())
         self._container.close()
         self._file.close()
 
     def give_up(self) -> None:
-        """Close it after a write that failed, and cut off the torn fragment, which players stumble over; a file with
-        no other goes."""
+        """Close the file after a failed write, without its incomplete fragment, which some players cannot play.
+
+        A file without a complete fragment is deleted.
+        """
         with contextlib.suppress(OSError), self._file:
             with contextlib.suppress(*_errors()):
                 self._container.close()
@@ -200,7 +217,7 @@ class _Recording:
                 Path(self._file.name).unlink()
 
     def _fit(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """uint8 [H, W, 3] -> the file's own size: an odd row is cut off, another shape gets black borders."""
+        """Fit a frame, uint8 [H, W, 3], to the size of the file: crop an odd row or column, else add black borders."""
         width, height = self._size
         if 0 <= image.shape[0] - height <= 1 and 0 <= image.shape[1] - width <= 1:
             return np.ascontiguousarray(image[:height, :width])
@@ -208,7 +225,7 @@ class _Recording:
 
 
 class _File(io.FileIO):
-    """Takes all or says that it does not: nobody who writes here looks at how much was taken."""
+    """A file whose `write` is complete or raises: PyAV does not look at how many bytes were written."""
 
     def write(self, data: Any) -> int:
         if (taken := super().write(data)) != len(data):
@@ -217,19 +234,19 @@ class _File(io.FileIO):
 
 
 def _source_name(result: FrameResult) -> str:
-    """The source as part of a file's name; of a file or folder its own name, without path and suffix."""
+    """The source as part of a file name; of a file or folder its last component without the suffix."""
     suffixes = IMAGE_SUFFIXES if result.still else VIDEO_SUFFIXES if result.kind in ("video", "stream") else ()
     name = result.origin
     if result.kind in ("video", "images", "watch") and not glob.has_magic(name):
         name = Path(name).absolute().name
-    found = re.search(r"\.\w+(?=( \(\d+\))?$)", name)  # a file that was given twice has a number behind it
+    found = re.search(r"\.\w+(?=( \(\d+\))?$)", name)  # a file that was named twice has a number after it
     if found and found[0].lower() in suffixes:
         name = name[: found.start()] + name[found.end() :]
     return file_name(name)
 
 
 def _create(path: Path, what: str) -> io.FileIO:
-    """A new file of the first name that is free: out.mp4, out-2.mp4, out-3.mp4, ... The log says which, for `what`."""
+    """Create the first of out.mp4, out-2.mp4, out-3.mp4, ... that does not exist, and log its name for `what`."""
     for candidate in _names(path):
         try:
             file = _File(candidate, "x+")
@@ -238,7 +255,7 @@ def _create(path: Path, what: str) -> io.FileIO:
         kept = "" if candidate == path else f" ({path.name} is already there and is kept)"
         _LOGGER.info("--save-video: %s to %s%s", what, candidate, kept)
         return file
-    raise FileExistsError(f"{path} has too many parts")
+    raise FileExistsError(f"{path} has 100,000 successors already")
 
 
 def _names(path: Path) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""One sink's thread, and the bounded queue in front of it."""
+"""The thread of one sink, and the bounded queue in front of it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from attri.runtime.deliver.sink import Sink, SourceFollower
 from attri.runtime.errors import SinkError
 
 _LOGGER = logging.getLogger("attri")
-ROOM = 8  # results that wait, at least; each holds a whole frame
-_EVENTS = 32  # likewise of sinks that take nothing else: at 30 frames a second, a disk may be busy for one
-_BYTES = 1 << 27  # of frames that wait, above which files wait too
+ROOM = 8  # length of the queue, at least; each result holds a whole frame
+_EVENTS = 32  # the same for sinks that take changes alone: a second at 30 frames per second
+_BYTES = 1 << 27  # of queued frames, above which files have to wait
 
 
 @dataclass(frozen=True)
 class _SourceEnd:
-    """Stands in the queue behind the last result of a source that has ended."""
+    """Marks in the queue that no more results of a source follow."""
 
     origin: str
 
@@ -31,14 +31,19 @@ class _SourceEnd:
 class SinkWorker:
     """Gives results to one sink, in order, as fast as it takes them.
 
-    When the queue is full, a result of a live source costs one, which is counted: never an event for the sake of one
-    that is none, and never what was promised. A lossless sink goes without the new one, any other without the oldest.
-    A SinkError costs its result, is counted, and is told when it begins and when it is over.
+    When the queue is full, one result of a live source is dropped and counted. Results of files and changes of the
+    label are never dropped for an ordinary frame. A lossless sink drops the new result, any other the oldest. A
+    SinkError loses its result, which is counted; the first of several in a row is logged, and so is the recovery.
 
     Args:
-        on_room: called when a full queue has room again.
-        on_end: called with an error that is none of the sink's business to raise; the sink is given nothing more.
-        batch: results that come at once, at most.
+        sink: The sink; closed when the worker ends.
+        on_room: Called after each result, when the queue may have room again.
+        on_end: Called with any exception that is not a SinkError; the sink gets nothing more.
+        batch: Largest number of results that are offered at once.
+
+    Attributes:
+        dropped: Results that never reached the sink.
+        failed: Results that the sink could not deliver.
     """
 
     def __init__(
@@ -46,17 +51,17 @@ class SinkWorker:
     ) -> None:
         self.sink, self.name = sink, sink.name
         self._batch, self._room = batch, max(_EVENTS if sink.takes == "changes" else ROOM, 2 * batch)
-        self.dropped = 0  # results that never reached the sink
-        self.failed = 0  # results that the sink could not deliver
+        self.dropped = 0
+        self.failed = 0
         self._on_room, self._on_end = on_room, on_end
-        self._queue: deque[tuple[FrameResult | _SourceEnd, bool]] = deque()  # and whether it was promised
+        self._queue: deque[tuple[FrameResult | _SourceEnd, bool]] = deque()  # True: it must not be dropped
         self._changed = threading.Condition()
         self._ending = self._broken = self._faulty = False
         self._thread = threading.Thread(target=self._run, name=f"sink {sink.name}", daemon=True)
         self._thread.start()
 
     def has_room(self) -> bool:
-        """Whether a batch of results may be promised."""
+        """Whether the queue has room for a batch of results of files, which must not be dropped."""
         if self._broken:
             return True
         with self._changed:
@@ -64,11 +69,12 @@ class SinkWorker:
             return held < _BYTES and len(self._queue) + self._batch <= self._room
 
     def offer(self, result: FrameResult, due: bool, live: bool) -> None:
-        """Queue a result; never waits.
+        """Queue a result; never blocks.
 
         Args:
-            due: whether it is one that --min-interval and --on-change let through.
-            live: whether it comes from a live source, of which a lossless sink is promised nothing.
+            result: What the sink is to get.
+            due: Whether it is one that --min-interval and --on-change let through.
+            live: Whether it comes from a live source, whose results a lossless sink may miss.
         """
         if self._broken or not self._takes(result, due):
             return
@@ -87,7 +93,7 @@ class SinkWorker:
         return self.sink.takes == "every_frame" or result.changed
 
     def end_source(self, origin: str) -> None:
-        """Queue, for a sink that wants to know, that no more results of this source come; never waits."""
+        """Tell a sink that follows sources, after its last result, that this source has ended; never blocks."""
         if self._broken or not isinstance(self.sink, SourceFollower):
             return
         with self._changed:
@@ -95,7 +101,7 @@ class SinkWorker:
             self._changed.notify()
 
     def _make_room(self, event: bool) -> bool:
-        """Whether the new result, an event or not, takes the place of one that waits."""
+        """Drop a queued result for a new one (`event`: a change of the label); whether there was one to drop."""
         waiting = [
             (i, each, promised) for i, (each, promised) in enumerate(self._queue) if isinstance(each, FrameResult)
         ]
@@ -108,13 +114,13 @@ class SinkWorker:
         return True
 
     def end(self) -> None:
-        """Let the sink have what is queued, and close."""
+        """Write what is queued to the sink, then close it; returns at once."""
         with self._changed:
             self._ending = True
             self._changed.notify()
 
     def join(self, seconds: float) -> bool:
-        """Wait for that; whether it is done."""
+        """Wait for the end; whether it was reached."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
@@ -122,7 +128,7 @@ class SinkWorker:
         try:
             while (item := self._next()) is not None:
                 self._write(item)
-        except BaseException as error:  # it belongs to the main thread
+        except BaseException as error:  # raised again by the main thread
             self._broken = True
             self._on_end(error)
         finally:

@@ -1,4 +1,4 @@
-"""Who may ask the preview for what: checked before anything else looks at a request."""
+"""ASGI middleware of the preview: Host and Origin checks, bearer-token authentication, security headers."""
 
 from __future__ import annotations
 
@@ -22,27 +22,31 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "cache-control": "no-store",
 }
-# They tell nothing that has to be kept; /healthz tells more to the trusted.
+# Readable without the token: static files, and /healthz, which names no sources to clients without it.
 OPEN = ("/", "/preview.js", "/preview.css", "/preview.svg", "/healthz")
 _READS = ("GET", "HEAD")
 
 
 class AuthMiddleware:
-    """ASGI around the application: Host, Origin, token, and the headers of every answer.
+    """ASGI middleware that refuses a request or passes it on, and adds security headers to every response.
 
-    `scope["trusted"]` tells the application whether who asks may read everything.
+    The Host header must name this machine (against DNS rebinding), a change must come from a page of this server
+    (Origin, against cross-site requests) and carry the token. `scope["trusted"]` tells the application whether the
+    client may read everything.
 
     Args:
-        token: as "Authorization: Bearer TOKEN"; None lets nobody change anything.
-        private: bound to loopback, so that reading needs no token.
-        names: this machine's beside its own.
+        app: The application behind it.
+        token: Expected as "Authorization: Bearer TOKEN"; None refuses every change.
+        private: Whether the server is bound to loopback, so that reading needs no token.
+        allowed_hosts: Further names of this machine.
     """
 
-    def __init__(self, app: ASGIApp, token: str | None, private: bool, names: Sequence[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, token: str | None, private: bool, allowed_hosts: Sequence[str] = ()) -> None:
         self._app, self._token, self._private = app, token, private
-        self._names = {name.lower() for name in names}
+        self._allowed_hosts = {name.lower() for name in allowed_hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
         from starlette.requests import Request
         from starlette.responses import JSONResponse
 
@@ -56,7 +60,7 @@ class AuthMiddleware:
 
         app: Any = self._app
         request = Request(scope)
-        scope["trusted"] = self._private or self._knows(request)
+        scope["trusted"] = self._private or self._has_token(request)
         if (refused := self._refusal(request, scope["trusted"])) is not None:
             status, reason = refused
             challenge = {"WWW-Authenticate": "Bearer"} if status == 401 else None
@@ -64,32 +68,33 @@ class AuthMiddleware:
         await app(scope, receive, send_with_headers)
 
     def _refusal(self, request: Request, trusted: bool) -> tuple[int, str] | None:
+        """HTTP status and message if the request is refused."""
         host = request.headers.get("host", "")
-        if not (is_own_name(host) or self._is_named(f"//{host}")):
+        if not (is_own_name(host) or self._is_allowed_host(f"//{host}")):
             return 421, "this is not a name of this machine: use its address, or --serve-allowed-host"
         reads = request.method in _READS
         origin = request.headers.get("origin")
-        if not reads and origin is not None and not (_same(origin, host) or self._is_named(origin)):
+        if not reads and origin is not None and not (_is_same_origin(origin, host) or self._is_allowed_host(origin)):
             return 403, "another page may not change anything here"
         if not reads and self._token is None:
             return 403, "nothing can be changed: attri-run was started without a token"
-        allowed = trusted if reads else self._knows(request)
+        allowed = trusted if reads else self._has_token(request)
         return None if allowed or request.url.path in OPEN else (401, "the token is missing or wrong")
 
-    def _is_named(self, address: str) -> bool:
-        """Whether it leads to one of the names, at any port: a proxy has its own."""
+    def _is_allowed_host(self, address: str) -> bool:
+        """Whether the address has one of the allowed names, at any port: a proxy listens on another one."""
         try:
-            return urlsplit(address).hostname in self._names
+            return urlsplit(address).hostname in self._allowed_hosts
         except ValueError:
             return False
 
-    def _knows(self, request: Request) -> bool:
+    def _has_token(self, request: Request) -> bool:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         wanted = (self._token or "").encode()
         return scheme.lower() == "bearer" and bool(wanted) and hmac.compare_digest(given.strip().encode(), wanted)
 
 
-def _same(origin: str, host: str) -> bool:
+def _is_same_origin(origin: str, host: str) -> bool:
     try:
         return urlsplit(origin).netloc.lower() == host.lower()
     except ValueError:

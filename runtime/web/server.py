@@ -1,16 +1,17 @@
-"""A page with what is seen now: live pictures, scores, retrieved entries, labels to edit, health of the sources.
+"""The preview server: a web page with live images, scores, retrieved pool entries, labels to edit, and health.
 
-Browsers pull: a frame is encoded when somebody asks for it, once for all who do, so that a slow or stuck browser costs
-the pipeline nothing. `write` keeps the newest result of each source and returns.
+Browsers poll. A frame is encoded only when one asks for it, once for all, so that a slow browser never delays the
+pipeline: `write` keeps the newest result of each source and returns.
 
-GET /                    the page, with /preview.js and /preview.css
-GET /api/state           sources, with ?source=NAME the details of one
-GET /api/frame?source=   the newest frame, JPEG
-GET, PUT /api/labels     the labels as a file, of ?source= or of all (409 where they differ); PUT answers with what is
-                         used from now on
-GET, PUT /api/labels/file   where those labels come from; PUT writes them into that file
-GET /healthz             200, or 503 where no source gives frames; the sources for who may read the rest
-GET /metrics             Prometheus
+| request                   | response |
+|---------------------------|----------|
+| GET /                     | the page; its parts are /preview.js, /preview.css and /preview.svg |
+| GET /api/state            | all sources; with ?source=NAME also the details of one |
+| GET /api/frame?source=    | the newest frame, JPEG |
+| GET, PUT /api/labels      | the labels as a labels file, of ?source= or of all (409 if they differ); also after PUT |
+| GET, PUT /api/labels/file | where the labels come from; PUT writes them into that file |
+| GET /healthz              | 200, or 503 if no source gives frames; names of sources only for trusted clients |
+| GET /metrics              | Prometheus metrics |
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from attri.runtime._util.net import is_loopback, listen
@@ -29,8 +30,8 @@ from attri.runtime.deliver.result import FrameResult
 from attri.runtime.deliver.sink import PipelineControl, SinkFilter
 from attri.runtime.errors import AttriError, LabelsError, MissingExtra, UsageError
 from attri.runtime.web.auth import AuthMiddleware
-from attri.runtime.web.timeouts import Deadlines, bounded
-from attri.runtime.web.views import Latest, detail, encoded, plain_text, summary
+from attri.runtime.web.timeouts import Deadlines, deadline_protocol
+from attri.runtime.web.views import SourceView, card_json, detail_json, jpeg, plain_text
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -38,12 +39,11 @@ if TYPE_CHECKING:
 
     from attri.runtime.deliver.metrics import MetricsSink
 
-_SOURCES = 64  # kept at most
-_AGAIN = 1.0  # seconds between looks for a place for those that are left out
-_BODY = 1 << 20  # bytes of labels
-_CLIENTS = 64  # connections; beyond them the one that keeps us waiting longest is closed, else 503
-_TOKEN = 16  # characters at least, where others can try
-_PICTURES = "pictures"
+_SOURCES = 64  # largest number of sources with a card
+_CLEANUP_INTERVAL = 1.0  # seconds between searches for ended sources that can give up their place
+_BODY = 1 << 20  # largest labels file, bytes
+_CLIENTS = 64  # connections; beyond them the one that has kept the server waiting longest is closed
+_TOKEN = 16  # shortest token, characters, if other machines can reach the server
 _WORKS = ("opening", "live", "ended")
 _FILES = {
     "/": "text/html",
@@ -54,19 +54,23 @@ _FILES = {
 
 
 class PreviewServer:
-    """The server, in a thread of its own, and the sink that feeds it.
+    """The preview page's HTTP server in a thread of its own, and the sink that feeds it.
 
     Args:
-        control: for labels and health.
-        metrics: what /metrics says; a sink of its own.
-        address: host and port; port 0 takes a free one.
-        token: needed to change labels; for everything that tells something, where the address is not loopback.
-        names: of this machine beside its own, as a proxy or the network's DNS has them.
-        deadlines: for clients.
+        control: The pipeline, for labels and health.
+        metrics: The sink whose metrics /metrics shows.
+        address: Host and port; port 0 takes a free one.
+        token: Needed to change labels, and to read anything if the address is not loopback; None allows no change.
+        allowed_hosts: Further names of this machine, as a proxy or the network's DNS has them.
+        deadlines: Request deadlines of clients.
+
+    Attributes:
+        port: The port that the server listens on.
+        url: Address of the page.
 
     Raises:
-        UsageError: the address is open to others and there is no token, or is reserved.
-        FailedError: the address cannot be had.
+        UsageError: Other machines can reach the address and there is no token, or the port is reserved.
+        FailedError: The address cannot be listened on, now.
         MissingExtra: Starlette or uvicorn is not installed.
     """
 
@@ -80,13 +84,13 @@ class PreviewServer:
         metrics: MetricsSink,
         address: tuple[str, int],
         token: str | None = None,
-        names: Sequence[str] = (),
+        allowed_hosts: Sequence[str] = (),
         deadlines: Deadlines = Deadlines(),  # noqa: B008  # frozen
     ) -> None:
         self._control, self._metrics = control, metrics
-        self._latest: dict[str, Latest] = {}
+        self._views: dict[str, SourceView] = {}
         self._left_out: set[str] = set()
-        self._looked = 0.0  # for a place; monotonic
+        self._searched = 0.0  # monotonic time of the last search for ended sources
         self._lock = threading.Lock()
         self._editable = token is not None
         app = self._routes()
@@ -94,43 +98,48 @@ class PreviewServer:
         host, self.port = self._socket.getsockname()[:2]
         private = is_loopback(host)
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
-        self._server = _server(AuthMiddleware(app, token, private, names), deadlines)
+        self._server = _server(AuthMiddleware(app, token, private, allowed_hosts), deadlines)
         self._thread = threading.Thread(target=self._serve, args=(self._socket,), name="preview", daemon=True)
         self._thread.start()
 
     def write(self, result: FrameResult) -> None:
-        key = _PICTURES if result.still else result.source
+        """Keep the result as the newest of its source."""
+        key = result.origin
         ms = result.prediction.latency_ms
         if not self._has_place(key):
             return
         with self._lock:
-            latest = self._latest.setdefault(key, Latest(result, 0))
-            latest.result, latest.number = result, latest.number + 1
-            latest.latency.append((ms["preprocess"], ms["vision"], ms["text"]))
+            view = self._views.setdefault(key, SourceView(result, 0))
+            view.result = result
+            view.number += 1
+            view.latency.append((ms["preprocess"], ms["vision"], ms["text"]))
 
     def close(self) -> None:
+        """Stop the server; waits a second for responses on their way."""
         self._server.should_exit = True
         self._thread.join(1.2)
         self._socket.close()
 
     def _has_place(self, key: str) -> bool:
-        """Whether the source is shown. Who came first stays: others get a place when one of those has ended."""
-        if key not in self._latest and len(self._latest) >= _SOURCES and not self._remove_ended():
+        """Whether the source is shown. Sources that came first stay; others get the places of those that have ended."""
+        if key not in self._views and len(self._views) >= _SOURCES and not self._remove_ended():
             self._left_out.add(key)
             return False
         self._left_out.discard(key)
         return True
 
     def _remove_ended(self) -> bool:
-        if time.monotonic() < self._looked + _AGAIN:  # it may be asked for every frame of many sources
+        if (
+            time.monotonic() < self._searched + _CLEANUP_INTERVAL
+        ):  # this is called for every frame of sources without a place
             return False
-        self._looked = time.monotonic()
+        self._searched = time.monotonic()
         over = {each.source for each in self._control.health() if each.state in ("ended", "dead")}
-        oldest = next((name for name in self._latest if name in over), None)
+        oldest = next((name for name in self._views if name in over), None)
         if oldest is not None:
             with self._lock:
-                del self._latest[oldest]
-            self._looked = 0.0  # there may be more of them
+                del self._views[oldest]
+            self._searched = 0.0  # there may be more ended sources
         return oldest is not None
 
     def _serve(self, listening: socket.socket) -> None:
@@ -138,7 +147,7 @@ class PreviewServer:
 
     def _routes(self) -> Any:
         try:
-            import uvicorn  # noqa: F401  # now, not when everything else is open
+            import uvicorn  # noqa: F401  # missing modules show here, before anything is opened
             from starlette.applications import Starlette
             from starlette.routing import Route
         except ModuleNotFoundError as error:
@@ -156,24 +165,24 @@ class PreviewServer:
         ]
         return Starlette(routes=routes)
 
-    # Plain functions: Starlette runs them in threads.
+    # Starlette runs functions that are not coroutines in threads.
 
     def _get_state(self, request: Request) -> Response:
         wanted = request.query_params.get("source")
         with self._lock:
-            latest = {name: (each, each.result, each.number) for name, each in self._latest.items()}
+            latest = {name: (each, each.result, each.number) for name, each in self._views.items()}
             history = list(latest[wanted][0].latency) if wanted in latest else []
         health = {each.source: each for each in self._control.health()}
         names = dict.fromkeys([*health, *latest])
-        sources = [summary(name, latest.get(name), health.get(name)) for name in names]
+        sources = [card_json(name, latest.get(name), health.get(name)) for name in names]
         places = _SOURCES - len(latest)
-        for each in sources:  # those that wait for their first frame have a card as long as there are places
+        for each in sources:  # those without a frame yet have a card as long as there are places
             if each["card"] and not each["number"]:
                 each["card"], places = places > 0, places - 1
         state = {
             "sources": sources,
             "left_out": sum(name in self._left_out for name in names),
-            "detail": detail(latest[wanted][1], history) if wanted in latest else None,
+            "detail": detail_json(latest[wanted][1], history) if wanted in latest else None,
             "editable": self._editable,
             "now": time.time(),
         }
@@ -183,10 +192,10 @@ class PreviewServer:
         from starlette.responses import Response
 
         with self._lock:
-            latest = self._latest.get(request.query_params.get("source", ""))
-        if latest is None:
+            view = self._views.get(request.query_params.get("source", ""))
+        if view is None:
             return _json({"error": "there is no frame of this source"}, 404)
-        number, data = encoded(latest, self._lock)
+        number, data = jpeg(view, self._lock)
         return Response(data, media_type="image/jpeg", headers={"X-Attri-Number": str(number)})
 
     def _get_labels(self, request: Request) -> Response:
@@ -254,7 +263,16 @@ class PreviewServer:
 
 
 def listen_guarded(address: tuple[str, int], token: str | None) -> socket.socket:
-    """A listening socket that the token keeps strangers from. Raises UsageError, FailedError."""
+    """A listening socket for the preview.
+
+    Args:
+        address: Host and port.
+        token: Token of the server.
+
+    Raises:
+        UsageError: Other machines can reach the address and the token is missing or too short.
+        FailedError: The address cannot be listened on, now.
+    """
     listening = listen(address, "--serve")
     try:
         _check_token(token, is_loopback(listening.getsockname()[0]))
@@ -265,7 +283,7 @@ def listen_guarded(address: tuple[str, int], token: str | None) -> socket.socket
 
 
 def _check_token(token: str | None, private: bool) -> None:
-    """Raises UsageError: others can reach the address, and nothing that is hard to guess keeps them out."""
+    """Raises UsageError: Other machines can reach the address and the token is missing or easy to guess."""
     where = "set ATTRI_SERVE_TOKEN, or --serve-token-file; openssl rand -hex 16 makes a good one"
     if token is not None and not token.isascii():
         raise UsageError(f"--serve: a token of letters and digits, please: {where}")
@@ -276,11 +294,11 @@ def _check_token(token: str | None, private: bool) -> None:
 def _server(app: Any, deadlines: Deadlines) -> Any:
     from uvicorn import Config, Server
 
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # a line for each odd request could fill a disk
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # a line for each invalid request could fill a disk
     return Server(
         Config(
             app,
-            http=bounded(deadlines),
+            http=deadline_protocol(deadlines),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -295,12 +313,12 @@ def _server(app: Any, deadlines: Deadlines) -> Any:
 def _page(path: str, _request: Request) -> Response:
     from starlette.responses import Response
 
-    file = Path(__file__).parent / "static" / (path.strip("/") or "preview.html")
+    file = resources.files("attri.runtime.web") / "static" / (path.strip("/") or "preview.html")
     return Response(file.read_bytes(), media_type=_FILES[path])
 
 
 def _refused(error: AttriError, status: int) -> Response:
-    """What a request cannot have; or what failed here, and is no fault of the request."""
+    """The response to a request that failed: `status` if the client is to blame, else 500."""
     return _json({"error": plain_text(str(error))}, status if isinstance(error, UsageError) else 500)
 
 

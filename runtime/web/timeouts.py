@@ -1,4 +1,4 @@
-"""Limits on how long a client may keep the server waiting, so that slow clients cannot hold all places."""
+"""Request deadlines for uvicorn's HTTP protocol (slowloris protection): slow clients cannot hold all connections."""
 
 from __future__ import annotations
 
@@ -10,14 +10,25 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Deadlines:
-    """Seconds that a client has; none of them runs while the application works on an answer."""
+    """Seconds that a client has. No deadline runs while the application works on a response.
 
-    receive: float = 30.0  # for a whole request, headers and body, from the moment when it may begin
-    send: float = 30.0  # to take all that waits to be sent; a stream is never late while its reader keeps up
+    Attributes:
+        receive: To send a whole request, headers and body, from the moment when it may begin.
+        send: To take everything that waits to be sent; a client that keeps up with a stream is never late.
+    """
+
+    receive: float = 30.0
+    send: float = 30.0
 
 
 class Deadline:
-    """A timer that is armed once and then runs out, whatever happens meanwhile, unless it is disarmed."""
+    """A timer that is not renewed: once armed it runs out unless it is disarmed.
+
+    Args:
+        loop: The event loop.
+        seconds: Time until it runs out.
+        act: Called when it runs out.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, act: Callable[[], None]) -> None:
         self._loop, self._seconds, self._act = loop, seconds, act
@@ -25,11 +36,11 @@ class Deadline:
 
     @property
     def armed_at(self) -> float:
-        """The loop's time when it was armed, or infinity."""
+        """Time of the event loop at which it was armed; infinity if it is not armed."""
         return float("inf") if self._timer is None else self._timer.when() - self._seconds
 
     def arm(self, armed: bool) -> None:
-        """Arm it, or disarm it; one that is armed keeps its time."""
+        """Arm or disarm it; if it is armed already, its time stays."""
         if armed and self._timer is None:
             self._timer = self._loop.call_later(self._seconds, self._act)
         elif not armed and self._timer is not None:
@@ -37,19 +48,19 @@ class Deadline:
             self._timer = None
 
 
-def bounded(deadlines: Deadlines) -> type[Any]:
-    """uvicorn's HTTP protocol with deadlines for its clients, and with room for new ones.
+def deadline_protocol(deadlines: Deadlines) -> type[Any]:
+    """Make a class of uvicorn's HTTP protocol with request deadlines.
 
-    uvicorn itself limits only the idle time between two requests. Where all places are taken it refuses the newcomer;
-    here the connection that has kept the server waiting longest is closed first.
+    Uvicorn itself limits only the idle time between two requests, and refuses new connections at its limit. Here the
+    connection that has kept the server waiting longest is closed for a new one.
     """
     import h11
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
-    class Bounded(H11Protocol):
+    class RequestDeadlineProtocol(H11Protocol):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            transport.set_write_buffer_limits(0)  # so that pause_writing means: the client has not taken everything
+            transport.set_write_buffer_limits(0)  # so that pause_writing means: the client has not read everything
             self._receiving = Deadline(self.loop, deadlines.receive, transport.abort)
             self._sending = Deadline(self.loop, deadlines.send, transport.abort)
             self._watch()
@@ -77,7 +88,7 @@ def bounded(deadlines: Deadlines) -> type[Any]:
             super().connection_lost(exc)
 
         @property
-        def waits_since(self) -> float:
+        def waiting_since(self) -> float:
             return min(self._receiving.armed_at, self._sending.armed_at)
 
         def _watch(self) -> None:
@@ -87,9 +98,9 @@ def bounded(deadlines: Deadlines) -> type[Any]:
             others: set[Any] = {*self.connections} - {self}
             if self.limit_concurrency is None or len(others) + 1 < self.limit_concurrency:
                 return
-            slowest: Any = min(others, key=lambda each: each.waits_since)
-            if slowest.waits_since < float("inf"):
-                self.connections.discard(slowest)  # now, since others may come before its end is noticed
+            slowest: Any = min(others, key=lambda each: each.waiting_since)
+            if slowest.waiting_since < float("inf"):
+                self.connections.discard(slowest)  # at once: others may connect before its end is noticed
                 slowest.transport.abort()
 
-    return Bounded
+    return RequestDeadlineProtocol

@@ -1,4 +1,4 @@
-"""What the preview shows of a source: its newest result as JSON for a card, with details, and as JPEG."""
+"""Views of the preview: the newest result of a source as JPEG, as JSON for its card, and as JSON with details."""
 
 from __future__ import annotations
 
@@ -13,40 +13,61 @@ from PIL import Image
 from attri.runtime._util.redact import redact
 from attri.runtime.deliver.result import FrameResult, SourceHealth
 
-_HISTORY = 120  # frames in the plot of latency
-_SIDE = 960  # pixels of the longer side that is sent
-_TOP = 8  # labels with a bar
+_HISTORY = 120  # frames in the latency plot
+_SIDE = 960  # pixels of the longer side of the JPEG
+_TOP = 8  # labels with a score bar
 
 
 @dataclass
-class Latest:
-    """The newest result of a source, and its JPEG once somebody wanted it."""
+class SourceView:
+    """The newest result of a source, with its JPEG once a browser has asked for it.
+
+    Attributes:
+        result: The newest result.
+        number: Number of results so far; a browser asks for the frame when it changes.
+        latency: Milliseconds of preprocessing, vision and text of the last frames.
+        encoded: Number and JPEG of the frame that was encoded last.
+        lock: Held while a frame is encoded.
+    """
 
     result: FrameResult
-    number: int  # of results so far, from 1: a browser asks for a frame when it changes
+    number: int
     latency: deque[tuple[float, float, float]] = field(default_factory=lambda: deque(maxlen=_HISTORY))
-    jpeg: tuple[int, bytes] | None = None
+    encoded: tuple[int, bytes] | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-def encoded(latest: Latest, lock: threading.Lock) -> tuple[int, bytes]:
-    """The number and the JPEG of the newest frame; who asks while it is made waits for the same one."""
-    with latest.lock:
+def jpeg(view: SourceView, lock: threading.Lock) -> tuple[int, bytes]:
+    """The newest frame as JPEG; it is encoded once for all browsers that ask meanwhile.
+
+    Args:
+        view: The source.
+        lock: Held by whoever changes the view.
+
+    Returns:
+        Number of the frame, and the JPEG file.
+    """
+    with view.lock:
         with lock:
-            result, number = latest.result, latest.number
-        if latest.jpeg is None or latest.jpeg[0] != number:
+            result, number = view.result, view.number
+        if view.encoded is None or view.encoded[0] != number:
             image = Image.fromarray(result.image)
             image.thumbnail((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=1.0)
             data = io.BytesIO()
             image.save(data, "JPEG", quality=80)
-            latest.jpeg = number, data.getvalue()
-        return latest.jpeg
+            view.encoded = number, data.getvalue()
+        return view.encoded
 
 
-def summary(name: str, found: tuple[Latest, FrameResult, int] | None, health: SourceHealth | None) -> dict[str, Any]:
-    """What a card and a row of the table of sources show.
+def card_json(
+    name: str, found: tuple[SourceView, FrameResult, int] | None, health: SourceHealth | None
+) -> dict[str, Any]:
+    """What the card of a source and its row in the table of sources show.
 
-    Pictures come under the names of their files, and all share a card: the folder that they came from has none.
+    Args:
+        name: Name of the source.
+        found: Its view, newest result and number of results; None before the first, or if it has no place on the page.
+        health: Its health.
     """
     state: dict[str, Any] = {"source": name, "number": 0, "state": "live", "detail": ""}
     if health is not None:
@@ -65,7 +86,8 @@ def summary(name: str, found: tuple[Latest, FrameResult, int] | None, health: So
     return {key: plain_text(value) if isinstance(value, str) else value for key, value in state.items()}
 
 
-def detail(result: FrameResult, history: list[tuple[float, float, float]]) -> dict[str, Any]:
+def detail_json(result: FrameResult, history: list[tuple[float, float, float]]) -> dict[str, Any]:
+    """What the details of the selected source show: best labels, retrieved pool entries, latency of the last frames."""
     prediction = result.prediction
     return {
         "top": [[plain_text(label), round(score, 4)] for label, score in prediction.top(_TOP)],
@@ -77,5 +99,5 @@ def detail(result: FrameResult, history: list[tuple[float, float, float]]) -> di
 
 
 def plain_text(value: str) -> str:
-    """Names of files need not be text; JSON has to be. What a source says of itself may quote its URI."""
+    """`value` as valid Unicode without credentials: file names may not be UTF-8, messages may quote a URI."""
     return redact(value.encode(errors="replace").decode())

@@ -1,5 +1,5 @@
 // The page pulls: one request at a time, the next when the last is done, nothing while nobody looks.
-const PERIOD = 100, PATIENCE = 5000, SAY = 3000; // ms: between rounds, for an answer, between announcements
+const PERIOD = 100, TIMEOUT = 5000, SAY = 3000; // ms: between rounds, for an answer, between announcements
 const LONGEST = 600_000; // ms for labels, which may take the device minutes: until then its own answer is waited for
 const find = (id) => document.getElementById(id);
 const cards = new Map(); // by source
@@ -28,9 +28,9 @@ function put(node, text) { // only what changed: screen readers and selections s
 const percent = (score) => `${(100 * score).toFixed(1)} %`;
 const query = (source) => `?source=${encodeURIComponent(source)}`;
 
-async function ask(path, options = {}, patience = PATIENCE) {
+async function ask(path, options = {}, timeout = TIMEOUT) {
   const headers = tokenNow ? {Authorization: `Bearer ${tokenNow}`} : {};
-  return fetch(path, {...options, headers, cache: "no-store", signal: AbortSignal.timeout(patience)});
+  return fetch(path, {...options, headers, cache: "no-store", signal: AbortSignal.timeout(timeout)});
 }
 
 async function reason(response) {
@@ -46,7 +46,7 @@ async function reason(response) {
 function makeCard(source) {
   const item = make("li"), button = make("button", "card");
   button.type = "button";
-  const picture = make("span", "picture", "no frame yet"), image = make("img");
+  const box = make("span", "image", "no frame yet"), image = make("img");
   image.alt = "";
   const meter = make("span", "meter"), level = make("span");
   meter.append(level);
@@ -54,11 +54,11 @@ function makeCard(source) {
   said.append(label, score);
   const about = make("span", "about"), name = make("span", "name"), state = make("span"), speed = make("span", "number");
   about.append(name, state, speed);
-  button.append(picture, meter, said, about);
+  button.append(box, meter, said, about);
   button.addEventListener("click", () => { selected = source; });
   item.append(button);
   find("cards").append(item);
-  return {item, button, picture, image, level, said, label, score, name, state, speed, number: 0, url: ""};
+  return {item, button, box, image, level, said, label, score, name, state, speed, number: 0, url: ""};
 }
 
 function showCard(info, now) {
@@ -93,7 +93,7 @@ async function showFrame(info) {
     card.image.onload = card.image.onerror = done;
     card.image.src = url;
   });
-  if (!card.image.isConnected) card.picture.replaceChildren(card.image);
+  if (!card.image.isConnected) card.box.replaceChildren(card.image);
   card.number = Number(response.headers.get("X-Attri-Number"));
   card.url = url;
   if (old) URL.revokeObjectURL(old);
@@ -256,7 +256,7 @@ async function saveLabels() {
   find("save").disabled = true;
   doubt = null;
   tell("");
-  const timer = setTimeout(() => beInDoubt(mine, text, "The answer is late"), PATIENCE);
+  const timer = setTimeout(() => beInDoubt(mine, text, "The answer is late"), TIMEOUT);
   try {
     const response = await ask(`/api/labels${scopeQuery()}`, {method: "PUT", body: text}, LONGEST);
     if (response.ok) {

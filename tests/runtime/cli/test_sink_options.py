@@ -94,7 +94,7 @@ def test_every_sink_at_once(attri_run, picture_files: list[Path], tmp_path: Path
         topics = {topic for topic, *_ in listener.messages}
         assert "t/status" in topics
         assert any("homeassistant/sensor/" in topic for topic in topics)
-        assert len(listener.of("t/pictures")) == len(events)
+        assert len(listener.of("t/images")) == len(events)
         lines = [json.loads(line) for line in result.err.splitlines()]
         assert [line["message"].split()[0] for line in lines].count("preview:") == 1
     finally:
@@ -280,9 +280,9 @@ def test_a_signal_ends_it_in_time_and_leaves_files_that_play(bundle, picture_fil
     with run:
         assert run.stdin is not None
         for file in picture_files[:5]:
-            picture = io.BytesIO()
-            Image.open(file).convert("RGB").save(picture, "JPEG")
-            run.stdin.write(picture.getvalue())
+            image = io.BytesIO()
+            Image.open(file).convert("RGB").save(image, "JPEG")
+            run.stdin.write(image.getvalue())
         run.stdin.flush()
         wait_for(lambda: (tmp_path / "a.mp4").exists())
         time.sleep(0.5)

@@ -25,14 +25,14 @@ def test_what_a_scrape_says() -> None:
     metrics = MetricsServer(FakeControl("camera0", 'odd "name"\\\n'), ("127.0.0.1", 0))
     for frame in range(4):
         metrics.write(make_result(frame=frame, label="かりんご" if frame else None, changed=frame < 2, age_ms=41))
-    metrics.write(make_result("a.png"))
-    metrics.write(make_result("b.png"))
+    metrics.write(make_result("shots/a.png", origin="shots"))
+    metrics.write(make_result("shots/b.png", origin="shots"))
     with urllib.request.urlopen(f"http://127.0.0.1:{metrics.port}/metrics") as response:
         found = samples(response.read().decode())
     metrics.close()
     assert found["attri_results_total", "camera0", "かりんご"] == 3
     assert found["attri_results_total", "camera0", "(none of the labels)"] == 1
-    assert found["attri_results_total", "(pictures)", "red apple"] == 2
+    assert found["attri_results_total", "shots", "red apple"] == 2
     assert found["attri_events_total", "camera0", "かりんご"] == 1
     assert found["attri_score", "camera0"] == 0.75
     assert found["attri_frame_age_seconds_sum", "camera0"] == pytest.approx(4 * 0.041)

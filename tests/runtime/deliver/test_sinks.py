@@ -315,7 +315,7 @@ def test_snapshots_of_events(tmp_path: Path, picture_files: list[Path]) -> None:
     shot = Image.open(tmp_path / "new" / "shots" / names[2])
     assert json.loads(shot.info["comment"])["frame"] == 8
     truth = np.asarray(Image.open(picture_files[8]).convert("RGB"), np.float32)
-    assert np.abs(np.asarray(shot, np.float32) - truth).mean() < 6  # JPEG at quality 90 of drawn pictures
+    assert np.abs(np.asarray(shot, np.float32) - truth).mean() < 6  # JPEG at quality 90 of drawn images
 
 
 def test_snapshots_count_those_of_an_earlier_run(tmp_path: Path) -> None:
@@ -371,15 +371,15 @@ def frames(path: Path) -> list[tuple[float, np.ndarray]]:
 
 def test_a_recording_holds_what_was_seen(tmp_path: Path, picture_files: list[Path]) -> None:
     sink = VideoSink(tmp_path / "out.mp4")
-    pictures = [np.asarray(Image.open(p).convert("RGB").resize((321, 241))) for p in picture_files[:6]]
-    for frame, picture in enumerate(pictures):
-        sink.write(make_result(frame=frame, time=NOW + frame / 5, image=picture))
+    images = [np.asarray(Image.open(p).convert("RGB").resize((321, 241))) for p in picture_files[:6]]
+    for frame, shown in enumerate(images):
+        sink.write(make_result(frame=frame, time=NOW + frame / 5, image=shown))
     sink.close()
     found = frames(tmp_path / "out.mp4")
     assert [moment for moment, _ in found] == pytest.approx([frame / 5 for frame in range(6)], abs=1e-3)
-    for (_, image), picture in zip(found, pictures, strict=True):
+    for (_, image), shown in zip(found, images, strict=True):
         assert image.shape == (240, 320, 3)
-        difference = np.abs(image.astype(np.float32) - picture[:240, :320]).mean((1, 2))
+        difference = np.abs(image.astype(np.float32) - shown[:240, :320]).mean((1, 2))
         assert difference[:200].mean() < 8  # lossy, and colour at half the resolution
         assert difference[-12:].mean() > 20  # the strip
 
@@ -427,7 +427,7 @@ def test_sources_in_files_of_their_own_or_one_after_another(tmp_path: Path) -> N
     (first, _), (second, fitted) = frames(tmp_path / "all.mp4")
     assert (first, second) == (0, 0.5)
     assert fitted.shape == (48, 64, 3)
-    assert fitted[10, 2].max() < 40 < 150 < fitted[10, 32].min()  # a border beside the narrower picture
+    assert fitted[10, 2].max() < 40 < 150 < fitted[10, 32].min()  # a border beside the narrower image
 
 
 @pytest.mark.parametrize(
@@ -439,7 +439,7 @@ def test_sources_in_files_of_their_own_or_one_after_another(tmp_path: Path) -> N
         ([("a.png", 7.0), ("b.png", 7.1), ("a.png", 7.2), ("camera0", 9.0)], [0, 0.5, 1.0, 1.5]),
         ([("camera0", 7.0), ("camera0", 3600.0)], [0, 3593]),  # it was away for an hour
     ],
-    ids=["two cameras", "a loop", "two videos", "pictures", "a gap"],
+    ids=["two cameras", "a loop", "two videos", "images", "a gap"],
 )
 def test_times_of_a_recording(tmp_path: Path, shots: list[tuple[str, float]], wanted: list[float]) -> None:
     """By the clock that nobody sets, whatever wall time says."""

@@ -1,4 +1,4 @@
-"""The preview's page in a real Chromium, fed by the real command: pictures move, labels change what is seen."""
+"""The preview's page in a real Chromium, fed by the real command: images move, labels change what is seen."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_the_page(browser: Browser, command: tuple[str, subprocess.Popen[bytes]]
     browser.complaints.clear()
     browser.open(url)
 
-    # Pictures move, and everything else is there.
+    # Images move, and everything else is there.
     first = browser.wait_for(f"document.querySelector('.card img')?.complete && {PIXELS}")
     browser.wait_for(f"{PIXELS} !== '{first}'")
     labels = LABELS.split("\n")[:-1]

@@ -26,7 +26,7 @@ from attri.runtime._util.net import is_own_name, parse_address
 from attri.runtime.deliver.metrics import MetricsSink
 from attri.runtime.errors import EngineError, FailedError, UsageError
 from attri.runtime.web.server import PreviewServer
-from attri.runtime.web.timeouts import Deadlines, bounded
+from attri.runtime.web.timeouts import Deadlines, deadline_protocol
 
 TOKEN = "correct horse battery"
 
@@ -139,11 +139,11 @@ def test_state_before_and_after_frames(client: Client) -> None:
     assert client("/api/state?source=nobody").json["detail"] is None
 
 
-def test_pictures_are_one_source(client: Client) -> None:
+def test_images_of_a_folder_are_one_source(client: Client) -> None:
     for number in range(70):
-        client.preview.write(make_result(f"folder/{number}.png"))
+        client.preview.write(make_result(f"folder/{number}.png", origin="folder"))
     sources = client("/api/state").json["sources"]
-    assert [each["source"] for each in sources] == ["camera0", "rtsp://***@host/b", "pictures"]
+    assert [each["source"] for each in sources] == ["camera0", "rtsp://***@host/b", "folder"]
     assert (sources[2]["number"], sources[2]["shown"]) == (70, "folder/69.png")
     assert [each["card"] for each in sources] == [False, False, True]
 
@@ -188,7 +188,7 @@ def test_frames(client: Client, picture_files: list) -> None:
     assert (first.status, first.headers["content-type"]) == (200, "image/jpeg")
     shown = np.asarray(Image.open(io.BytesIO(first.body)), np.float32)
     truth = np.asarray(Image.open(picture_files[0]).convert("RGB"), np.float32)
-    assert np.abs(shown - truth).mean() < 8  # JPEG at quality 80 of a drawn picture
+    assert np.abs(shown - truth).mean() < 8  # JPEG at quality 80 of a drawn image
     assert client("/api/frame?source=camera0").body == first.body
     client.preview.write(make_result(frame=1, image=np.zeros((3000, 1500, 3), np.uint8)))
     second = client("/api/frame?source=camera0")
@@ -278,7 +278,7 @@ def test_who_may_change_labels(client: Client, headers: dict[str, str], status: 
 
 
 def test_behind_a_proxy(open_preview) -> None:
-    client = open_preview(FakeControl(), names=("Cameras.plant.example",))
+    client = open_preview(FakeControl(), allowed_hosts=("Cameras.plant.example",))
     through = {"Host": "cameras.plant.example", "Origin": "https://cameras.plant.example"}
     rewritten = {"Host": "127.0.0.1", "Origin": "https://cameras.plant.example:8443"}
     for headers in (through, rewritten):
@@ -485,7 +485,7 @@ def test_a_stream_may_outlast_the_deadlines() -> None:
             await asyncio.sleep(0.1)
             yield bytes(50_000)
 
-    protocol = bounded(Deadlines(receive=0.3, send=0.3))
+    protocol = deadline_protocol(Deadlines(receive=0.3, send=0.3))
     config = uvicorn.Config(StreamingResponse(chunks()), http=protocol, ws="none", lifespan="off", log_config=None)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
