@@ -1,4 +1,4 @@
-"""A real Chromium without a window, by its DevTools protocol: as much of it as tests of pages need."""
+"""Headless Chromium over the DevTools protocol, as much of it as tests of web pages need."""
 
 from __future__ import annotations
 
@@ -23,10 +23,14 @@ _FLAGS = (
 
 
 class Browser:
-    """One page in a browser of its own; what it asks for and complains of is kept.
+    """One page in a browser of its own.
 
-    requests    every URL
-    complaints  what the console, the log and uncaught errors said
+    Args:
+        profile: Folder for the browser's profile.
+
+    Attributes:
+        requests: Every URL that was requested.
+        complaints: Messages of the console and the log, and uncaught errors.
     """
 
     def __init__(self, profile: Path) -> None:
@@ -77,14 +81,14 @@ class Browser:
         self.send("Page.navigate", url=url)
 
     def js(self, expression: str) -> Any:
-        """The value of an expression in the page; promises are waited for."""
+        """The value of a JavaScript expression in the page; promises are awaited."""
         answer = self.send("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
     def wait_for(self, expression: str, seconds: float = 20.0) -> Any:
         end = time.monotonic() + seconds
-        # An element comes over as {}, which is nothing to Python.
+        # A DOM node would be serialized as {}, which is false in Python.
         while not (value := self.js(f"(value => value instanceof Node || value)({expression})")):
             assert time.monotonic() < end, f"never true: {expression}\n{self.complaints}"
             time.sleep(0.05)
@@ -105,7 +109,7 @@ class Browser:
             )
 
     def type(self, text: str) -> None:
-        """Into what has the focus."""
+        """Type into the element that has the focus."""
         self.send("Input.insertText", text=text)
 
     def screenshot(self, path: Path, whole: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Who stands at the other end of a sink: a real Mosquitto with a listener, and an HTTP server for webhooks."""
+"""Receivers for tests of sinks: a real Mosquitto broker with a subscriber, and an HTTP server for webhooks."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ real = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed"
 
 
 def free_port() -> int:
+    """A TCP port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def wait_for(what: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait until `what` returns something true."""
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, "waited in vain"
@@ -35,7 +37,7 @@ def wait_for(what: Callable[[], object], seconds: float = 20.0) -> None:
 
 
 class Mosquitto:
-    """A broker on loopback that can be killed and started again at the same port."""
+    """A broker on loopback that can be killed and started again on the same port."""
 
     def __init__(self, folder: Path, *lines: str) -> None:
         self.port, self.config = free_port(), folder / "mosquitto.conf"
@@ -57,7 +59,7 @@ class Mosquitto:
 
 
 class Listener:
-    """Everything on a broker, as it came: (topic, payload, retained)."""
+    """Subscribes to every topic of a broker and keeps (topic, payload, retained) of each message."""
 
     def __init__(
         self, port: int, user: tuple[str, str] | None = None, ca: Path | None = None, name: str | None = None
@@ -66,7 +68,7 @@ class Listener:
         from paho.mqtt.enums import CallbackAPIVersion
 
         self.messages: list[tuple[str, bytes, bool]] = []
-        # With a name, the broker keeps its subscription and what it misses.
+        # If it has a name, the broker keeps its subscription and the messages that it misses.
         self.client = Client(CallbackAPIVersion.VERSION2, client_id=name or "", clean_session=name is None)
         self.client.on_message = lambda _c, _d, m: self.messages.append((m.topic, m.payload, m.retain))
         self.client.on_connect = lambda client, *_: client.subscribe("#", 1)
@@ -92,10 +94,15 @@ class Listener:
 
 
 class Relay:
-    """Stands between a client and a broker, and can keep the broker's acknowledgements back.
+    """A TCP proxy between a client and a broker that can hold back the broker's acknowledgements.
 
-    held      while it is set, PUBACKs wait here
-    release   asked of each packet that the client sends: whether those that wait go on
+    Args:
+        port: Port of the broker.
+        release: Called with each packet that the client sends; whether the acknowledgements that wait are sent on.
+
+    Attributes:
+        held: While it is set, PUBACK packets wait here.
+        port: Port for the client.
     """
 
     def __init__(self, port: int, release: Callable[[bytes], bool]) -> None:
@@ -111,7 +118,7 @@ class Relay:
         return len(self._waiting)
 
     def cut(self) -> None:
-        """Break every connection off; what waits is lost."""
+        """Drop every connection; packets that wait are lost."""
         with self._lock:
             self._waiting.clear()
         for connection in self._connections:
@@ -160,7 +167,7 @@ class Relay:
 
 
 def _packets(connection: socket.socket) -> Iterator[bytes]:
-    """MQTT control packets as they come: a byte, the length of the rest in seven bits a byte, the rest."""
+    """Split a stream into MQTT control packets: a byte, the length of the rest in seven bits per byte, the rest."""
     with contextlib.suppress(OSError), connection.makefile("rb") as stream:
         while head := stream.read(1):
             size = shift = 0
@@ -174,8 +181,11 @@ def _packets(connection: socket.socket) -> Iterator[bytes]:
 
 
 class HookServer:
-    """Keeps what comes, and answers with the next of `answers`, or 200; "hang" answers nothing, "drip" a status and
-    then a letter of a header at a time, for as long as the client listens."""
+    """An HTTP server that keeps requests and answers each with the next status of `answers`, or 200.
+
+    The answer "hang" sends nothing; "drip" sends a status and then one letter of a header at a time, for as long as the
+    client reads.
+    """
 
     def __init__(self) -> None:
         self.answers: list[int | str] = []

@@ -1,4 +1,4 @@
-"""Results as the pipeline gives them, and a command that is not there, for tests of what comes after."""
+"""Frame results and a fake pipeline control, for tests of sinks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make_result(
     changed: bool = False,
     **others: object,
 ) -> FrameResult:
-    """A frame of a camera, unless told otherwise; `score` is that of its best label, the others share the rest."""
+    """The result of a frame, of a camera by default; `score` is that of its best label, the others share the rest."""
     best = LABELS.index(label) if label in LABELS else 0
     probabilities = np.full(len(LABELS), (1 - score) / (len(LABELS) - 1), np.float32)
     probabilities[best] = score
@@ -51,12 +51,12 @@ def make_result(
 
 
 def _kind(source: str) -> str:
-    """What a test means by this name, where it does not say."""
+    """The kind of source that a test means by this name, if it does not say."""
     return {".png": "images", ".jpg": "images", ".mp4": "video"}.get(Path(source).suffix, "v4l2")
 
 
 class FakeControl:
-    """Keeps what was asked of it."""
+    """A `PipelineControl` that keeps labels in memory and reports the state that it is told."""
 
     def __init__(self, *sources: str, state: str = "live") -> None:
         self.lines = {source: list(LABELS) for source in sources or ("camera0",)}
