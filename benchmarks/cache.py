@@ -178,7 +178,10 @@ def top1(model: AttriPrompt, run: Run, features: Tensor, retrieved: NDArray[np.i
 def heading(run: Run) -> str:
     prompt = run.prompt
     pool = f"{'one pool' if prompt.shared else 'a pool per block'} of {prompt.pool_size} entries"
-    means = f"{prompt.clusters} clusters from {prompt.start}, k-means steps: {prompt.lloyd_steps}, top {prompt.topk}"
+    means = (
+        f"{prompt.clusters} clusters from {prompt.kmeans_init}, k-means steps: {prompt.lloyd_steps}"
+    means += f", top {prompt.topk}"
+    )
     return f"{run.backbone['model']} model, {len(run.classes)} labels, {pool}, {means}"
 
 

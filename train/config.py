@@ -10,6 +10,7 @@ from attri.runtime.errors import UsageError
 from attri.runtime.labels import prompt
 
 TEMPLATE = "a photo of a {}."
+FROZEN_TEMPLATES = (TEMPLATE, "a picture of a {}.", "a {}.")
 TERMS = ("class", "instance", "text", "logits", "retrieval", "diversity")  # of the loss, in the order of losses.py
 PROTOCOLS = ("base-to-novel", "cross-dataset", "domain-generalization", "few-shot")
 METHODS = ("zero-shot", "static", "attriprompt")
@@ -21,7 +22,7 @@ class PromptConfig:
 
     clusters: int = 2  # K, k-means centres per image and block (paper: clustering; the number is our choice)
     lloyd_steps: int = 1  # fixed, so that the graph is static (our choice)
-    start: str = "grid"  # first centres: "grid" of region means or "farthest" tokens (our choice)
+    kmeans_init: str = "grid"  # first centres: "grid" of region means or "farthest" tokens (our choice)
     pool_size: int = 16  # N, entries per pool; 0 is no pool (paper: a pool; the number is our choice)
     topk: int = 1  # k, entries that each centre retrieves (our choice)
     prompt_length: int = 2  # p, prompt tokens per entry (our choice)
@@ -36,8 +37,8 @@ class PromptConfig:
         for name in (*at_least_one, "pool_size", "static_tokens", "lloyd_steps"):
             if getattr(self, name) < int(name in at_least_one):
                 raise UsageError(f"{name} is {getattr(self, name)}: it must be {int(name in at_least_one)} or more")
-        if self.start not in ("grid", "farthest"):
-            raise UsageError(f"start is {self.start!r}: choose 'grid' or 'farthest'")
+        if self.kmeans_init not in ("grid", "farthest"):
+            raise UsageError(f"kmeans_init is {self.kmeans_init!r}: choose 'grid' or 'farthest'")
         if self.pool_size == 0 and self.static_tokens == 0:
             raise UsageError("pool_size and static_tokens are both 0: nothing would be learned")
         if self.pool_size and self.topk > self.pool_size:
@@ -54,14 +55,14 @@ class TrainConfig:
     """How the prompt is learned."""
 
     template: str = TEMPLATE  # the label goes into {} (CoOp and its followers)
-    frozen_templates: tuple[str, ...] = (TEMPLATE, "a picture of a {}.", "a {}.")  # averaged for T0 (our choice)
+    frozen_templates: tuple[str, ...] = FROZEN_TEMPLATES  # averaged for T0 (our choice)
     epochs: int = 40  # passes over the training images (our choice)
-    batch: int = 32  # images per step (our choice)
+    batch_size: int = 32  # images per step (our choice)
     optimizer: str = "adamw"  # "adamw" or "sgd" (our choice)
     lr: float = 2e-3  # peak learning rate, reached after warmup, then cosine to 0 (our choice)
     warmup: float = 0.05  # share of all steps (our choice)
     weight_decay: float = 1e-2  # on prompt tokens, not on keys (our choice)
-    views: int = 8  # cached augmented views per training image (our choice)
+    augmentations: int = 8  # cached augmented views per training image (our choice)
     shots: int | None = None  # images per class; None is all (few-shot protocol of CoOp)
     holdout: float = 0.25  # share per class kept for testing when the data has no test folder (our choice)
     weight_class: float = 1.0  # class stream (paper)
@@ -96,7 +97,7 @@ class TrainConfig:
         for name in ("warmup", "average_mean"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} is {getattr(self, name)}: it is a share, from 0 to 1")
-        for name in ("epochs", "batch", "views"):
+        for name in ("epochs", "batch_size", "augmentations"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}: it must be 1 or more")
         if self.shots is not None and self.shots < 1:

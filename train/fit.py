@@ -93,7 +93,7 @@ def new_trainer(
     repeatable(backbone.token_embedding.device)
     torch.manual_seed(config.seed)
     model = AttriPrompt(backbone, prompt).to(backbone.token_embedding.device)
-    data = store.get("encode", model, dataset.train, views=config.views, seed=config.seed)
+    data = store.get("encode", model, dataset.train, views=config.augmentations, seed=config.seed)
     require_classes(data, dataset.classes)
     generator = torch.Generator().manual_seed(config.seed)
     fit_keys(model.pool, data.centres.flatten(0, 1), generator)

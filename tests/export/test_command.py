@@ -36,7 +36,12 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "run"
     data = read_data(pocket.IMAGES, shots=1)
     return fit(
-        data, load_backbone(), PromptConfig(pool_size=4), TrainConfig(epochs=1, views=1, shots=1), folder, latest=False
+        data,
+        load_backbone(),
+        PromptConfig(pool_size=4),
+        TrainConfig(epochs=1, augmentations=1, shots=1),
+        folder,
+        latest=False,
     )
 
 
@@ -48,7 +53,7 @@ def other_run(photos, tmp_path_factory):
         read_data(photos),
         load_backbone(),
         PromptConfig(pool_size=3),
-        TrainConfig(epochs=1, views=1),
+        TrainConfig(epochs=1, augmentations=1),
         folder,
         latest=False,
     )
@@ -148,7 +153,7 @@ def folder_run(photos, tmp_path_factory):
     for file in sorted(photos.rglob("*.png")):
         (root / file.parent.name).mkdir(parents=True, exist_ok=True)
         shutil.copy(file, root / file.parent.name / f"{file.parent.parent.name}-{file.name}")
-    config = TrainConfig(epochs=1, views=1)
+    config = TrainConfig(epochs=1, augmentations=1)
     run = root.with_name("run")
     return root, fit(read_data(root), load_backbone(), PromptConfig(pool_size=4), config, run, latest=False)
 

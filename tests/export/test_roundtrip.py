@@ -69,7 +69,7 @@ def run(config, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         backbone = load_backbone(NAME, str(folder / "weights.pt"))
-        train = TrainConfig(epochs=2, views=1, shots=1)
+        train = TrainConfig(epochs=2, augmentations=1, shots=1)
         return fit(read_data(pocket.IMAGES, shots=1), backbone, PROMPT, train, folder / "run", latest=False)
 
 
@@ -89,7 +89,7 @@ def literal_probabilities(clip, run, manifest, image):
     pixels = torch.from_numpy(Preprocess(about["size"], about["mean"], about["std"])(image))[None]
     with torch.no_grad():
         feature, tokens = literal_image(clip, pixels)
-        centres = literal_centres(clip, tokens[0], PROMPT.clusters, PROMPT.lloyd_steps, PROMPT.start)
+        centres = literal_centres(clip, tokens[0], PROMPT.clusters, PROMPT.lloyd_steps, PROMPT.kmeans_init)
         retrieved = torch.tensor([literal_retrieve(centres, pool["keys"][0], PROMPT.topk)])
         ids = tokenizer([run.train.template.format(label) for label in manifest.labels])
         text = literal_text(clip, pool["tokens"], pool["static"], retrieved, ids)

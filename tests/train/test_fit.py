@@ -29,7 +29,7 @@ from attri.train.training.progress import Progress
 from attri.train.training.run_folder import RunFolder, claim
 from attri.train.training.trainer import Trainer
 
-QUICK = TrainConfig(epochs=3, views=2, shots=2, batch=16)
+QUICK = TrainConfig(epochs=3, augmentations=2, shots=2, batch_size=16)
 PROMPT = PromptConfig(pool_size=8)
 
 
@@ -84,7 +84,18 @@ def test_the_same_seed_gives_the_same_prompt_and_another_another(backbone, datas
 
 
 def command_line(photos: Path, *options: str) -> list[str]:
-    return [sys.executable, "-m", "attri.train.cli", "--data", str(photos), "--device", "cpu", "--views", "1", *options]
+    return [
+        sys.executable,
+        "-m",
+        "attri.train.cli",
+        "--data",
+        str(photos),
+        "--device",
+        "cpu",
+        "--augmentations",
+        "1",
+        *options,
+    ]
 
 
 def threads(count: int) -> dict[str, str]:
@@ -174,7 +185,7 @@ def test_an_interrupted_run_goes_on_and_ends_bit_equal(backbone, dataset, monkey
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_middle_of_an_epoch_loses_no_step(backbone, dataset, monkeypatch, number):
-    config = dataclasses.replace(QUICK, batch=6, average=True)  # 2 steps an epoch
+    config = dataclasses.replace(QUICK, batch_size=6, average=True)  # 2 steps an epoch
     whole = fit(dataset, backbone, PROMPT, config)
     step, taken = Trainer.step, []
 
@@ -204,7 +215,7 @@ def test_long_epochs_are_saved_on_the_way(backbone, dataset, monkeypatch):
     monkeypatch.setattr(
         module.RunFolder, "save_state", lambda self, t, p: places.append(p["steps"]) or save(self, t, p)
     )
-    fit(dataset, backbone, PROMPT, dataclasses.replace(QUICK, epochs=1, batch=5))
+    fit(dataset, backbone, PROMPT, dataclasses.replace(QUICK, epochs=1, batch_size=5))
     assert places == [1, 2, 0]
 
 

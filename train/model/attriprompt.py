@@ -40,7 +40,7 @@ class AttriPrompt(nn.Module):
             raise UsageError(f"depth is {config.depth}: {backbone.name} has {layers} text blocks")
         self.pool = PromptPool(config, self.depth, width, backbone.joint_width)
         try:
-            retrieval = Retrieval(backbone.grid, config.clusters, config.lloyd_steps, config.start)
+            retrieval = Retrieval(backbone.grid, config.clusters, config.lloyd_steps, config.kmeans_init)
         except ValueError as error:
             raise UsageError(f"clusters is {config.clusters}: {error}") from error
         self.vision = VisionTower.of(backbone.visual, retrieval, layers, self.depth)

@@ -56,7 +56,7 @@ class FeatureCache:
 
     def get(self, name: str, model: AttriPrompt, images: list[LabelledImage], **how: int) -> Features:
         """See `compute`; `name` is what the bar says. `views` and `seed` may be given."""
-        of_retrieval = model.depth, model.config.clusters, model.config.lloyd_steps, model.config.start
+        of_retrieval = model.depth, model.config.clusters, model.config.lloyd_steps, model.config.kmeans_init
         key = (model.backbone.sha256, of_retrieval, [image.path for image in images], how)
         known = next((features for other, features in self.sets.values() if other == key), None)
         if known is None:

@@ -72,7 +72,7 @@ class Trainer:
 
     @property
     def steps_per_epoch(self) -> int:
-        return math.ceil(len(self.data) / self.config.batch)
+        return math.ceil(len(self.data) / self.config.batch_size)
 
     def run(self, on_step: Callable[[dict[str, float]], object], on_epoch: Callable[[Trainer], object]) -> None:
         """Train what is left; `on_epoch` comes after each epoch, when its record is in `history`.
@@ -84,7 +84,7 @@ class Trainer:
         """
         while self.epoch < self.config.epochs:
             order, views = self.shuffle(self.epoch)
-            for rows in torch.split(order, self.config.batch)[self.steps :]:
+            for rows in torch.split(order, self.config.batch_size)[self.steps :]:
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.rate(self.steps)
                 record = self.step(rows, views[rows])

@@ -133,7 +133,7 @@ def test_a_command_tells_openmp_before_torch_is_loaded(tmp_path: Path) -> None:
     code = (
         "import json, os, sys\nimport attri.train.cli as cli\n"
         "def check(*_): print(json.dumps(['torch' in sys.modules, os.environ.get('OMP_WAIT_POLICY')])); sys.exit()\n"
-        "cli.check = check\ncli.main([], prog_name='attri-train')"
+        "cli.TrainOptions.check = check\ncli.main([], prog_name='attri-train')"
     )
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

@@ -26,7 +26,7 @@ from attri.train.model.backbone import load_backbone
 from attri.train.training.checkpoint import load_run
 from attri.train.training.trainer import Trainer
 
-QUICK = TrainConfig(epochs=2, views=1, batch=8)
+QUICK = TrainConfig(epochs=2, augmentations=1, batch_size=8)
 PROMPT = PromptConfig(pool_size=4)
 
 
@@ -193,14 +193,18 @@ def test_the_harmonic_mean_is_that_of_the_averages():
         (["--protocol", "cross-dataset"], "cross-dataset needs --target datasets to score"),
         (["--protocol", "base-to-novel", "--target", "."], "takes no --target"),
         (["--model", "ViT-B-16"], "needs --pretrained"),
-        (["--weight", "class", "-1"], "weight_class is -1.0: it must be 0 (off) or more"),
+        (["--loss-weight", "class", "-1"], "weight_class is -1.0: it must be 0 (off) or more"),
         (["--lr", "nan"], "lr is nan: it must be more than 0"),
         (
-            ["--protocol", "few-shot", *(part for t in TERMS if t != "retrieval" for part in ("--without", t))],
+            [
+                "--protocol",
+                "few-shot",
+                *(part for t in TERMS if t != "retrieval" for part in ("--loss-weight", t, "0")),
+            ],
             "no loss of a weight above 0 reaches this prompt",  # the static one
         ),
         (["--ensemble", "--frozen-template", "a {}."], "choose one"),
-        (["--without", "typo"], "'typo' is not one of"),
+        (["--loss-weight", "typo", "0"], "'typo' is not one of"),
     ],
 )
 def test_options_that_do_not_go_together(options, message, photos):
@@ -215,9 +219,9 @@ def test_a_gpu_that_is_too_small_is_one_line(photos, monkeypatch):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
     monkeypatch.setattr(Trainer, "step", full)
-    done = CliRunner().invoke(main, ["--data", str(photos), "--views", "1", "--batch", "8"])
+    done = CliRunner().invoke(main, ["--data", str(photos), "--augmentations", "1", "--batch-size", "8"])
     assert done.exit_code == 1
-    assert "is out of memory: lower --batch (it is 8)" in done.output
+    assert "is out of memory: lower --batch-size (it is 8)" in done.output
 
 
 def test_the_command_prints_the_table(photos):
@@ -229,7 +233,7 @@ def test_the_command_prints_the_table(photos):
 
 
 def test_the_ensemble_is_what_the_run_was_trained_with(photos):
-    done = CliRunner().invoke(main, ["--data", str(photos), "--epochs", "1", "--views", "1", "--ensemble"])
+    done = CliRunner().invoke(main, ["--data", str(photos), "--epochs", "1", "--augmentations", "1", "--ensemble"])
     assert done.exit_code == 0, done.output
     assert load_run(Path("runs/latest")).train.frozen_templates == ENSEMBLE
 
@@ -237,7 +241,7 @@ def test_the_ensemble_is_what_the_run_was_trained_with(photos):
 def test_the_ensemble_has_the_dataset_s_own_template_too(tmp_path, picture_files):
     root = lay_out("EuroSAT", tmp_path / "data", picture_files).root
     done = CliRunner().invoke(
-        main, ["--data", str(root), "--epochs", "1", "--shots", "1", "--views", "1", "--ensemble"]
+        main, ["--data", str(root), "--epochs", "1", "--shots", "1", "--augmentations", "1", "--ensemble"]
     )
     assert done.exit_code == 0, done.output
     own = "a centered satellite photo of {}."

@@ -136,7 +136,9 @@ def test_what_is_drawn_is_what_the_literal_method_clusters_and_retrieves(picture
         for block, view in enumerate(views):
             assert view.source == source_block(block + 1, len(states), len(model.text.blocks))
             tokens = states[view.source - 1]
-            centres, labels = literal_clusters(backbone.clip, tokens, config.clusters, config.lloyd_steps, config.start)
+            centres, labels = literal_clusters(
+                backbone.clip, tokens, config.clusters, config.lloyd_steps, config.kmeans_init
+            )
             assert view.clusters.shape == backbone.grid
             assert view.clusters.flatten().tolist() == labels
             for k, centre in enumerate(centres):
@@ -167,7 +169,7 @@ def test_usage_by_class_counts_each_class_on_its_own():
 
 @pytest.mark.parametrize("clusters", [1, 2, 8])
 def test_the_sheet_colours_the_patches_of_the_image(tmp_path, pocket_model, picture_files, clusters):
-    model = AttriPrompt(pocket_model.backbone, PromptConfig(clusters=clusters, start="farthest"))
+    model = AttriPrompt(pocket_model.backbone, PromptConfig(clusters=clusters, kmeans_init="farthest"))
     usage = torch.zeros(len(HOSTILE), 6, 16)
     usage[:, :, ::2] = 1 / 8
     image = Image.open(picture_files[3])

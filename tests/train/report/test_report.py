@@ -88,7 +88,9 @@ def run(tmp_path_factory):
     few = dataclasses.replace(few, val=few.val[::4], test=few.test[::4])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        path = fit(few, load_backbone(), PromptConfig(), TrainConfig(epochs=2, views=1, shots=2), folder / "run")
+        path = fit(
+            few, load_backbone(), PromptConfig(), TrainConfig(epochs=2, augmentations=1, shots=2), folder / "run"
+        )
     results = json.loads((path / "results.json").read_text())
     history = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     results["test"]["confusion"] = [[5, 1, 0], [2, 2, 0], [0, 0, 0]]

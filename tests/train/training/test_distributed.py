@@ -40,14 +40,14 @@ with distributed.process_group(torch.device("cpu")):
         said.append(str(error))
     Trainer.step = step
     try:
-        fit(read_data(Path(sys.argv[1])), load_backbone(), PromptConfig(pool_size=4), TrainConfig(views=1))
+        fit(read_data(Path(sys.argv[1])), load_backbone(), PromptConfig(pool_size=4), TrainConfig(augmentations=1))
     except KeyboardInterrupt:
         said.append(len(steps))
     Path(f"rank{distributed.rank()}").write_text(repr(said))
 os._exit(0)  # threads that DDP leaves behind may abort an interpreter that ends on a busy machine (pytorch #179291)
 """
 BIN = Path(sys.executable).parent
-TRAIN = ["--epochs", "2", "--views", "1", "--pool-size", "4", "--device", "cpu"]
+TRAIN = ["--epochs", "2", "--augmentations", "1", "--pool-size", "4", "--device", "cpu"]
 
 
 def run(folder, processes, *command):
@@ -70,9 +70,9 @@ def train(folder, data, options, processes):
     [
         # Of 20 images the last batch of 19 holds one, and leaves a process without any. SGD, because Adam would
         # hide a gradient of the wrong length.
-        ["--batch", "19", "--weight", "instance", "0.7", "--optimizer", "sgd", "--lr", "0.05"],
+        ["--batch-size", "19", "--loss-weight", "instance", "0.7", "--optimizer", "sgd", "--lr", "0.05"],
         # Nothing moves the keys, and the average is taken.
-        ["--batch", "7", "--without", "retrieval", "--without", "diversity", "--average"],
+        ["--batch-size", "7", "--loss-weight", "retrieval", "0", "--loss-weight", "diversity", "0", "--average"],
     ],
     ids=["instance stream", "keys without gradient"],
 )

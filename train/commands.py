@@ -1,0 +1,83 @@
+"""What attri-train does with its options: train one prompt, or compare methods under a protocol."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import torch
+
+from attri.runtime._util.wording import plural
+from attri.train import pocket
+from attri.train.config import METHODS
+from attri.train.data import Dataset, read_data, read_target
+from attri.train.evaluation import protocols
+from attri.train.fit import fit
+from attri.train.model.backbone import Backbone, load_backbone
+from attri.train.options import TrainOptions
+from attri.train.training import distributed
+from attri.train.training.features import FeatureCache
+from attri.train.training.progress import Progress
+
+
+def train_prompt(options: TrainOptions, device: torch.device, progress: Progress) -> None:
+    """Train one prompt and print its accuracy."""
+    dataset = read_data(options.data or pocket.IMAGES, shots=options.single_shots, seed=options.seed)
+    prompt, config = options.prompt_config(), options.train_config(dataset.template)
+    backbone = _load(options, device)
+    counts = f"{plural(len(dataset.classes), 'class')}, {plural(len(dataset.train), 'image')}"
+    progress.say(f"{backbone.name} on {device}: {counts} from {dataset.root}")
+    run = fit(dataset, backbone, prompt, config, options.output, FeatureCache(progress), options.tensorboard)
+    _print_results(run)
+
+
+def compare_methods(options: TrainOptions, device: torch.device, progress: Progress) -> None:
+    """Train and score every method under --protocol and print the table."""
+    assert options.protocol is not None
+    spec = protocols.ProtocolSpec(
+        options.protocol,
+        lambda seed, shots: _read(options, seed, shots),
+        tuple(read_target(target) for target in _targets(options)),
+        options.method or METHODS,
+        options.seeds or (1, 2, 3),
+        options.shots or (protocols.FEW_SHOTS if options.protocol == "few-shot" else (protocols.SHOTS,)),
+    )
+    prompt, config = options.prompt_config(), options.train_config(_read(options, 1, 1).template)
+    _print_results(protocols.run(spec, _load(options, device), prompt, config, options.output, progress))
+
+
+def _read(options: TrainOptions, seed: int, shots: int) -> Dataset:
+    return read_data(options.data or pocket.IMAGES, shots=shots, seed=seed)
+
+
+def _targets(options: TrainOptions) -> tuple[Path, ...]:
+    """The --target datasets; the pocket set has a second style to generalize to."""
+    if options.protocol == "domain-generalization" and not options.data and not options.target:
+        return (pocket.OTHER_STYLE.parent,)
+    return options.target
+
+
+def _load(options: TrainOptions, device: torch.device) -> Backbone:
+    backbone = load_backbone(options.model, options.pretrained)
+    backbone.clip.to(device)
+    return backbone
+
+
+def _print_results(folder: Path) -> None:
+    """Print a run's results as a small table on stdout, on rank 0."""
+    if distributed.rank() > 0:
+        return
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    if "protocol" in results:
+        click.echo((folder / "results.md").read_text(encoding="utf-8"))
+    for part in ("val", "test"):
+        if part in results:
+            row = results[part]
+            accuracy = f"zero-shot {row['zero_shot']:6.1%}   prompted {row['prompted']:6.1%}"
+            click.echo(f"{part:<5} {plural(row['images'], 'image'):>14}   {accuracy}")
+    if "pool_alive" in results:
+        alive = results["pool_alive"]
+        shares = " to ".join(dict.fromkeys(f"{share:.0%}" for share in (min(alive), max(alive))))
+        click.echo(f"pool  {shares} of the pool entries are in use")
+    click.echo(f"run   {folder}")

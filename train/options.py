@@ -1,0 +1,128 @@
+"""The options of attri-train as one record, and the configs that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from attri.runtime.errors import UsageError
+from attri.train.config import FROZEN_TEMPLATES, PromptConfig, TrainConfig
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What the command line says, a field for each option under its name there (see `attri-train --help`)."""
+
+    data: Path | None
+    model: str
+    pretrained: str | None
+    shots: tuple[int, ...]
+    epochs: int
+    batch_size: int
+    optimizer: str
+    lr: float
+    augmentations: int
+    template: str | None
+    frozen_template: tuple[str, ...]
+    ensemble: bool
+    clusters: int
+    lloyd_steps: int
+    kmeans_init: str
+    pool: str
+    pool_size: int
+    topk: int
+    prompt_length: int
+    static_tokens: int
+    depth: int | None
+    loss_weight: tuple[tuple[str, float], ...]
+    average: bool
+    precision: str
+    seed: int
+    protocol: str | None
+    target: tuple[Path, ...]
+    seeds: tuple[int, ...]
+    method: tuple[str, ...]
+    output: Path | None
+    device: str
+    tensorboard: bool
+
+    def check(self, given: Collection[str]) -> None:
+        """Refuse options that do not go together, before anything heavy is imported.
+
+        Args:
+            given: names of the options that the command line holds.
+
+        Raises:
+            UsageError: two options contradict each other, or one lacks another.
+        """
+        for name in ("target", "seeds", "method"):
+            if name in given and not self.protocol:
+                raise UsageError(f"--{name} goes with --protocol")
+        for name in ("seed", "tensorboard"):
+            if name in given and self.protocol:
+                raise UsageError(f"--{name} does not go with --protocol" + (": say --seeds" if name == "seed" else ""))
+        if len(self.shots) > 1 and self.protocol != "few-shot":
+            raise UsageError("several --shots go with --protocol few-shot")
+        if self.ensemble and self.frozen_template:
+            raise UsageError("--ensemble and --frozen-template both say which frozen features to take: choose one")
+        if self.model != "pocket" and not self.pretrained:
+            raise UsageError(f"--model {self.model} needs --pretrained: an untrained CLIP has nothing to prompt")
+        if self.tensorboard:
+            import tensorboard  # noqa: F401 (missing? then better now than after encoding)
+
+    @property
+    def single_shots(self) -> int | None:
+        """Training images per class of a single training, or None for all."""
+        return self.shots[0] if self.shots else None
+
+    def prompt_config(self) -> PromptConfig:
+        """The shape of the prompt.
+
+        Raises:
+            UsageError: a value is out of range.
+        """
+        return PromptConfig(
+            clusters=self.clusters,
+            lloyd_steps=self.lloyd_steps,
+            kmeans_init=self.kmeans_init,
+            pool_size=self.pool_size,
+            topk=self.topk,
+            prompt_length=self.prompt_length,
+            static_tokens=self.static_tokens,
+            depth=self.depth,
+            shared=self.pool == "shared",
+        )
+
+    def train_config(self, dataset_template: str) -> TrainConfig:
+        """How the prompt is trained.
+
+        Args:
+            dataset_template: the template of the dataset, used where --template is not given.
+
+        Raises:
+            UsageError: a value is out of range.
+        """
+        template = self.template or dataset_template
+        return TrainConfig(
+            template=template,
+            frozen_templates=self.frozen_template or self._frozen_templates(template),
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            optimizer=self.optimizer,
+            lr=self.lr,
+            augmentations=self.augmentations,
+            shots=self.single_shots,
+            average=self.average,
+            precision=self.precision,
+            seed=self.seed,
+            **{f"weight_{term}": weight for term, weight in self.loss_weight},
+        )
+
+    def _frozen_templates(self, template: str) -> tuple[str, ...]:
+        """The templates whose frozen features are averaged where --frozen-template is not given."""
+        if not self.ensemble:
+            return (template, *FROZEN_TEMPLATES[1:])
+        from attri.train.data.templates import DEFAULT, ENSEMBLE
+
+        return ENSEMBLE if template == DEFAULT else (*ENSEMBLE, template)
