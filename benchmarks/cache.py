@@ -27,7 +27,7 @@ from torch import Tensor
 
 from attri.runtime.text.hysteresis import RetrievalHysteresis
 from attri.train.config import PromptConfig
-from attri.train.fit import label_tokens, load_model
+from attri.train.fitting import label_tokens, load_model
 from attri.train.model import AttriPrompt
 from attri.train.training.checkpoint import Run, load_run
 from benchmarks.common import keep
@@ -178,10 +178,8 @@ def top1(model: AttriPrompt, run: Run, features: Tensor, retrieved: NDArray[np.i
 def heading(run: Run) -> str:
     prompt = run.prompt
     pool = f"{'one pool' if prompt.shared else 'a pool per block'} of {prompt.pool_size} entries"
-    means = (
-        f"{prompt.clusters} clusters from {prompt.kmeans_init}, k-means steps: {prompt.lloyd_steps}"
+    means = f"{prompt.clusters} clusters from {prompt.kmeans_init}, k-means steps: {prompt.lloyd_steps}"
     means += f", top {prompt.topk}"
-    )
     return f"{run.backbone['model']} model, {len(run.classes)} labels, {pool}, {means}"
 
 

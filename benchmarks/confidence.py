@@ -30,7 +30,7 @@ from attri.export.score_calibration import (
 )
 from attri.runtime import Classifier
 from attri.train.data import read_data
-from attri.train.fit import load_model
+from attri.train.fitting import load_model
 from attri.train.training.checkpoint import load_run
 from benchmarks.common import keep
 

@@ -33,7 +33,7 @@ from attri.runtime.images import list_images
 from attri.runtime.labels import class_words
 from attri.runtime.text.cache import TextCache
 from attri.train.config import PromptConfig
-from attri.train.fit import load_model
+from attri.train.fitting import load_model
 from attri.train.model import AttriPrompt
 from attri.train.model.backbone import load_backbone
 from attri.train.pocket import IMAGES, OTHER_STYLE

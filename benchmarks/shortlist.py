@@ -24,7 +24,7 @@ import numpy as np
 from attri.export.onnx import export_bundle
 from attri.runtime import Classifier
 from attri.runtime.images import list_images
-from attri.train.fit import load_model
+from attri.train.fitting import load_model
 from attri.train.pocket import IMAGES, OTHER_STYLE
 from attri.train.training.checkpoint import load_run
 from benchmarks.common import in_turn, keep

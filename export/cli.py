@@ -99,7 +99,7 @@ def load_trained_model(run: Run, path: Path) -> AttriPrompt:
     Raises:
         FailedError: the tensors do not fit the settings of the run.
     """
-    from attri.train.fit import load_model
+    from attri.train.fitting import load_model
 
     try:
         return load_model(run)

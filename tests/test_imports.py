@@ -30,7 +30,7 @@ FLOORS = {
         "pipeline web",
         "cli",
     ],
-    "train": ["config pocket", "model data", "training", "report", "fit", "evaluation", "cli"],
+    "train": ["config pocket", "options model data", "training", "report", "fitting", "evaluation", "commands", "cli"],
     "export": [
         "graph progress engine_options score_calibration",
         "parity",

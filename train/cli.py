@@ -152,7 +152,7 @@ def main(ctx: click.Context, /, **options: Any) -> None:
     from torch.cuda import OutOfMemoryError
 
     from attri.train.commands import compare_methods, train_prompt
-    from attri.train.fit import pick_device
+    from attri.train.fitting import pick_device
     from attri.train.training import distributed
     from attri.train.training.progress import Progress
 

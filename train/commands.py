@@ -13,7 +13,7 @@ from attri.train import pocket
 from attri.train.config import METHODS
 from attri.train.data import Dataset, read_data, read_target
 from attri.train.evaluation import protocols
-from attri.train.fit import fit
+from attri.train.fitting import fit
 from attri.train.model.backbone import Backbone, load_backbone
 from attri.train.options import TrainOptions
 from attri.train.training import distributed

@@ -1,4 +1,4 @@
-"""Every choice of a training run, with its unit and where it comes from."""
+"""The configs of a training run; each field's comment gives its unit and where the choice comes from."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ METHODS = ("zero-shot", "static", "attriprompt")
 
 @dataclass(frozen=True)
 class PromptConfig:
-    """The prompt itself: what `prompt.safetensors` needs to be rebuilt (docs/explanation/method.md)."""
+    """The shape of the prompt and of retrieval (docs/explanation/method.md), stored in `prompt.safetensors`."""
 
     clusters: int = 2  # K, k-means centres per image and block (paper: clustering; the number is our choice)
     lloyd_steps: int = 1  # fixed, so that the graph is static (our choice)
     kmeans_init: str = "grid"  # first centres: "grid" of region means or "farthest" tokens (our choice)
-    pool_size: int = 16  # N, entries per pool; 0 is no pool (paper: a pool; the number is our choice)
-    topk: int = 1  # k, entries that each centre retrieves (our choice)
-    prompt_length: int = 2  # p, prompt tokens per entry (our choice)
+    pool_size: int = 16  # N, pool entries; 0 is no pool (paper: a pool; the number is our choice)
+    topk: int = 1  # k, pool entries that each centre retrieves (our choice)
+    prompt_length: int = 2  # p, prompt tokens per pool entry (our choice)
     static_tokens: int = 0  # q, deep prompt tokens that every image sees (our choice)
     depth: int | None = None  # prompted text blocks from the first on; None is all of them (paper: all)
     # One pool for all blocks (paper: "a prompt pool"). As accurate on the pocket set as one per block, and steadier:
@@ -46,7 +46,7 @@ class PromptConfig:
 
     @property
     def retrieved(self) -> int:
-        """M, pool entries that one image brings to one text block."""
+        """M, pool entries that one image retrieves for one text block."""
         return self.clusters * self.topk if self.pool_size else 0
 
 
@@ -104,15 +104,15 @@ class TrainConfig:
             raise UsageError(f"shots is {self.shots}: it must be 1 or more")
 
     def weight(self, term: str) -> float:
-        """The factor of one of the TERMS; 0 leaves it out."""
+        """Return the weight of one of the TERMS; 0 leaves it out."""
         return float(getattr(self, f"weight_{term}"))
 
 
 def trainable_parts(prompt: PromptConfig, train: TrainConfig) -> tuple[bool, bool]:
-    """Does a loss reach the keys, and does one reach the prompt tokens?
+    """Return whether a loss term reaches the keys, and whether one reaches the prompt tokens.
 
     Raises:
-        UsageError: neither, so that nothing would be learned.
+        UsageError: neither; nothing would be learned.
     """
     pulled, pushed = prompt.pool_size > 0 and train.weight_retrieval, prompt.pool_size > 1 and train.weight_diversity
     keys = bool(pulled or pushed)

@@ -29,7 +29,7 @@ from attri.runtime._util.printable import json_text
 from attri.runtime.bundle import SYMMETRIC, TEXT, VISION, Bundle, Manifest, file_entry
 from attri.runtime.engines.base import Engine
 from attri.runtime.preprocess import Preprocess
-from attri.train.fit import versions
+from attri.train.fitting import versions
 from attri.train.report.report import render
 from attri.train.training.run_folder import write_file
 

@@ -19,10 +19,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from attri.runtime.errors import FailedError, UsageError
-from attri.train import fit as module
+from attri.train import fitting as module
 from attri.train.config import TERMS, PromptConfig, TrainConfig
 from attri.train.data import read_data
-from attri.train.fit import fit, load_model, pick_device
+from attri.train.fitting import fit, load_model, pick_device
 from attri.train.model.backbone import load_backbone
 from attri.train.training.checkpoint import load_run, save_tensors
 from attri.train.training.progress import Progress

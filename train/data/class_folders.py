@@ -1,4 +1,4 @@
-"""A folder per class, or train/val/test folders of those."""
+"""Read a folder per class, or train/val/test folders of those."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from attri.runtime.images import is_stray, list_images
 from attri.runtime.labels import class_words
 from attri.train.data.dataset import SPLITS, Dataset, LabelledImage
 
-logger = logging.getLogger("attri")
+_LOGGER = logging.getLogger("attri")
 
 
 def read_class_folders(root: Path) -> Dataset:
@@ -37,7 +37,7 @@ def read_class_folders(root: Path) -> Dataset:
 
 
 def list_classes(folder: Path) -> list[str]:
-    """The names of the folders in `folder`, sorted. Hidden and stray ones are left out, which is said once.
+    """List the class folders in `folder`, sorted. Hidden and stray folders are left out with one warning.
 
     Raises:
         UsageError: it cannot be read.
@@ -53,13 +53,14 @@ def list_classes(folder: Path) -> list[str]:
 
 @cache  # folders are listed several times
 def _say_left_out(folder: Path, names: str) -> None:
-    logger.warning("%s: not classes, left out: %s", folder, names)
+    _LOGGER.warning("%s: not classes, left out: %s", folder, names)
 
 
 def list_labelled_images(folder: Path, numbers: dict[str, int]) -> list[LabelledImage]:
-    """The images in the class folders that `numbers` names, folder by folder, sorted; the numbers are the targets.
+    """List the images of the class folders in `numbers`, folder by folder, sorted; the numbers are the targets.
 
-    Raises: UsageError: a class folder without images.
+    Raises:
+        UsageError: a class folder without images.
     """
     images: list[LabelledImage] = []
     for name, number in numbers.items():

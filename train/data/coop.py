@@ -1,4 +1,4 @@
-"""The 11 datasets and 4 ImageNet variants as CoOp lays them out (DATASETS.md there), known by what is in the folder."""
+"""Read the 11 datasets and 4 ImageNet variants in CoOp's layout (its DATASETS.md), recognized by their files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,14 @@ CLASS_NAMES = "classnames.txt"
 
 @dataclass(frozen=True)
 class Layout:
-    """name: as published. images: the folder of the images. marks: patterns that a folder of this layout matches."""
+    """The layout of one dataset.
+
+    Attributes:
+        name: as published.
+        images: folder of the images.
+        marks: patterns that all match in a folder of this layout.
+        read: reads such a folder.
+    """
 
     name: str
     images: str
@@ -30,12 +37,12 @@ class Layout:
 
 
 def recognise(root: Path) -> list[Layout]:
-    """The layouts whose marks are all in `root`, whatever its own name."""
+    """Return the layouts whose marks all match in `root`, whatever its name."""
     return [layout for layout in LAYOUTS if all(any(root.glob(mark)) for mark in layout.marks)]
 
 
 def read_coop(root: Path) -> Dataset | None:
-    """The dataset in `root`, or None where no layout fits.
+    """Read the dataset in `root`, or return None where no layout fits.
 
     Class names are those of the lists, `_` read as a space: CoOp's split files hold its final names ("face" for
     Caltech's Faces, "Annual Crop Land" for EuroSAT's AnnualCrop). Images come in the order of the lists.

@@ -17,6 +17,8 @@ from attri.train.data.io import read_text, require
 
 @dataclass(frozen=True)
 class Row:
+    """One line of the file that names an image."""
+
     line: int
     path: Path
     label: str

@@ -1,4 +1,4 @@
-"""Labelled images, and the ways of taking a part of them: chosen classes, halves, a hold-out, a few of each class."""
+"""Datasets of labelled images and their subsets: classes, base and novel halves, hold-out, few-shot."""
 
 from __future__ import annotations
 
@@ -19,17 +19,24 @@ VAL_SHOTS = 4
 
 @dataclass(frozen=True)
 class LabelledImage:
+    """An image file and the number of its class."""
+
     path: Path
     target: int
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What `read_data` found on disk.
+    """A dataset as `read_data` found it on disk.
 
-    root: the folder or CSV file that was read. name: the published name of a known dataset, else that of the folder
-    or file. classes: names in words, a class's number is its place. train, val, test: images, each of them in the
-    order of its source; train is empty where a dataset is for testing only. template: the dataset's own prompt.
+    Attributes:
+        root: the folder or CSV file that was read.
+        name: the published name of a known dataset, else that of the folder or file.
+        classes: names in words; the index is the class's number.
+        train: training images in the order of their source; empty where a dataset is for testing only.
+        val: validation images.
+        test: test images.
+        template: the dataset's own prompt template.
     """
 
     root: Path
@@ -41,7 +48,7 @@ class Dataset:
     template: str = DEFAULT
 
     def only(self, chosen: list[int]) -> Dataset:
-        """The same data with some classes only, renumbered in the given order."""
+        """Return the same data with some classes only, renumbered in the given order."""
         number = {old: new for new, old in enumerate(chosen)}
 
         def keep(images: list[LabelledImage]) -> list[LabelledImage]:
@@ -51,7 +58,7 @@ class Dataset:
         return replace(self, classes=names, train=keep(self.train), val=keep(self.val), test=keep(self.test))
 
     def fingerprint(self) -> str:
-        """sha256 of which images, below `root`, have which targets, in their order; the images are not opened."""
+        """Return the sha256 of the images' paths below `root` and targets, in order; images are not opened."""
         digest = hashlib.sha256()
         for part in SPLITS:
             digest.update(f"{part}\n".encode())
@@ -61,13 +68,17 @@ class Dataset:
         return digest.hexdigest()
 
     def halves(self) -> tuple[Dataset, Dataset]:
-        """Base and novel classes: the first half of the numbers, rounded up, and the rest (CoCoOp)."""
+        """Return base and novel classes: the first half of the numbers, rounded up, and the rest (CoCoOp)."""
         middle = math.ceil(len(self.classes) / 2)
         return self.only(list(range(middle))), self.only(list(range(middle, len(self.classes))))
 
 
 def check(dataset: Dataset) -> None:
-    """Raises UsageError where no classifier can be trained or tested on these images; the class is named."""
+    """Check that a classifier can be trained or tested on these images.
+
+    Raises:
+        UsageError: fewer than two classes, or a class without a name or images; it is named.
+    """
     if len(dataset.classes) < 2:
         raise UsageError(f"{dataset.root} holds {plural(len(dataset.classes), 'class')}: two or more are needed")
     known = {p.target for p in dataset.train or dataset.test}
@@ -80,7 +91,7 @@ def check(dataset: Dataset) -> None:
 
 
 def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
-    """Part of the training images become the test images: a seeded `share` of every class; a single one trains."""
+    """Make a seeded `share` of each class's training images its test images; a single image stays for training."""
     places: dict[int, list[int]] = {}
     for place, image in enumerate(dataset.train):
         places.setdefault(image.target, []).append(place)
@@ -88,14 +99,12 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
     for own in places.values():
         count = min(max(1, round(share * len(own))), len(own) - 1)
         held.update(random.Random(seed).sample(own, len(own))[:count])
-    parts: tuple[list[LabelledImage], list[LabelledImage]] = ([], [])
-    for place, image in enumerate(dataset.train):
-        parts[place in held].append(image)
-    return replace(dataset, train=parts[0], test=parts[1])
+    train = [image for place, image in enumerate(dataset.train) if place not in held]
+    return replace(dataset, train=train, test=[image for place, image in enumerate(dataset.train) if place in held])
 
 
 def few_shot(dataset: Dataset, shots: int, seed: int) -> Dataset:
-    """`shots` training images of every class and up to 4 for validation, the subsets that CoOp and its followers use.
+    """Draw `shots` training images of every class and up to 4 for validation, the subsets of CoOp and its followers.
 
     One stream of `random` for both: classes in the order in which they first appear, `random.sample` of each, all
     where there are fewer; training first. All classes are drawn before any are chosen, so that base classes have the

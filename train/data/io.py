@@ -1,4 +1,4 @@
-"""What the readers of datasets share: text files as people save them, and images that must be where a list says."""
+"""Read the text files of datasets and check the image paths that they list."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from attri.runtime.errors import UsageError
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 text, with or without BOM; line ends as they are.
+    """Read a UTF-8 text, with or without BOM; line ends are kept.
 
-    Raises: UsageError: it is missing, cannot be read, or has another encoding; the line is named.
+    Raises:
+        UsageError: it is missing, cannot be read, or has another encoding; the line is named.
     """
     try:
         data = path.read_bytes()
@@ -32,7 +33,11 @@ def read_text(path: Path) -> str:
 
 
 def below(folder: Path, name: str, where: str) -> Path:
-    """`folder / name`, for a name out of a downloaded list. Raises UsageError, said of `where`, if it leads outside."""
+    """Return `folder / name` for a name out of a downloaded list.
+
+    Raises:
+        UsageError: the path leads out of `folder`; the message starts with `where`.
+    """
     relative = PurePosixPath(name)
     if not relative.parts or relative.is_absolute() or ".." in relative.parts:
         raise UsageError(f"{where}: the path {name!r} leads out of {folder}")
@@ -40,7 +45,11 @@ def below(folder: Path, name: str, where: str) -> Path:
 
 
 def require(source: Path, images: Iterable[Path], lines: Mapping[Path, int] | None = None) -> None:
-    """Raises UsageError, with their number and the first of them, if images that `source` names are not there."""
+    """Check that all images that `source` lists exist.
+
+    Raises:
+        UsageError: some are missing; their number and the first one are named.
+    """
     every = list(images)
     missing = [path for path in every if not _is_file(path)]
     if missing:

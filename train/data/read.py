@@ -1,4 +1,4 @@
-"""Images as people have them on disk: a CSV file, a dataset as CoOp lays it out, or a folder per class."""
+"""Read a dataset: a CSV file, a dataset in CoOp's layout, or a folder per class."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from attri.train.data.coop import IMAGE_FOLDERS, LISTS, read_coop, recognise
 from attri.train.data.csv_dataset import read_table
 from attri.train.data.dataset import SPLITS, Dataset, LabelledImage, check, few_shot, hold_out
 
-logger = logging.getLogger("attri")
+_LOGGER = logging.getLogger("attri")
 
 __all__ = ["Dataset", "LabelledImage", "read_data", "read_target"]
 
 
 def read_data(path: Path, holdout: float = 0.25, shots: int | None = None, seed: int = 1) -> Dataset:
-    """Read what lies at `path`: see `read_table`, `read_coop` and `read_class_folders`. Nothing is written there.
+    """Read the dataset at `path`: see `read_table`, `read_coop` and `read_class_folders`.
 
     Without test images a seeded share `holdout` of every class is kept for testing. `shots` images per class are
     drawn for training, and up to 4 for validation: see `few_shot`. Images are not opened here.
@@ -40,7 +40,7 @@ def read_data(path: Path, holdout: float = 0.25, shots: int | None = None, seed:
 
 
 def read_target(path: Path) -> Dataset:
-    """A dataset that is only scored: its test images, or all that it has where there are none.
+    """Read a dataset that is only scored: its test images, or all its images where it has no test part.
 
     Raises:
         UsageError: see `read_data`.
@@ -62,7 +62,7 @@ def _say_untested(dataset: Dataset) -> None:
 
 @cache  # a protocol reads its data for every seed
 def _warn_once(line: str) -> None:
-    logger.warning("%s", line)
+    _LOGGER.warning("%s", line)
 
 
 def _read(path: Path) -> Dataset:
@@ -74,7 +74,7 @@ def _read(path: Path) -> Dataset:
 
 
 def _read_classes(root: Path) -> Dataset:
-    """Class folders, unless they are something else that would pass for them."""
+    """Read class folders; refuse folders of datasets and image folders without their lists."""
     names = list_classes(root)
     if not set(names) & set(SPLITS):
         datasets = [name for name in names if recognise(root / name)]

@@ -1,4 +1,4 @@
-"""The published ways to evaluate a prompt, for all methods in one harness, over seeds.
+"""Benchmark protocols: train and score all methods in one harness, over seeds.
 
     base-to-novel           train on the first half of the sorted classes, score each half among its own classes
     cross-dataset           train on one dataset, score other datasets with their own classes and template
@@ -11,7 +11,7 @@ Methods share backbone, images, views, optimizer and losses, and differ in their
     static        deep text prompts, as many tokens per block as AttriPrompt brings, the same for every image
     attriprompt   the prompt as configured
 
-Every training is a run folder of its own below the protocol's, so that a protocol that was stopped goes on.
+Every training has its own run folder below the protocol's, so that a stopped protocol can be resumed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from attri.runtime.errors import UsageError
 from attri.train.config import METHODS, PromptConfig, TrainConfig, trainable_parts
 from attri.train.data.read import Dataset
 from attri.train.evaluation import result_tables
-from attri.train.fit import fit, label_tokens, load_model, restore_threads, versions
+from attri.train.fitting import fit, label_tokens, load_model, restore_threads, versions
 from attri.train.model.attriprompt import AttriPrompt
 from attri.train.model.backbone import Backbone
 from attri.train.training import checkpoint, distributed
@@ -46,8 +46,13 @@ FEW_SHOTS = (1, 2, 4, 8, 16)
 class ProtocolSpec:
     """What to evaluate.
 
-    read         a seed and a number of shots -> the dataset that is trained on
-    targets      other datasets, for cross-dataset and domain-generalization; only their test images are used
+    Attributes:
+        protocol: one of `attri.train.config.PROTOCOLS`.
+        read: returns the dataset to train on for a seed and a number of shots.
+        targets: other datasets, for cross-dataset and domain-generalization; only their test images are used.
+        methods: some of `attri.train.config.METHODS`.
+        seeds: a training for each.
+        shots: training images per class; several for few-shot.
     """
 
     protocol: str
@@ -68,11 +73,11 @@ class ProtocolSpec:
             raise UsageError(f"{self.protocol} {what}")
 
     def trainings(self) -> Iterator[tuple[int, int]]:
-        """Seed and shots of every training of a method."""
+        """Yield seed and shots of every training of a method."""
         return ((seed, shots) for shots in self.shots for seed in self.seeds)
 
     def parts(self, dataset: Dataset) -> tuple[Dataset, list[tuple[str, Dataset]]]:
-        """What one training learns on, and what it is scored on, by column of the table.
+        """Return the dataset of one training, and the datasets it is scored on by table column.
 
         Raises:
             UsageError: the datasets do not fit the protocol.
@@ -95,10 +100,10 @@ class ProtocolSpec:
 
 
 def columns(datasets: list[Dataset]) -> list[tuple[str, Dataset]]:
-    """Each dataset with a name of its own, after the folder that it lies in where two are called the same.
+    """Give each dataset a unique column name; equal names are prefixed by their folder.
 
     Raises:
-        UsageError: that does not tell them apart either.
+        UsageError: the names are still equal.
     """
     called = [dataset.name for dataset in datasets]
     names = [
@@ -112,14 +117,14 @@ def columns(datasets: list[Dataset]) -> list[tuple[str, Dataset]]:
 
 
 def run(
-    plan: ProtocolSpec,
+    spec: ProtocolSpec,
     backbone: Backbone,
     prompt: PromptConfig,
     config: TrainConfig,
     output: Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Train and score everything in `plan`; write results.json and results.md.
+    """Train and score everything in `spec`; write results.json and results.md.
 
     Returns:
         The protocol's folder.
@@ -128,45 +133,45 @@ def run(
         UsageError: the datasets do not fit the protocol; and see `fit`.
     """
     store = FeatureCache(progress or Progress(quiet=True))
-    first = plan.read(plan.seeds[0], plan.shots[0])
-    for column, dataset in plan.parts(first)[1]:
+    first = spec.read(spec.seeds[0], spec.shots[0])
+    for column, dataset in spec.parts(first)[1]:
         if not dataset.test:
             raise UsageError(f"{dataset.root} has no test images to score {column} on")
-    for method in set(plan.methods) - {"zero-shot"}:
+    for method in set(spec.methods) - {"zero-shot"}:
         trainable_parts(method_configs(prompt)[method], config)
-    meta = describe(plan, backbone, prompt, config, first)
-    with claim(output, f"{plan.protocol}-{backbone.name}-{first.name}", meta) as folder:
+    meta = describe(spec, backbone, prompt, config, first)
+    with claim(output, f"{spec.protocol}-{backbone.name}-{first.name}", meta) as folder:
         restore_threads(folder.progress_state)
         folder.save_state({}, {"threads": torch.get_num_threads()})
         scores = [
             record
-            for seed, shots in plan.trainings()
+            for seed, shots in spec.trainings()
             for record in train_and_score(
-                plan, backbone, prompt, dataclasses.replace(config, seed=seed, shots=shots), folder.path, store
+                spec, backbone, prompt, dataclasses.replace(config, seed=seed, shots=shots), folder.path, store
             )
         ]
-        results = {"protocol": plan.protocol, "scores": scores, "versions": versions(), "run": meta}
+        results = {"protocol": spec.protocol, "scores": scores, "versions": versions(), "run": meta}
         folder.write("results.md", result_tables.markdown(results))
         folder.finish(results)
         return folder.path
 
 
 def train_and_score(
-    plan: ProtocolSpec, backbone: Backbone, prompt: PromptConfig, config: TrainConfig, folder: Path, store: FeatureCache
+    spec: ProtocolSpec, backbone: Backbone, prompt: PromptConfig, config: TrainConfig, folder: Path, store: FeatureCache
 ) -> Iterator[dict[str, Any]]:
-    """One seed and number of shots: a record for every method and column."""
+    """Train and score one seed and number of shots; yields a record for every method and column."""
     assert config.shots is not None
-    source, scored = plan.parts(plan.read(config.seed, config.shots))
+    source, scored = spec.parts(spec.read(config.seed, config.shots))
     frozen = AttriPrompt(backbone, prompt).to(backbone.token_embedding.device)
     images = {column: encode(column, frozen, dataset, store) for column, dataset in scored}
-    for method in plan.methods:
+    for method in spec.methods:
         name = f"{method}-{config.shots}shots-seed{config.seed}"
         if method == "zero-shot":
             model = frozen
         else:
             model = trained(folder / name, source, backbone, method_configs(prompt)[method], config, store)
         for column, dataset in scored:
-            template = dataset.template if plan.protocol == "cross-dataset" else config.template
+            template = dataset.template if spec.protocol == "cross-dataset" else config.template
             data = images[column]
             labels = label_tokens(model, dataset.classes, template)
             logits = (predict_plain if method == "zero-shot" else predict)(model, labels, data)
@@ -182,7 +187,11 @@ def train_and_score(
 
 
 def encode(column: str, model: AttriPrompt, dataset: Dataset, store: FeatureCache) -> Features:
-    """The test images, before anything is trained. Raises UsageError where none of them can be read."""
+    """Encode the test images, before anything is trained.
+
+    Raises:
+        UsageError: none of them can be read.
+    """
     data = store.get(column, model, dataset.test)
     if not len(data):
         raise UsageError(f"no test image of {dataset.root} can be read: there is nothing to score {column} on")
@@ -192,30 +201,30 @@ def encode(column: str, model: AttriPrompt, dataset: Dataset, store: FeatureCach
 def trained(
     folder: Path, dataset: Dataset, backbone: Backbone, prompt: PromptConfig, config: TrainConfig, store: FeatureCache
 ) -> AttriPrompt:
-    """The model of the run in `folder`, which is trained if it is not there yet."""
+    """Return the model of the run in `folder`, trained first if there is none."""
     if not distributed.on_rank_zero((folder / RESULTS).exists):
         fit(dataset, backbone, prompt, config, folder, store, latest=False)
     return load_model(distributed.on_rank_zero(lambda: checkpoint.load_run(folder)), backbone)
 
 
 def method_configs(prompt: PromptConfig) -> dict[str, PromptConfig]:
-    """What each method that learns is trained with."""
+    """Return the prompt config of each trained method."""
     return {"static": static_config(prompt), "attriprompt": prompt}
 
 
 def static_config(prompt: PromptConfig) -> PromptConfig:
-    """As many prompt tokens per block, none of them retrieved."""
+    """Return a config with as many prompt tokens per block, all of them static."""
     tokens = prompt.retrieved * prompt.prompt_length + prompt.static_tokens
     return dataclasses.replace(prompt, pool_size=0, static_tokens=tokens)
 
 
 def describe(
-    plan: ProtocolSpec, backbone: Backbone, prompt: PromptConfig, config: TrainConfig, dataset: Dataset
+    spec: ProtocolSpec, backbone: Backbone, prompt: PromptConfig, config: TrainConfig, dataset: Dataset
 ) -> dict[str, Any]:
-    """What makes two protocols the same, as JSON."""
+    """Return the metadata of a protocol as JSON values; equal metadata means equal results."""
     identity = {"model": backbone.name, "pretrained": backbone.tag, "sha256": backbone.sha256}
     meta = checkpoint.describe(prompt, config, identity, dataset)
-    choices = {"protocol": plan.protocol, "methods": plan.methods, "seeds": plan.seeds, "shots": plan.shots}
-    targets = {"targets": [[str(target.root), target.fingerprint()] for target in plan.targets]}
+    choices = {"protocol": spec.protocol, "methods": spec.methods, "seeds": spec.seeds, "shots": spec.shots}
+    targets = {"targets": [[str(target.root), target.fingerprint()] for target in spec.targets]}
     whole: dict[str, Any] = json.loads(json.dumps(meta | choices | targets))
     return whole

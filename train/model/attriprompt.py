@@ -1,4 +1,4 @@
-"""AttriPrompt on a frozen CLIP: retrieval, pool and prompted text put together, in the order of the method."""
+"""The AttriPrompt model: retrieval, prompt pool and prompted text encoder on a frozen CLIP."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from attri.train.model.prompted_text import EmbeddedLabels, prompted_text, table
 from attri.train.model.retrieval import Retrieval
 from attri.train.model.vision import VisionTower
 
-ACTIVATIONS = 4 << 30  # bytes that the text encoder may keep for gradients before it goes chunk by chunk (our choice)
-KEPT = 100  # bytes kept per token, block and unit of width, measured in float32
+MAX_ACTIVATIONS = 4 << 30  # bytes the text encoder may keep for gradients before classes are encoded in chunks
+BYTES_PER_ACTIVATION = 100  # kept per token, block and channel, measured in float32
 
 
 class AttriPrompt(nn.Module):
-    """The whole model. Only `pool` learns; the towers are the backbone's own modules.
+    """AttriPrompt on a frozen CLIP. Only `pool` is trained; both towers are the backbone's own modules.
 
     Args:
         backbone: a frozen model that can be folded.
@@ -46,26 +46,26 @@ class AttriPrompt(nn.Module):
         self.vision = VisionTower.of(backbone.visual, retrieval, layers, self.depth)
 
     def embed(self, labels: LabelTokens) -> EmbeddedLabels:
-        """Look the tokens up, on the model's device."""
+        """Look up the token embeddings, on the model's device."""
         table = self.backbone.token_embedding
         ids = {name: torch.from_numpy(part).to(table.device) for name, part in vars(labels).items()}
         embedded = {name: table[ids[name]] for name in ("prefix", "suffix_tokens")}
         return EmbeddedLabels(**ids | embedded)
 
     def tables(self) -> tuple[Tensor, Tensor]:
-        """Keys and values of pool entries [L, N, p, 2 W] and of static tokens [L, q, 2 W]."""
+        """Return the key/value tables of the pool entries [L, N, p, 2 W] and of the static tokens [L, q, 2 W]."""
         return tables(self.text, self.pool.tokens_of_blocks()), tables(self.text, self.pool.static)
 
     def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """pixels [B, 3, H, W] -> unit features [B, D], unit centres [B, L, K, D]"""
+        """Encode images. pixels [B, 3, H, W] -> unit features [B, D], unit centres [B, L, K, D]."""
         features, centres = self.vision(pixels)
         assert centres is not None
         return features, centres
 
     def encode_text(self, labels: LabelTokens, retrieved: Tensor) -> Tensor:
-        """Features of every class for every image. retrieved [B, L, M] -> [B, C, D]
+        """Encode every class for every image. retrieved [B, L, M] -> unit features [B, C, D].
 
-        Many classes are encoded in chunks, and once more when gradients are asked for: memory stays bounded.
+        Many classes are encoded in chunks, with checkpointing where gradients are needed, so that memory stays bounded.
         """
         pool, static = self.tables()
 
@@ -73,8 +73,8 @@ class AttriPrompt(nn.Module):
             return prompted_text(self.text, pool, static, retrieved, part)
 
         width = self.text.positional_embedding.shape[1]
-        of_class = KEPT * retrieved.shape[0] * labels.token_rows.shape[1] * width * len(self.text.blocks)
-        size = max(1, ACTIVATIONS // max(1, of_class))
+        of_class = BYTES_PER_ACTIVATION * len(retrieved) * labels.token_rows.shape[1] * width * len(self.text.blocks)
+        size = max(1, MAX_ACTIVATIONS // max(1, of_class))
         if size >= len(labels):
             return encode(self.embed(labels))
         chunks = [self.embed(labels.take(slice(start, start + size))) for start in range(0, len(labels), size)]
@@ -86,17 +86,17 @@ class AttriPrompt(nn.Module):
 
     @torch.no_grad()
     def plain_text(self, labels: LabelTokens) -> Tensor:
-        """Frozen features without prompts, the tower's own: the same encoder with empty tables. -> [C, D]"""
+        """Encode every class without prompts: the same encoder with empty tables. -> unit features [C, D]."""
         table = self.backbone.token_embedding
         pool, static = table.new_zeros(0, 1, 1, 2 * table.shape[1]), table.new_zeros(0, 0, 2 * table.shape[1])
         nothing = torch.zeros(1, 0, 0, dtype=torch.long, device=table.device)
         return prompted_text(self.text, pool, static, nothing, self.embed(labels))[0]
 
     def logits(self, features: Tensor, text: Tensor) -> Tensor:
-        """features [B, D], text [B, C, D] -> logit scale * cosine [B, C]"""
+        """Return logit scale * cosine. features [B, D], text [B, C, D] -> [B, C]."""
         return self.backbone.logit_scale * (text @ features[:, :, None]).squeeze(-1)
 
     def forward(self, pixels: Tensor, labels: LabelTokens) -> Tensor:
-        """Logits [B, C] of images, from pixels to the end."""
+        """Classify images. pixels [B, 3, H, W] -> logits [B, C]."""
         features, centres = self.encode_image(pixels)
         return self.logits(features, self.encode_text(labels, self.pool.retrieve(centres)))

@@ -1,4 +1,4 @@
-"""A frozen open_clip model, by name, from a file, or the embedded pocket one; refused when it cannot be folded."""
+"""Load and freeze an open_clip model (by tag, from a file, or the embedded pocket) and check that it can be folded."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ VOCABULARY = 49408  # CLIP's byte-pair encoding, the one that the runtime speaks
 
 @dataclass(frozen=True)
 class Backbone:
-    """Frozen weights and what must be known to use them again.
+    """A frozen CLIP and its identity.
 
-    clip          the open_clip module, float32, eval, no gradients
-    name, tag     what --model and --pretrained said
-    sha256        of all tensors, whatever file they came from
+    Attributes:
+        clip: the open_clip module, float32, eval mode, no gradients.
+        name: open_clip model name, or "pocket".
+        tag: open_clip tag, weights file, "embedded" or "random".
+        sha256: hash of all tensors, whatever file they came from.
     """
 
     clip: nn.Module
@@ -32,6 +34,7 @@ class Backbone:
 
     @property
     def visual(self) -> nn.Module:
+        """The image tower, an open_clip VisionTransformer."""
         return cast(nn.Module, self.clip.visual)
 
     @property
@@ -41,33 +44,38 @@ class Backbone:
 
     @property
     def token_embedding(self) -> Tensor:
+        """The token embedding table."""
         return cast(nn.Embedding, self.text.token_embedding).weight  # [49408, W]
 
     @property
     def context_length(self) -> int:
+        """Most tokens of a text, SOS and EOT included."""
         return int(cast(Tensor, self.text.positional_embedding).shape[0])
 
     @property
     def joint_width(self) -> int:
+        """D, width of the joint space."""
         return int(cast(Tensor, self.visual.proj).shape[1])
 
     @property
     def logit_scale(self) -> float:
-        """exp of the learned logit scale, the factor of the cosine."""
+        """The factor of the cosine: exp of the learned logit scale."""
         return float(cast(Tensor, self.clip.logit_scale).detach().double().exp())
 
     @property
     def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
         return cast("tuple[int, int]", self.visual.grid_size)
 
     def text_tower(self) -> TextTower:
+        """Return the parts of the text tower that the folded encoder uses."""
         return TextTower(self.text)
 
     def preprocess(self) -> Preprocess:
-        """The pixels this model was trained on.
+        """Return the preprocessing that this model was trained with.
 
         Raises:
-            UsageError: the model wants another resize than CLIP's.
+            UsageError: the model needs another resize than CLIP's.
         """
         cfg = getattr(self.visual, "preprocess_cfg", None) or {}
         if cfg.get("interpolation", "bicubic") != "bicubic" or cfg.get("resize_mode", "shortest") != "shortest":
@@ -84,6 +92,7 @@ def load_backbone(name: str = "pocket", pretrained: str | None = None) -> Backbo
     """Load a model by open_clip name and tag or weights file; "pocket" is embedded and needs no network.
 
     Args:
+        name: an open_clip model name, or "pocket".
         pretrained: an open_clip tag, a local weights file, or None for random weights (the pocket's own when "pocket").
             A tag brings its activation; a file is read into the activation of `name`: OpenAI's want NAME-quickgelu.
 
@@ -129,7 +138,7 @@ def freeze(clip: nn.Module, name: str, tag: str) -> Backbone:
 
 
 def weights_hash(module: nn.Module) -> str:
-    """sha256 over names, shapes and float32 values, so that the same weights in another file are the same."""
+    """Return the sha256 of names, shapes and values, which does not depend on the file that held them."""
     digest = hashlib.sha256()
     for key, value in sorted(module.state_dict().items()):
         digest.update(f"{key} {tuple(value.shape)}\n".encode())
@@ -138,7 +147,7 @@ def weights_hash(module: nn.Module) -> str:
 
 
 def check_config(name: str, config: dict[str, object]) -> None:
-    """Refuse before any weight is made or fetched.
+    """Check by its config that a model can be folded, before any weight is made or fetched.
 
     Raises:
         UsageError: the tower is not a plain open_clip ViT with a causal CLIP text tower.
@@ -155,11 +164,11 @@ def check_config(name: str, config: dict[str, object]) -> None:
     if (vocabulary := text.get("vocab_size", VOCABULARY)) != VOCABULARY:
         raise UsageError(f"{name} is not supported: its vocabulary has {vocabulary} tokens, CLIP's has {VOCABULARY}")
     if text.get("no_causal_mask"):
-        raise UsageError(f"{name} cannot be folded: its text tower is not causal, so words change what prompts become")
+        raise UsageError(f"{name} cannot be folded: its text tower is not causal, so labels would change prompts")
 
 
 def check_foldable(clip: nn.Module, name: str) -> None:
-    """Refuse what the folded encoder does not compute exactly.
+    """Check that the folded encoder computes this model exactly.
 
     Raises:
         UsageError: with the model's name and the reason.
@@ -171,7 +180,7 @@ def check_foldable(clip: nn.Module, name: str) -> None:
     if not isinstance(visual, VisionTransformer):
         raise UsageError(f"{name} is not supported: its image tower is not a ViT of open_clip")
     if getattr(text, "attn_mask", None) is None:
-        raise UsageError(f"{name} cannot be folded: its text tower is not causal, so words change what prompts become")
+        raise UsageError(f"{name} cannot be folded: its text tower is not causal, so labels would change prompts")
     if getattr(text, "cls_emb", None) is not None:
         raise UsageError(f"{name} cannot be folded: it reads a class token after the words (CoCa), not EOT")
     if getattr(text, "pool_type", getattr(clip, "text_pool_type", "argmax")) not in ("argmax", "eos"):

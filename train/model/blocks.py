@@ -1,4 +1,4 @@
-"""The pieces of open_clip's residual attention block, apart, so that attention can read tables instead of tokens.
+"""open_clip's residual attention block in parts, so that attention can read key/value tables instead of tokens.
 
 Everything is decomposed into plain matrix products and a softmax: it is what the exported graphs consist of, and
 what training differentiates. Half-precision inputs pass norms and softmax in float32; float64 stays float64.
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 
 def upcast(x: Tensor) -> Tensor:
-    """x in at least float32."""
+    """Return x in at least float32."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def layer_norm(norm: nn.Module, x: Tensor) -> Tensor:
-    """LayerNorm (or the Identity that some towers have in its place) over the last axis; keeps shape and dtype."""
+    """Apply a LayerNorm, or the Identity that some towers have instead, in float32; shape and dtype stay."""
     if not isinstance(norm, nn.LayerNorm):
         return x
     y = upcast(x)
@@ -29,22 +29,23 @@ def layer_norm(norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def l2_normalize(x: Tensor) -> Tensor:
-    """x over its length along the last axis, written so that TensorRT 8.6 reads it right at opset 18 (a ReduceSum)."""
+    """Divide x by its length along the last axis; as a ReduceSum, which TensorRT 8.6 reads correctly at opset 18."""
     return x * torch.rsqrt((x * x).sum(-1, keepdim=True).clamp_min(1e-24))
 
 
 def softmax(scores: Tensor) -> Tensor:
+    """Softmax over the last axis in at least float32; the dtype stays."""
     return upcast(scores).softmax(-1).to(scores.dtype)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """[B, T, W] -> [B, H, T, W/H]"""
+    """Split the width into heads. [B, T, W] -> [B, H, T, W/H]."""
     batch, tokens, width = x.shape
     return x.reshape(batch, tokens, heads, width // heads).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """[B, H, T, W/H] -> [B, T, W]"""
+    """Join the heads again. [B, H, T, W/H] -> [B, T, W]."""
     batch, heads, tokens, width = x.shape
     return x.transpose(1, 2).reshape(batch, tokens, heads * width)
 
@@ -70,30 +71,30 @@ class BlockView:
         return F.linear(normed, weight[rows], bias[rows])
 
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[B, T, W] -> q (already scaled), k, v, each [B, H, T, W/H]"""
+        """Project to q (already scaled), k and v. [B, T, W] -> each [B, H, T, W/H]."""
         q, k, v = (split_heads(part, self.heads) for part in self._project(x, slice(0, 3)).chunk(3, -1))
         return q * self.scale, k, v
 
     def query(self, x: Tensor) -> Tensor:
-        """[B, T, W] -> scaled q [B, H, T, W/H]"""
+        """Project to the scaled query. [B, T, W] -> [B, H, T, W/H]."""
         return split_heads(self._project(x, slice(0, 1)), self.heads) * self.scale
 
     def keys_values(self, x: Tensor) -> Tensor:
-        """[..., W] -> k beside v, [..., 2W]"""
+        """Project to key and value side by side. [..., W] -> [..., 2W]."""
         return self._project(x, slice(1, 3))
 
     def split_keys_values(self, kv: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, T, 2W] -> k, v, each [B, H, T, W/H]"""
+        """Split a key/value table. [B, T, 2W] -> k, v, each [B, H, T, W/H]."""
         k, v = kv.chunk(2, -1)
         return split_heads(k, self.heads), split_heads(v, self.heads)
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """The rest of the block: output projection, residuals, MLP. x and attended [B, T, W] -> [B, T, W]"""
+        """Run the block after attention: output projection, residuals, MLP. x and attended [B, T, W] -> [B, T, W]."""
         out = self.attention.out_proj
         x = x + self.ls_1(F.linear(attended, out.weight, out.bias))
         return x + self.ls_2(self.mlp(layer_norm(self.ln_2, x)))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The whole block without a mask, [B, T, W] -> [B, T, W]"""
+        """Run the whole block without a mask. [B, T, W] -> [B, T, W]."""
         q, k, v = self.qkv(x)
         return self.finish(x, merge_heads(softmax(q @ k.transpose(-1, -2)) @ v))

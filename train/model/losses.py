@@ -1,4 +1,4 @@
-r"""What the prompt is trained on.
+r"""The loss terms: class and instance stream, self-regularization, retrieval.
 
 v_i: unit image feature [B, D]; T_c(x_i): unit text feature of class c, prompted by image i [B, C, D]; s: logit scale.
 
@@ -7,10 +7,10 @@ v_i: unit image feature [B, D]; T_c(x_i): unit text feature of class c, prompted
     self-regularization   mean |T_c(x_i) - T0_c|  and  KL( softmax z0_i || softmax z_i )          paper; KL: our choice
     retrieval             mean (1 - cos(c, chosen key)),  mean_{m != n} |cos(key_m, key_n)|       our choice
 
-The class stream asks which class the image has; the instance stream keeps the class and asks whose prompts fit the
-image, so that prompted text features carry what the images show. T0_c is the frozen feature without prompts, averaged
-over templates; z0_i are its logits. Retrieval indices carry no gradient, so the retrieval terms are all that moves the
-keys.
+The class stream contrasts classes for one image. The instance stream contrasts images for one class: the prompts of
+the right image must fit it best, so that prompted text features carry the images' visual information. T0_c is the
+frozen feature without prompts, averaged over templates, and z0_i its logits. Retrieved indices carry no gradient, so
+only the retrieval terms train the keys.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from torch import Tensor
 
 
 def class_stream(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of each image. logits [B, C], targets [B] -> [B]"""
+    """Return the cross-entropy of each image. logits [B, C], targets [B] -> [B]."""
     return F.cross_entropy(logits, targets, reduction="none")
 
 
 def instance_similarity(features: Tensor, targets: Tensor, text: Tensor, scale: float) -> Tensor:
-    """S_ij = s v_i . T_{y_i}(x_j): images i against the prompts of images j.
+    """Return S_ij = s v_i . T_{y_i}(x_j): images i against the prompts of images j.
 
     features [B, D] and targets [B] of the rows; text [B', C, D] of the columns -> [B, B']
     """
@@ -36,7 +36,7 @@ def instance_similarity(features: Tensor, targets: Tensor, text: Tensor, scale: 
 
 
 def instance_stream(similarity: Tensor, targets: Tensor) -> Tensor:
-    r"""Symmetric supervised InfoNCE; images of one class are positives of each other (Khosla et al. 2020, L_out).
+    r"""Return the symmetric supervised InfoNCE loss, images of one class being positives (Khosla et al. 2020, L_out).
 
         1/2 mean_i -1/|P_i| sum_{j in P_i} log softmax_j(S_ij)  +  1/2 the same of S transposed,  P_i = {j: y_j = y_i}
 
@@ -49,23 +49,26 @@ def instance_stream(similarity: Tensor, targets: Tensor) -> Tensor:
 
 
 def text_distance(text: Tensor, frozen: Tensor) -> Tensor:
-    """Mean absolute difference of features, for each image. text [B, C, D], frozen [C, D] -> [B]"""
+    """Return the mean absolute difference of features per image. text [B, C, D], frozen [C, D] -> [B]."""
     return (text - frozen).abs().mean((1, 2))
 
 
 def prediction_distance(logits: Tensor, frozen: Tensor) -> Tensor:
-    """KL(softmax frozen || softmax logits) of each image. Both [B, C] -> [B]"""
+    """Return KL(softmax frozen || softmax logits) per image. Both [B, C] -> [B]."""
     return F.kl_div(logits.log_softmax(-1), frozen.log_softmax(-1), log_target=True, reduction="none").sum(-1)
 
 
 def retrieval_distance(centres: Tensor, keys: Tensor, topk: int) -> Tensor:
-    """How far an image's centres are from the keys they choose. centres [B, L, K, D], keys [L, N, D], unit -> [B]"""
+    """Return the mean of 1 - cosine of centres and their top-k keys, per image.
+
+    centres: unit [B, L, K, D], keys: unit [L, N, D] -> [B]
+    """
     best = (centres @ keys.transpose(-1, -2)).topk(topk, -1).values  # [B, L, K, k]
     return (1 - best).mean((1, 2, 3))
 
 
 def key_diversity(keys: Tensor) -> Tensor:
-    """Mean absolute cosine between different keys of a block. keys: unit [L, N, D] -> scalar"""
+    """Return the mean absolute cosine between different keys of a block. keys: unit [L, N, D] -> scalar."""
     count = keys.shape[1]
     if count < 2:
         return keys.new_zeros(())
@@ -75,5 +78,5 @@ def key_diversity(keys: Tensor) -> Tensor:
 
 
 def first_non_finite(terms: dict[str, Tensor]) -> str | None:
-    """The name of the first term that is NaN or infinite, or None."""
+    """Return the name of the first term that is NaN or infinite, or None."""
     return next((name for name, value in terms.items() if not torch.isfinite(value)), None)

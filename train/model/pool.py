@@ -1,4 +1,12 @@
-"""The prompt pool: keys that images find, and the prompt tokens that they bring to the text encoder."""
+r"""Attribute retrieval, step 2: the prompt pool, whose entries hold a key and prompt tokens.
+
+Each centre c of an image retrieves the k pool entries with the most similar keys:
+
+    r = sort( top-k_n  c . key_n )          M = K k pool entries per prompted text block, ascending, with repeats
+
+Retrieval is hard: prompt tokens are never scaled or mixed by similarity, which makes the fold (prompted_text.py) exact.
+The pool is the paper's; hard retrieval, one pool shared by all blocks and the keys' initial values are our choice.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +16,19 @@ from torch import Tensor, nn
 from attri.train.config import PromptConfig
 from attri.train.model.blocks import l2_normalize
 
-POINTS = 1_000_000  # that k-means looks at, drawn where there are more; torch.multinomial takes 2^24 (our choice)
+MAX_POINTS = 1_000_000  # for the k-means of the keys, sampled where there are more; torch.multinomial takes 2^24
 
 
 class PromptPool(nn.Module):
-    """All that is learned. L is the prompt depth, N the pool size; a shared pool has L = 1 in `keys` and `tokens`.
+    """All learned parameters: keys, prompt tokens and static tokens.
 
-    keys    [L, N, D]        compared by cosine; their length is of no consequence
-    tokens  [L, N, p, W_t]   prompt tokens of each entry
-    static  [L', q, W_t]     deep prompt tokens that every image sees (L' is the depth, shared or not)
+    L is the prompt depth, N the pool size, D the joint width, W_t the width of the text tower. A pool that all blocks
+    share has L = 1 in `keys` and `tokens`, but not in `static`.
+
+    Attributes:
+        keys: [L, N, D], compared by cosine, so their length does not matter.
+        tokens: [L, N, p, W_t], prompt tokens of each pool entry.
+        static: [L, q, W_t], prompt tokens of each block that are the same for every image.
     """
 
     def __init__(self, config: PromptConfig, depth: int, width: int, joint: int) -> None:
@@ -31,23 +43,26 @@ class PromptPool(nn.Module):
             parameter.requires_grad_(parameter.numel() > 0)
 
     def keys_of_blocks(self) -> Tensor:
-        """Unit keys for every prompted block [L, N, D], a shared pool repeated."""
+        """Return the unit keys of every prompted block [L, N, D]; a shared pool is repeated."""
         return l2_normalize(self.keys).expand(self.depth, -1, -1)
 
     def tokens_of_blocks(self) -> Tensor:
-        """Prompt tokens for every prompted block [L, N, p, W_t], a shared pool repeated."""
+        """Return the prompt tokens of every prompted block [L, N, p, W_t]; a shared pool is repeated."""
         return self.tokens.expand(self.depth, -1, -1, -1)
 
     def scores(self, centres: Tensor) -> Tensor:
-        """Cosine of every centre and every key of its block. centres: unit [B, L, K, D] -> [B, L, K, N]; no gradient"""
+        """Return the cosine of each centre and each key of its block, without gradient.
+
+        centres: unit [B, L, K, D] -> [B, L, K, N]
+        """
         return (centres @ self.keys_of_blocks().to(centres.dtype).transpose(-1, -2)).detach()
 
     def retrieve(self, centres: Tensor) -> Tensor:
-        """Hard retrieval. centres: unit [B, L, K, D] -> entries [B, L, K k], int64, ascending, with repeats."""
+        """Retrieve pool entries. centres: unit [B, L, K, D] -> indices int64 [B, L, K k], ascending, with repeats."""
         return self.choose(self.scores(centres))
 
     def choose(self, scores: Tensor) -> Tensor:
-        """The top k entries of every centre. [B, L, K, N] -> [B, L, K * k]
+        """Choose the top k pool entries of each centre. scores [B, L, K, N] -> indices [B, L, K k], ascending.
 
         Equal scores go to the lower index, as argmax does in PyTorch and in ONNX.
         """
@@ -61,9 +76,9 @@ class PromptPool(nn.Module):
         return ascending(torch.cat(chosen, -1).flatten(2))
 
     def usage(self, retrieved: Tensor) -> Tensor:
-        """Share of a pool's retrievals that each entry gets. retrieved [B, L, M] -> [L, N], rows sum to 1.
+        """Return the share of retrievals that each pool entry gets. retrieved [B, L, M] -> [L, N], rows sum to 1.
 
-        A shared pool has one row: an entry that only some blocks retrieve is as alive as another.
+        A shared pool has one row: it does not matter which blocks retrieve an entry.
         """
         pools, size = self.keys.shape[:2]
         of_pool = retrieved.transpose(0, 1).reshape(pools, -1)
@@ -72,28 +87,34 @@ class PromptPool(nn.Module):
 
 
 def ascending(entries: Tensor) -> Tensor:
-    """Sorted along the last axis. By float32, exact below 2^24, since TensorRT's TopK wants floats."""
+    """Sort indices along the last axis, as float32 (exact below 2^24), because TensorRT's TopK takes floats."""
     return entries.float().topk(entries.shape[-1], largest=False).values.long()
 
 
 @torch.no_grad()
 def fit_keys(pool: PromptPool, centres: Tensor, generator: torch.Generator, steps: int = 10) -> None:
-    """Start the keys where the images are: spherical k-means over the training centres (our choice).
+    """Initialize the keys by spherical k-means over the training set's centres (our choice).
 
-    A key that starts far from every image is never retrieved and so never learns. centres: unit [B, L, K, D].
+    A key that starts far from every image would never be retrieved and so never learn.
+
+    Args:
+        pool: its keys are set in place.
+        centres: unit rows [B, L, K, D].
+        generator: source of all randomness, on the CPU.
+        steps: Lloyd steps.
     """
     pools, size, joint = pool.keys.shape
     if size == 0:
         return
     for block in range(pools):
         points = (centres if pools == 1 else centres[:, block]).reshape(-1, joint)
-        if len(points) > POINTS:
-            points = points[torch.randint(len(points), (POINTS,), generator=generator)]
+        if len(points) > MAX_POINTS:
+            points = points[torch.randint(len(points), (MAX_POINTS,), generator=generator)]
         pool.keys[block].copy_(_spherical_kmeans(points, size, generator, steps))
 
 
 def _spherical_kmeans(points: Tensor, size: int, generator: torch.Generator, steps: int) -> Tensor:
-    """points: unit [P, D] -> centres [N, D], started by k-means++."""
+    """Cluster unit points [P, D] into unit centres [N, D], with k-means++ initialization."""
     first = torch.randint(len(points), (1,), generator=generator)
     centres = points[first]  # [1, D]
     while len(centres) < size:

@@ -1,21 +1,22 @@
-r"""The text encoder with prompts, folded: prompts are tables, and only a label's own tokens are computed per class.
+r"""The prompted text encoder, folded: prompts are key/value tables, and only a label's own tokens run per class.
 
-The literal encoder reads [SOS, p M prompts, words..., EOT, padding] in every block, causally, and replaces what a block
-made of the prompts by the next block's prompts. From that follow equalities:
+The unfolded encoder (tests/support/literal.py) reads [SOS, p M prompts, words, EOT, padding] in every block under a
+causal mask, and replaces the prompts' outputs by the next block's prompts. From this follow equalities:
 
-* tokens after EOT are never read: they are left out;
-* prompts enter block l only through their keys and values, which depend on nothing but the entry:
+* tokens after EOT are never attended to, so they are left out;
+* prompts enter block l only as attention keys and values, which depend on nothing but the pool entry:
       KV[l, n, i] = ln_1(P[l, n, i]) W_kv + b_kv                             table [L, N, p, 2 W]
   and retrieval is one gather from it;
-* SOS and the words that all prompts begin with (the prefix) see SOS, prompts and themselves: once per image;
-* a label's own tokens (the suffix) see the prefix, the prompts and those before them: labels that begin alike share
-  these rows (`attri.runtime.text.label_tokens.LabelTokens`), and no row is padding;
-* in the first block they do not depend on the image before they have attended; in the last block only EOT asks.
+* SOS and the words that all prompts begin with (the prefix) attend to nothing of the label: they run once per image;
+* a label's own tokens (the suffix) attend to the prefix, the prompts and earlier suffix tokens: labels that begin alike
+  share these rows (`attri.runtime.text.label_tokens.LabelTokens`), and no row is padding;
+* before attention in the first block they do not depend on the image; in the last block only EOT is a query.
 
-Norms and products run on rows. For attention rows are laid out by label, padded (`token_rows`), which costs a copy.
+Norms and products run on rows. For attention, rows are gathered by label into a padded layout (`token_rows`), which
+costs a copy.
 
-Prompts carry no position and order inside a block does not matter, so an image's text features are a function of its
-sorted retrieved entries. The same code trains (it is differentiable) and is traced for export.
+Prompts have no positional embedding and their order inside a block does not matter, so an image's text features are a
+function of its sorted pool entries. The same code is differentiated in training and traced for export.
 
 Shapes: B images, C classes, P prefix tokens, R rows, T tokens of the longest suffix, S = P + p M + q shared keys, H
 heads, W width, d = W / H, D joint width; b is 1 in the first block and B after it.
@@ -32,7 +33,7 @@ from torch import Tensor, nn
 
 from attri.train.model.blocks import BlockView, l2_normalize, layer_norm, merge_heads, softmax, upcast
 
-MASKED = -3e4  # added to scores that must not count: fits float16, and exp of it is 0 in every precision
+MASKED = -3e4  # added to masked scores: representable in float16, and its exp is 0 in every precision
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,13 @@ class EmbeddedLabels:
 
 @dataclass(frozen=True)
 class Shared:
-    """Keys and values that every label sees, the prefix's first. k, v [B, H, S, d]; mask, to be added [B, S]"""
+    """Keys and values that every label attends to: the prefix, then the prompts.
+
+    Attributes:
+        k: [B, H, S, d].
+        v: [B, H, S, d].
+        mask: added to the scores [B, S].
+    """
 
     k: Tensor
     v: Tensor
@@ -57,7 +64,7 @@ class Shared:
 
 
 class TextTower(nn.Module):
-    """The frozen parts of an open_clip text tower that the folded encoder needs, from a CLIP or a CustomTextCLIP."""
+    """The frozen parts of an open_clip text tower (CLIP or CustomTextCLIP) that the folded encoder uses."""
 
     positional_embedding: Tensor
 
@@ -69,6 +76,7 @@ class TextTower(nn.Module):
         self.text_projection = cast("Tensor | nn.Linear | None", text.text_projection)
 
     def project(self, x: Tensor) -> Tensor:
+        """Project into the joint space. [..., W] -> [..., D]."""
         if self.text_projection is None:
             return x
         if isinstance(self.text_projection, nn.Linear):
@@ -77,17 +85,22 @@ class TextTower(nn.Module):
 
 
 def tables(tower: TextTower, tokens: Tensor) -> Tensor:
-    """Keys beside values of prompt tokens, block by block. tokens [L, ..., W] -> [L, ..., 2 W]"""
+    """Return the key/value tables of prompt tokens, block by block. tokens [L, ..., W] -> [L, ..., 2 W]."""
     return torch.stack([BlockView(block).keys_values(x) for block, x in zip(tower.blocks, tokens, strict=False)])
 
 
 def prompted_text(tower: TextTower, pool: Tensor, static: Tensor, retrieved: Tensor, labels: EmbeddedLabels) -> Tensor:
-    """Unit text features of every class for every image, [B, C, D].
+    """Encode every class's prompt for every image.
 
     Args:
+        tower: the frozen text tower.
         pool: key and value table of the pool [L, N, p, 2 W]; L is the prompt depth.
         static: key and value table of the static tokens [L, q, 2 W].
-        retrieved: entries of each prompted block [B, L, M], integer; N stands for none, which nothing sees.
+        retrieved: pool entries of each prompted block [B, L, M], integer; N is a masked placeholder.
+        labels: embedded tokens of all classes.
+
+    Returns:
+        Unit text features [B, C, D].
     """
     P, (C, T), B = labels.prefix.shape[0], labels.token_rows.shape, retrieved.shape[0]
     eot_rows = labels.eot_rows.long() + P
@@ -119,12 +132,12 @@ def prompted_text(tower: TextTower, pool: Tensor, static: Tensor, retrieved: Ten
 
 
 def additive(visible: Tensor, like: Tensor) -> Tensor:
-    """0 where visible, MASKED elsewhere, in the dtype of `like`."""
+    """Return an additive mask: 0 where visible, MASKED elsewhere, in the dtype of `like`."""
     return (~visible).to(like.dtype) * MASKED
 
 
 def with_prompts(block: BlockView, shared: Shared, pool: Tensor, static: Tensor, retrieved: Tensor) -> Shared:
-    """Add what one block is prompted with. pool [N, p, 2 W], static [q, 2 W], retrieved [B, M]"""
+    """Append one block's retrieved and static prompts. pool [N, p, 2 W], static [q, 2 W], retrieved [B, M]."""
     (N, p, kv), (B, M) = pool.shape, retrieved.shape
     entries = torch.minimum(retrieved, torch.full_like(retrieved, N - 1))
     chosen = F.embedding(entries, pool.reshape(N, p * kv)).reshape(B, M * p, kv)  # [B, M p, 2 W]
@@ -138,7 +151,7 @@ def with_prompts(block: BlockView, shared: Shared, pool: Tensor, static: Tensor,
 
 
 def attend_prefix(q: Tensor, shared: Shared) -> Tensor:
-    """The prefix among itself and the prompts. q [B, H, P, d] -> [B, P, W]
+    """Attend from the prefix to itself and the prompts. q [B, H, P, d] -> [B, P, W].
 
     SOS stands before the prompts and sees itself alone, so its state is the same for every image.
     """
@@ -150,7 +163,7 @@ def attend_prefix(q: Tensor, shared: Shared) -> Tensor:
 
 
 def attend_suffix(q: Tensor, k: Tensor, v: Tensor, shared: Shared, mask: Tensor, classes: int) -> Tensor:
-    """Suffix tokens among the shared keys, all of which they see, and those of their class that `mask` lets through.
+    """Attend from the suffix tokens to all shared keys and to the keys of their class that `mask` allows.
 
     q [b, H, C Q, d]; k, v [b, H, C T, d]; mask [Q, T] or [C, 1, T] -> [B, C Q, W]
     """

@@ -1,15 +1,16 @@
-r"""Attribute retrieval: what an image asks the prompt pool for.
+r"""Attribute retrieval, step 1: cluster an image's patch tokens into the queries of the prompt pool.
 
-For text block l the tokens after vision block s(l) = ceil(l L_v / L_t) are clustered, image by image:
+For text block l the patch tokens after vision block s(l) = ceil(l L_v / L_t) are clustered, image by image:
 
     Z = l2_normalize(ln_post(patch tokens))                       [T, W_v]
     a_t = argmax_j Z_t . m_j,   m_j = l2_normalize(sum_{t: a_t = j} Z_t)      spherical k-means, a fixed number of steps
     c_j = l2_normalize(m_j @ visual.proj)                         [K, D]
 
-The paper clusters and aggregates; k-means, its start and projecting the K centres instead of the T tokens are our
-choice. Projection is linear, so the order of projecting and averaging does not matter. Neither does where lengths are
-divided out: the sums below weigh rows by 1 / |row|, 0 for CLS, and so never write a second copy of the tokens.
-Everything here is float32 or wider: retrieval is a discrete choice, and half precision would flip it.
+T patches, W_v width of the vision tower, K clusters, D joint width. The paper clusters and aggregates; spherical
+k-means, its initial centres and projecting the K centres in place of the T tokens are our choice. Projection is linear,
+so projecting centres equals averaging projected tokens. The sums below weight each row by 1 / |row| (0 for CLS) and so
+need no normalized copy of the tokens. Everything here is float32 or wider: retrieval is a discrete choice, and half
+precision would flip it.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from attri.train.model.blocks import l2_normalize, layer_norm, upcast
 
 
 def source_blocks(vision_layers: int, text_layers: int, depth: int) -> list[int]:
-    """The vision block (1-based) that feeds each of the first `depth` text blocks."""
+    """Return the vision block (1-based) whose tokens each of the first `depth` text blocks retrieves with."""
     return [math.ceil(block * vision_layers / text_layers) for block in range(1, depth + 1)]
 
 
 def region_means(grid: tuple[int, int], clusters: int) -> Tensor:
-    """Averaging matrix [K, T] of K equal regions of the patch grid: 2 is upper and lower half, 4 is quadrants.
+    """Return the averaging matrix [K, T] of K equal regions of the patch grid: 2 are halves, 4 quadrants.
 
     Raises:
         ValueError: the grid has fewer rows or columns than the regions need.
@@ -46,36 +47,43 @@ def region_means(grid: tuple[int, int], clusters: int) -> Tensor:
 
 
 def farthest_first(tokens: Tensor, clusters: int) -> Tensor:
-    """Centres at existing tokens: the one nearest to the mean, then always the one least like those chosen.
+    """Choose initial centres among the tokens by farthest-first traversal.
 
-    tokens: unit rows [B, T, W] -> [B, K, W]. Ties go to the lower index.
+    The first is the token nearest to the mean, each next one the token least similar to those chosen. Ties go to the
+    lower index. tokens: unit rows [B, T, W] -> [B, K, W]
     """
     nearest = (tokens @ tokens.mean(1, keepdim=True).transpose(1, 2)).argmax(1)  # [B, 1]
     chosen = [_take(tokens, nearest)]
-    likeness = tokens @ chosen[0].transpose(1, 2)  # [B, T, 1]
+    similarity = tokens @ chosen[0].transpose(1, 2)  # [B, T, 1]
     while len(chosen) < clusters:
-        chosen.append(_take(tokens, likeness.argmin(1)))
-        likeness = torch.maximum(likeness, tokens @ chosen[-1].transpose(1, 2))
+        chosen.append(_take(tokens, similarity.argmin(1)))
+        similarity = torch.maximum(similarity, tokens @ chosen[-1].transpose(1, 2))
     return torch.cat(chosen, 1)
 
 
 def _take(tokens: Tensor, index: Tensor) -> Tensor:
-    """tokens [B, T, W] at index [B, 1] -> [B, 1, W]"""
+    """Take one token per image. tokens [B, T, W], index [B, 1] -> [B, 1, W]."""
     return tokens.gather(1, index[:, :, None].expand(-1, -1, tokens.shape[-1]))
 
 
 def nearest_centre(tokens: Tensor, centres: Tensor) -> Tensor:
-    """The most similar centre of every token of any length, ties to the lower index.
+    """Return the index of the most similar centre of each token; ties go to the lower index.
 
-    [B, T, W], unit [B, K, W] -> int64 [B, T]
+    tokens of any length [B, T, W], unit centres [B, K, W] -> int64 [B, T]
     """
     return (tokens @ centres.transpose(1, 2)).argmax(-1)
 
 
 def lloyd_step(tokens: Tensor, weights: Tensor, centres: Tensor) -> Tensor:
-    """One step of spherical k-means. A cluster that gets no token of weight keeps its centre.
+    """Run one step of spherical k-means; an empty cluster keeps its centre.
 
-    tokens: rows of any length [B, T, W]; weights: what each counts in a sum [B, T]; centres: unit [B, K, W] -> the same
+    Args:
+        tokens: rows of any length [B, T, W].
+        weights: factor of each row in the sums [B, T]; 0 leaves it out.
+        centres: unit rows [B, K, W].
+
+    Returns:
+        The new centres, unit rows [B, K, W].
     """
     numbers = torch.arange(centres.shape[1], device=tokens.device)[None, :, None]
     member = (nearest_centre(tokens, centres)[:, None, :] == numbers).to(tokens.dtype) * weights[:, None]  # [B, K, T]
@@ -84,27 +92,42 @@ def lloyd_step(tokens: Tensor, weights: Tensor, centres: Tensor) -> Tensor:
 
 
 class Retrieval(nn.Module):
-    """Clusters the tokens of a vision block and projects the centres into the joint space."""
+    """Cluster the patch tokens of one vision block and project the centres into the joint space.
+
+    Args:
+        grid: rows and columns of patches.
+        clusters: K, centres per image.
+        steps: Lloyd steps, a fixed number so that the graph is static.
+        kmeans_init: "grid" for means of equal regions, "farthest" for farthest-first tokens.
+    """
 
     regions: Tensor
 
-    def __init__(self, grid: tuple[int, int], clusters: int, steps: int, start: str) -> None:
+    def __init__(self, grid: tuple[int, int], clusters: int, steps: int, kmeans_init: str) -> None:
         super().__init__()
-        self.clusters, self.steps, self.start = clusters, steps, start
-        regions = torch.nn.functional.pad(region_means(grid, clusters), (1, 0)) if start == "grid" else torch.empty(0)
-        self.register_buffer("regions", regions, persistent=False)  # [K, 1 + T], CLS in none of them
+        self.clusters, self.steps, self.kmeans_init = clusters, steps, kmeans_init
+        regions = torch.empty(0)
+        if kmeans_init == "grid":
+            regions = torch.nn.functional.pad(region_means(grid, clusters), (1, 0))  # [K, 1 + T], CLS in no region
+        self.register_buffer("regions", regions, persistent=False)
 
     def forward(self, tokens: Tensor, ln_post: nn.Module, projection: Tensor) -> Tensor:
-        """tokens after one vision block, CLS first [B, 1 + T, W]; projection [W, D] -> unit centres [B, K, D]"""
+        """Cluster and project.
+
+        tokens after one vision block, CLS first [B, 1 + T, W]; projection [W, D] -> unit centres [B, K, D]
+        """
         _, centres = self.cluster(tokens, ln_post)
         return l2_normalize(centres @ projection.to(centres.dtype))
 
     def cluster(self, tokens: Tensor, ln_post: nn.Module) -> tuple[Tensor, Tensor]:
-        """The k-means itself. tokens, CLS first [B, 1 + T, W] -> the same, normed, and unit centres [B, K, W]"""
+        """Run spherical k-means per image.
+
+        tokens, CLS first [B, 1 + T, W] -> the tokens after `ln_post`, and unit centres [B, K, W]
+        """
         x = layer_norm(ln_post, upcast(tokens))
         is_patch = torch.arange(x.shape[1], device=x.device) > 0
         weights = torch.rsqrt((x * x).sum(-1).clamp_min(1e-24)) * is_patch.to(x.dtype)  # [B, 1 + T]
-        if self.start == "grid":
+        if self.kmeans_init == "grid":
             centres = l2_normalize((self.regions.to(x.dtype) * weights[:, None]) @ x)  # [B, K, W]
         else:
             centres = farthest_first((x * weights[..., None])[:, 1:], self.clusters)

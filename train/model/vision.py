@@ -1,4 +1,4 @@
-"""The frozen image tower, opened up: the image feature, and what each prompted text block asks of the pool."""
+"""The frozen image tower: the image feature, and the cluster centres that each prompted text block retrieves with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attri.train.model.retrieval import Retrieval, source_blocks
 
 
 class VisionTower(nn.Module):
-    """open_clip's VisionTransformer, block by block. It owns no weight of its own.
+    """open_clip's VisionTransformer, run block by block. It owns no weights.
 
     Args:
         visual: an open_clip VisionTransformer.
@@ -29,11 +29,12 @@ class VisionTower(nn.Module):
 
     @classmethod
     def of(cls, visual: nn.Module, retrieval: Retrieval | None, text_layers: int, depth: int) -> VisionTower:
+        """Build a tower whose source blocks follow from the number of text blocks and the prompt depth."""
         layers = len(cast(nn.ModuleList, cast(nn.Module, visual.transformer).resblocks))
         return cls(visual, retrieval, source_blocks(layers, text_layers, depth))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """pixels [B, 3, H, W], normalised -> unit image features [B, D], unit centres [B, L, K, D]"""
+        """Encode images. Normalized pixels [B, 3, H, W] -> unit features [B, D], unit centres [B, L, K, D] or None."""
         visual = self.visual
         ln_post, projection = cast(nn.Module, visual.ln_post), cast(Tensor, visual.proj)
         centres: dict[int, Tensor] = {}
@@ -46,14 +47,14 @@ class VisionTower(nn.Module):
         return features, torch.stack([centres[source] for source in self.sources], 1)
 
     def states(self, pixels: Tensor) -> Iterator[Tensor]:
-        """The tokens after each block, first to last, CLS first. [B, 3, H, W] -> [B, 1 + T, W], L_v times"""
+        """Yield the tokens after each of the L_v blocks, CLS first. [B, 3, H, W] -> [B, 1 + T, W]."""
         x = self.embed(pixels)
         for block in cast(nn.ModuleList, cast(nn.Module, self.visual.transformer).resblocks):
             x = BlockView(block)(x)
             yield x
 
     def embed(self, pixels: Tensor) -> Tensor:
-        """Patches, CLS and positions, normalised. [B, 3, H, W] -> [B, 1 + T, W]"""
+        """Embed patches, CLS and positions, and normalize. [B, 3, H, W] -> [B, 1 + T, W]."""
         visual = self.visual
         patches = cast(nn.Conv2d, visual.conv1)(pixels).flatten(2).transpose(1, 2)  # [B, T, W]
         cls = cast(Tensor, visual.class_embedding).expand(patches.shape[0], 1, -1)
@@ -61,7 +62,7 @@ class VisionTower(nn.Module):
         return layer_norm(cast(nn.Module, visual.ln_pre), x)
 
     def pool(self, x: Tensor) -> Tensor:
-        """CLS, or the mean of the patches, as the tower was trained. [B, 1 + T, W] -> [B, W]"""
+        """Pool to CLS or to the mean of the patches, as the tower was trained. [B, 1 + T, W] -> [B, W]."""
         ln_post = cast(nn.Module, self.visual.ln_post)
         if self.visual.pool_type == "tok":
             return layer_norm(ln_post, x[:, 0])

@@ -1,4 +1,4 @@
-"""The pocket backbone: a small CLIP that comes with attri, and the images to try it on. See README.md beside it."""
+"""The pocket backbone: a small CLIP and images that come with attri. See README.md beside it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,19 +22,19 @@ OTHER_STYLE = _HERE / "images" / "openmoji" / "test"
 
 
 def weights() -> Path:
-    """The file that holds the trained tensors."""
+    """Return the file of the trained tensors."""
     return _HERE / "weights.safetensors"
 
 
 def build(vocabulary: int = CONFIG["text_cfg"]["vocab_size"]) -> "CLIP":
-    """An untrained model; `vocabulary` is the number of token rows."""
+    """Build an untrained model; `vocabulary` is the number of token rows."""
     from open_clip.model import CLIP
 
     return CLIP(CONFIG["embed_dim"], CONFIG["vision_cfg"], CONFIG["text_cfg"] | {"vocab_size": vocabulary})
 
 
 def load() -> "CLIP":
-    """The trained model, float32, in eval mode. Rows of tokens that training never saw are zeros."""
+    """Load the trained model, float32, in eval mode. Rows of tokens that training never saw are zeros."""
     import torch
     from safetensors.torch import load_file
 

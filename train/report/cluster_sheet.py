@@ -1,6 +1,6 @@
-"""What one image asks the pool for: its k-means clusters, block by block, beside the prompts that they retrieve.
+"""The cluster sheet: an image's k-means clusters, block by block, beside the pool entries that they retrieve.
 
-What an entry stands for is read off the training images: the classes that retrieve it. The nearest words of a deep
+What a pool entry stands for is read off the training images: the classes that retrieve it. The nearest words of a deep
 prompt would say little, since its tokens never stand where words do.
 """
 
@@ -35,10 +35,11 @@ LINE = 0.17  # height of a line of text, inches
 class BlockClusters:
     """One image in one prompted text block.
 
-    source       vision block (1-based) whose patches are clustered
-    clusters     int64 [h, w], the cluster of each patch: its most similar centre, as scikit-learn's `labels_`
-    entries      int64 [K, k], what each centre retrieves, the most similar first
-    cosines      [K, k], of centre and key
+    Attributes:
+        source: vision block (1-based) whose patches are clustered.
+        clusters: int64 [h, w], the most similar centre of each patch, as scikit-learn's `labels_`.
+        entries: int64 [K, k], the pool entries that each centre retrieves, the most similar first.
+        cosines: [K, k], of centre and key.
     """
 
     source: int
@@ -48,7 +49,9 @@ class BlockClusters:
 
 
 def usage_by_class(retrieved: Tensor, targets: Tensor, classes: int, size: int) -> Tensor:
-    """Share of a class's retrievals that each entry gets. retrieved [I, L, M], targets [I] -> float64 [C, L, N]
+    """Return the share of a class's retrievals that each pool entry gets.
+
+    retrieved [I, L, M], targets [I] -> float64 [C, L, N]
 
     Every block of a class sums to 1, or to 0 where the class has no image.
     """
@@ -91,6 +94,7 @@ def draw_clusters(
         image: any size; drawn as the model sees it.
         classes: C names.
         usage: of `usage_by_class` on the training images [C, L, N].
+        path: PNG file to write.
         caption: what the image is: its file or class, say.
     """
     from matplotlib.figure import Figure
@@ -152,7 +156,7 @@ def _draw_image(axes: Axes, gray: Image.Image, clusters: NDArray[np.int64], x: f
 def _write_entries(
     axes: Axes, one: BlockClusters, classes: list[str], usage: Tensor, lines: int, x: float, y: float
 ) -> None:
-    """Beside the image: per cluster its entries, their cosines and the classes that use them. usage [C, N]"""
+    """Beside the image: per cluster its entries, their cosines and the classes that use them. usage [C, N]."""
     for cluster, (entries, cosines) in enumerate(zip(one.entries.tolist(), one.cosines.tolist(), strict=True)):
         _number(axes, cluster, x + 0.1, y + 0.09)
         empty = "" if (one.clusters == cluster).any() else ", no patch"
@@ -180,6 +184,6 @@ def _number(axes: Axes, cluster: int, x: float, y: float) -> None:
 
 
 def _colour(clusters: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """[h, w] -> RGB [h, w, 3]"""
+    """[h, w] -> RGB [h, w, 3]."""
     palette = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in COLOURS], np.uint8)
     return palette[clusters % len(palette)]

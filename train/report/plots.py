@@ -1,6 +1,6 @@
-"""What a run looks like, as PNGs: loss and accuracy over the epochs, who is taken for whom, and who uses the pool.
+"""Plots of a run as PNG files: curves over the epochs, confusion matrix, and pool usage.
 
-Colours are Okabe and Ito's and sequential maps, which colour-blind readers tell apart; no image needs colour alone.
+Colours are those of Okabe and Ito and sequential maps, which colour-blind readers can tell apart.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ DEAD = "#D55E00"
 NAMED = 60  # classes whose names still fit along an axis
 COUNTED = 30  # classes whose counts still fit into the squares
 SQUARES = 250  # the most squares along an axis; more would be thinner than two pixels
-LONGEST = 26  # letters of a class name in an image; the report has them whole
+LONGEST = 26  # letters of a class name in a plot; the report has it whole
 
 
 def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
-    """Loss terms and training accuracy over the epochs, from the records of `metrics.jsonl`; one or more."""
+    """Draw loss terms and training accuracy over the epochs, from the records of `metrics.jsonl`; one or more."""
     from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(10, 3.4)
@@ -55,7 +55,7 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
 
 
 def draw_confusion(confusion: NDArray[Any], classes: list[str], path: Path) -> None:
-    """Who is taken for whom. confusion [C, C]: counts, row = truth, column = prediction; C from 2 on.
+    """Draw the confusion matrix. confusion [C, C]: counts, row = truth, column = prediction; C from 2 on.
 
     Shades are shares of a row. Names are written for up to 60 classes. Above 250 a square holds several classes each
     way and shows the largest share among them, so that a single confusion stays visible.
@@ -87,8 +87,9 @@ def draw_confusion(confusion: NDArray[Any], classes: list[str], path: Path) -> N
 
 
 def draw_usage(usage: NDArray[Any], path: Path) -> None:
-    """How the pool is used. usage [L, N]: share of a block's retrievals that each entry gets, rows sum to 1; L = 1 is
-    a pool that all blocks share.
+    """Draw the use of the pool.
+
+    usage [L, N]: share of a block's retrievals that each pool entry gets, rows sum to 1; L = 1 is a shared pool.
 
     Dead entries, which no training image retrieves, stand out in another colour and, where there is room, by a cross.
     """
@@ -106,9 +107,9 @@ def draw_usage(usage: NDArray[Any], path: Path) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(size if size <= 32 else 12, integer=True))
     axes.set(xlabel="pool entry", ylabel="text block", aspect="auto")
     axes.set_title(
-        f"{len(rows)} of {usage.size} entries are dead (orange): no training image retrieves them"
+        f"{len(rows)} of {usage.size} pool entries are dead (orange): no training image retrieves them"
         if len(rows)
-        else f"all {usage.size} entries are in use",
+        else f"all {usage.size} pool entries are in use",
         fontsize=9,
     )
     right = axes.secondary_yaxis("right")
@@ -141,7 +142,7 @@ def _shade(
 
 
 def largest(shares: NDArray[Any], per_square: int) -> NDArray[Any]:
-    """The largest value of every per_square x per_square part; NaN only where a part has no other. [C, C] -> [S, S]"""
+    """The largest value of every per_square x per_square part; NaN only where a part has no other. [C, C] -> [S, S]."""
     side = math.ceil(len(shares) / per_square)
     padding = side * per_square - len(shares)
     parts = np.pad(shares, (0, padding), constant_values=np.nan).reshape(side, per_square, side, per_square)
@@ -150,7 +151,7 @@ def largest(shares: NDArray[Any], per_square: int) -> NDArray[Any]:
 
 
 def short(name: str, longest: int = LONGEST) -> str:
-    """A name for an image: cut in the middle when long, and with nothing in it that a font renderer cannot take."""
+    """Cut a long name in the middle and replace what a font renderer cannot take."""
     name = name.encode(errors="replace").decode()
     return name if len(name) <= longest else f"{name[: longest // 2]}…{name[-((longest - 1) // 2) :]}"
 
@@ -163,7 +164,11 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG, 150 pixels per inch. Raises FailedError where the disk does not take it."""
+    """Write a PNG, 150 pixels per inch.
+
+    Raises:
+        FailedError: it cannot be written.
+    """
     data = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a letter that no font here has becomes a box

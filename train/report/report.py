@@ -1,4 +1,4 @@
-"""report.html: a run to read and to hand on. One file without scripts and links, so it opens anywhere, offline."""
+"""Write report.html of a run: one file without scripts and links, which opens anywhere, offline."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def write_report(folder: Path, results: dict[str, Any], history: list[dict[str, 
     """Write `folder/report.html`.
 
     Args:
+        folder: the run folder.
         results: what `results.json` holds. Left out where missing: "val", "test", "confusion" in "test" (counts
             [C, C], row = truth), and "pool_usage" (shares [L, N]; empty without a pool).
         history: the records of `metrics.jsonl`, one or more.
@@ -66,12 +67,13 @@ def render(template: Path, **values: Any) -> str:
 
 
 def title(results: dict[str, Any]) -> str:
+    """Return the title: backbone and data."""
     run = results["run"]
     return f"{run['backbone']['model']} on {Path(run['data']).name}"
 
 
 def summary(results: dict[str, Any]) -> str:
-    """What was trained on what, in a sentence or two."""
+    """Return a sentence on what was trained on what."""
     run = results["run"]
     train, backbone = run["train"], run["backbone"]
     shots = train["shots"]
@@ -112,7 +114,7 @@ def most_confused(confusion: NDArray[Any], classes: list[str]) -> list[dict[str,
 
 
 def pool_rows(usage: NDArray[Any]) -> list[dict[str, Any]]:
-    """usage [L, N] -> a row for each block; none without a pool."""
+    """Return a row for each block of usage [L, N]; none without a pool."""
     return [
         {"alive": int((block > 0).sum()), "size": len(block), "busiest": float(block.max())}
         for block in usage
@@ -121,6 +123,7 @@ def pool_rows(usage: NDArray[Any]) -> list[dict[str, Any]]:
 
 
 def embedded(path: Path) -> dict[str, Any]:
+    """Return a PNG as base64 with its size in CSS pixels."""
     data = path.read_bytes()
     with Image.open(io.BytesIO(data)) as image:
         width, height = (round(side / PIXELS_PER_CSS_PIXEL) for side in image.size)

@@ -1,7 +1,7 @@
-"""What a run leaves on disk, without pickle: tensors as safetensors, everything else as JSON, written and then renamed.
+"""Checkpoints without pickle: tensors as safetensors with JSON metadata, written atomically.
 
-prompt.safetensors   the learned tensors; its metadata names the backbone and carries the configs: the result
-state.safetensors    the same plus the optimizer's moments and the history: to go on after a kill; gone when done
+prompt.safetensors   the result: learned tensors; the metadata names the backbone and holds the configs
+state.safetensors    the same plus the optimizer's moments and the history, to resume from; removed at the end
 """
 
 from __future__ import annotations
@@ -52,7 +52,11 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Raises FailedError where the file is damaged or not ours."""
+    """Read tensors and metadata.
+
+    Raises:
+        FailedError: the file is damaged or was not written by attri.
+    """
     try:
         with safe_open(path, "pt") as file:
             metadata = json.loads((file.metadata() or {})["attri"])
@@ -62,7 +66,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def describe(prompt: PromptConfig, train: TrainConfig, backbone: dict[str, str], dataset: Dataset) -> dict[str, Any]:
-    """The metadata of both files. Two runs with equal metadata learn the same."""
+    """Return the metadata of both files. Two runs with equal metadata learn the same."""
     return {
         "format": FORMAT,
         "prompt": asdict(prompt),
@@ -104,7 +108,7 @@ def load_run(folder: Path) -> Run:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's moments by parameter number, as a flat dict."""
+    """Return the optimizer's moments by parameter number, as a flat dict."""
     state = optimizer.state_dict()["state"]
     return {
         f"optimizer.{number}.{name}": torch.as_tensor(value)
@@ -115,7 +119,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The reverse of `optimizer_tensors`; learning rates come from the schedule, not from here."""
+    """Load what `optimizer_tensors` returned; learning rates come from the schedule, not from here."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):

@@ -1,7 +1,7 @@
-"""Several processes on one training run, started by torchrun: who am I, and what do the others hold.
+"""Data-parallel training under torchrun: rank, collectives and error reporting.
 
-Without torchrun every function here is the identity, so nothing else has to ask. Gloo carries what lies on the CPU,
-NCCL what lies on GPUs.
+In a single process every function here is the identity, so callers need no special case. Gloo carries CPU tensors,
+NCCL GPU tensors.
 """
 
 from __future__ import annotations
@@ -21,21 +21,23 @@ T = TypeVar("T")
 
 
 def rank() -> int:
+    """Return the number of this process, 0 in a single one."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def size() -> int:
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def local_rank() -> int:
-    """The number of this process on its machine, and so of its GPU."""
+    """Return the number of this process on its machine, which is that of its GPU."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the group that torchrun announced in the environment, if it did; leave it at the end."""
+    """Join the process group that torchrun announces in the environment, if any, and leave it at the end."""
     if not dist.is_torchelastic_launched():
         yield
         return
@@ -47,10 +49,10 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def on_rank_zero(make: Callable[[], T]) -> T:
-    """What `make()` returns in the first process, in all of them; only that one calls it.
+    """Call `make` on rank 0 only and return its value on every rank.
 
     Raises:
-        AttriError: the one that `make()` raised there, in all of them, so that none waits for one that has gone.
+        AttriError: what `make` raised on rank 0, on every rank, so that none waits for a process that has ended.
     """
     if size() == 1:
         return make()
@@ -67,7 +69,7 @@ def on_rank_zero(make: Callable[[], T]) -> T:
 
 
 def any_rank(*flags: bool) -> list[bool]:
-    """Each flag: is it set in any process?"""
+    """Return for each flag whether it is set on any rank."""
     if size() == 1:
         return list(flags)
     x = torch.tensor(flags, dtype=torch.int32)
@@ -77,7 +79,7 @@ def any_rank(*flags: bool) -> list[bool]:
 
 @contextmanager
 def report_once() -> Iterator[None]:
-    """What stops all processes is said by the first; the others leave with the same exit code and no word."""
+    """Raise errors on rank 0 only; other ranks exit silently with the same code."""
     try:
         yield
     except (AttriError, KeyboardInterrupt) as error:
@@ -87,7 +89,7 @@ def report_once() -> Iterator[None]:
 
 
 def gather(value: T) -> list[T]:
-    """Every process's value, in the order of ranks, in every process. Tensors in it must lie on the CPU."""
+    """Return the values of all ranks, in their order, on every rank. Tensors in it must be on the CPU."""
     if size() == 1:
         return [value]
     values: list[Any] = [None] * size()
@@ -96,16 +98,16 @@ def gather(value: T) -> list[T]:
 
 
 def mean(x: Tensor) -> Tensor:
-    """The mean over processes. x must lie on the CPU."""
+    """Return the mean over ranks. x must be on the CPU."""
     if size() > 1:
         dist.all_reduce(x)
     return x / size()
 
 
 def concatenate(x: Tensor, counts: list[int]) -> Tensor:
-    """Rows of all processes, process r giving counts[r]; differentiable. [counts[rank], ...] -> [sum(counts), ...]
+    """Concatenate rows of all ranks, counts[r] from rank r. [counts[rank], ...] -> [sum(counts), ...].
 
-    The gradient is the sum of what all processes ask of these rows, as if one process had computed everything.
+    Differentiable: the gradient is the sum over ranks, as if one process had computed everything.
     """
     joined: Tensor = _Concatenate.apply(x, counts) if size() > 1 else x
     return joined

@@ -1,6 +1,6 @@
-"""Frozen features, computed once: CLIP never changes, so an image's feature and centres never do.
+"""The feature cache: CLIP is frozen, so image features and cluster centres are computed once.
 
-Under torchrun every process encodes a share of the images, and all get all of them.
+Under torchrun every process encodes a share of the images and receives all features.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from attri.train.training import distributed
 from attri.train.training.progress import Progress
 
 BATCH = 64
-logger = logging.getLogger("attri")
+_LOGGER = logging.getLogger("attri")
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ class Features:
 
 
 class FeatureCache:
-    """Features that several trainings and evaluations share. A name keeps its latest set: memory stays bounded."""
+    """Features that several trainings and evaluations share; each name keeps its latest set, so memory is bounded."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
         self.sets: dict[str, tuple[object, Features]] = {}
 
     def get(self, name: str, model: AttriPrompt, images: list[LabelledImage], **how: int) -> Features:
-        """See `compute`; `name` is what the bar says. `views` and `seed` may be given."""
+        """Return cached features or `compute` them with `how` (views, seed); `name` labels the progress bar."""
         of_retrieval = model.depth, model.config.clusters, model.config.lloyd_steps, model.config.kmeans_init
         key = (model.backbone.sha256, of_retrieval, [image.path for image in images], how)
         known = next((features for other, features in self.sets.values() if other == key), None)
@@ -86,12 +86,16 @@ def compute(
         kept, skipped = (list(chain.from_iterable(share[part] for share in shares)) for part in (2, 3))
     if distributed.rank() == 0:
         for reason in skipped:
-            logger.warning("skipped: %s", reason)
+            _LOGGER.warning("skipped: %s", reason)
     return Features(features, centres, torch.tensor([images[row].target for row in kept]), kept, skipped)
 
 
 def require_classes(data: Features, classes: list[str]) -> None:
-    """Raises UsageError where there is nothing to learn a class from: no image of it could be read."""
+    """Check that every class has a training image that could be read.
+
+    Raises:
+        UsageError: a class has none; it is named.
+    """
     lost = set(range(len(classes))) - set(data.targets.tolist())
     if lost:
         names = ", ".join(classes[target] for target in sorted(lost))
@@ -106,7 +110,7 @@ def _encode(
     seed: int,
     progress: Callable[[int], object],
 ) -> tuple[Tensor, Tensor, list[int], list[str]]:
-    """One process's share: features, centres, the rows of the images that could be read, and why others could not."""
+    """Encode one process's share: features, centres, rows of the readable images, reasons for the others."""
     device, vision = model.pool.keys.device, model.backbone
     width, blocks = vision.joint_width, model.depth
     features = [torch.empty(0, views, width)]
@@ -132,7 +136,7 @@ def _encode(
 def _read_ahead(
     images: list[LabelledImage], preprocess: Preprocess, views: int, seed: int
 ) -> Iterator[list[np.ndarray | str]]:
-    """Batches of pixels float32 [V, 3, S, S], or of why there are none, decoded in threads one batch ahead."""
+    """Decode in threads, one batch ahead; yields per image pixels float32 [V, 3, S, S] or why it cannot be read."""
 
     def read(item: LabelledImage) -> np.ndarray | str:
         name = f"{seed} {item.path.parent.name}/{item.path.name}"

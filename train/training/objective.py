@@ -1,4 +1,4 @@
-"""What one step minimises, as a module: so that DistributedDataParallel can wrap it, and the loop stays a loop."""
+"""The training objective as a module, which DistributedDataParallel can wrap."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Objective(nn.Module):
 
     Args:
         model: only its pool learns.
-        labels: the embedded prompts of all classes.
-        frozen: plain text features, averaged over templates [C, D].
+        labels: token ids of the prompts of all classes.
+        frozen: text features without prompts, averaged over templates [C, D].
         config: weights (a term of weight 0 is not computed) and precision.
     """
 
@@ -31,11 +31,19 @@ class Objective(nn.Module):
     def forward(
         self, features: Tensor, centres: Tensor, targets: Tensor, counts: list[int]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """This process's share of the batch: features [B, D], centres [B, L, K, D], targets [B] -> terms, logits [B, C]
+        """Compute the weighted loss terms of this process's share of the batch.
 
-        `counts` says how many images every process has; one that has none brings one that does not count. Means over
-        images are scaled so that the mean over processes, which is what DistributedDataParallel takes of gradients, is
-        the mean over all images of the batch.
+        Means over images are scaled so that the mean over processes, which DistributedDataParallel takes of gradients,
+        is the mean over all images of the batch.
+
+        Args:
+            features: unit image features [B, D].
+            centres: unit centres [B, L, K, D].
+            targets: classes [B].
+            counts: images of every process; a process with 0 passes one image, which does not count.
+
+        Returns:
+            The terms by name, and the logits [B, C].
         """
         model, pool, config = self.model, self.model.pool, self.config
         with torch.autocast(features.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
@@ -58,11 +66,11 @@ class Objective(nn.Module):
         return {name: config.weight(name) * term() for name, term in terms.items() if config.weight(name)}, logits
 
     def plain(self, features: Tensor) -> Tensor:
-        """Logits without prompts [B, C]."""
+        """Return the logits without prompts [B, C]."""
         return self.model.backbone.logit_scale * features @ self.frozen.T
 
     def instance(self, features: Tensor, targets: Tensor, text: Tensor, counts: list[int]) -> Tensor:
-        """The instance stream over the images of all processes. Each makes the columns of its own prompts."""
+        """Return the instance stream over the images of all processes; each computes the columns of its own prompts."""
         own = counts[distributed.rank()]
         features, targets, text = features[:own], targets[:own], text[:own]
         every_feature = distributed.concatenate(features, counts)

@@ -1,4 +1,4 @@
-"""What a trained prompt says of cached images, and how often it is right."""
+"""Predictions and accuracy of a trained prompt on cached features."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ from attri.runtime.text.label_tokens import LabelTokens
 from attri.train.model.attriprompt import AttriPrompt
 from attri.train.training.features import Features
 
-RETRIEVED = 4096  # views whose centres lie on the device at a time: 0.3 GB of ViT-L/14's
+VIEWS_AT_ONCE = 4096  # views whose centres are on the device at a time: 0.3 GB with ViT-L/14
 
 
 @torch.no_grad()
 def retrieve(model: AttriPrompt, centres: Tensor) -> Tensor:
-    """The pool entries of cached views, of which there may be more than a GPU holds. [I, L, K, D] -> [I, L, M], on the
-    CPU
-    """
+    """Retrieve the pool entries of cached views, in parts that fit a GPU. [I, L, K, D] -> [I, L, M] on the CPU."""
     device = model.pool.keys.device
-    return torch.cat([model.pool.retrieve(part.to(device)).cpu() for part in torch.split(centres, RETRIEVED)])
+    return torch.cat([model.pool.retrieve(part.to(device)).cpu() for part in torch.split(centres, VIEWS_AT_ONCE)])
 
 
 @torch.no_grad()
 def predict(model: AttriPrompt, labels: LabelTokens, data: Features, batch: int = 64) -> Tensor:
-    """Logits of every image's first view, [I, C]. Images with equal entries share one run of the text encoder."""
+    """Return the logits of every image's first view [I, C]; images with equal pool entries share one text encoding."""
     device = model.pool.keys.device
     retrieved = retrieve(model, data.centres[:, 0]).to(device)  # [I, L, M]
     # A column of zeros in front, because `unique` does not take the empty rows of a model without a pool.
@@ -41,11 +39,11 @@ def predict(model: AttriPrompt, labels: LabelTokens, data: Features, batch: int 
 
 
 def predict_plain(model: AttriPrompt, labels: LabelTokens, data: Features) -> Tensor:
-    """The same without prompts: zero-shot CLIP, [I, C]."""
+    """Return the logits of zero-shot CLIP [I, C]."""
     text = model.plain_text(labels)  # [C, D]
     return model.backbone.logit_scale * data.features[:, 0].to(text.device) @ text.T
 
 
 def accuracy(logits: Tensor, targets: Tensor) -> float:
-    """Share of images whose best class is theirs."""
+    """Return the share of images whose highest logit is their class."""
     return float((logits.argmax(-1).cpu() == targets).double().mean())

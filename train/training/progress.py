@@ -1,4 +1,4 @@
-"""What a person sees while it works, on stderr: a bar on a terminal, a line now and then in a log."""
+"""Progress on stderr: a bar on a terminal, a line now and then in a log."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from attri.runtime._util.wording import plural
 
 
 class Progress:
+    """Progress bars and messages; `quiet` shows nothing."""
+
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet)
         self.live = sys.stderr.isatty() and not quiet
 
     def say(self, line: str) -> None:
+        """Print one line."""
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, what: str, total: int) -> Iterator[Callable[[int], object]]:
-        """Yields advance(count)."""
+        """Show the progress of `total` images; yields advance(count)."""
         columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), rich.MofNCompleteColumn())
         with rich.Progress(*columns, rich.TimeRemainingColumn(), console=self.console, disable=not self.live) as bar:
             task = bar.add_task(f"{what:<8}", total=total)
@@ -32,7 +35,7 @@ class Progress:
 
     @contextmanager
     def training(self, total: int, done: int) -> Iterator[Callable[[dict[str, float]], object]]:
-        """Yields step(record), to be called with the loss terms and accuracy of each step."""
+        """Show the progress of training; yields step(record), to be called with each step's loss and accuracy."""
         text = rich.TextColumn("{task.description} loss {task.fields[loss]:.3f} accuracy {task.fields[accuracy]:.1%}")
         columns = (text, rich.BarColumn(), rich.MofNCompleteColumn(), rich.TimeRemainingColumn())
         with rich.Progress(*columns, console=self.console, disable=not self.live) as bar:

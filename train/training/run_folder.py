@@ -1,4 +1,4 @@
-"""The run folder: found or made, claimed for one process, and `runs/latest` pointing to the newest finished one."""
+"""The run folder: choose or create it, lock it for one training, and point `runs/latest` to the newest finished run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RUNS = Path("runs")
 STATE, PROMPT, RESULTS = "state.safetensors", "prompt.safetensors", "results.json"
 LOCK = ".attri.lock"
 PROGRESS = "progress_state"  # key that only the metadata of STATE has
-logger = logging.getLogger("attri")
+_LOGGER = logging.getLogger("attri")
 
 
 @dataclass(frozen=True)
@@ -47,27 +47,27 @@ class RunFolder:
     progress_state: dict[str, Any] = field(default_factory=dict)
 
     def save_state(self, tensors: dict[str, Tensor], progress_state: dict[str, Any]) -> None:
+        """Write the training state, to resume from."""
         distributed.on_rank_zero(
             lambda: save_tensors(self.path / STATE, tensors, {**self.meta, PROGRESS: progress_state})
         )
 
     def save_prompt(self, tensors: dict[str, Tensor]) -> None:
+        """Write the learned tensors."""
         distributed.on_rank_zero(lambda: save_tensors(self.path / PROMPT, tensors, self.meta))
 
     def finish(self, results: dict[str, Any]) -> None:
-        """Results come last: a folder with results is complete."""
+        """Write results.json, which marks the run as complete, and remove the training state."""
         self.write(RESULTS, json_text(results, indent=2) + "\n")
         if distributed.rank() == 0:
             (self.path / STATE).unlink(missing_ok=True)
 
     def write(self, name: str, text: str) -> None:
+        """Write a text file."""
         distributed.on_rank_zero(lambda: write_file(self.path / name, text.encode()))
 
     def point_latest(self) -> None:
-        """runs/latest -> this run, replaced in one step; a run elsewhere (--output) is pointed to as well.
-
-        Where that cannot be, the run is finished all the same: a warning says so.
-        """
+        """Point runs/latest to this run, also where it lies elsewhere (--output); warn where that fails."""
         if distributed.rank() > 0:
             return
         link = RUNS / f".latest.{os.getpid()}"
@@ -79,7 +79,7 @@ class RunFolder:
             with suppress(OSError):
                 link.unlink()
             reason = error.strerror or error
-            logger.warning("%s cannot point to the run (%s): name it, %s", RUNS / "latest", reason, self.path)
+            _LOGGER.warning("%s cannot point to the run (%s): name it, %s", RUNS / "latest", reason, self.path)
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -98,7 +98,7 @@ def write_file(path: Path, data: bytes) -> None:
 def claim(output: Path | None, name: str, meta: dict[str, Any]) -> Iterator[RunFolder]:
     """Claim `output`, or the first folder runs/NAME-1, -2, ... that is empty or holds this very run unfinished.
 
-    Of several processes the first one claims, for all.
+    Of several processes rank 0 claims it for all.
 
     Raises:
         UsageError: `output` holds something else.
@@ -147,7 +147,7 @@ def _free(folder: Path, meta: dict[str, Any]) -> bool:
     try:
         return not (folder / STATE).exists() or _same(folder, meta)
     except FailedError as error:
-        logger.warning("%s, in another folder", error)
+        _LOGGER.warning("%s, in another folder", error)
         return False
 
 

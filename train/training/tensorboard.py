@@ -1,4 +1,4 @@
-"""TensorBoard events of a run, for those who watch many: the records of metrics.jsonl, epoch by epoch."""
+"""TensorBoard events of a run: the records of metrics.jsonl, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from attri.train.training import distributed
 
 
 class Scalars:
-    """Writes into `folder`; without one, or in a process that is not the first, it does nothing.
+    """Writes TensorBoard events on rank 0; without a folder it does nothing.
 
     Args:
-        folder: of the event files.
-        epoch: the last whole epoch; what an interrupted process wrote beyond it is dropped.
+        folder: of the event files, or None.
+        epoch: epochs completed; events that an interrupted process wrote beyond it are dropped.
     """
 
     def __init__(self, folder: Path | None, epoch: int) -> None:

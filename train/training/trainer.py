@@ -1,4 +1,4 @@
-"""Training: cached features in, a prompt out. It can stop after any step, and the same seed gives the same prompt."""
+"""The training loop: cached features in, a prompt out. Resumable after any step and deterministic for a seed."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ class Trainer:
 
     Args:
         model: its pool is trained in place.
-        labels: the embedded prompts of all classes.
-        frozen: plain text features, averaged over templates [C, D].
+        labels: token ids of the prompts of all classes.
+        frozen: text features without prompts, averaged over templates [C, D].
         data: cached views of the training images.
-        config: how long, how fast, with which weights.
-
-    The place where it stands: `epoch` whole epochs, `steps` steps of the next one, whose records add up in `sums`.
+        config: epochs, learning rate, loss weights.
+        epoch: epochs completed.
+        steps: steps completed of the next epoch.
+        sums: sums of those steps' records.
+        history: records of the completed epochs.
     """
 
     model: AttriPrompt
@@ -47,7 +49,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         pool, config = self.model.pool, self.config
-        # What no term reaches gets no gradient, and DistributedDataParallel wants to know that beforehand.
+        # Parameters that no loss term reaches get no gradient, which DistributedDataParallel must know beforehand.
         keys, tokens = trainable_parts(self.model.config, config)
         if not keys:
             pool.keys.requires_grad_(False)
@@ -72,12 +74,17 @@ class Trainer:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Steps of an epoch."""
         return math.ceil(len(self.data) / self.config.batch_size)
 
     def run(self, on_step: Callable[[dict[str, float]], object], on_epoch: Callable[[Trainer], object]) -> None:
-        """Train what is left; `on_epoch` comes after each epoch, when its record is in `history`.
+        """Train the remaining steps.
 
-        Either call may raise to stop: `tensors` and `progress_state` then hold all that is needed to go on.
+        Either callback may raise to stop: `tensors` and `progress_state` then hold all that is needed to resume.
+
+        Args:
+            on_step: called after each step with its record.
+            on_epoch: called after each epoch, when its record is in `history`.
 
         Raises:
             FailedError: a loss term is NaN or infinite; it, the epoch and the step are named.
@@ -97,6 +104,7 @@ class Trainer:
             self.model.pool.load_state_dict(self.average.sums)
 
     def end_epoch(self) -> None:
+        """Record the epoch's means and add its prompts to the average."""
         mean = {name: value / self.steps for name, value in self.sums.items()}
         self.history.append({"epoch": self.epoch + 1, **mean, "lr": self.rate(self.steps - 1)})
         self.epoch, self.steps, self.sums = self.epoch + 1, 0, {}
@@ -104,13 +112,13 @@ class Trainer:
             self.average.add(self.model.pool, self.epoch)
 
     def shuffle(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """Order and view of every image in that epoch; a function of seed and epoch, so that a resumed run agrees."""
+        """Return the order and the view of every image in an epoch, a function of seed and epoch alone."""
         generator = torch.Generator().manual_seed(self.config.seed * 100_003 + epoch)
         order = torch.randperm(len(self.data), generator=generator)
         return order, torch.randint(self.data.features.shape[1], (len(self.data),), generator=generator)
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step of this epoch: linear warm-up, then a cosine to zero."""
+        """Return the learning rate of a step of this epoch: linear warm-up, then cosine to 0."""
         total = self.config.epochs * self.steps_per_epoch
         warm = max(1, round(self.config.warmup * total))
         number = self.epoch * self.steps_per_epoch + step
@@ -118,8 +126,11 @@ class Trainer:
         return self.config.lr * ((number + 1) / warm if number < warm else 0.5 * (1 + math.cos(math.pi * done)))
 
     def step(self, rows: Tensor, views: Tensor) -> dict[str, float]:
-        """One batch of images `rows` [B] in `views` [B], parted among the processes; returns the terms of the loss
-        and the accuracy."""
+        """Take one step on images `rows` [B] in `views` [B], split among the processes.
+
+        Returns:
+            The loss, its weighted terms and the accuracy.
+        """
         shares = torch.tensor_split(torch.arange(len(rows)), distributed.size())
         mine, device = shares[distributed.rank()], self.frozen.device
         own = rows[mine] if len(mine) else rows[:1], views[mine] if len(mine) else views[:1]
@@ -130,7 +141,7 @@ class Trainer:
         targets = self.data.targets[own[0]].to(device)
         terms, logits = self.objective(features, centres, targets, [len(share) for share in shares])
         right = (logits.argmax(-1) == targets)[: len(mine)].sum()
-        record = self.agree({**terms, "accuracy": right * distributed.size() / len(rows)})
+        record = self._mean_over_ranks({**terms, "accuracy": right * distributed.size() / len(rows)})
         broken = losses.first_non_finite(record)
         if broken:
             where = f"epoch {self.epoch + 1}, step {self.steps + 1}"
@@ -141,16 +152,16 @@ class Trainer:
         total = sum(float(record[name]) for name in terms)
         return {"loss": total, **{name: float(value) for name, value in record.items()}}
 
-    def agree(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The mean over processes of every term: their value for the whole batch."""
+    def _mean_over_ranks(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return every term's mean over processes, its value for the whole batch."""
         values = torch.stack([value.detach().double() for value in terms.values()]).cpu()
         return dict(zip(terms, distributed.mean(values), strict=True))
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors that a checkpoint needs.
+        """Return all tensors of a checkpoint.
 
         Raises:
-            FailedError: one is NaN or infinite, which the next loss need not show; it is named.
+            FailedError: one is NaN or infinite, which the loss may not show yet; it is named.
         """
         averages = self.average.tensors() if self.average else {}
         tensors = {**self.model.pool.state_dict(), **averages, **checkpoint.optimizer_tensors(self.optimizer)}
@@ -160,7 +171,7 @@ class Trainer:
         return tensors
 
     def progress_state(self) -> dict[str, Any]:
-        """Where it stands, as JSON."""
+        """Return epoch, step and records as JSON values, to resume from."""
         threads = torch.get_num_threads()
         return {
             "epoch": self.epoch,
@@ -171,7 +182,7 @@ class Trainer:
         }
 
     def restore(self, tensors: dict[str, Tensor], progress_state: dict[str, Any]) -> None:
-        """The reverse of `tensors` and `progress_state`."""
+        """Load what `tensors` and `progress_state` returned."""
         pool = {name: value for name, value in tensors.items() if "." not in name}
         self.model.pool.load_state_dict(pool)
         checkpoint.restore_optimizer(self.optimizer, tensors)

@@ -20,7 +20,7 @@ from attri.train.data import read_data, read_target
 from attri.train.data.templates import ENSEMBLE
 from attri.train.evaluation import protocols, result_tables
 from attri.train.evaluation.protocols import ProtocolSpec, run, static_config
-from attri.train.fit import label_tokens, load_model
+from attri.train.fitting import label_tokens, load_model
 from attri.train.model import AttriPrompt
 from attri.train.model.backbone import load_backbone
 from attri.train.training.checkpoint import load_run

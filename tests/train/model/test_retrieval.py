@@ -97,13 +97,13 @@ def test_fitted_keys_are_all_in_use_on_what_they_were_fitted_to():
     assert (pool.usage(pool.retrieve(centres)) > 0).all()
 
 
-def test_a_image_does_not_depend_on_its_neighbours(images):
+def test_an_image_does_not_depend_on_its_neighbours(pictures):
     from support.models import small_backbone
 
     from attri.train.model import AttriPrompt
 
     model = AttriPrompt(small_backbone("ViT-B-32", double=True), PromptConfig(clusters=4, lloyd_steps=3))
-    pixels = torch.from_numpy(images(model.backbone.preprocess(), 4)).double()
+    pixels = torch.from_numpy(pictures(model.backbone.preprocess(), 4)).double()
     _, together = model.encode_image(pixels)
     _, reversed_ = model.encode_image(pixels.flip(0))
     assert torch.allclose(together, reversed_.flip(0), atol=1e-12)
@@ -115,7 +115,7 @@ def test_keys_start_from_a_part_of_many_points(monkeypatch):
     monkeypatch.setattr(pool, "_spherical_kmeans", lambda points, *rest: seen.append(points) or kmeans(points, *rest))
     keys = []
     for most in (100, 100, 300):
-        monkeypatch.setattr(pool, "POINTS", most)
+        monkeypatch.setattr(pool, "MAX_POINTS", most)
         fresh = PromptPool(PromptConfig(pool_size=4), depth=3, width=5, joint=8)
         fit_keys(fresh, centres, torch.Generator().manual_seed(1))
         keys.append(fresh.keys)
@@ -127,7 +127,7 @@ def test_keys_start_from_a_part_of_many_points(monkeypatch):
 def test_many_views_are_retrieved_part_by_part(pocket_model, monkeypatch):
     centres = l2_normalize(torch.randn(10, 6, 2, 192, generator=torch.Generator().manual_seed(0)))
     whole, sizes = pocket_model.pool.retrieve(centres), []
-    monkeypatch.setattr(predict, "RETRIEVED", 4)
+    monkeypatch.setattr(predict, "VIEWS_AT_ONCE", 4)
     retrieve = PromptPool.retrieve
     monkeypatch.setattr(PromptPool, "retrieve", lambda self, part: sizes.append(len(part)) or retrieve(self, part))
     assert torch.equal(predict.retrieve(pocket_model, centres), whole)

@@ -16,7 +16,7 @@ from attri.runtime.errors import FailedError
 from attri.train import pocket
 from attri.train.config import PromptConfig, TrainConfig
 from attri.train.data import read_data
-from attri.train.fit import fit
+from attri.train.fitting import fit
 from attri.train.model.backbone import load_backbone
 from attri.train.report import report
 from attri.train.report.plots import draw_confusion, draw_curves, draw_usage

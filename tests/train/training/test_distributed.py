@@ -19,7 +19,7 @@ from attri.train.training import distributed
 from attri.train.model.backbone import load_backbone
 from attri.train.config import PromptConfig, TrainConfig
 from attri.train.data import read_data
-from attri.train.fit import fit
+from attri.train.fitting import fit
 from attri.train.training.trainer import Trainer
 
 def refuse():

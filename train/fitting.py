@@ -1,4 +1,4 @@
-"""From a folder of images to a run folder: the main job of this package, step by step."""
+"""Train, evaluate and write a run: dataset and backbone in, run folder out."""
 
 from __future__ import annotations
 
@@ -9,27 +9,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from attri.runtime._util.signals import defer_signals
 from attri.runtime._util.wording import plural
-from attri.runtime.errors import EngineError, ImageError, UsageError
-from attri.runtime.images import load_image
+from attri.runtime.errors import EngineError, UsageError
 from attri.runtime.text.label_tokens import LabelTokens, encode_labels
 from attri.runtime.tokenizer import Tokenizer
 from attri.train.config import PromptConfig, TrainConfig, trainable_parts
-from attri.train.data.read import Dataset, LabelledImage
+from attri.train.data.read import Dataset
 from attri.train.model.attriprompt import AttriPrompt
 from attri.train.model.backbone import Backbone, load_backbone
 from attri.train.model.pool import fit_keys
-from attri.train.report.cluster_sheet import draw_clusters, usage_by_class
-from attri.train.report.plots import draw_confusion, draw_curves, draw_usage
 from attri.train.report.report import write_report
+from attri.train.report.results import draw_figures, evaluate
 from attri.train.training import checkpoint, distributed
 from attri.train.training.checkpoint import Run
-from attri.train.training.features import FeatureCache, Features, require_classes
-from attri.train.training.predict import accuracy, predict, predict_plain, retrieve
+from attri.train.training.features import FeatureCache, require_classes
 from attri.train.training.progress import Progress
 from attri.train.training.run_folder import RunFolder, claim
 from attri.train.training.tensorboard import Scalars
@@ -39,7 +35,11 @@ SAVE_EVERY = 60.0  # seconds between checkpoints inside a long epoch
 
 
 def pick_device(name: str) -> torch.device:
-    """auto, cpu or cuda, of which torchrun gives each process its own. Raises EngineError where there is no CUDA."""
+    """Choose a device: "auto", "cpu" or "cuda", one GPU per process under torchrun.
+
+    Raises:
+        EngineError: CUDA was asked for and is not available, or has fewer GPUs than processes.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":
@@ -68,16 +68,17 @@ def repeatable(device: torch.device) -> torch.device:
 
 
 def restore_threads(progress_state: dict[str, Any]) -> None:
-    """Use as many CPU threads as the stopped run: sums that are split in another way differ in their last bits."""
+    """Use as many CPU threads as the stopped run, because the order of sums changes their last bits."""
     torch.set_num_threads(progress_state.get("threads", torch.get_num_threads()))
 
 
 def label_tokens(model: AttriPrompt, labels: list[str], template: str) -> LabelTokens:
+    """Encode labels in a template for a model's context length."""
     return encode_labels(Tokenizer(), labels, template, model.backbone.context_length)
 
 
 def frozen_text(model: AttriPrompt, labels: list[str], templates: tuple[str, ...]) -> torch.Tensor:
-    """T0: plain text features, averaged over templates and unit again [C, D]."""
+    """Return T0: text features without prompts, averaged over templates, unit length [C, D]."""
     every = [model.plain_text(label_tokens(model, labels, template)) for template in templates]
     return torch.nn.functional.normalize(torch.stack(every).mean(0), dim=-1)
 
@@ -85,7 +86,7 @@ def frozen_text(model: AttriPrompt, labels: list[str], templates: tuple[str, ...
 def new_trainer(
     backbone: Backbone, dataset: Dataset, prompt: PromptConfig, config: TrainConfig, store: FeatureCache
 ) -> Trainer:
-    """A model with fresh prompts, its keys placed among the training images, which are encoded here.
+    """Encode the training images and build a model whose keys are fitted to their centres.
 
     Raises:
         UsageError: a class has no training image that can be read.
@@ -111,9 +112,13 @@ def fit(
     scalars: bool = False,
     latest: bool = True,
 ) -> Path:
-    """Train, evaluate and write a run; go on where an earlier process with the same settings was stopped.
+    """Train, evaluate and write a run; resume where an earlier process with the same settings was stopped.
 
     Args:
+        dataset: images to train and test on.
+        backbone: a frozen CLIP on the device to train on.
+        prompt: shape of the prompt.
+        config: how it is trained.
         output: the run folder; without one it is the next free of runs/.
         store: features shared with other runs, and the progress to show.
         scalars: write TensorBoard events too.
@@ -123,7 +128,8 @@ def fit(
         The run folder.
 
     Raises:
-        UsageError, FailedError: see `claim`, `new_trainer` and `Trainer.run`.
+        UsageError: see `claim` and `new_trainer`.
+        FailedError: see `claim` and `Trainer.run`.
         KeyboardInterrupt: Ctrl-C; all steps so far are saved.
     """
     if not dataset.train:
@@ -147,7 +153,7 @@ def fit(
         results |= {"versions": versions(), "run": meta}
         example = (dataset.test or dataset.train)[0]
         distributed.on_rank_zero(
-            lambda: write_report(run.path, results, trainer.history, draw(trainer, results, example, run.path))
+            lambda: write_report(run.path, results, trainer.history, draw_figures(trainer, results, example, run.path))
         )
         run.finish(results)
         if latest:
@@ -156,7 +162,7 @@ def fit(
 
 
 def train(trainer: Trainer, run: RunFolder, progress: Progress, scalars: bool) -> None:
-    """Run the trainer; save after every epoch, once a minute in long ones, and when asked to stop."""
+    """Run the trainer; save after every epoch, once a minute within long ones, and on SIGINT or SIGTERM."""
     saved = time.monotonic()
 
     def save() -> None:
@@ -179,7 +185,7 @@ def train(trainer: Trainer, run: RunFolder, progress: Progress, scalars: bool) -
             raise KeyboardInterrupt
 
     if scalars:
-        save()  # so that the folder is known for this run's before event files lie in it
+        save()  # so that the folder is recognized as this run's once event files lie in it
     total, done = (epochs * trainer.steps_per_epoch for epochs in (trainer.config.epochs, trainer.epoch))
     with (
         defer_signals() as asked,
@@ -187,58 +193,6 @@ def train(trainer: Trainer, run: RunFolder, progress: Progress, scalars: bool) -
         progress.training(total, done + trainer.steps) as bar,
     ):
         trainer.run(on_step, on_epoch)
-
-
-def evaluate(trainer: Trainer, dataset: Dataset, store: FeatureCache) -> dict[str, Any]:
-    """Accuracy with and without prompts on the val and test images that can be read, and the use of the pool."""
-    model = trainer.model
-    results: dict[str, Any] = {}
-    for part, images in (("val", dataset.val), ("test", dataset.test)):
-        if images and len(data := store.get(part, model, images)):
-            results[part] = score(model, trainer.labels, data) | {"skipped": data.skipped}
-    results["train"] = {"images": len(trainer.data), "skipped": trainer.data.skipped}
-    retrieved = retrieve(model, trainer.data.centres.flatten(0, 1))
-    usage = model.pool.usage(retrieved)  # [L, N]
-    results["pool_usage"] = [[round(share, 4) for share in block] for block in usage.tolist()]
-    results["pool_alive"] = [round(float(share), 4) for share in (usage > 0).double().mean(1)]
-    return results
-
-
-def draw(trainer: Trainer, results: dict[str, Any], example: LabelledImage, folder: Path) -> list[Path]:
-    """Draw the figures of the report as PNG files in `folder`."""
-    classes, pool = results["run"]["classes"], trainer.model.pool
-    figures = [folder / "curves.png"]
-    draw_curves(trainer.history, figures[0])
-    if "test" in results:
-        figures.append(folder / "confusion.png")
-        draw_confusion(np.array(results["test"]["confusion"]), classes, figures[-1])
-    if pool.keys.shape[1]:
-        centres, targets = trainer.data.centres, trainer.data.targets
-        retrieved = retrieve(trainer.model, centres.flatten(0, 1))
-        views = targets.repeat_interleave(centres.shape[1])
-        by_class = usage_by_class(retrieved, views, len(classes), pool.keys.shape[1])
-        figures += [folder / "usage.png", folder / "clusters.png"]
-        draw_usage(np.array(results["pool_usage"]), figures[-2])
-        try:
-            image = load_image(example.path)
-        except ImageError:
-            return figures[:-1]  # it is in the report's list of images that cannot be read
-        caption = f"{example.path.name}, {classes[example.target]}"
-        draw_clusters(trainer.model, image, classes, by_class, figures[-1], caption=caption)
-    return figures
-
-
-def score(model: AttriPrompt, labels: LabelTokens, data: Features) -> dict[str, Any]:
-    """Images, accuracy with and without prompts, and the confusion matrix (rows are the truth) of the former."""
-    logits = predict(model, labels, data)
-    classes = logits.shape[1]
-    pairs = data.targets * classes + logits.argmax(1).cpu()
-    return {
-        "images": len(data),
-        "zero_shot": accuracy(predict_plain(model, labels, data), data.targets),
-        "prompted": accuracy(logits, data.targets),
-        "confusion": torch.bincount(pairs, minlength=classes**2).reshape(classes, classes).tolist(),
-    }
 
 
 def load_model(run: Run, backbone: Backbone | None = None) -> AttriPrompt:
@@ -259,6 +213,7 @@ def load_model(run: Run, backbone: Backbone | None = None) -> AttriPrompt:
 
 
 def versions() -> dict[str, str]:
+    """Return the versions of Python and of what training depends on."""
     from importlib.metadata import version
 
     names = ("attri", "torch", "open_clip_torch", "numpy", "Pillow")
