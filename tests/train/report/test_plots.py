@@ -101,7 +101,7 @@ def test_curves_show_every_term_that_a_record_has(tmp_path, epochs):
     assert count(tmp_path / "two.png", COLOURS[1]) > 10
 
 
-def test_a_image_that_cannot_be_written_is_one_line(tmp_path):
+def test_an_image_that_cannot_be_written_is_one_line(tmp_path):
     with pytest.raises(FailedError, match=r"cannot write .*usage\.png: No such file"):
         draw_usage(np.ones((1, 1)), tmp_path / "missing" / "usage.png")
 
