@@ -47,7 +47,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def other_run(photos, tmp_path_factory):
-    """Five classes, and no picture that is neither trained on nor tested."""
+    """Five classes, and no image that is neither trained on nor tested."""
     folder = tmp_path_factory.mktemp("other") / "run"
     return fit(
         read_data(photos),
@@ -148,7 +148,7 @@ def test_int8_says_on_stderr_what_it_does_and_on_stdout_what_came_out(run):
 
 @pytest.fixture(scope="module")
 def folder_run(photos, tmp_path_factory):
-    """A folder per class with five real pictures each, and what was trained on it."""
+    """A folder per class with five real images each, and what was trained on it."""
     root = tmp_path_factory.mktemp("own") / "photos"
     for file in sorted(photos.rglob("*.png")):
         (root / file.parent.name).mkdir(parents=True, exist_ok=True)
@@ -158,7 +158,7 @@ def folder_run(photos, tmp_path_factory):
     return root, fit(read_data(root), load_backbone(), PromptConfig(pool_size=4), config, run, latest=False)
 
 
-def test_int8_is_fitted_on_the_run_s_own_pictures_and_judged_on_those_held_out(folder_run):
+def test_int8_is_fitted_on_the_run_s_own_images_and_compared_on_those_held_out(folder_run):
     root, run = folder_run
     result = export(run, "--int8", "--calibration-data", root, "--min-top1", 0.5, "--min-retrieved", 0.5)
     assert result.exit_code == 0, result.output
@@ -351,7 +351,7 @@ def test_a_threshold_for_none_of_these_reaches_the_frames(run, tmp_path, picture
     result = export(run, "--negatives", "others", "--false-accepts", 0.2)
     assert result.exit_code == 0, result.output
     manifest = Bundle.open("bundle").manifest
-    said = rf"; rejected below {manifest.threshold:.4f}, \d+\.\d% of 256 pictures of the labels are"
+    said = rf"; rejected below {manifest.threshold:.4f}, \d+\.\d% of 256 images of the labels are"
     assert re.search(said, result.stdout.splitlines()[-1])
     frames = [json.loads(line) for line in classify("others")]
     assert sum(frame["label"] is not None for frame in frames) == 2
@@ -373,7 +373,7 @@ def classify(*arguments, says=None):
     return result.stdout.splitlines()
 
 
-def test_without_validation_pictures_scores_stay_as_they_are_and_it_is_said(other_run):
+def test_without_validation_images_scores_stay_as_they_are_and_it_is_said(other_run):
     result = export(other_run)
     assert result.exit_code == 0, result.output
     said = "scores are not calibrated: .* has 0 validation images that can be used, 50 are needed"
@@ -414,7 +414,7 @@ def test_gates_set_by_hand_do_not_look_like_the_usual_ones(run, tmp_path):
     assert [(s["gate"], s["usual"]) for s in stages[1:3]] == [(0.5, 0.99999), (0.999, 0.999)]
 
 
-def test_a_table_with_a_missing_picture_says_so(run, tmp_path):
+def test_a_table_with_a_missing_image_says_so(run, tmp_path):
     (tmp_path / "table.csv").write_text("path,label\nnone.png,cat\nnone2.png,dog\n")
     result = export(run, "--parity-data", "table.csv")
     assert result.exit_code == 2
@@ -455,6 +455,6 @@ def test_a_place_that_cannot_be_written_is_one_line(run, tmp_path):
 
 
 def test_the_sample_is_even_over_the_folder():
-    pictures = find_parity_images(pocket.IMAGES, 25)
-    assert len({p.parent.name for p in pictures}) > 20
-    assert all("test" in p.parts for p in pictures)
+    images = find_parity_images(pocket.IMAGES, 25)
+    assert len({p.parent.name for p in images}) > 20
+    assert all("test" in p.parts for p in images)

@@ -307,7 +307,7 @@ def test_requests_that_cannot_be_met(validation, tmp_path, bundle):
     (tmp_path / "a.png").write_bytes(b"not an image")
     few = ScoreCalibrationRequest(negatives=[tmp_path / "a.png"] * 10, false_accepts=0.1)
     few.check(["a", "b"])
-    with pytest.raises(UsageError, match="wants 10 --negatives that can be read, not 0: add some"):
+    with pytest.raises(UsageError, match="needs 10 --negatives that can be read, not 0: add some"):
         calibrate_scores(few, Classifier.load(bundle, device="cpu"))
 
 
@@ -318,7 +318,7 @@ def test_a_share_of_too_few_negatives_is_no_share(tmp_path, share, least):
         ScoreCalibrationRequest(negatives=[tmp_path] * (least - 1), false_accepts=share).check(["a", "b"])
 
 
-def test_a_threshold_that_would_reject_every_picture_is_refused(bundle, picture_files, tmp_path, monkeypatch):
+def test_a_threshold_that_would_reject_every_image_is_refused(bundle, picture_files, tmp_path, monkeypatch):
     for request in (
         ScoreCalibrationRequest(negatives=[tmp_path] * 20, false_accepts=0.1),
         ScoreCalibrationRequest(false_rejects=0.1),

@@ -107,7 +107,7 @@ def test_what_came_to_the_place_meanwhile_is_kept(bundle):
     stage = staging(bundle)
     fill(stage.__enter__(), "new")
     (bundle / "notes.txt").write_text("precious")
-    with pytest.raises(UsageError, match=r"holds notes.txt, which is not of the bundle"):
+    with pytest.raises(UsageError, match=r"holds notes.txt, which is not part of the bundle"):
         stage.__exit__(None, None, None)
     assert names(bundle) == ["manifest.json", "notes.txt", "vision.onnx"]
 

@@ -58,7 +58,7 @@ def test_true_half_arithmetic_agrees_on_extreme_and_real_images(graphs, bundle, 
     single = {name: OrtEngine(tmp_path / name, "cpu") for name in (VISION, TEXT)}
     expected, entries, _ = single[VISION].run({"pixels": pixels})
     features, retrieved, _ = ReferenceEvaluator(graphs[VISION]["fp16"]).run(None, {"pixels": pixels})
-    # The gates of fp16; flat pictures have equal tokens, so their ties may fall otherwise.
+    # The gates of fp16; flat images have equal tokens, so their ties may fall otherwise.
     assert cosine(expected, features).min() > 0.999
     assert (entries == retrieved)[3:].mean() >= 0.95
     opened = Bundle.open(bundle)
@@ -125,4 +125,4 @@ def test_the_extremes_are_what_they_are_called():
     assert checkerboard[0, 0, 0] != checkerboard[0, 8, 0]
     assert len(np.unique(saturated.reshape(-1, 3), axis=0)) == 4
     assert len(np.unique(noise)) == 256
-    assert {picture.dtype for picture in extreme_images(64)} == {np.dtype(np.uint8)}
+    assert {image.dtype for image in extreme_images(64)} == {np.dtype(np.uint8)}

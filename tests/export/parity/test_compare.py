@@ -182,5 +182,5 @@ def test_black_white_and_checkerboard_stay_finite_in_half(pocket_model, picture_
     export_bundle(pocket_model, tmp_path / "bundle", LABELS, picture_files[:4], ExportOptions(precision="fp16"))
     classifier = Classifier.load(tmp_path / "bundle")
     checker = ((np.indices((64, 64)).sum(0) // 8 % 2)[..., None] * np.full(3, 255)).astype(np.uint8)
-    for picture in (np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 255, np.uint8), checker):
-        assert np.isfinite(classifier(picture).probabilities).all()
+    for image in (np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 255, np.uint8), checker):
+        assert np.isfinite(classifier(image).probabilities).all()
