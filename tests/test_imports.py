@@ -27,7 +27,7 @@ FLOORS = {
         "classifier",
         "capture decide",
         "deliver",
-        "pipeline web",
+        "pipeline streaming web",
         "cli",
     ],
     "train": ["config pocket", "options model data", "training", "report", "fitting", "evaluation", "commands", "cli"],

@@ -66,17 +66,23 @@ class LiveLabels:
         classifier: is given the labels.
         source: None keeps the labels that the classifier has.
         template: the sentence around each prompt; None is the bundle's.
+        apply: False leaves a classifier that keeps its labels untouched, prompts of them included.
 
     Raises:
         LabelsError: The labels cannot be used to begin with.
     """
 
-    def __init__(self, classifier: Classifier, source: LabelsFile | None, template: str | None = None) -> None:
+    def __init__(
+        self, classifier: Classifier, source: LabelsFile | None, template: str | None = None, *, apply: bool = True
+    ) -> None:
         self.classifier, self._template, self._lock = classifier, template, threading.Lock()
         self._taken = self._seen = None if source is None else source.state
         self.file = None if source is None or source.state is None else source.path  # that may change
         own = [Label(text, (text,), number) for number, text in enumerate(classifier.labels, start=1)]
-        if source is None:
+        if source is None and not apply:
+            self.labels = own
+            self.text = "".join(f"{label}\n" for label in own)
+        elif source is None:
             self._apply("\n".join(map(str, own)), own, "the labels")
         else:
             self._apply(source.text, source.labels, str(source.path))
