@@ -2,7 +2,7 @@
 
     python -m tools.pocket.collect PACKAGES --cache emoji.npz
 
-PACKAGES holds one folder per package of STYLES; the README gives the lines that fetch them. Rendering SVG needs
+PACKAGES holds one folder per package of STYLES; train/pocket/README.md has the lines that fetch them. SVG needs
 `pip install resvg-py`, which nothing else in attri uses.
 """
 

@@ -2,7 +2,7 @@
 
     python -m tools.pocket.evaluate emoji.npz
 
-It evaluates the weights beside this file, as `load` returns them.
+It evaluates the weights in train/pocket, as `attri.train.pocket.load` returns them.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def percent(right: Tensor) -> float:
 
 
 def main() -> None:
-    """Evaluate the weights beside this file, as `load` returns them."""
+    """Evaluate the weights in train/pocket."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cache", type=Path, help="the file that collect wrote")
     arguments = parser.parse_args()

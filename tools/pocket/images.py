@@ -88,7 +88,7 @@ def write_png(image: RgbaImage, path: Path) -> None:
 
 
 def write_images(cache: Path, seed: int = 0) -> None:
-    """Write both trees beside this file, with a licence note in each."""
+    """Write both trees into train/pocket/images, with a licence note in each."""
     shutil.rmtree(IMAGES.parent, ignore_errors=True)
     arrays = np.load(cache)
     emoji, pixels = from_table(json.loads(str(arrays["emoji"]))), arrays["pixels"]
