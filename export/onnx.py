@@ -194,7 +194,7 @@ class _Export:
         if report.missed:
             self.progress.say(report.table())
             self.progress.begin("looking for the layer that differs first")
-        report.check(lambda stage: locate_drift(self.model, self.bundle, stage.name, self.pixels[[stage.worst_image]]))
+        report.check(lambda stage: locate_drift(self.model, self.bundle, stage.id, self.pixels[[stage.worst_image]]))
 
     def calibrate_scores(self) -> dict[str, Any]:
         """Fit temperature and threshold; returns them and their figures."""

@@ -31,6 +31,7 @@ from attri.export.progress import Progress
 from attri.runtime._util.wording import plural
 from attri.runtime.bundle import SYMMETRIC, TEXT, VISION, Bundle
 from attri.runtime.engines.onnxruntime import OrtEngine
+from attri.runtime.engines.verify import ParityStage
 from attri.runtime.errors import FailedError, UsageError
 from attri.train.model import AttriPrompt
 
@@ -145,7 +146,7 @@ def quantize_bundle(
             reports.append(search.run(target))
             graphs |= search.summary()
     stages = [
-        dataclasses.replace(stage, name=f"{stage.name}, {flavour.name}")
+        dataclasses.replace(stage, arithmetic=flavour.name)
         for flavour, report in zip(GRAPHS, reports, strict=True)
         for stage in report.stages
     ]
@@ -216,7 +217,7 @@ class _Search:
             missed = report.missed
             if missed is None:
                 return report
-            worst = self.worst(missed.name)
+            worst = self.worst(missed.id)
             if worst is None:
                 raise FailedError(
                     f"int8 ({self.flavour.name}) does not reach {missed.gate:g} in {missed.name}: with a single layer"
@@ -238,15 +239,19 @@ class _Search:
         onnx.checker.check_model(proto, full_check=True)
         self.parity.bundle.file(self.files[name]).write_bytes(proto.SerializeToString(deterministic=True))
 
-    def worst(self, stage: str) -> tuple[str, str] | None:
+    def worst(self, stage: ParityStage) -> tuple[str, str] | None:
         """Find the most sensitive layer still in int8, of the graph of the stage; top-1 belongs to both graphs."""
-        names = {"image features": [VISION], "retrieved entries": [VISION], "text features": [TEXT]}.get(stage)
+        names = {
+            ParityStage.IMAGE_FEATURES: [VISION],
+            ParityStage.RETRIEVED: [VISION],
+            ParityStage.TEXT_FEATURES: [TEXT],
+        }.get(stage)
         left = []
         for name in names or [VISION, TEXT]:
             if len(self.kept[name]) + 1 == len(self.found[name]):
                 continue  # a graph called int8 keeps at least one such layer
             for layer, drift in self.sensitivity(name).items():
-                rank = (drift.flips, drift.cosine) if stage == "retrieved entries" else (drift.cosine, drift.flips)
+                rank = (drift.flips, drift.cosine) if stage is ParityStage.RETRIEVED else (drift.cosine, drift.flips)
                 if layer not in self.kept[name]:
                     left.append((rank, name, layer))
         return max(left)[1:] if left else None

@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 from attri.runtime._util.atomic import write_file
 from attri.runtime._util.held_files import HeldFiles, entry_of
 from attri.runtime.errors import BundleError
+from attri.runtime.preprocess import Preprocess
 
 SCHEMA = 3  # 2 had other names for the inputs of the text graph, and no signatures
 MANIFEST, VISION, TEXT, EMBEDDING, MERGES = (
@@ -74,6 +75,7 @@ class Manifest:
     precision: str  # fp32, fp16 or int8
     arithmetic: dict[str, Any]  # for each graph, how much of it computes in that precision, and what was left out
     opset: int
+    graphs: dict[str, Any]  # of each ONNX file its inputs and outputs: name, dtype and dims of each
     labels: list[str]  # default labels: the classes of the training
     temperature: float  # logits are divided by it; 1 is uncalibrated
     threshold: float | None  # scores below it are "none of these"; None never rejects
@@ -189,6 +191,11 @@ class Bundle:
         """Where to read that file. Its path says nothing of its name."""
         return self.file(self.graph_name(name, backend))
 
+    def preprocess(self) -> Preprocess:
+        """What turns an image into the input of the vision graph."""
+        image = self.manifest.image
+        return Preprocess(image["size"], tuple(image["mean"]), tuple(image["std"]))
+
     def token_embedding(self) -> NDArray[Any]:
         """[49408, W], mapped and not read."""
         table: NDArray[Any] = np.load(self.file(EMBEDDING), mmap_mode="r", allow_pickle=False)
@@ -239,7 +246,7 @@ def _read_manifest(folder: Path, path: Path) -> Manifest:
 def _checks(manifest: Manifest) -> dict[str, bool]:
     """Whether each field that the runtime relies on can be used."""
     image, text, files = manifest.image, manifest.text, manifest.files
-    tables = {name: isinstance(getattr(manifest, name), dict) for name in ("model", "arithmetic", "parity")}
+    tables = {name: isinstance(getattr(manifest, name), dict) for name in ("model", "arithmetic", "graphs", "parity")}
     return tables | {
         "image": isinstance(image, dict)
         and _is_count(image.get("size"))

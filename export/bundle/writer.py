@@ -16,8 +16,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import onnx
 from torch import Tensor
 
+from attri.export.graph.signature import signature_of
 from attri.runtime import bundle, tokenizer
 from attri.runtime._util.filelock import try_lock, unlock
 from attri.runtime.bundle import MANIFEST, MERGES, RESIZE, SCHEMA, Manifest, file_entry
@@ -208,6 +210,7 @@ def describe(model: AttriPrompt, labels: list[str], template: str, precision: st
         precision=precision,
         arithmetic={},
         opset=opset,
+        graphs={},
         labels=labels,
         temperature=1.0,
         threshold=None,
@@ -219,4 +222,5 @@ def describe(model: AttriPrompt, labels: list[str], template: str, precision: st
 def save_manifest(manifest: Manifest, folder: Path) -> None:
     """Write the manifest, the last file of a bundle: it lists all others."""
     files = {file.name: file_entry(file) for file in sorted(folder.iterdir())}
-    bundle.save_manifest(dataclasses.replace(manifest, files=files), folder)
+    graphs = {file.name: signature_of(onnx.load(file)).to_dict() for file in sorted(folder.glob("*.onnx"))}
+    bundle.save_manifest(dataclasses.replace(manifest, graphs=graphs, files=files), folder)

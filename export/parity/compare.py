@@ -15,6 +15,7 @@ from attri.export.parity.outputs import Outputs, open_unfinished, run_bundle, ru
 from attri.export.parity.report import ParityReport, Stage
 from attri.runtime.bundle import Bundle
 from attri.runtime.engines.agreement import cosine, same_top1
+from attri.runtime.engines.verify import ParityStage
 from attri.train.model import AttriPrompt
 
 __all__ = ["compare", "compare_outputs"]
@@ -35,11 +36,12 @@ def compare_outputs(reference: Outputs, ours: Outputs, gates: Gates) -> ParityRe
     equal = (reference.retrieved == ours.retrieved).reshape(len(ours.retrieved), -1)  # [I, L M]
     logits = np.abs(reference.scale * reference.cosines - ours.scale * ours.cosines)  # [I, C]
     text = cosine(reference.text, ours.text)  # [I, C]
+    image = cosine(reference.features, ours.features)  # [I]
     stages = [
-        Stage.of("image features", "cosine", cosine(reference.features, ours.features), gates.cosine, "worst"),
-        Stage.of("retrieved entries", "share", equal, gates.retrieved, "mean"),
-        Stage.of("text features", "cosine", text, gates.cosine, "worst"),
-        Stage.of("logits", "difference", logits, None, "worst"),
-        Stage.of("top-1", "share", same_top1(reference.cosines, ours.cosines), gates.top1, "mean"),
+        Stage.of(ParityStage.IMAGE_FEATURES, "cosine", image, gates.cosine, "worst"),
+        Stage.of(ParityStage.RETRIEVED, "share", equal, gates.retrieved, "mean"),
+        Stage.of(ParityStage.TEXT_FEATURES, "cosine", text, gates.cosine, "worst"),
+        Stage.of(ParityStage.LOGITS, "difference", logits, None, "worst"),
+        Stage.of(ParityStage.TOP1, "share", same_top1(reference.cosines, ours.cosines), gates.top1, "mean"),
     ]
     return ParityReport(stages, *text.shape)

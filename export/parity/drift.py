@@ -25,18 +25,24 @@ from attri.export.parity.outputs import open_unfinished, run_bundle, run_model
 from attri.runtime.bundle import TEXT, VISION, Bundle
 from attri.runtime.engines.agreement import cosine
 from attri.runtime.engines.base import Engine
+from attri.runtime.engines.verify import ParityStage
 from attri.train.model import AttriPrompt
 
 __all__ = ["first_jump", "layer_drifts", "locate_drift", "name_layers"]
 
 JUMP = 10  # times the error of the layers before, or of rounding (our choice)
 ROUNDING = {"fp32": 1e-12, "fp16": 2.5e-7}  # 1 - cosine, a little more than measured in correct graphs
-GRAPHS = {"image features": [VISION], "retrieved entries": [VISION], "text features": [TEXT], "top-1": [VISION, TEXT]}
+GRAPHS = {
+    ParityStage.IMAGE_FEATURES: [VISION],
+    ParityStage.RETRIEVED: [VISION],
+    ParityStage.TEXT_FEATURES: [TEXT],
+    ParityStage.TOP1: [VISION, TEXT],
+}
 BLOCK_NORM = re.compile(r"(\d+)\.ln_([12])\.")
 Array = NDArray[Any]
 
 
-def locate_drift(model: AttriPrompt, bundle: Bundle, stage: str, pixels: NDArray[np.float32]) -> str:
+def locate_drift(model: AttriPrompt, bundle: Bundle, stage: ParityStage, pixels: NDArray[np.float32]) -> str:
     """Name the graph and the layer that drifted first, as the end of an error message.
 
     Args:

@@ -15,6 +15,7 @@ from PIL import Image
 from attri.calibration.images import evenly
 from attri.export.parity.report import Stage
 from attri.export.score_calibration import data_of
+from attri.runtime.engines.verify import ParityStage
 from attri.runtime.errors import FailedError, ImageError, UsageError
 from attri.runtime.images import list_images, load_image
 from attri.train.data import read_target
@@ -96,7 +97,7 @@ def read_images(backbone: Backbone, files: list[Path]) -> ParityImages:
             " damaged ones, or name a folder with --parity-data"
         )
     worst, mean = np.array(errors, np.float64).T
-    stage = Stage("pixels", "difference", float(worst.max()), float(mean.mean()), GATE, "mean", worst)
+    stage = Stage(ParityStage.PIXELS, "difference", float(worst.max()), float(mean.mean()), GATE, "mean", worst)
     return ParityImages(files, read, np.stack(pixels), stage)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from attri.export.parity.gates import Gates
 from attri.runtime._util.wording import plural
+from attri.runtime.engines.verify import ParityStage
 from attri.runtime.errors import ParityError
 
 __all__ = ["ParityReport", "Stage"]
@@ -21,7 +22,7 @@ class Stage:
     """One comparison over the parity images.
 
     Attributes:
-        name: what was compared.
+        id: what was compared.
         kind: "cosine" or "share", which a gate bounds from below, or "difference", which it bounds from above.
         worst: of all figures.
         mean: of all figures.
@@ -29,9 +30,10 @@ class Stage:
         figure: "worst" or "mean", whichever the gate is for.
         values: the worst figure of each image ("share": its mean), [I].
         usual: the default gate; it differs from `gate` where that was set by hand.
+        arithmetic: "U8S8" or "S8S8" of an int8 bundle, else None.
     """
 
-    name: str
+    id: ParityStage
     kind: str
     worst: float
     mean: float
@@ -39,14 +41,20 @@ class Stage:
     figure: str
     values: NDArray[np.float64] = field(repr=False)
     usual: float | None = None
+    arithmetic: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What was compared, in words."""
+        return f"{self.id.heading}, {self.arithmetic}" if self.arithmetic else self.id.heading
 
     @classmethod
-    def of(cls, name: str, kind: str, found: NDArray[Any], gate: float | None, figure: str) -> Stage:
+    def of(cls, id: ParityStage, kind: str, found: NDArray[Any], gate: float | None, figure: str) -> Stage:
         """Summarize one or more figures of each image, [I, ...]."""
         each = found.reshape(len(found), -1).astype(np.float64)
         values: NDArray[np.float64] = getattr(each, {"cosine": "min", "share": "mean", "difference": "max"}[kind])(1)
         worst = values.max() if kind == "difference" else values.min()
-        return cls(name, kind, float(worst), float(each.mean()), gate, figure, values)
+        return cls(id, kind, float(worst), float(each.mean()), gate, figure, values)
 
     @property
     def held(self) -> bool:
@@ -73,7 +81,7 @@ class Stage:
 
     def summary(self) -> dict[str, Any]:
         """The figures as JSON values, without those of each image."""
-        names = ("name", "kind", "worst", "mean", "gate", "usual", "figure", "held")
+        names = ("id", "arithmetic", "name", "kind", "worst", "mean", "gate", "usual", "figure", "held")
         return {name: getattr(self, name) for name in names}
 
 
@@ -100,9 +108,9 @@ class ParityReport:
 
     def with_default_gates(self, default: Gates) -> ParityReport:
         """Note the default gates beside those that were used, so that one set by hand is shown as such."""
-        of = {"retrieved entries": default.retrieved, "top-1": default.top1}
-        of |= dict.fromkeys(("image features", "text features"), default.cosine)
-        stages = [replace(each, usual=of.get(each.name.partition(",")[0], each.gate)) for each in self.stages]
+        of = {ParityStage.RETRIEVED: default.retrieved, ParityStage.TOP1: default.top1}
+        of |= dict.fromkeys((ParityStage.IMAGE_FEATURES, ParityStage.TEXT_FEATURES), default.cosine)
+        stages = [replace(each, usual=of.get(each.id, each.gate)) for each in self.stages]
         return replace(self, stages=stages)
 
     def check(self, explain: Callable[[Stage], str] = lambda stage: "") -> None:

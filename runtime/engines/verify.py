@@ -3,7 +3,7 @@
 Who runs them: TensorRT's engines once they are built, attri-doctor always, and a load of a small bundle the first.
 
 reference.npz holds, by names of the graphs' inputs and outputs:
-pixels uint8 [I, S, S, 3]             pictures after resizing and cropping, RGB
+pixels uint8 [I, S, S, 3]             images after resizing and cropping, RGB
 image_features float32 [I, D]         the model's
 retrieved int32 [I, L, M]             the model's
 text_features float32 [I, C, D]       the model's, at those entries, for a few of the default labels
@@ -16,6 +16,7 @@ import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,35 @@ from attri.runtime.bundle import REFERENCE, TEXT, VISION, Bundle
 from attri.runtime.engines.agreement import cosine, same_top1
 from attri.runtime.engines.base import Engine
 from attri.runtime.errors import BundleError, ParityError
-from attri.runtime.preprocess import Preprocess
 
+
+class ParityStage(str, Enum):
+    """What a parity check compares, by its id in the manifest (`parity["stages"][i]["id"]`)."""
+
+    PIXELS = "pixels"
+    IMAGE_FEATURES = "image_features"
+    RETRIEVED = "retrieved"
+    TEXT_FEATURES = "text_features"
+    LOGITS = "logits"
+    TOP1 = "top1"
+
+    @property
+    def heading(self) -> str:
+        """The stage in words, for people alone."""
+        return _HEADINGS[self]
+
+
+_HEADINGS = {
+    ParityStage.PIXELS: "pixels",
+    ParityStage.IMAGE_FEATURES: "image features",
+    ParityStage.RETRIEVED: "retrieved entries",
+    ParityStage.TEXT_FEATURES: "text features",
+    ParityStage.LOGITS: "logits",
+    ParityStage.TOP1: "top-1",
+}
+GATED = (ParityStage.IMAGE_FEATURES, ParityStage.RETRIEVED, ParityStage.TEXT_FEATURES, ParityStage.TOP1)
+DEVICE_ARITHMETIC = (None, "S8S8")  # of the stages whose gates engines are held to: of int8, the graphs of TensorRT
 ARRAYS = ("pixels", "image_features", "retrieved", "text_features")
-STAGES = ("image features", "retrieved entries", "text features", "top-1")  # of the export's parity check
 # Bytes of both graphs up to which loading runs an image. In CPU time, one image is 7% of loading the embedded model
 # (16 MB) without the imports, and 20% of loading ViT-B-16 (500 MB): there it is left to attri-doctor.
 SMALL = 64 << 20
@@ -54,13 +80,12 @@ def read_reference(bundle: Bundle, count: int | None = None) -> ReferenceSet:
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise BundleError(f"{bundle.path} has no {REFERENCE} to check an engine with: export it again") from error
     pixels, image, retrieved, text = (array[:count] for array in (pixels, image, retrieved, text))
-    about = bundle.manifest.image
-    preprocess = Preprocess(about["size"], tuple(about["mean"]), tuple(about["std"]))
+    preprocess = bundle.preprocess()
     inputs = {name.partition(".")[2]: value for name, value in arrays.items() if name.startswith("text.")}
     return ReferenceSet(np.stack([preprocess(each) for each in pixels]), image, retrieved, text, inputs)
 
 
-def compare(bundle: Bundle, name: str, engine: Engine) -> dict[str, float]:
+def compare(bundle: Bundle, name: str, engine: Engine) -> dict[ParityStage, float]:
     """Hold one engine against the model, by the gates of the bundle's own parity check.
 
     Args:
@@ -75,7 +100,7 @@ def compare(bundle: Bundle, name: str, engine: Engine) -> dict[str, float]:
     """
     check, gates = read_reference(bundle), read_gates(bundle)
     figures = _vision(check, engine) if name == VISION else _text(check, engine)
-    counts = {"retrieved entries": check.retrieved.size, "top-1": len(check.pixels)}
+    counts = {ParityStage.RETRIEVED: check.retrieved.size, ParityStage.TOP1: len(check.pixels)}
     for stage, value in figures.items():
         _require(engine, name, stage, value, _of_so_many(gates[stage], counts.get(stage)))
     return figures
@@ -93,16 +118,16 @@ def spot_check(bundle: Bundle, vision: Engine, text: Engine) -> None:
         return
     check, gates = read_reference(bundle, 1), read_gates(bundle)
     for name, engine, figures in ((VISION, vision, _vision(check, vision)), (TEXT, text, _text(check, text))):
-        for stage in ("image features", "text features"):
+        for stage in (ParityStage.IMAGE_FEATURES, ParityStage.TEXT_FEATURES):
             if stage in figures:
                 _require(engine, name, stage, figures[stage], gates[stage])
 
 
-def _require(engine: Engine, name: str, stage: str, value: float, gate: float) -> None:
+def _require(engine: Engine, name: str, stage: ParityStage, value: float, gate: float) -> None:
     if not value >= gate:
         raise ParityError(
-            f"{engine.description} does not agree with the PyTorch model: {stage} of {name} is {value:.6f} on the"
-            f" bundle's own pictures, the gate is {gate:g}; the engine is not used"
+            f"{engine.description} does not agree with the PyTorch model: {stage.heading} of {name} is {value:.6f} on"
+            f" the bundle's own images, the gate is {gate:g}; the engine is not used"
         )
 
 
@@ -111,33 +136,40 @@ def _of_so_many(gate: float, count: int | None) -> float:
     return gate if not count else math.floor(gate * count + 1e-9) / count
 
 
-def read_gates(bundle: Bundle) -> dict[str, float]:
-    """Gate by stage, as the export was held to; of int8, those of the graphs that TensorRT takes."""
+def read_gates(bundle: Bundle) -> dict[ParityStage, float]:
+    """Gates of the bundle's own parity check; of int8, those of the graphs that TensorRT takes.
+
+    Raises:
+        BundleError: the manifest lacks one.
+    """
     stages = bundle.manifest.parity.get("stages", [])
-    gates = {str(each["name"]).removesuffix(", S8S8"): each["gate"] for each in stages}
-    if missing := [stage for stage in STAGES if not isinstance(gates.get(stage), (int, float))]:
+    found = {each.get("id"): each["gate"] for each in stages if each.get("arithmetic") in DEVICE_ARITHMETIC}
+    if missing := [stage.value for stage in GATED if not isinstance(found.get(stage.value), (int, float))]:
         raise BundleError(f"{bundle.path} has no gates for {', '.join(missing)} in its manifest: export it again")
-    return {stage: float(gates[stage]) for stage in STAGES}
+    return {stage: float(found[stage.value]) for stage in GATED}
 
 
-def _vision(check: ReferenceSet, engine: Engine) -> dict[str, float]:
+def _vision(check: ReferenceSet, engine: Engine) -> dict[ParityStage, float]:
     features, retrieved = (
         np.concatenate(part)
         for part in zip(*(engine.run({"pixels": rows})[:2] for rows in _rows(check.pixels, engine)), strict=True)
     )
     cosines = np.einsum("icd,id->ic", check.text_features, features)
     return {
-        "image features": float(cosine(features, check.image_features).min()),
-        "retrieved entries": float((retrieved == check.retrieved).mean()) if retrieved.size else 1.0,
-        "top-1": _same_best(check, cosines),
+        ParityStage.IMAGE_FEATURES: float(cosine(features, check.image_features).min()),
+        ParityStage.RETRIEVED: float((retrieved == check.retrieved).mean()) if retrieved.size else 1.0,
+        ParityStage.TOP1: _same_best(check, cosines),
     }
 
 
-def _text(check: ReferenceSet, engine: Engine) -> dict[str, float]:
+def _text(check: ReferenceSet, engine: Engine) -> dict[ParityStage, float]:
     parts = [engine.run({"retrieved": rows, **check.text})[0] for rows in _rows(check.retrieved, engine)]
     text = np.concatenate(parts)  # [I, C, D]
     cosines = np.einsum("icd,id->ic", text, check.image_features)
-    return {"text features": float(cosine(text, check.text_features).min()), "top-1": _same_best(check, cosines)}
+    return {
+        ParityStage.TEXT_FEATURES: float(cosine(text, check.text_features).min()),
+        ParityStage.TOP1: _same_best(check, cosines),
+    }
 
 
 def _rows(array: NDArray[Any], engine: Engine) -> list[NDArray[Any]]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from attri.runtime._util.signals import defer_signals
 from attri.runtime.engines.base import Progress
-from attri.runtime.engines.signature import Border, read_border
+from attri.runtime.engines.signature import GraphSignature
 from attri.runtime.engines.tensorrt.logger import make_log
 from attri.runtime.errors import EngineError, UsageError
 
@@ -93,6 +93,7 @@ class BuiltEngine:
 def build(
     trt: Any,
     graph: Path,
+    signature: GraphSignature,
     precision: str,
     options: BuildOptions,
     ranges: Mapping[str, Range],
@@ -123,19 +124,19 @@ def build(
         KeyboardInterrupt: Ctrl-C was pressed. It ends the build at its next step; 8.6 has none, and ends it late.
     """
     started, name = time.perf_counter(), name or graph.name
-    log, border = make_log(trt), read_border(graph)
+    log = make_log(trt)
     try:
         builder = trt.Builder(log)
     except (RuntimeError, TypeError) as error:  # what the bindings make of a null pointer
         raise EngineError(f"TensorRT {trt.__version__} does not start: {log.reason()}") from error
-    network = _parse(trt, builder, graph, name, border, log)
+    network = _parse(trt, builder, graph, name, log)
     config = builder.create_builder_config()
     _set_precision(trt, network, config, precision)
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the inspector tells types
     _set_compatibility(trt, config, options)
     log.start()
-    if config.add_optimization_profile(_profile(builder, border, ranges)) < 0:
+    if config.add_optimization_profile(_profile(builder, signature, ranges)) < 0:
         raise EngineError(f"TensorRT {trt.__version__} takes no such ranges: {log.reason()} ({dict(ranges)})")
     cached = _set_timing_cache(config, timing_cache)
     with _held_back_interrupt() as interrupted:
@@ -151,22 +152,21 @@ def build(
     return BuiltEngine(bytes(memoryview(serialized)), kept, time.perf_counter() - started)
 
 
-def _parse(trt: Any, builder: Any, graph: Path, name: str, border: Border, log: Any) -> Any:
+def _parse(trt: Any, builder: Any, graph: Path, name: str, log: Any) -> Any:
     kinds = trt.NetworkDefinitionCreationFlag
     typed = getattr(kinds, "STRONGLY_TYPED", None)
     network = builder.create_network(1 << int(kinds.EXPLICIT_BATCH if typed is None else typed))
     parser = trt.OnnxParser(network, log)
     log.start()
     if not parser.parse(graph.read_bytes()):
-        errors = [_parser_error(parser.get_error(i), border) for i in range(parser.num_errors)]
+        errors = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
         text = "; ".join(errors[:3]) or log.reason()
         raise EngineError(f"TensorRT {trt.__version__} does not take {name}: {text}")
     return network
 
 
-def _parser_error(error: Any, border: Border) -> str:
-    name, operator = border.nodes[error.node()] if 0 <= error.node() < len(border.nodes) else ("", "")
-    where = f"node {name or error.node()} ({operator}): " if operator else ""
+def _parser_error(error: Any) -> str:
+    where = f"node {error.node()}: " if error.node() >= 0 else ""
     return where + " ".join(error.desc().split())
 
 
@@ -211,11 +211,11 @@ def _set_compatibility(trt: Any, config: Any, options: BuildOptions) -> None:
         config.set_flag(flag)
 
 
-def _profile(builder: Any, border: Border, ranges: Mapping[str, Range]) -> Any:
-    if unknown := sorted(border.dims - ranges.keys()):
+def _profile(builder: Any, signature: GraphSignature, ranges: Mapping[str, Range]) -> Any:
+    if unknown := sorted(signature.dims - ranges.keys()):
         raise EngineError(f"the graph has a dimension that this attri does not know ({', '.join(unknown)}): update it")
     profile = builder.create_optimization_profile()
-    for tensor in border.inputs:
+    for tensor in signature.inputs:
         if any(isinstance(dim, str) for dim in tensor.dims):
             each = [ranges[dim] if isinstance(dim, str) else (dim, dim, dim) for dim in tensor.dims]
             profile.set_shape(tensor.name, *(tuple(part) for part in zip(*each, strict=True)))

@@ -14,7 +14,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from attri.runtime.engines.signature import Border as GraphSignature
+from attri.runtime.engines.signature import GraphSignature
 from attri.runtime.engines.tensorrt.cuda import Cuda
 from attri.runtime.engines.tensorrt.execution import Execution
 from attri.runtime.engines.tensorrt.interface import check_engine, check_inputs, profile_ranges

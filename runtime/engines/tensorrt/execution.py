@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attri.runtime.engines.signature import Border as GraphSignature
-from attri.runtime.engines.signature import Tensor as TensorSpec
+from attri.runtime.engines.signature import GraphSignature, TensorSpec
 from attri.runtime.engines.tensorrt.cuda import Buffer, Cuda, Graph, Stream
 from attri.runtime.errors import EngineError
 

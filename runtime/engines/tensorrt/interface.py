@@ -7,8 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from attri.runtime.engines.signature import Border as GraphSignature
-from attri.runtime.engines.signature import Tensor as TensorSpec
+from attri.runtime.engines.signature import GraphSignature, TensorSpec
 from attri.runtime.errors import EngineError
 
 # NumPy's dtype by the name of the member of trt.DataType: trt.nptype raises for types that NumPy lacks.

@@ -10,7 +10,7 @@ from typing import Any
 from attri.runtime._util.system import memory
 from attri.runtime.bundle import ENGINES, TEXT, VISION, Bundle
 from attri.runtime.engines.base import Progress
-from attri.runtime.engines.signature import read_border
+from attri.runtime.engines.signature import GraphSignature, read_signature
 from attri.runtime.engines.tensorrt.builder import BuildOptions, BuiltEngine, build
 from attri.runtime.engines.tensorrt.cache import CachedEngine, EngineCache
 from attri.runtime.engines.tensorrt.cuda import Cuda, Device, is_tegra, system
@@ -179,8 +179,10 @@ class _Loader:
             ) from error
 
     def _open(self, name: str, serialized: bytes, *, host_code: bool) -> TrtEngine:
-        border = read_border(self.bundle.graph(name, "tensorrt"))
-        return TrtEngine(self.gpu.trt, self.gpu.cuda, serialized, border, host_code=host_code)
+        return TrtEngine(self.gpu.trt, self.gpu.cuda, serialized, self._signature(name), host_code=host_code)
+
+    def _signature(self, name: str) -> GraphSignature:
+        return read_signature(self.bundle, self.bundle.graph_name(name, "tensorrt"))
 
     def _build(self, name: str, key: EngineKey) -> TrtEngine:
         """Build an engine, verify it, and only then cache it."""
@@ -189,6 +191,7 @@ class _Loader:
         built = build(
             self.gpu.trt,
             self.bundle.graph(name, "tensorrt"),
+            self._signature(name),
             key.precision,
             options,
             key.ranges,
@@ -234,7 +237,7 @@ def make_key(bundle: Bundle, name: str, gpu: Gpu, options: BuildOptions) -> Engi
         options: that the engine is built for.
     """
     file = bundle.graph_name(name, "tensorrt")
-    dims = read_border(bundle.file(file)).dims
+    dims = read_signature(bundle, file).dims
     ranges = options.ranges(int(bundle.manifest.text["context_length"]))
     return EngineKey(
         file.removesuffix(".onnx"),

@@ -27,6 +27,7 @@ from attri.export.parity.report import ParityReport, Stage
 from attri.export.score_calibration import ScoreCalibrationRequest, calibrate_scores
 from attri.runtime import Classifier
 from attri.runtime.bundle import TEXT, VISION, Bundle, read_manifest
+from attri.runtime.engines.verify import ParityStage
 from attri.train.data import Dataset, LabelledImage
 
 HOSTILE = ["<script>alert(1)</script>", "\"><img src=x onerror='alert(1)'>", "{{ 7 * 7 }}"]
@@ -149,12 +150,12 @@ def test_products_of_every_kind_are_counted():
 
 def test_the_histogram_holds_every_image_once():
     values = np.array([1.0, 1 - 3e-8, 1 - 2e-3, 1 - 1e-20, 0.5])
-    found = histogram(Stage("s", "cosine", 0.5, 0.9, 0.999, "worst", values))
+    found = histogram(Stage(ParityStage.LOGITS, "cosine", 0.5, 0.9, 0.999, "worst", values))
     counts = {bar["exponent"]: bar["count"] for bar in found["bars"]}
     assert counts == {None: 2, **dict.fromkeys(range(-8, 0), 0), -8: 1, -3: 1, -1: 1}
     assert list(counts)[1:] == list(range(-8, 0))
     assert found["gate"] == pytest.approx(1 + 8 + math.log10(1 - 0.999))
-    nothing = histogram(Stage("s", "difference", 0.0, 0.0, None, "worst", np.zeros(3)))
+    nothing = histogram(Stage(ParityStage.LOGITS, "difference", 0.0, 0.0, None, "worst", np.zeros(3)))
     assert (nothing["gate"], nothing["bars"][0]) == (None, {"exponent": None, "count": 3})
 
 
@@ -173,7 +174,7 @@ def test_images_of_one_name_keep_their_own_thumbnails(pocket_model, bundle, pict
         shutil.copy(picture, file)
     seen = read_images(pocket_model.backbone, files)
     values = np.array([[1.0, 0.5], [0.5, 1.0]])
-    stages = [Stage(name, "cosine", 0.5, 0.75, None, "worst", v) for name, v in zip("mn", values, strict=True)]
+    stages = [Stage(ParityStage.LOGITS, "cosine", 0.5, 0.75, None, "worst", v) for v in values]
     shutil.copytree(bundle, tmp_path / "bundle")
     opened = Bundle.open(tmp_path / "bundle")
     write_report(

@@ -18,6 +18,7 @@ from attri.export.parity.images import read_images
 from attri.export.parity.outputs import Outputs
 from attri.export.parity.report import ParityReport, Stage
 from attri.runtime.engines.agreement import cosine, same_top1
+from attri.runtime.engines.verify import ParityStage
 from attri.runtime.errors import FailedError, ParityError
 
 LABELS = ["bird", "apple", "house"]
@@ -82,10 +83,10 @@ def test_another_scale_is_a_difference_of_logits(reference):
 
 def test_a_difference_is_held_below_its_gate_and_not_above():
     errors = np.array([[0.0, 0.25], [1.0, 0.75]])
-    stages = [Stage.of("pixels", "difference", errors, gate, "mean") for gate in (0.5, 0.49)]
+    stages = [Stage.of(ParityStage.PIXELS, "difference", errors, gate, "mean") for gate in (0.5, 0.49)]
     assert [stage.held for stage in stages] == [True, False]
     assert (stages[0].worst, stages[0].values.tolist()) == (1.0, [0.25, 1.0])
-    assert not Stage.of("pixels", "difference", errors * np.nan, 0.5, "mean").held
+    assert not Stage.of(ParityStage.PIXELS, "difference", errors * np.nan, 0.5, "mean").held
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

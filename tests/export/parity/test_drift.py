@@ -16,6 +16,7 @@ from attri.export.parity.compare import compare
 from attri.export.parity.drift import first_jump, layer_drifts, locate_drift, name_layers
 from attri.export.parity.gates import Gates
 from attri.runtime.bundle import TEXT, VISION, Bundle, read_manifest
+from attri.runtime.engines.verify import ParityStage
 
 
 @pytest.fixture
@@ -53,14 +54,14 @@ def places(model):
     vision, text = model.backbone.visual, model.backbone.text
     blocks, words = vision.transformer.resblocks, text.transformer.resblocks
     return {
-        "patches": (VISION, vision.conv1.weight, "image features", "the embedding"),
-        "first block": (VISION, blocks[0].mlp.c_fc.weight, "image features", "block 0, MLP"),
-        "attention": (VISION, blocks[3].attn.out_proj.weight, "image features", "block 3, attention"),
-        "a norm": (VISION, blocks[4].ln_2.weight, "image features", "block 4, ln_2"),
-        "image projection": (VISION, vision.proj, "image features", "the projection"),
-        "words": (TEXT, words[2].mlp.c_proj.weight, "text features", "block 2, MLP"),
-        "last block of words": (TEXT, words[5].mlp.c_fc.weight, "text features", "block 5, MLP"),
-        "text projection": (TEXT, text.text_projection, "text features", "the projection"),
+        "patches": (VISION, vision.conv1.weight, ParityStage.IMAGE_FEATURES, "the embedding"),
+        "first block": (VISION, blocks[0].mlp.c_fc.weight, ParityStage.IMAGE_FEATURES, "block 0, MLP"),
+        "attention": (VISION, blocks[3].attn.out_proj.weight, ParityStage.IMAGE_FEATURES, "block 3, attention"),
+        "a norm": (VISION, blocks[4].ln_2.weight, ParityStage.IMAGE_FEATURES, "block 4, ln_2"),
+        "image projection": (VISION, vision.proj, ParityStage.IMAGE_FEATURES, "the projection"),
+        "words": (TEXT, words[2].mlp.c_proj.weight, ParityStage.TEXT_FEATURES, "block 2, MLP"),
+        "last block of words": (TEXT, words[5].mlp.c_fc.weight, ParityStage.TEXT_FEATURES, "block 5, MLP"),
+        "text projection": (TEXT, text.text_projection, ParityStage.TEXT_FEATURES, "the projection"),
     }
 
 
@@ -91,14 +92,14 @@ def test_keys_that_moved_are_no_layers_fault(pocket_model, unfinished, damage, p
     damage(VISION, pocket_model.pool.keys_of_blocks())
     pixels = pictures(pocket_model.backbone.preprocess(), 4)
     report = compare(pocket_model, unfinished, pixels, Gates.of("fp32"))
-    assert report.missed.name == "retrieved entries"
-    said = locate_drift(pocket_model, unfinished, "retrieved entries", pixels[:1])
+    assert report.missed.id is ParityStage.RETRIEVED
+    said = locate_drift(pocket_model, unfinished, ParityStage.RETRIEVED, pixels[:1])
     assert said == "; no layer of vision.onnx drifts by itself"
 
 
 def test_a_sound_graph_has_no_culprit(pocket_model, unfinished, pictures):
     pixels = pictures(pocket_model.backbone.preprocess(), 1)
-    said = locate_drift(pocket_model, unfinished, "top-1", pixels)
+    said = locate_drift(pocket_model, unfinished, ParityStage.TOP1, pixels)
     assert said == "; no layer of vision.onnx drifts by itself; no layer of text.onnx drifts by itself"
     assert locate_drift(pocket_model, unfinished, "pixels", pixels) == ""
 
@@ -108,9 +109,14 @@ def test_half_precision_alone_is_no_drift_and_damage_to_it_is(pocket_model, unfi
     proto = cached(exporter.trace_vision)(pocket_model, "fp16", 18)
     half.file(VISION).write_bytes(proto.SerializeToString())
     pixels = pictures(pocket_model.backbone.preprocess(), 1)
-    assert locate_drift(pocket_model, half, "image features", pixels) == "; no layer of vision.onnx drifts by itself"
+    assert (
+        locate_drift(pocket_model, half, ParityStage.IMAGE_FEATURES, pixels)
+        == "; no layer of vision.onnx drifts by itself"
+    )
     damage(VISION, pocket_model.backbone.visual.transformer.resblocks[2].mlp.c_proj.weight)
-    assert "vision.onnx drifts first in block 2, MLP" in locate_drift(pocket_model, half, "image features", pixels)
+    assert "vision.onnx drifts first in block 2, MLP" in locate_drift(
+        pocket_model, half, ParityStage.IMAGE_FEATURES, pixels
+    )
 
 
 def test_layers_are_named_by_the_norms_around_them():

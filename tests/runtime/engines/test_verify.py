@@ -12,7 +12,7 @@ import pytest
 from support.manifests import edit_manifest
 
 from attri.runtime.bundle import TEXT, VISION, Bundle
-from attri.runtime.engines.verify import ReferenceSet, compare, read_reference
+from attri.runtime.engines.verify import ParityStage, ReferenceSet, compare, read_reference
 from attri.runtime.errors import ParityError
 
 
@@ -36,12 +36,12 @@ class Replay:
 
 
 def gated(bundle: Path, tmp_path: Path, **gates: float) -> Bundle:
-    """A copy with other gates, by the first word of their stage."""
+    """A copy with other gates, by the id of their stage."""
     path = Path(shutil.copytree(bundle, tmp_path / "copy"))
 
     def change(raw: dict[str, Any]) -> None:
         for stage in raw["parity"]["stages"]:
-            stage["gate"] = gates.get(stage["name"].partition(" ")[0].replace("-", ""), stage["gate"])
+            stage["gate"] = gates.get(stage["id"], stage["gate"])
 
     edit_manifest(path, change)
     return Bundle.open(path)
@@ -64,7 +64,7 @@ def test_a_near_tie_among_few_entries_is_no_evidence(
     replay = Replay(read_reference(opened))
     replay.check.retrieved.reshape(-1)[:flips] += 1
     if agrees:
-        assert compare(opened, VISION, replay)["retrieved entries"] < 1
+        assert compare(opened, VISION, replay)[ParityStage.RETRIEVED] < 1
     else:
         with pytest.raises(ParityError, match=r"retrieved entries of vision.onnx is"):
             compare(opened, VISION, replay)
@@ -74,7 +74,7 @@ def test_a_near_tie_among_few_entries_is_no_evidence(
 def test_one_best_label_of_few_may_differ_where_the_gate_lets_any(
     bundle: Path, tmp_path: Path, gate: float, wrong: int, agrees: bool
 ) -> None:
-    opened = gated(bundle, tmp_path, image=-1.0, top1=gate)
+    opened = gated(bundle, tmp_path, image_features=-1.0, top1=gate)
     replay = Replay(read_reference(opened))
     replay.check.image_features[:wrong] *= -1  # the best label becomes the worst
     if agrees:
@@ -85,7 +85,7 @@ def test_one_best_label_of_few_may_differ_where_the_gate_lets_any(
 
 
 def test_nan_never_agrees(bundle: Path, tmp_path: Path) -> None:
-    opened = gated(bundle, tmp_path, image=-1.0)
+    opened = gated(bundle, tmp_path, image_features=-1.0)
     replay = Replay(read_reference(opened))
     replay.check.image_features[0, 0] = np.nan
     with pytest.raises(ParityError, match=r"image features of vision.onnx is nan"):

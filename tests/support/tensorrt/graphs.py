@@ -8,6 +8,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from attri.export.graph.signature import signature_of
+from attri.runtime.engines.signature import GraphSignature
+
 RANGES = {"B": (1, 1, 4), "C": (1, 3, 6)}
 WEIGHTS = np.arange(12, dtype=np.float32).reshape(3, 4) / 8
 
@@ -40,6 +43,11 @@ def write(path: Path, half: bool = False, operator: str = "Softmax") -> Path:
     )
     path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString())
     return path
+
+
+def signature(path: Path) -> GraphSignature:
+    """Of a graph in a file."""
+    return signature_of(onnx.load(path))
 
 
 def expected(pixels: np.ndarray, places: np.ndarray) -> list[np.ndarray]:

@@ -10,7 +10,6 @@ import pytest
 from support.tensorrt import graphs
 from support.tensorrt.standin import bindings
 
-from attri.runtime.engines.signature import read_border
 from attri.runtime.engines.tensorrt.builder import BuildOptions, build
 from attri.runtime.engines.tensorrt.cuda import Cuda
 from attri.runtime.engines.tensorrt.engine import TrtEngine
@@ -23,12 +22,21 @@ def graph(tmp_path):
 
 
 def make_engine(trt, graph, precision="fp32", options=None, **more):
-    return build(trt, graph, precision, options or BuildOptions(), graphs.RANGES, workspace=1 << 20, **more).serialized
+    return build(
+        trt,
+        graph,
+        graphs.signature(graph),
+        precision,
+        options or BuildOptions(),
+        graphs.RANGES,
+        workspace=1 << 20,
+        **more,
+    ).serialized
 
 
 @pytest.fixture
 def engine(trt, graph, cudart):
-    engine = TrtEngine(trt, Cuda(cudart), make_engine(trt, graph), read_border(graph))
+    engine = TrtEngine(trt, Cuda(cudart), make_engine(trt, graph), graphs.signature(graph))
     yield engine
     engine.close()
 
@@ -136,7 +144,7 @@ def test_one_name_is_one_extent(newest, tmp_path, cudart):
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "B"
     path = tmp_path / "square.onnx"
     path.write_bytes(model.SerializeToString())
-    engine = TrtEngine(newest, Cuda(cudart), make_engine(newest, path), read_border(path))
+    engine = TrtEngine(newest, Cuda(cudart), make_engine(newest, path), graphs.signature(path))
     assert_right(engine, graphs.inputs(0, 3, 3))
     with pytest.raises(EngineError, match=r"places is \[2\], its B is 3 in another input"):
         engine.run(graphs.inputs(0, 3, 2))
@@ -173,8 +181,10 @@ def test_dimensions_of_one_extent_may_be_fixed(trt, graph, cudart, batch):
     trt.fixing = True
     ranges = {"B": (batch,) * 3, "C": (3, 3, 3)}
     for each in (ranges, graphs.RANGES, graphs.RANGES | {"B": ranges["B"]}):
-        serialized = build(trt, graph, "fp32", BuildOptions(), each, workspace=1 << 20).serialized
-        engine = TrtEngine(trt, Cuda(cudart), serialized, read_border(graph))
+        serialized = build(
+            trt, graph, graphs.signature(graph), "fp32", BuildOptions(), each, workspace=1 << 20
+        ).serialized
+        engine = TrtEngine(trt, Cuda(cudart), serialized, graphs.signature(graph))
         assert engine.limits == {dim: most for dim, (_, _, most) in each.items()}
         assert_right(engine, graphs.inputs(0, batch, 3))
         if each is ranges:
@@ -221,7 +231,7 @@ def test_closed_is_closed(engine, cudart, trt):
 
 
 def test_a_run_that_hangs_does_not_keep_the_engine_from_closing(newest, graph, cudart, caplog):
-    engine = TrtEngine(newest, Cuda(cudart), make_engine(newest, graph), read_border(graph))
+    engine = TrtEngine(newest, Cuda(cudart), make_engine(newest, graph), graphs.signature(graph))
     assert_right(engine, graphs.inputs(0))
     cudart.fake_hang(1)
     run = threading.Thread(target=assert_right, args=(engine, graphs.inputs(1)), daemon=True)
@@ -240,7 +250,7 @@ def test_a_run_that_hangs_does_not_keep_the_engine_from_closing(newest, graph, c
 
 
 def test_dropped_is_closed(trt, graph, cudart):
-    engine = TrtEngine(trt, Cuda(cudart), make_engine(trt, graph), read_border(graph))
+    engine = TrtEngine(trt, Cuda(cudart), make_engine(trt, graph), graphs.signature(graph))
     engine.run(graphs.inputs(0))
     del engine
     assert cudart.fake_alive(0) == 0
@@ -254,28 +264,28 @@ def test_an_engine_that_does_not_start_leaves_nothing(trt, graph, cudart, broken
     serialized = make_engine(trt, graph)
     trt.broken = broken
     with pytest.raises(EngineError, match=message):
-        TrtEngine(trt, Cuda(cudart), serialized, read_border(graph))
+        TrtEngine(trt, Cuda(cudart), serialized, graphs.signature(graph))
 
 
 def test_a_stream_that_does_not_start_leaves_nothing(newest, graph, cudart):
     serialized = make_engine(newest, graph)
     cudart.fake_fail(b"cudaStreamCreateWithFlags", 2, 0)
     with pytest.raises(EngineError, match="cudaStreamCreateWithFlags"):
-        TrtEngine(newest, Cuda(cudart), serialized, read_border(graph))
+        TrtEngine(newest, Cuda(cudart), serialized, graphs.signature(graph))
 
 
 def test_engines_of_other_versions_gpus_and_graphs_are_refused(newest, graph, cudart, tmp_path):
-    cuda, border, serialized = Cuda(cudart), read_border(graph), make_engine(newest, graph)
+    cuda, signature, serialized = Cuda(cudart), graphs.signature(graph), make_engine(newest, graph)
     with pytest.raises(EngineError, match=r"TensorRT 8.6.1 does not take the engine: expecting library version 8.6.1"):
-        TrtEngine(bindings("8.6.1", cudart), cuda, serialized, border)
+        TrtEngine(bindings("8.6.1", cudart), cuda, serialized, signature)
     with pytest.raises(EngineError, match="Version tag mismatch"):
-        TrtEngine(newest, cuda, serialized[4:], border)
+        TrtEngine(newest, cuda, serialized[4:], signature)
     newest.gpu = ("Thor", "11.0")
     with pytest.raises(EngineError, match="incompatible device"):
-        TrtEngine(newest, cuda, serialized, border)
+        TrtEngine(newest, cuda, serialized, signature)
     newest.gpu = ("Orin", "8.7")
     other = graphs.write(tmp_path / "other.onnx")
     data = other.read_bytes().replace(b"best", b"bast")
     other.write_bytes(data)
     with pytest.raises(EngineError, match="the engine is of another graph, bast differs: build it again"):
-        TrtEngine(newest, cuda, serialized, read_border(other))
+        TrtEngine(newest, cuda, serialized, graphs.signature(other))

@@ -21,7 +21,7 @@ from PIL import Image
 from attri.runtime import Classifier
 from attri.runtime.bundle import REFERENCE, TEXT, VISION, Bundle
 from attri.runtime.engines.select import EngineOptions, open_engines
-from attri.runtime.engines.signature import read_border
+from attri.runtime.engines.signature import read_signature
 from attri.runtime.engines.tensorrt.cache import EngineCache
 from attri.runtime.engines.tensorrt.engine import TrtEngine
 from attri.runtime.engines.tensorrt.load import find_tensorrt, load_or_build
@@ -156,12 +156,12 @@ def test_outside_the_profile_is_an_error(path, engines):
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
 def test_tensorrt_does_not_take_a_damaged_engine(path, gpu, folder, damage):
     bundle = Bundle.open(path)
-    graph = bundle.graph(VISION, "tensorrt")
+    signature = read_signature(bundle, bundle.graph_name(VISION, "tensorrt"))
     (file,) = folder.glob(f"{bundle.graph_name(VISION, 'tensorrt').removesuffix('.onnx')}.*.plan")
     serialized = file.read_bytes()
     bad = {"cut": serialized[: len(serialized) // 2], "changed": b"\0" * 64 + serialized[64:], "empty": b""}[damage]
     with pytest.raises(EngineError, match=f"TensorRT {gpu.trt.__version__} does not take the engine"):
-        TrtEngine(gpu.trt, gpu.cuda, bad, read_border(graph))
+        TrtEngine(gpu.trt, gpu.cuda, bad, signature)
 
 
 def test_labels_that_change_and_more_than_the_profile(path, folder, engines):
