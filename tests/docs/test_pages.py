@@ -1,7 +1,7 @@
 """README, CONTRIBUTING and the manual: what a page says to type works, or the page says why it is not run here.
 
 An indented block is run as it stands, Python by exec and all else by bash, in a folder with a bundle, labels, images
-and the checkout's `train/`. A comment before a block takes it out: `<!-- not run: REASON -->`, or
+and some of the checkout's drawings. A comment before a block takes it out: `<!-- not run: REASON -->`, or
 `<!-- run by FILE -->`, a test's.
 """
 
@@ -80,7 +80,12 @@ def desk(
     bundle: Path, photos: Path, picture_files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """A folder as a reader of the pages has it, and the current one."""
-    (tmp_path / "train").symlink_to(ROOT / "train")
+    drawings = Path("train/pocket/images/twemoji")
+    for part, count in (("train", 4), ("test", 2)):  # a few of the checkout's, so that training and export are short
+        for label in ("fruit", "bird", "tool"):
+            (tmp_path / drawings / part / label).mkdir(parents=True)
+            for file in sorted((ROOT / drawings / part / label).iterdir())[:count]:
+                shutil.copy(file, tmp_path / drawings / part / label)
     shutil.copytree(bundle, tmp_path / "bundle")
     shutil.copytree(photos, tmp_path / "images")
     shutil.copy(picture_files[0], tmp_path / "photo.png")
