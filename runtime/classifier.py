@@ -105,13 +105,22 @@ class Classifier:
         Args:
             labels: what to tell apart, in plain words; None takes the classes that the prompt was trained on, and
                 encodes them when they are needed.
-            backend, device, threads, engine_dir, rebuild: what runs, see `EngineOptions`.
+            backend: "auto", "onnxruntime" or "tensorrt", see `EngineOptions`.
+            device: "auto", "cpu", "cuda" or "tensorrt".
+            threads: CPU threads; None is one per CPU that this process may use.
+            engine_dir: the engine cache; None is engines/ in the bundle.
+            rebuild: build TensorRT engines again, whatever is there.
             cache_bytes: bound on cached text features; 0 keeps none.
             shortlist: with more labels than this, prompt only so many, those that plain CLIP finds nearest.
             batch: pictures of a list that go through the graphs together.
 
         Raises:
-            BundleError, EngineError, LabelsError, MissingExtra, ParityError, UsageError
+            BundleError: The bundle is missing, damaged or too new.
+            EngineError: What was asked for cannot run here.
+            LabelsError: The labels cannot be used.
+            MissingExtra: No engine is installed.
+            ParityError: An engine does not agree with the model.
+            UsageError: An argument is out of range, or two contradict each other.
         """
         _at_least("batch", batch, 1)
         _at_least("shortlist", shortlist, 1)

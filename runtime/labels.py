@@ -57,8 +57,8 @@ def parse_labels(text: str, name: str) -> list[Label]:
     semicolons between them; its score is that of the prompt that fits best. A repeated label keeps its first place, and
     one warning in the log names the lines.
 
-    Raises: LabelsError: no such file, not text, another encoding, control characters, no label in it, or an equals sign
-        without a label before it or a prompt behind it.
+    Raises:
+        LabelsError: Control characters, no label, or an equals sign without a label before it or a prompt behind it.
     """
     found: dict[str, Label] = {}
     repeats: list[tuple[int, int]] = []
