@@ -18,7 +18,7 @@ LANES = {
     "runtime/engines/tensorrt/test_rtx.py",
     "browser": "runtime/web/test_page.py",
     "server": "runtime/deliver/test_mqtt.py runtime/capture/test_streams.py runtime/web/test_server.py",
-    "process": "runtime/cli runtime/capture/test_cameras.py runtime/engines/tensorrt/test_load.py "
+    "process": "docs runtime/cli runtime/capture/test_cameras.py runtime/engines/tensorrt/test_load.py "
     "runtime/engines/tensorrt/test_gpu_tests.py benchmarks docs test_project.py test_imports.py",
 }
 
