@@ -19,8 +19,8 @@ from PIL import Image
 
 from attri.runtime import Classifier
 from attri.runtime.bundle import Bundle
-from attri.runtime.classifier import Prediction
 from attri.runtime.images import list_images
+from attri.runtime.prediction import Prediction
 from attri.train.pocket import IMAGES, OTHER_STYLE
 from benchmarks.common import in_turn, keep, timed
 

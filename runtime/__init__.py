@@ -1,20 +1,59 @@
-"""Classify pictures with an exported bundle: NumPy on the host, ONNX Runtime or TensorRT for the graphs, no torch."""
+"""Classify images with an exported bundle: NumPy on the host, ONNX Runtime or TensorRT for the graphs, no torch."""
 
 from typing import TYPE_CHECKING, Any
 
-from attri.runtime.classifier import Classifier, Prediction
-from attri.runtime.errors import AttriError
+from attri.runtime.bundle import Bundle
+from attri.runtime.classifier import Classifier
+from attri.runtime.errors import (
+    AttriError,
+    BundleError,
+    EngineError,
+    FailedError,
+    ImageError,
+    LabelsError,
+    MissingExtra,
+    ParityError,
+    SinkError,
+    SourceError,
+    UsageError,
+)
+from attri.runtime.prediction import Prediction
+from attri.runtime.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from attri.runtime.streaming import stream
 
-__all__ = ["AttriError", "Classifier", "Prediction", "stream"]
+    __version__: str
+
+__all__ = [
+    "AttriError",
+    "Bundle",
+    "BundleError",
+    "Classifier",
+    "EngineError",
+    "FailedError",
+    "ImageError",
+    "LabelsError",
+    "MissingExtra",
+    "ParityError",
+    "Prediction",
+    "Preprocess",
+    "SinkError",
+    "SourceError",
+    "UsageError",
+    "__version__",
+    "stream",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `stream` when it is asked for: a classifier alone needs neither cameras nor threads."""
+    """Import when it is asked for what a classifier alone does not need: cameras and threads, package metadata."""
     if name == "stream":
         from attri.runtime.streaming import stream
 
         return stream
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("attri")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

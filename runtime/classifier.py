@@ -1,68 +1,57 @@
-"""Pictures in, labels out: preprocess, vision graph, text cache or text graph, and one product with NumPy."""
+"""The classifier: preprocess, vision engine, text cache or text engine, and one product in NumPy."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, overload
+from types import TracebackType
+from typing import Any, Literal, TypeGuard, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from attri.runtime.bundle import Bundle
+from attri.runtime.bundle import VISION, Bundle
 from attri.runtime.engines.base import Engine
 from attri.runtime.engines.select import EngineOptions, open_engines
 from attri.runtime.engines.verify import spot_check
 from attri.runtime.errors import UsageError
+from attri.runtime.prediction import Prediction
 from attri.runtime.preprocess import Preprocess
 from attri.runtime.text.cache import TextCache
 from attri.runtime.text.encoder import LabelSet, TextEncoder
 from attri.runtime.text.hysteresis import RetrievalHysteresis
 
-logger = logging.getLogger("attri")
-Picture = str | Path | bytes | Image.Image | NDArray[np.uint8]
+_LOGGER = logging.getLogger("attri")
+ImageInput = str | Path | bytes | Image.Image | NDArray[np.uint8]
 OWN: Literal["own"] = "own"  # in the place of a threshold: the bundle's, for the labels that it was chosen for
-READERS = 2  # threads that decode and resize; Pillow leaves the others alone meanwhile
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What was seen in one picture.
-
-    label          the best label, or None where its score is below the rejection threshold
-    score          probability of the best label, 0..1, whether rejected or not
-    probabilities  float32 [C], in the order of `labels`
-    retrieved      pool entries, int32 [L, M], each row ascending
-    cache          "hit" where the text features were known
-    latency_ms     preprocess, vision, text, and their total; of vision and text the picture's share of its batch
-    threshold      the rejection threshold that these labels had; None never rejects
-    """
-
-    label: str | None
-    score: float
-    probabilities: NDArray[np.float32] = field(repr=False)
-    labels: tuple[str, ...] = field(repr=False)
-    retrieved: NDArray[np.int32] = field(repr=False)
-    cache: str
-    latency_ms: dict[str, float] = field(repr=False)
-    threshold: float | None = field(default=None, repr=False)
-
-    def top(self, count: int) -> list[tuple[str, float]]:
-        """The best labels with their probabilities, best first; equal ones in the order of `labels`."""
-        order = np.argsort(-self.probabilities, kind="stable")[:count]
-        return [(self.labels[i], float(self.probabilities[i])) for i in order]
+DECODE_THREADS = 2  # threads that decode and resize; Pillow leaves the others alone meanwhile
 
 
 class Classifier:
-    """An open-vocabulary classifier from a bundle. See `load`."""
+    """An open-vocabulary image classifier from a bundle: use `load`.
+
+        with Classifier.load("bundle", labels=["red apple", "green apple"]) as classifier:
+            print(classifier("photo.jpg").label)
+
+    Thread safety: calls may come from several threads, and labels and threshold may be set from any thread at any time;
+    each prediction is made with one set of labels and the threshold that belongs to it. ONNX Runtime runs calls side by
+    side, TensorRT in turn. A `RetrievalHysteresis` is the memory of one video: do not share it between threads. Labels
+    of its own for a thread or a source: `fork`.
+
+    Attributes:
+        bundle: The bundle; its files are closed once the classifier is loaded.
+        cache: The text cache, shared with forks; counts `hits` and `misses`.
+        batch: Images of an iterable that go through the engines together.
+    """
 
     def __init__(
         self,
@@ -83,7 +72,7 @@ class Classifier:
         )
         self._scale = np.float32(manifest.logit_scale / manifest.temperature)
         self._changing = threading.Lock()
-        self._given = None if labels is None else self._label_set(labels)
+        self._given = None if labels is None else self._encode_labels(labels)
 
     @classmethod
     def load(
@@ -94,7 +83,7 @@ class Classifier:
         backend: str = "auto",
         device: str = "auto",
         threads: int | None = None,
-        engine_dir: Path | None = None,
+        engine_dir: Path | str | None = None,
         rebuild: bool = False,
         cache_bytes: int = 256 << 20,
         shortlist: int | None = None,
@@ -112,7 +101,7 @@ class Classifier:
             rebuild: build TensorRT engines again, whatever is there.
             cache_bytes: bound on cached text features; 0 keeps none.
             shortlist: with more labels than this, prompt only so many, those that plain CLIP finds nearest.
-            batch: pictures of a list that go through the graphs together.
+            batch: images of an iterable that go through the engines together.
 
         Raises:
             BundleError: The bundle is missing, damaged or too new.
@@ -127,7 +116,8 @@ class Classifier:
         _at_least("threads", threads, 1)
         _at_least("cache_bytes", cache_bytes, 0)
         with Bundle.open(path) as bundle, ExitStack() as undo:
-            engines = open_engines(bundle, EngineOptions(backend, device, threads, engine_dir, rebuild))
+            folder = None if engine_dir is None else Path(engine_dir)
+            engines = open_engines(bundle, EngineOptions(backend, device, threads, folder, rebuild))
             for engine in engines:
                 undo.callback(engine.close)
             spot_check(bundle, *engines)
@@ -138,14 +128,37 @@ class Classifier:
             undo.pop_all()
         return classifier
 
+    def __enter__(self) -> Classifier:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
     def close(self) -> None:
-        """Give back the engines' device memory and the bundle's files; nothing is classified after it."""
+        """Free the engines, those of forks too, and the bundle's files; nothing can be classified after it."""
         self._vision.close()
         self._text.close()
 
+    def fork(self, labels: Sequence[str] | None = None) -> Classifier:
+        """Return a classifier with the same engines and text cache, whose labels and threshold are its own.
+
+        Args:
+            labels: Its labels; None are those of this classifier.
+
+        Raises:
+            LabelsError: The labels cannot be used.
+        """
+        fork = copy.copy(self)
+        fork._changing = threading.Lock()
+        if labels is not None:
+            fork.set_labels(labels)
+        return fork
+
     @property
     def labels(self) -> tuple[str, ...]:
-        """What is told apart. Assign a new sequence at any time; what is cached for other labels stays valid."""
+        """The labels to tell apart. Assign a new sequence at any time: cached features of other labels stay valid."""
         given = self._given
         return tuple(self.bundle.manifest.labels) if given is None else given.labels
 
@@ -155,10 +168,10 @@ class Classifier:
 
     @property
     def threshold(self) -> float | None:
-        """Scores below it are none of the labels; None never rejects.
+        """Rejection threshold, 0..1: a best score below it gives the label None; None never rejects.
 
-        The bundle's own was chosen from scores of its default labels: with others it says nothing, and is not applied.
-        Assign one to reject with whatever labels, or None to reject nothing.
+        The bundle's threshold was chosen from scores of its own labels and is applied to no others. Assign one to
+        reject with any labels, or None to reject nothing.
         """
         return self._threshold_of(self._given)
 
@@ -167,138 +180,166 @@ class Classifier:
         self._threshold = threshold
 
     def _threshold_of(self, labels: LabelSet | None) -> float | None:
-        """labels: None are the bundle's own, not encoded yet."""
+        """The threshold that applies to `labels`; None are the bundle's own, which are not encoded yet."""
         chosen = self._threshold
         if chosen != OWN:
             return chosen
         return self.bundle.manifest.threshold if labels is None or labels.own else None
 
     @property
-    def leaves_threshold(self) -> bool:
-        """Whether the bundle has a threshold that is not applied, since the labels are others than its own."""
+    def threshold_not_applied(self) -> bool:
+        """Whether the bundle has a threshold that does not apply, because the labels are not its own."""
         given = self._given
         foreign = given is not None and not given.own
         return self._threshold == OWN and foreign and self.bundle.manifest.threshold is not None
 
     @property
     def description(self) -> str:
+        """The engine in use: runtime, version and device."""
         return self._vision.description
 
     def set_labels(
         self,
         labels: Sequence[str],
-        places: Sequence[str] | None = None,
+        locations: Sequence[str] | None = None,
         prompts: Sequence[Sequence[str]] | None = None,
         template: str | None = None,
     ) -> None:
-        """Like assigning `labels`.
+        """Set the labels, with more to say about them than by assigning `labels`.
 
         Args:
-            places: name them in warnings ("labels.txt line 7").
-            prompts: what to look for in the place of each label, one or more; the one that fits best gives its logit
-                (our choice: the kinds of a defect stay kinds, where an average would look for something in between).
-            template: the sentence around each, with {} in its place; None is the bundle's.
+            labels: What to tell apart, in plain words.
+            locations: Where each label came from, for warnings ("labels.txt line 7").
+            prompts: One or more prompts for each label; the one that fits best gives the label's logit (our choice: the
+                kinds of a defect stay kinds, where an average would look for something in between).
+            template: The sentence around each prompt, with {} in its place; None is the bundle's.
+
+        Raises:
+            LabelsError: The labels cannot be used; the old ones stay.
         """
-        given = self._label_set(labels, places, prompts, template)
+        given = self._encode_labels(labels, locations, prompts, template)
         _warn_of_one(given.labels)
         with self._changing:
             self._given = given
 
-    def _label_set(
+    def _encode_labels(
         self,
         labels: Sequence[str],
-        places: Sequence[str] | None = None,
+        locations: Sequence[str] | None = None,
         prompts: Sequence[Sequence[str]] | None = None,
         template: str | None = None,
     ) -> LabelSet:
         if isinstance(labels, str):
             raise TypeError("labels is one string: give a list of strings")
         own = _same_words(labels, prompts, self.bundle.manifest.labels) and template in (None, self.template)
-        return dataclasses.replace(self._text.label_set(labels, places, prompts, template), own=own)
+        return dataclasses.replace(self._text.label_set(labels, locations, prompts, template), own=own)
 
     @property
-    def _set(self) -> LabelSet:
-        """What was given, or the bundle's own labels, encoded once somebody asks for them."""
+    def _label_set(self) -> LabelSet:
+        """The labels that were set, or the bundle's own, which are encoded when they are first needed."""
         if self._given is None:
             with self._changing:  # or labels that come meanwhile would be replaced by these
                 if self._given is None:
-                    self._given = self._label_set(self.bundle.manifest.labels)
+                    self._given = self._encode_labels(self.bundle.manifest.labels)
                     _warn_of_one(self._given.labels)
         return self._given
 
     @overload
-    def __call__(self, pictures: Picture, steady: RetrievalHysteresis | None = None) -> Prediction: ...  # type: ignore[overload-overlap]  # str is a Sequence[str]
+    def __call__(self, images: ImageInput, hysteresis: RetrievalHysteresis | None = None) -> Prediction: ...  # type: ignore[overload-overlap]  # str is an Iterable[str]
     @overload
-    def __call__(self, pictures: Sequence[Picture], steady: RetrievalHysteresis | None = None) -> list[Prediction]: ...
     def __call__(
-        self, pictures: Picture | Sequence[Picture], steady: RetrievalHysteresis | None = None
+        self, images: Iterable[ImageInput], hysteresis: RetrievalHysteresis | None = None
+    ) -> list[Prediction]: ...
+    def __call__(
+        self, images: ImageInput | Iterable[ImageInput], hysteresis: RetrievalHysteresis | None = None
     ) -> Prediction | list[Prediction]:
-        """Classify a picture, or a list of them, `batch` at a time: each a path, the bytes of a file, a PIL image or
-        uint8 [H, W, 3] RGB.
-
-        While a batch is classified, threads read the next.
+        """Classify an image, or any iterable of images `batch` at a time; threads decode the next batch meanwhile.
 
         Args:
-            steady: the memory of the video that the pictures are the next frames of; None is exact retrieval.
+            images: A path, the bytes of a file, a PIL image or uint8 [H, W, 3] RGB; an iterable of these; or a batch
+                uint8 [B, H, W, 3].
+            hysteresis: The memory of the video whose next frames the images are; None is exact retrieval.
+
+        Returns:
+            One prediction for one image, a list for an iterable or a batch.
 
         Raises:
-            ImageError: a picture cannot be read.
+            ImageError: An image cannot be read.
+            EngineError: The engine failed.
         """
-        if isinstance(pictures, (str, Path, bytes, Image.Image, np.ndarray)):
-            return self._classify([self._read(pictures)], steady)[0]
-        with ThreadPoolExecutor(READERS) as pool:
+        if _is_one(images):
+            return self._classify([self._read(images)], hysteresis)[0]
+        return [each for batch in self._batches(images) for each in self._classify(batch, hysteresis)]
 
-            def read(start: int) -> list[Future[tuple[NDArray[np.float32], float]]]:
-                return [pool.submit(self._read, picture) for picture in pictures[start : start + self.batch]]
+    def embed_images(self, images: ImageInput | Iterable[ImageInput]) -> NDArray[np.float32]:
+        """Image features, unit rows float32 [B, D], as plain CLIP has them; prompts do not change them.
 
-            result: list[Prediction] = []
-            ahead = read(0)
-            for start in range(0, len(pictures), self.batch):
-                current, ahead = ahead, read(start + self.batch)
-                result += self._classify([each.result() for each in current], steady)
-        return result
+        Args:
+            images: As of a call.
+
+        Raises:
+            ImageError: An image cannot be read.
+            EngineError: The engine failed.
+        """
+        batches = [[self._read(images)]] if _is_one(images) else self._batches(images)
+        features = [self._run_vision(np.stack([pixels for pixels, _ in batch]))[0] for batch in batches]
+        return np.concatenate(features) if features else np.empty((0, _embedding_size(self.bundle)), np.float32)
+
+    def _batches(self, images: ImageInput | Iterable[ImageInput]) -> Iterator[list[tuple[NDArray[np.float32], float]]]:
+        """Decoded and preprocessed images, `batch` at a time, the next batch in the making."""
+        left = iter(cast("Iterable[ImageInput]", images))
+        with ThreadPoolExecutor(DECODE_THREADS) as pool:
+
+            def read() -> list[Future[tuple[NDArray[np.float32], float]]]:
+                return [pool.submit(self._read, image) for image in islice(left, self.batch)]
+
+            ahead = read()
+            while ahead:
+                current, ahead = ahead, read()
+                yield [each.result() for each in current]
 
     @property
     def template(self) -> str:
+        """The bundle's sentence around each prompt, with {} in its place."""
         return self._text.template
 
     def encode_image(self, pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        """The vision graph alone. pixels [B, 3, S, S] -> unit features [B, D], retrieved entries [B, L, M]"""
-        features, retrieved, _ = self._see(pixels)
+        """Run the vision graph alone: pixels [B, 3, S, S] to unit features [B, D] and pool entries [B, L, M]."""
+        features, retrieved, _ = self._run_vision(pixels)
         return features, retrieved
 
     def encode_text(self, retrieved: NDArray[np.int32]) -> list[NDArray[np.float32]]:
-        """The text graph alone, without the cache. retrieved [B, L, M] -> B times unit features [C, D]"""
-        labels = self._set
-        return [features[labels.prompt] for features in self._text.run(labels.tokens, retrieved)]
+        """Run the text graph alone, without the cache: pool entries [B, L, M] to B times unit features [P, D]."""
+        labels = self._label_set
+        return [features[labels.prompt_index] for features in self._text.run(labels.tokens, retrieved)]
 
-    def _see(self, pixels: NDArray[np.float32]) -> list[NDArray[Any]]:
-        """The vision graph's outputs, in as many runs as its engine asks for. pixels [B, 3, S, S]"""
+    def _run_vision(self, pixels: NDArray[np.float32]) -> list[NDArray[Any]]:
+        """Outputs of the vision graph for pixels [B, 3, S, S], in as many runs as its engine needs."""
         most = self._vision.limits.get("B", len(pixels))
         parts = [self._vision.run({"pixels": pixels[first : first + most]}) for first in range(0, len(pixels), most)]
         return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
-    def _read(self, picture: Picture) -> tuple[NDArray[np.float32], float]:
+    def _read(self, image: ImageInput) -> tuple[NDArray[np.float32], float]:
         """Pixels [3, S, S], and the seconds that they took."""
         started = time.perf_counter()
-        return self._preprocess(picture), time.perf_counter() - started
+        return self._preprocess(image), time.perf_counter() - started
 
     def _classify(
-        self, pictures: Sequence[tuple[NDArray[np.float32], float]], steady: RetrievalHysteresis | None
+        self, images: Sequence[tuple[NDArray[np.float32], float]], hysteresis: RetrievalHysteresis | None
     ) -> list[Prediction]:
-        labels = self._set
+        labels = self._label_set
         threshold = self._threshold_of(labels)  # of these labels, also where others come meanwhile
         started = time.perf_counter()
-        pixels = np.stack([pixels for pixels, _ in pictures])  # [B, 3, S, S]
-        features, retrieved, scores = self._see(pixels)
-        if steady is not None:
-            retrieved = np.stack([steady(of_image) for of_image in scores])
+        pixels = np.stack([pixels for pixels, _ in images])  # [B, 3, S, S]
+        features, retrieved, scores = self._run_vision(pixels)
+        if hysteresis is not None:
+            retrieved = np.stack([hysteresis(of_image) for of_image in scores])
         seen = time.perf_counter()
         cosines, known = self._text.cosines(labels, features, retrieved)
-        results = [_softmax(self._scale * np.maximum.reduceat(cosine, labels.starts)) for cosine in cosines]
-        vision, text = (1000 * t / len(pictures) for t in (seen - started, time.perf_counter() - seen))
+        results = [_softmax(self._scale * np.maximum.reduceat(cosine, labels.label_offsets)) for cosine in cosines]
+        vision, text = (1000 * t / len(images) for t in (seen - started, time.perf_counter() - seen))
         predictions = []
-        for result, entries, hit, (_, reading) in zip(results, retrieved, known, pictures, strict=True):
+        for result, entries, hit, (_, reading) in zip(results, retrieved, known, images, strict=True):
             parts = {"preprocess": 1000 * reading, "vision": vision, "text": text}
             latency = {name: round(t, 3) for name, t in (parts | {"total": sum(parts.values())}).items()}
             predictions.append(_prediction(labels.labels, threshold, result, entries, hit, latency))
@@ -316,13 +357,24 @@ def _prediction(
     best = int(probabilities.argmax())
     score = float(probabilities[best])
     label = None if threshold is not None and score < threshold else labels[best]
-    cache = "hit" if hit else "miss"
+    cache: Literal["hit", "miss"] = "hit" if hit else "miss"
     return Prediction(label, score, probabilities, labels, retrieved, cache, latency, threshold)
+
+
+def _is_one(images: ImageInput | Iterable[ImageInput]) -> TypeGuard[ImageInput]:
+    if isinstance(images, np.ndarray):
+        return images.ndim != 4
+    return isinstance(images, (str, Path, bytes, Image.Image))
+
+
+def _embedding_size(bundle: Bundle) -> int:
+    outputs = {each["name"]: each["dims"] for each in bundle.manifest.graphs[VISION]["outputs"]}
+    return int(outputs["image_features"][-1])
 
 
 def _warn_of_one(labels: Sequence[str]) -> None:
     if len(labels) == 1:
-        logger.warning(
+        _LOGGER.warning(
             'one label ("%s") always scores 100%%, whatever the threshold, since nothing is compared with it: add a'
             ' second for what else is seen, such as "background"',
             labels[0],
@@ -330,7 +382,7 @@ def _warn_of_one(labels: Sequence[str]) -> None:
 
 
 def _same_words(labels: Sequence[str], prompts: Sequence[Sequence[str]] | None, own: Sequence[str]) -> bool:
-    """In any order: the best score does not depend on it."""
+    """Whether labels are the bundle's own, in any order: the best score does not depend on it."""
     plain = prompts is None or all(list(group) == [label] for group, label in zip(prompts, labels, strict=True))
     return plain and sorted(labels) == sorted(own)
 

@@ -8,7 +8,6 @@ for result in stream("camera0", bundle="bundle", labels=["red apple", "green app
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -99,8 +98,7 @@ def _settings(options: dict[str, Any]) -> tuple[DecisionRule, Schedule, RetryPol
 
 def _labels(classifier: Classifier, labels: Sequence[str] | None) -> LiveLabels:
     if labels is not None:
-        classifier = copy.copy(classifier)  # the same engines and text cache
-        classifier.labels = tuple(labels)
+        classifier = classifier.fork(tuple(labels))
     return LiveLabels(classifier, None, apply=False)
 
 

@@ -22,7 +22,7 @@ MAY_IMPORT = {
 FLOORS = {
     "runtime": [
         "errors _util",
-        "images preprocess labels tokenizer bundle",
+        "images preprocess labels tokenizer bundle prediction",
         "engines text",
         "classifier",
         "capture decide",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import logging
 import stat
@@ -289,14 +288,14 @@ def open_pipeline(
         path, template = key = (spec.labels or labels, inputs.template if spec.template is None else spec.template)
         if key not in sets:
             # The same graphs and cache, other labels.
-            sets[key] = LiveLabels(copy.copy(classifier), None if path is None else files[path], template)
+            sets[key] = LiveLabels(classifier.fork(), None if path is None else files[path], template)
         chosen.append(sets[key])
         rule = DecisionRule(threshold=spec.threshold)
         if spec.sequential:
             rule = replace(rule, smooth=inputs.smooth, majority=inputs.majority, min_duration=inputs.min_duration)
         rules.append(rule)
     rejecting = [labels for labels, spec in zip(chosen, specs, strict=True) if spec.threshold is None]
-    if any(labels.classifier.leaves_threshold for labels in rejecting):
+    if any(labels.classifier.threshold_not_applied for labels in rejecting):
         _LOGGER.warning("the bundle's threshold is for its own labels and not applied to others: give --threshold")
     policy = RetryPolicy()
     if inputs.max_retries is not None:

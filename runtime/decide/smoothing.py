@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from attri.runtime.classifier import Prediction
 from attri.runtime.errors import UsageError
+from attri.runtime.prediction import Prediction
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from attri.runtime.capture.base import SourceState
 from attri.runtime.capture.orientation import as_rgb
-from attri.runtime.classifier import Prediction
+from attri.runtime.prediction import Prediction
 
 
 @dataclass(frozen=True)

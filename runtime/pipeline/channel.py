@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 from attri.runtime.capture.frame_queue import Frame
 from attri.runtime.capture.reader import Reader
-from attri.runtime.classifier import Prediction
 from attri.runtime.decide.schedule import Schedule
 from attri.runtime.decide.smoothing import DecisionRule, DecisionSmoother
 from attri.runtime.deliver.result import FrameResult
 from attri.runtime.pipeline.live_labels import LiveLabels
+from attri.runtime.prediction import Prediction
 from attri.runtime.text.hysteresis import RetrievalHysteresis
 
 

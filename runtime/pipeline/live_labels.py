@@ -109,7 +109,7 @@ class LiveLabels:
             LabelsError: It cannot be used.
         """
         fork = copy.copy(self)
-        fork.classifier, fork._lock = copy.copy(self.classifier), threading.Lock()
+        fork.classifier, fork._lock = self.classifier.fork(), threading.Lock()
         fork.set(text)
         return fork
 

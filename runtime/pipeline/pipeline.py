@@ -24,7 +24,6 @@ from attri.runtime.capture.frame_queue import Frame, FrameQueue
 from attri.runtime.capture.reader import Reader
 from attri.runtime.capture.retry import RetryPolicy
 from attri.runtime.capture.spec import SourceSpec
-from attri.runtime.classifier import Prediction
 from attri.runtime.decide.schedule import Schedule
 from attri.runtime.decide.smoothing import DecisionRule
 from attri.runtime.deliver.result import SourceHealth
@@ -34,6 +33,7 @@ from attri.runtime.errors import ImageError
 from attri.runtime.pipeline.channel import Channel
 from attri.runtime.pipeline.label_control import LabelControl, label_sets
 from attri.runtime.pipeline.live_labels import LiveLabels, watch
+from attri.runtime.prediction import Prediction
 
 _LOGGER = logging.getLogger("attri")
 _STOPPING = 1.5  # seconds for everything to end once a signal has come

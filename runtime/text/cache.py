@@ -39,14 +39,14 @@ class TextCache:
 
     def __init__(self, max_bytes: int = 256 << 20) -> None:
         self.max_bytes = max_bytes
-        self.bytes = self.hits = self.misses = 0
+        self.nbytes = self.hits = self.misses = 0
         self._sets: OrderedDict[bytes, _Known] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._sets)
 
-    def find(self, entries: bytes, ids: Ids, count: bool = True) -> tuple[NDArray[np.bool_], Features]:
+    def get(self, entries: bytes, ids: Ids, count: bool = True) -> tuple[NDArray[np.bool_], Features]:
         """Which of the ascending `ids` [U] are known for these entries, bool [U], and their features, in their order.
 
         Counted as a hit when all are, else as a miss.
@@ -58,8 +58,10 @@ class TextCache:
         found, features = _look_up(known, ids)
         with self._lock:
             hit = bool(found.all())
-            self.hits += hit and count
-            self.misses += not hit and count
+            if count and hit:
+                self.hits += 1
+            elif count:
+                self.misses += 1
         return found, features
 
     def count_hits(self, images: int) -> None:
@@ -67,20 +69,20 @@ class TextCache:
         with self._lock:
             self.hits += images
 
-    def add(self, entries: bytes, ids: Ids, features: Features) -> None:
+    def put(self, entries: bytes, ids: Ids, features: Features) -> None:
         """Keep features [n, D] of ascending `ids` [n] beside what is known for the same entries."""
         with self._lock:
             old = self._sets.pop(entries, None)
-            self.bytes -= old.nbytes if old else 0
+            self.nbytes -= old.nbytes if old else 0
             new = _Known(ids, features)
             merged = _merge(old, new) if old else new
             kept = merged if merged.nbytes <= self.max_bytes else new
             if kept.nbytes > self.max_bytes:
                 return
             self._sets[entries] = kept
-            self.bytes += kept.nbytes
-            while self.bytes > self.max_bytes:
-                self.bytes -= self._sets.popitem(last=False)[1].nbytes
+            self.nbytes += kept.nbytes
+            while self.nbytes > self.max_bytes:
+                self.nbytes -= self._sets.popitem(last=False)[1].nbytes
 
 
 def _look_up(known: _Known | None, ids: Ids) -> tuple[NDArray[np.bool_], Features]:
@@ -88,9 +90,9 @@ def _look_up(known: _Known | None, ids: Ids) -> tuple[NDArray[np.bool_], Feature
         return np.zeros(len(ids), bool), np.empty((0, 0), np.float32)
     if known.ids is ids or np.array_equal(known.ids, ids):  # labels have not changed: no copy
         return np.ones(len(ids), bool), known.features
-    places = np.minimum(np.searchsorted(known.ids, ids), len(known.ids) - 1)
-    found = known.ids[places] == ids
-    return found, known.features[places[found]]
+    rows = np.minimum(np.searchsorted(known.ids, ids), len(known.ids) - 1)
+    found = known.ids[rows] == ids
+    return found, known.features[rows[found]]
 
 
 def _merge(old: _Known, new: _Known) -> _Known:

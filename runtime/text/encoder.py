@@ -1,4 +1,4 @@
-"""From labels and retrieved entries to text features: the cache first, and the text graph for what it does not know."""
+"""Text features of labels for retrieved pool entries: from the text cache, or by the text graph where it has none."""
 
 from __future__ import annotations
 
@@ -21,34 +21,35 @@ ROWS = 16384  # rows of tokens, or cells of the attention's layout, per run: bou
 
 @dataclass(frozen=True)
 class LabelSet:
-    """What is told apart; swapped whole, so that other threads see the old or the new.
+    """Encoded labels, replaced as a whole, so that other threads see the old set or the new one.
 
-    labels  C labels as they were given
-    own     whether they are the bundle's own, which its rejection threshold was chosen for
-    tokens  of the U distinct prompts among them
-    ids     uint64 [U], ascending, of the prompts' token ids
-    prompt  intp [P], the distinct prompt of each prompt: one of each label, or several
-    starts  intp [C], where the prompts of each label begin
-    plain   features [U, D] that no image prompts, where there are more labels than a shortlist takes
+    Attributes:
+        labels: C labels as they were given.
+        tokens: Token ids of the U distinct prompts among them.
+        prompt_hashes: uint64 [U], ascending, 64-bit hashes of the prompts' token ids.
+        prompt_index: intp [P], the distinct prompt of each prompt; a label has one prompt or several.
+        label_offsets: intp [C], where the prompts of each label begin.
+        zero_shot_features: Plain CLIP's features [U, D], where there are more labels than a shortlist takes.
+        own: Whether they are the bundle's own labels, which its rejection threshold was chosen for.
     """
 
     labels: tuple[str, ...]
     tokens: LabelTokens
-    ids: Ids
-    prompt: NDArray[np.intp]
-    starts: NDArray[np.intp]
-    plain: Features | None = None
+    prompt_hashes: Ids
+    prompt_index: NDArray[np.intp]
+    label_offsets: NDArray[np.intp]
+    zero_shot_features: Features | None = None
     own: bool = False
 
 
 class TextEncoder:
-    """The text side of a bundle.
+    """The text side of a bundle: tokenizer, token embedding, text engine and text cache.
 
     Args:
-        bundle: tokenizer, embedding and shape of the pool.
-        engine: its text graph.
-        cache: shared with whoever counts its hits.
-        shortlist: how many labels each image prompts, at most; None is all. See `cosines`.
+        bundle: Gives tokenizer, token embedding and the shape of the prompt pool.
+        engine: Runs the text graph.
+        cache: May be shared with other encoders of the same bundle.
+        shortlist: Most labels that are prompted for an image; None is all. See `cosines`.
     """
 
     def __init__(self, bundle: Bundle, engine: Engine, cache: TextCache, shortlist: int | None = None) -> None:
@@ -70,17 +71,21 @@ class TextEncoder:
     def label_set(
         self,
         labels: Sequence[str],
-        places: Sequence[str] | None = None,
+        locations: Sequence[str] | None = None,
         prompts: Sequence[Sequence[str]] | None = None,
         template: str | None = None,
     ) -> LabelSet:
-        """Tokenize. Arguments as of `Classifier.set_labels`. Raises LabelsError where there are no labels."""
+        """Tokenize labels. Arguments as of `Classifier.set_labels`.
+
+        Raises:
+            LabelsError: There are no labels.
+        """
         groups = [(label,) for label in labels] if prompts is None else prompts
         sizes = [len(group) for group in groups]
         if len(sizes) != len(labels) or 0 in sizes:
             raise ValueError("every label needs its own prompts, one or more")
         words = [prompt for group in groups for prompt in group]
-        named = places and [place for place, size in zip(places, sizes, strict=True) for _ in range(size)]
+        named = locations and [each for each, size in zip(locations, sizes, strict=True) for _ in range(size)]
         template = self.template if template is None else template
         tokens = encode_labels(self._tokenizer, words, template, self._context, named)
         digests = [hashlib.blake2b(np.array(ids, np.int32).tobytes(), digest_size=8) for ids in tokens.whole()]
@@ -88,12 +93,12 @@ class TextEncoder:
         # 64 bits: two of 10,000 prompts share an id once in 10^11 sets.
         ids, first, prompt = np.unique(every, return_index=True, return_inverse=True)
         starts = np.cumsum([0, *sizes[:-1]])
-        warn_of_alike(labels, starts, prompt, places)
+        warn_of_alike(labels, starts, prompt, locations)
         result = LabelSet(tuple(labels), tokens.take(first), ids, prompt, starts)
         if self.shortlist is None or len(labels) <= self.shortlist:
             return result
         (plain,), _ = self.features(result, self._nothing, count=False)
-        return replace(result, plain=plain)
+        return replace(result, zero_shot_features=plain)
 
     def cosines(
         self, labels: LabelSet, images: Features, retrieved: NDArray[np.int32]
@@ -107,16 +112,16 @@ class TextEncoder:
             images: unit features [B, D].
             retrieved: their entries [B, L, M].
         """
-        if labels.plain is None or self.shortlist is None:
+        if labels.zero_shot_features is None or self.shortlist is None:
             texts, hits = self.features(labels, retrieved)
-            return [_cosines(text, image)[labels.prompt] for text, image in zip(texts, images, strict=True)], hits
+            return [_cosines(text, image)[labels.prompt_index] for text, image in zip(texts, images, strict=True)], hits
         results, hits = [], []
         for image, entries in zip(images, retrieved, strict=True):
-            cosine = _cosines(labels.plain, image)  # [U]
+            cosine = _cosines(labels.zero_shot_features, image)  # [U]
             chosen = _nearest(labels, cosine, self.shortlist)
             (text,), (hit,) = self.features(labels, entries[None], chosen)
             cosine[chosen] = _cosines(text, image)
-            results.append(cosine[labels.prompt])
+            results.append(cosine[labels.prompt_index])
             hits.append(hit)
         return results, hits
 
@@ -136,12 +141,12 @@ class TextEncoder:
             chosen: some of the prompts, ascending; None is all.
             count: whether the cache counts it.
         """
-        ids = labels.ids if chosen is None else labels.ids[chosen]
+        ids = labels.prompt_hashes if chosen is None else labels.prompt_hashes[chosen]
         chosen = np.arange(len(ids)) if chosen is None else chosen
         keys = [entries.tobytes() for entries in retrieved]
-        found = {key: self.cache.find(key, ids, count) for key in dict.fromkeys(keys)}
+        found = {key: self.cache.get(key, ids, count) for key in dict.fromkeys(keys)}
         done = {key: features for key, (known, features) in found.items() if known.all()}
-        hits = [key in done or key in keys[:place] for place, key in enumerate(keys)]
+        hits = [key in done or key in keys[:row] for row, key in enumerate(keys)]
         if count:
             self.cache.count_hits(len(keys) - len(found))
         lacking: dict[bytes, list[bytes]] = {}
@@ -151,10 +156,10 @@ class TextEncoder:
         for group in lacking.values():
             known = found[group[0]][0]
             missing = chosen[~known]
-            tokens = labels.tokens if len(missing) == len(labels.ids) else labels.tokens.take(missing)
+            tokens = labels.tokens if len(missing) == len(labels.prompt_hashes) else labels.tokens.take(missing)
             rows = np.stack([retrieved[keys.index(key)] for key in group])
             for key, computed in zip(group, self.run(tokens, rows), strict=True):
-                self.cache.add(key, labels.ids[missing], computed)
+                self.cache.put(key, labels.prompt_hashes[missing], computed)
                 done[key] = _together(known, found[key][1], computed)
         return [done[key] for key in keys], hits
 
@@ -199,11 +204,11 @@ class TextEncoder:
 
 def _nearest(labels: LabelSet, plain: NDArray[np.float32], count: int) -> NDArray[np.intp]:
     """The prompts of so many labels, those whose best prompt is nearest, ascending. plain: cosines [U]"""
-    best = np.maximum.reduceat(plain[labels.prompt], labels.starts)  # [C]
+    best = np.maximum.reduceat(plain[labels.prompt_index], labels.label_offsets)  # [C]
     taken = np.zeros(len(best), bool)
     taken[np.argpartition(-best, count - 1)[:count]] = True
-    sizes = np.diff(labels.starts, append=len(labels.prompt))  # [C]
-    chosen: NDArray[np.intp] = np.unique(labels.prompt[np.repeat(taken, sizes)])
+    sizes = np.diff(labels.label_offsets, append=len(labels.prompt_index))  # [C]
+    chosen: NDArray[np.intp] = np.unique(labels.prompt_index[np.repeat(taken, sizes)])
     return chosen
 
 

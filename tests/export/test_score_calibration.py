@@ -269,12 +269,12 @@ def test_a_threshold_is_applied_to_the_labels_that_it_was_chosen_for(bundle, pic
         (own, {"template": "{}"}),
     ]:
         classifier.set_labels(labels, **options)
-        assert (classifier.threshold, classifier.leaves_threshold, rejected()) == (None, True, False)
+        assert (classifier.threshold, classifier.threshold_not_applied, rejected()) == (None, True, False)
     classifier.labels = own[::-1]
-    assert (classifier.threshold, classifier.leaves_threshold, rejected()) == (0.9999, False, True)
+    assert (classifier.threshold, classifier.threshold_not_applied, rejected()) == (0.9999, False, True)
     classifier.labels = ["cat", "dog"]
     classifier.threshold = 1.0  # whatever the labels
-    assert (classifier.leaves_threshold, rejected()) == (False, True)
+    assert (classifier.threshold_not_applied, rejected()) == (False, True)
     classifier.labels, classifier.threshold = own, None
     assert not rejected()
 

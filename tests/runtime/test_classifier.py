@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 from support.manifests import edit_manifest, set_manifest
 
+import attri.runtime
 from attri.runtime import AttriError, Classifier, Prediction
 from attri.runtime.bundle import MANIFEST, REFERENCE, TEXT, VISION, Bundle, file_entry
 from attri.runtime.engines.onnxruntime import OrtEngine
@@ -213,7 +215,7 @@ def test_many_labels_run_in_parts(
     classifier._text.engine = watched = Watched(classifier._text.engine)
     monkeypatch.setattr(module, "ROWS", limit)
     close(probabilities(classifier(five[:2])), wanted, SUMS)
-    tokens = classifier._set.tokens.token_rows.shape[1]
+    tokens = classifier._label_set.tokens.token_rows.shape[1]
     assert len(watched.rows) > 1
     assert max(watched.rows) <= max(limit, tokens)
 
@@ -288,7 +290,7 @@ def test_no_more_labels_than_the_shortlist_is_exact(bundle: Path, many: list[str
     exact = Classifier.load(bundle, many, threads=1)
     for size in (len(many), len(many) + 5):
         listed = Classifier.load(bundle, many, threads=1, shortlist=size)
-        assert listed._set.plain is None  # nothing is computed for a choice that nobody makes
+        assert listed._label_set.zero_shot_features is None  # nothing is computed for a choice that nobody makes
         close(probabilities(listed(five)), probabilities(exact(five)), SUMS)
 
 
@@ -300,14 +302,14 @@ def test_a_shortlist_counts_labels_and_takes_all_their_prompts(bundle: Path, fiv
     exact, listed = (Classifier.load(bundle, words, threads=1, shortlist=size) for size in (None, count))
     for each in (exact, listed):
         each.set_labels(words, prompts=prompts)
-    plain = listed._set.plain
+    plain = listed._label_set.zero_shot_features
     assert plain is not None
     for path in five:
         image, retrieved = listed.encode_image(listed._preprocess(path)[None])
-        (found,), _ = listed._text.cosines(listed._set, image, retrieved)
-        (whole,), _ = exact._text.cosines(exact._set, image, retrieved)
-        bare = (plain @ image[0])[listed._set.prompt]
-        best = np.maximum.reduceat(bare, listed._set.starts)
+        (found,), _ = listed._text.cosines(listed._label_set, image, retrieved)
+        (whole,), _ = exact._text.cosines(exact._label_set, image, retrieved)
+        bare = (plain @ image[0])[listed._label_set.prompt_index]
+        best = np.maximum.reduceat(bare, listed._label_set.label_offsets)
         prompted = np.repeat(best >= np.sort(best)[-count], [len(group) for group in prompts])
         assert np.abs(whole - bare).min() > 10 * SUMS
         close(found, np.where(prompted, whole, bare), SUMS)
@@ -554,3 +556,46 @@ def test_threads_see_one_set_of_labels_or_the_other(bundle: Path, five: list[Pat
     assert {prediction.labels for _, prediction in found} == set(sets)
     for number, prediction in found:
         close(prediction.probabilities, wanted[prediction.labels][number], SUMS)
+
+
+def test_a_classifier_closes_with_its_block(bundle: Path, five: list[Path]) -> None:
+    with Classifier.load(bundle, LABELS, threads=1) as classifier:
+        assert classifier(five[0]).label in LABELS
+
+
+def test_any_iterable_and_any_batch_array_are_classified_alike(classifier: Classifier, five: list[Path]) -> None:
+    expected = [each.label for each in classifier(five)]
+    assert [each.label for each in classifier(path for path in five)] == expected
+    assert classifier(iter(())) == []
+    arrays = [np.asarray(Image.open(path).convert("RGB").resize((64, 64))) for path in five]
+    stacked = np.stack(arrays)  # uint8 [5, 64, 64, 3]
+    assert [each.label for each in classifier(stacked)] == [each.label for each in classifier(arrays)]
+
+
+def test_embeddings_are_the_image_features(classifier: Classifier, five: list[Path]) -> None:
+    features = classifier.embed_images(five)
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(classifier.embed_images(five[1])[0], features[1], atol=1e-6)  # a batch of another size
+    assert classifier.embed_images([]).shape == (0, features.shape[1])
+
+
+def test_a_fork_has_labels_of_its_own_and_the_same_cache(bundle: Path, five: list[Path]) -> None:
+    with Classifier.load(bundle, LABELS, threads=1) as classifier:
+        fork = classifier.fork(["cat", "dog"])
+        fork.threshold = 0.5
+        assert (classifier.labels, classifier.threshold) == (tuple(LABELS), None)
+        assert fork(five[0]).labels == ("cat", "dog")
+        assert fork.cache is classifier.cache
+        assert classifier.fork().labels == tuple(LABELS)
+
+
+def test_a_prediction_as_plain_values(classifier: Classifier, five: list[Path]) -> None:
+    prediction = classifier(five[0])
+    plain = json.loads(json.dumps(prediction.to_dict(topk=2)))
+    assert plain["label"] == prediction.label
+    assert [each["label"] for each in plain["top"]] == [label for label, _ in prediction.top(2)]
+    assert plain["cache"] in ("hit", "miss")
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert attri.runtime.__version__ == importlib.metadata.version("attri")

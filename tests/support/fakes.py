@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -12,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from attri.runtime.capture.base import Capture, CapturedFrame
-from attri.runtime.classifier import Prediction
 from attri.runtime.deliver.result import FrameResult
 from attri.runtime.errors import ImageError, LabelsError, SinkError
+from attri.runtime.prediction import Prediction
 
 
 class FakeClassifier:
@@ -22,10 +23,13 @@ class FakeClassifier:
 
     def __init__(self, *labels: str, seconds: float = 0.0) -> None:
         self.labels = labels or ("cat", "dog")
-        self.threshold, self.leaves_threshold, self.seconds = None, False, seconds
+        self.threshold, self.threshold_not_applied, self.seconds = None, False, seconds
         self.cache = SimpleNamespace(hits=0)
         self.seen: list[int] = []  # red of the first pixel, of every picture
         self.batches: list[int] = []  # sizes of lists
+
+    def fork(self) -> FakeClassifier:
+        return copy.copy(self)
 
     def set_labels(self, labels: list[str], *_: object) -> None:
         if "unusable" in labels:

@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from attri.runtime.capture.spec import LIVE
-from attri.runtime.classifier import Prediction
 from attri.runtime.deliver.result import FrameResult, SourceHealth
 from attri.runtime.deliver.sink import LabelsOrigin
 from attri.runtime.errors import LabelsError
+from attri.runtime.prediction import Prediction
 
 LABELS = ("red apple", "かりんご", "bird")
 NOW = 1_790_000_000.25  # 2026-09-21T14:13:20.250Z

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attri.runtime.classifier import Prediction
 from attri.runtime.decide.smoothing import DecisionRule, DecisionSmoother
 from attri.runtime.errors import UsageError
+from attri.runtime.prediction import Prediction
 
 LABELS = ("cat", "dog", "bird")
 

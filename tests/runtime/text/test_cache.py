@@ -24,12 +24,12 @@ def features(*numbers: int) -> np.ndarray:
 
 
 def add(cache: TextCache, entries: bytes, *numbers: int) -> None:
-    cache.add(entries, ids(*numbers), features(*numbers))
+    cache.put(entries, ids(*numbers), features(*numbers))
 
 
 def knows(cache: TextCache, entries: bytes, *numbers: int) -> list[int]:
     """Those of the numbers that are known; their features must be theirs."""
-    found, kept = cache.find(entries, ids(*numbers))
+    found, kept = cache.get(entries, ids(*numbers))
     known = [number for number, is_known in zip(numbers, found, strict=True) if is_known]
     if known:
         np.testing.assert_array_equal(kept, features(*known))
@@ -38,8 +38,8 @@ def knows(cache: TextCache, entries: bytes, *numbers: int) -> list[int]:
 
 def test_what_was_added_is_what_is_found() -> None:
     cache, labels, kept = TextCache(), ids(1, 5), features(1, 5)
-    cache.add(b"a", labels, kept)
-    found, same = cache.find(b"a", labels)
+    cache.put(b"a", labels, kept)
+    found, same = cache.get(b"a", labels)
     assert found.all()
     assert same is kept
     assert knows(cache, b"b", 1, 5) == []
@@ -51,7 +51,7 @@ def test_labels_that_stay_are_still_known() -> None:
     assert knows(cache, b"a", 1, 2, 6, 9) == [2, 6]
     add(cache, b"a", 1, 9)
     assert knows(cache, b"a", 1, 2, 6, 9) == [1, 2, 6, 9]
-    assert cache.bytes == 5 * ROW
+    assert cache.nbytes == 5 * ROW
 
 
 @given(
@@ -62,7 +62,7 @@ def test_any_additions(sets: list[set[int]], wanted: set[int]) -> None:
     for numbers in sets:
         add(cache, b"a", *sorted(numbers))
     assert knows(cache, b"a", *sorted(wanted)) == sorted(wanted & set().union(*sets))
-    assert cache.bytes == ROW * len(set().union(*sets))
+    assert cache.nbytes == ROW * len(set().union(*sets))
 
 
 def test_the_least_recently_used_goes_first() -> None:
@@ -80,14 +80,14 @@ def test_the_bound_is_in_bytes(sizes: list[int], kept: int) -> None:
     for number, size in enumerate(sizes):
         add(cache, bytes([number]), *range(size))
     assert len(cache) == kept
-    assert cache.bytes == ROW * sum(sizes[-kept:])
+    assert cache.nbytes == ROW * sum(sizes[-kept:])
 
 
 def test_one_too_large_is_not_kept_and_drives_nothing_out() -> None:
     cache = TextCache(3 * ROW)
     add(cache, b"a", 1)
     add(cache, b"b", 1, 2, 3, 4)
-    assert (len(cache), cache.bytes) == (1, ROW)
+    assert (len(cache), cache.nbytes) == (1, ROW)
     assert knows(cache, b"b", 1) == []
 
 
@@ -96,13 +96,13 @@ def test_labels_that_pile_up_make_way_for_new_ones() -> None:
     add(cache, b"a", 1, 2)
     add(cache, b"a", 3, 4)
     assert knows(cache, b"a", 1, 2, 3, 4) == [3, 4]
-    assert cache.bytes == 2 * ROW
+    assert cache.nbytes == 2 * ROW
 
 
 def test_no_bytes_no_cache() -> None:
     cache = TextCache(0)
     add(cache, b"a", 1)
-    assert (len(cache), cache.bytes) == (0, 0)
+    assert (len(cache), cache.nbytes) == (0, 0)
 
 
 def test_hits_and_misses_are_counted() -> None:
@@ -118,7 +118,7 @@ def test_many_threads_keep_the_counts_right() -> None:
 
     def work(seed: int) -> None:
         for number in np.random.default_rng(seed).integers(0, 20, rounds):
-            cache.find(bytes([number]), ids(1))
+            cache.get(bytes([number]), ids(1))
             add(cache, bytes([number]), 1)
 
     usual = sys.getswitchinterval()
@@ -132,4 +132,4 @@ def test_many_threads_keep_the_counts_right() -> None:
     finally:
         sys.setswitchinterval(usual)
     assert cache.hits + cache.misses == threads * rounds
-    assert cache.bytes == ROW * len(cache) == 10 * ROW
+    assert cache.nbytes == ROW * len(cache) == 10 * ROW
