@@ -116,7 +116,7 @@ def test_the_same_model_gives_the_same_manifest(pocket_model, picture_files, tmp
 
 @pytest.mark.parametrize(("name", "options"), [
     ("ViT-B-32-quickgelu", {"static_tokens": 2, "depth": 1}),
-    ("CustomTextCLIP", {"shared": True, "clusters": 3, "topk": 2, "lloyd_steps": 3, "start": "farthest"}),
+    ("CustomTextCLIP", {"shared": True, "clusters": 3, "topk": 2, "lloyd_steps": 3, "kmeans_init": "farthest"}),
 ])  # fmt: skip
 def test_other_models_survive_the_way_to_the_runtime(name, options, picture_files, tmp_path):
     torch.manual_seed(0)

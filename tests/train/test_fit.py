@@ -460,7 +460,7 @@ def test_a_damaged_prompt_is_one_line(backbone, dataset):
         ({"clusters": 0}, "clusters is 0: it must be 1 or more"),
         ({"topk": 9, "pool_size": 8}, "the pool has only 8"),
         ({"pool_size": 0}, "nothing would be learned"),
-        ({"start": "random"}, "choose 'grid' or 'farthest'"),
+        ({"kmeans_init": "random"}, "choose 'grid' or 'farthest'"),
     ],
 )
 def test_configs_that_make_no_sense(options, message):

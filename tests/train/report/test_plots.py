@@ -117,7 +117,7 @@ def test_long_names_keep_both_ends():
     ("name", "options"),
     [
         ("pocket", {}),
-        ("pocket", {"clusters": 4, "lloyd_steps": 3, "start": "farthest", "topk": 2}),
+        ("pocket", {"clusters": 4, "lloyd_steps": 3, "kmeans_init": "farthest", "topk": 2}),
         ("pocket", {"clusters": 4, "lloyd_steps": 0, "shared": True}),
         ("ViT-B-16", {"clusters": 3, "depth": 1, "topk": 3}),
     ],
