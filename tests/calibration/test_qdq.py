@@ -222,7 +222,7 @@ def test_the_layer_with_the_wrong_range_is_the_most_sensitive(
 def test_the_same_graph_gives_the_same_bytes_whatever_the_hash_seed(vision, quantized, tmp_path):
     (tmp_path / "vision.onnx").write_bytes(vision.SerializeToString(deterministic=True))
     code = (
-        "import sys, hashlib, onnx; from attri.calibration import int8;"
+        "import sys, hashlib, onnx; from attri.calibration import qdq;"
         "p = onnx.load(sys.argv[1]); f = qdq.layers(p.graph, 'image_features');"
         "q = qdq.quantize(p, f, dict.fromkeys(qdq.activations(p.graph, f), (-3.0, 5.0)), qdq.S8S8);"
         "print(hashlib.sha256(q.SerializeToString(deterministic=True)).hexdigest())"

@@ -83,7 +83,7 @@ def test_the_damaged_layer_is_named(pocket_model, unfinished, damage, pictures, 
     damage(graph, weight)
     pixels = pictures(pocket_model.backbone.preprocess(), 4)
     report = compare(pocket_model, unfinished, pixels, Gates.of("fp32"))
-    assert stage in {stage.name for stage in report.stages if not stage.held}
+    assert stage in {each.id for each in report.stages if not each.held}
     said = locate_drift(pocket_model, unfinished, stage, pixels[:1])
     assert said.startswith(f"; {graph} drifts first in {layer} (1 - cosine ")
 

@@ -21,6 +21,7 @@ from support.traces import cached
 from attri.calibration import qdq
 from attri.calibration.qdq import FEATURES, S8S8
 from attri.export import onnx as exporter
+from attri.export.graph.opset import to_opset_17
 from attri.export.graph.signature import signature_of
 from attri.runtime.bundle import TEXT, VISION
 from attri.runtime.engines.tensorrt.builder import BuildOptions, build
@@ -45,7 +46,7 @@ def graph(model, name, precision, opset):
     """As export writes it. The tracer's part is shared, what comes after is as in `exporter.trace`."""
     proto = cached(TRACES[name])(model, "fp16" if precision == "fp16" else "fp32", 18)
     if opset == 17:
-        exporter.to_opset_17(proto)
+        to_opset_17(proto)
     if precision == "int8":
         qdq.fold_weights(proto)
         found = qdq.of_flavour(proto.graph, qdq.layers(proto.graph, FEATURES[name]), S8S8)
