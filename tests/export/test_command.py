@@ -325,7 +325,6 @@ import sys
 for name in ("torch", "onnx", "onnxruntime", "open_clip", "safetensors"):
     sys.modules[name] = None
 from attri.export.cli import main
-from attri.export.parity.images import find_parity_images
 main(["bundel", "--trt"])
 """
 
