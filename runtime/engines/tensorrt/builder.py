@@ -166,7 +166,10 @@ def _parse(trt: Any, builder: Any, graph: Path, name: str, log: Any) -> Any:
 
 
 def _parser_error(error: Any) -> str:
-    where = f"node {error.node()}: " if error.node() >= 0 else ""
+    where = ""
+    if error.node() >= 0:
+        named = hasattr(error, "node_name")  # from TensorRT 10 on
+        where = f"node {error.node()}{f' {error.node_name()} ({error.node_operator()})' if named else ''}: "
     return where + " ".join(error.desc().split())
 
 

@@ -277,6 +277,12 @@ class ParserError:
     def node(self) -> int:
         return self._index
 
+    def node_name(self) -> str:
+        return self._node.name
+
+    def node_operator(self) -> str:
+        return self._node.op_type
+
     def desc(self) -> str:
         return f"No importer registered for op: {self._node.op_type}"
 
