@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from attri.runtime.classifier import Classifier
 from attri.runtime.errors import ImageError
-from attri.runtime.preprocess import Preprocess
 
 __all__ = [
     "auroc",
@@ -56,8 +55,7 @@ def logits_of(classifier: Classifier, images: Sequence[Path]) -> tuple[NDArray[n
         Logits [I, C], and the index in `images` of each row.
     """
     manifest = classifier.bundle.manifest
-    about = manifest.image
-    preprocess = Preprocess(about["size"], tuple(about["mean"]), tuple(about["std"]))
+    preprocess = classifier.bundle.preprocess()
     found: list[Array] = [np.zeros((0, len(classifier.labels)))]
     rows: list[int] = []
     for start in range(0, len(images), BATCH):

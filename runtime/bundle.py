@@ -10,7 +10,7 @@ text.onnx             retrieved, and labels (`LabelTokens`): prefix float32 [P, 
 token_embedding.npy   float16 or float32 [49408, W], read with mmap: a label touches a handful of its rows
 merges.txt.gz         the tokenizer's merges
 reference.npz             a few images with what the PyTorch model made of them: what runs the graphs is held against it
-parity.json           how far the bundle is from the PyTorch model, picture by picture; the runtime does not read it
+parity.json           how far the bundle is from the PyTorch model, image by image; the runtime does not read it
 report.html           the same to read, and the model card
 
 An int8 bundle holds its graphs twice, since the runtimes want different integers, and `Bundle.graph` picks:

@@ -25,7 +25,6 @@ from attri.runtime.engines.select import EngineOptions, open_engines
 from attri.runtime.engines.verify import spot_check
 from attri.runtime.errors import UsageError
 from attri.runtime.prediction import Prediction
-from attri.runtime.preprocess import Preprocess
 from attri.runtime.text.cache import TextCache
 from attri.runtime.text.encoder import LabelSet, TextEncoder
 from attri.runtime.text.hysteresis import RetrievalHysteresis
@@ -67,9 +66,7 @@ class Classifier:
         self.bundle, self.cache, self.batch = bundle, cache, batch
         self._threshold: float | Literal["own"] | None = OWN
         self._vision, self._text = vision, TextEncoder(bundle, text, cache, shortlist)
-        self._preprocess = Preprocess(
-            manifest.image["size"], tuple(manifest.image["mean"]), tuple(manifest.image["std"])
-        )
+        self._preprocess = bundle.preprocess()
         self._scale = np.float32(manifest.logit_scale / manifest.temperature)
         self._changing = threading.Lock()
         self._given = None if labels is None else self._encode_labels(labels)

@@ -259,7 +259,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _turned(image: Image.Image, turn: Image.Transpose) -> Image.Image:
     image = image.transpose(turn)
-    for key in _ORIENTED_BY:  # or the next to read them would turn the picture again
+    for key in _ORIENTED_BY:  # or the next to read them would turn the image again
         image.info.pop(key, None)
     return image
 

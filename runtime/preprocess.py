@@ -6,10 +6,10 @@ black where it has to be resized.
 
 Pillow's bicubic with antialias brings the shorter side to `size`, a centre crop follows, then RGB, then normalisation.
 
-Why the whole picture is resized, and not only the crop with `Image.resize(box=...)` for half the work: Pillow stores
+Why the whole image is resized, and not only the crop with `Image.resize(box=...)` for half the work: Pillow stores
 the box as float32. For 1920 x 1080 at 224 the crop starts at 419.698... pixels, and a handful of its 150,528 bytes come
 out different by one; hardly any camera's format has a crop that float32 holds. To run Pillow's two passes one by one,
-with a cut between them, is no way out: since Pillow 13 tall pictures go rows first, and bytes depend on that order.
+with a cut between them, is no way out: since Pillow 13 tall images go rows first, and bytes depend on that order.
 """
 
 from __future__ import annotations

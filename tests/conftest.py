@@ -19,7 +19,7 @@ LANES = {
     "browser": "runtime/web/test_page.py",
     "server": "runtime/deliver/test_mqtt.py runtime/capture/test_streams.py runtime/web/test_server.py",
     "process": "docs runtime/cli runtime/capture/test_cameras.py runtime/engines/tensorrt/test_load.py "
-    "runtime/engines/tensorrt/test_gpu_tests.py benchmarks docs test_project.py test_imports.py",
+    "runtime/engines/tensorrt/test_gpu_tests.py benchmarks test_project.py test_imports.py",
 }
 
 

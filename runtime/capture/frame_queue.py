@@ -19,7 +19,7 @@ _BYTES = 1 << 27  # of a file's frames that wait; one that is larger waits alone
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture to classify.
+    """One image to classify.
 
     source    as shown; the file, where the source has several
     number    0-based, of this source

@@ -15,18 +15,9 @@ NO_LABEL = "(none of the labels)"
 
 def json_object(result: FrameResult, topk: int) -> dict[str, Any]:
     """The fields of `--json` that README lists, in its order; results of live sources have four more."""
-    prediction = result.prediction
-    found = {
-        "source": result.source,
-        "frame": result.frame,
-        "time": round(result.time, 6),
-        "label": result.label,
-        "score": round(result.score, 6),
-        "top": [{"label": label, "score": round(score, 6)} for label, score in prediction.top(topk)],
-        "retrieved": prediction.retrieved.tolist(),
-        "cache": prediction.cache,
-        "latency_ms": prediction.latency_ms,
-    }
+    found = {"source": result.source, "frame": result.frame, "time": round(result.time, 6)}
+    found |= result.prediction.to_dict(topk)
+    found |= {"label": result.label, "score": round(result.score, 6)}  # as decided, not of this frame alone
     if result.live:
         live = {"age_ms": round(result.age_ms, 1), "fps": round(result.fps, 2), "dropped": result.dropped}
         found |= {"changed": result.changed, **live}

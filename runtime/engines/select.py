@@ -15,7 +15,7 @@ from attri.runtime.errors import EngineError, MissingExtra, UsageError
 if TYPE_CHECKING:
     from attri.runtime.engines.tensorrt.load import Gpu
 
-logger = logging.getLogger("attri")
+_LOGGER = logging.getLogger("attri")
 BACKENDS = ("auto", "onnxruntime", "tensorrt")
 DEVICES = ("auto", *PROVIDERS)
 
@@ -77,7 +77,7 @@ def open_engines(
     gpu, why = choose_tensorrt(request)
     if gpu is not None:
         folder = request.engine_dir or bundle.file(ENGINES)
-        progress = progress or (lambda line: logger.info("%s", line))
+        progress = progress or (lambda line: _LOGGER.info("%s", line))
         return load_or_build(bundle, gpu, folder, progress, rebuild=request.rebuild)
     vision, text = (_on_onnx_runtime(bundle, name, request) for name in (VISION, TEXT))
     vision.description = f"{why}: {vision.description}" if why else vision.description

@@ -178,6 +178,6 @@ def _rows(array: NDArray[Any], engine: Engine) -> list[NDArray[Any]]:
 
 
 def _same_best(check: ReferenceSet, cosines: NDArray[Any]) -> float:
-    """Share of pictures whose best label is the model's, or tied with it there."""
+    """Share of images whose best label is the model's, or tied with it there."""
     reference = np.einsum("icd,id->ic", check.text_features, check.image_features)
     return float(same_top1(reference, cosines).mean())
