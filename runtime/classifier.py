@@ -7,32 +7,28 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeGuard, cast, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from attri.runtime.bundle import VISION, Bundle
 from attri.runtime.engines.base import Engine
 from attri.runtime.engines.select import EngineOptions, open_engines
 from attri.runtime.engines.verify import spot_check
 from attri.runtime.errors import UsageError
+from attri.runtime.image_batches import Decoded, ImageInput, is_single, read_batches
 from attri.runtime.prediction import Prediction
 from attri.runtime.text.cache import TextCache
 from attri.runtime.text.encoder import LabelSet, TextEncoder
 from attri.runtime.text.hysteresis import RetrievalHysteresis
 
 _LOGGER = logging.getLogger("attri")
-ImageInput = str | Path | bytes | Image.Image | NDArray[np.uint8]
 OWN: Literal["own"] = "own"  # in the place of a threshold: the bundle's, for the labels that it was chosen for
-DECODE_THREADS = 2  # threads that decode and resize; Pillow leaves the others alone meanwhile
 
 
 class Classifier:
@@ -264,9 +260,9 @@ class Classifier:
             ImageError: An image cannot be read.
             EngineError: The engine failed.
         """
-        if _is_one(images):
-            return self._classify([self._read(images)], hysteresis)[0]
-        return [each for batch in self._batches(images) for each in self._classify(batch, hysteresis)]
+        batches = read_batches(self._preprocess, images, self.batch)
+        predictions = [each for batch in batches for each in self._classify(batch, hysteresis)]
+        return predictions[0] if is_single(images) else predictions
 
     def embed_images(self, images: ImageInput | Iterable[ImageInput]) -> NDArray[np.float32]:
         """Image features, unit rows float32 [B, D], as plain CLIP has them; prompts do not change them.
@@ -278,22 +274,9 @@ class Classifier:
             ImageError: An image cannot be read.
             EngineError: The engine failed.
         """
-        batches = [[self._read(images)]] if _is_one(images) else self._batches(images)
+        batches = read_batches(self._preprocess, images, self.batch)
         features = [self._run_vision(np.stack([pixels for pixels, _ in batch]))[0] for batch in batches]
         return np.concatenate(features) if features else np.empty((0, _embedding_size(self.bundle)), np.float32)
-
-    def _batches(self, images: ImageInput | Iterable[ImageInput]) -> Iterator[list[tuple[NDArray[np.float32], float]]]:
-        """Decoded and preprocessed images, `batch` at a time, the next batch in the making."""
-        left = iter(cast("Iterable[ImageInput]", images))
-        with ThreadPoolExecutor(DECODE_THREADS) as pool:
-
-            def read() -> list[Future[tuple[NDArray[np.float32], float]]]:
-                return [pool.submit(self._read, image) for image in islice(left, self.batch)]
-
-            ahead = read()
-            while ahead:
-                current, ahead = ahead, read()
-                yield [each.result() for each in current]
 
     @property
     def template(self) -> str:
@@ -316,14 +299,7 @@ class Classifier:
         parts = [self._vision.run({"pixels": pixels[first : first + most]}) for first in range(0, len(pixels), most)]
         return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
-    def _read(self, image: ImageInput) -> tuple[NDArray[np.float32], float]:
-        """Pixels [3, S, S], and the seconds that they took."""
-        started = time.perf_counter()
-        return self._preprocess(image), time.perf_counter() - started
-
-    def _classify(
-        self, images: Sequence[tuple[NDArray[np.float32], float]], hysteresis: RetrievalHysteresis | None
-    ) -> list[Prediction]:
+    def _classify(self, images: Sequence[Decoded], hysteresis: RetrievalHysteresis | None) -> list[Prediction]:
         labels = self._label_set
         threshold = self._threshold_of(labels)  # of these labels, also where others come meanwhile
         started = time.perf_counter()
@@ -356,12 +332,6 @@ def _prediction(
     label = None if threshold is not None and score < threshold else labels[best]
     cache: Literal["hit", "miss"] = "hit" if hit else "miss"
     return Prediction(label, score, probabilities, labels, retrieved, cache, latency, threshold)
-
-
-def _is_one(images: ImageInput | Iterable[ImageInput]) -> TypeGuard[ImageInput]:
-    if isinstance(images, np.ndarray):
-        return images.ndim != 4
-    return isinstance(images, (str, Path, bytes, Image.Image))
 
 
 def _embedding_size(bundle: Bundle) -> int:

@@ -159,10 +159,10 @@ def _file(source: object) -> tuple[IO[bytes], str]:
     if isinstance(source, bytes):
         return io.BytesIO(source), f"the image of {plural(len(source), 'byte')}"
     if not isinstance(source, (str, Path)):
-        raise ImageError(f"{type(source).__name__} is not a picture: give a path, bytes, a PIL image or a uint8 array")
+        raise ImageError(f"{type(source).__name__} is not an image: give a path, bytes, a PIL image or a uint8 array")
     path, name = Path(source), as_text(str(source))
     if path.exists() and not path.is_file():
-        raise ImageError(f"{name} is a folder, not a picture" if path.is_dir() else f"{name} is not a regular file")
+        raise ImageError(f"{name} is a folder, not an image" if path.is_dir() else f"{name} is not a regular file")
     try:
         # Not Image.open(path): from a path Pillow maps some TIFF files, and lays the pixels of turned ones out wrong.
         return path.open("rb"), name

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ def _results(
     bundle: str | Path | None,
 ) -> Iterator[FrameResult]:
     with ExitStack() as stack:
-        classifier = given or stack.enter_context(closing(Classifier.load(bundle or "")))
+        classifier = given or stack.enter_context(Classifier.load(bundle or ""))
         pipeline = make_pipeline(classifier)
         handover = _Handover(live=spec.live)
         thread = threading.Thread(target=_run, args=(pipeline, handover), name=f"stream {spec.name}", daemon=True)

@@ -33,8 +33,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def picture_files() -> list[Path]:
-    """Real pictures of the embedded set, every class in turn."""
+def image_files() -> list[Path]:
+    """Real images of the embedded set, every class in turn."""
     from attri.train.pocket import IMAGES
 
     classes = [sorted(folder.glob("*.png")) for folder in sorted((IMAGES / "test").iterdir())]
@@ -43,7 +43,7 @@ def picture_files() -> list[Path]:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory) -> Path:
-    """Five of the embedded classes, a folder each: 4 real pictures to train on, 1 to test."""
+    """Five of the embedded classes, a folder each: 4 real images to train on, 1 to test."""
     import shutil
 
     from attri.train.pocket import IMAGES
@@ -52,17 +52,17 @@ def photos(tmp_path_factory) -> Path:
     for part, count in (("train", 4), ("test", 1)):
         for folder in sorted((IMAGES / part).iterdir())[:5]:
             (root / part / folder.name).mkdir(parents=True)
-            for picture in sorted(folder.iterdir())[:count]:
-                shutil.copy(picture, root / part / folder.name)
+            for image in sorted(folder.iterdir())[:count]:
+                shutil.copy(image, root / part / folder.name)
     return root
 
 
 @pytest.fixture(scope="session")
-def pictures(picture_files):
-    """pictures(preprocess, n): n real pictures as a model reads them, float32 [n, 3, S, S]"""
+def make_pixels(image_files):
+    """make_pixels(preprocess, n): n real images as a model reads them, float32 [n, 3, S, S]"""
 
     def read(preprocess, n):
-        return np.stack([preprocess(path) for path in picture_files[:n]])
+        return np.stack([preprocess(path) for path in image_files[:n]])
 
     return read
 
@@ -87,7 +87,7 @@ def shared_traces(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def bundle(request, picture_files, tmp_path_factory) -> Path:
+def bundle(request, image_files, tmp_path_factory) -> Path:
     """A finished fp32 bundle, or $ATTRI_TEST_BUNDLE; read it, copy it, do not write to it."""
     if given := os.environ.get("ATTRI_TEST_BUNDLE"):
         return Path(given)
@@ -97,6 +97,6 @@ def bundle(request, picture_files, tmp_path_factory) -> Path:
     def export(path: Path) -> None:
         from attri.export.onnx import export_bundle
 
-        export_bundle(request.getfixturevalue("pocket_model"), path, LABELS, picture_files[:8])
+        export_bundle(request.getfixturevalue("pocket_model"), path, LABELS, image_files[:8])
 
     return made_once(tmp_path_factory, "fp32-bundle", export)

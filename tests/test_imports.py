@@ -22,7 +22,7 @@ MAY_IMPORT = {
 FLOORS = {
     "runtime": [
         "errors _util",
-        "images preprocess labels tokenizer bundle prediction",
+        "images preprocess labels tokenizer bundle prediction image_batches",
         "engines text",
         "classifier",
         "capture decide",

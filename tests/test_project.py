@@ -41,10 +41,10 @@ def test_a_wheel_is_built_before_it_is_copied():
             assert not builds or "pip wheel" in before, page
 
 
-def test_the_python_lines_of_readme(bundle, tmp_path, picture_files, monkeypatch):
+def test_the_python_lines_of_readme(bundle, tmp_path, image_files, monkeypatch):
     code = "\n".join(re.findall(r"^    ((?:from attri|classifier|prediction).*)$", README, re.MULTILINE))
     shutil.copytree(bundle, tmp_path / "bundle")
-    shutil.copy(picture_files[0], tmp_path / "photo.png")
+    shutil.copy(image_files[0], tmp_path / "photo.png")
     monkeypatch.chdir(tmp_path)
     scope = {}
     exec(code, scope)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import closing
 from pathlib import Path
 
 import click
@@ -78,7 +77,7 @@ def main(
         named = read_sources(inputs.sources) if inputs.sources else {}
         print_unit(absolute_words(context.meta[ARGUMENTS], context.command, named))
         return 0
-    classifier = Classifier.load(
+    with Classifier.load(
         bundle,
         backend=backend,
         device=device,
@@ -88,8 +87,7 @@ def main(
         cache_bytes=text_cache_mb << 20,
         shortlist=shortlist,
         batch=inputs.batch,
-    )
-    with closing(classifier):
+    ) as classifier:
         if threshold is not None:
             classifier.threshold = threshold
         pipeline = open_pipeline(specs, classifier, files, labels, inputs)

@@ -47,8 +47,8 @@ def graph(pocket_model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def samples(pocket_model, picture_files):
-    return Samples(picture_files[:12], pocket_model.backbone.preprocess(), np.zeros((1, 6, 2), np.int32), WORDS, TABLE)
+def samples(pocket_model, image_files):
+    return Samples(image_files[:12], pocket_model.backbone.preprocess(), np.zeros((1, 6, 2), np.int32), WORDS, TABLE)
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +136,8 @@ def test_a_tensor_that_is_not_finite_is_named(graph, tensors, tmp_path):
         measure_ranges(graph, set(tensors[:1]), bad, "minmax", tmp_path)
 
 
-def test_images_come_a_few_at_a_time(samples, picture_files, tmp_path, caplog):
-    for number, file in enumerate(picture_files[:9]):
+def test_images_come_a_few_at_a_time(samples, image_files, tmp_path, caplog):
+    for number, file in enumerate(image_files[:9]):
         shutil.copy(file, tmp_path / f"{number}.png")
     engine = Seen()
     found = collect_samples(tmp_path, engine, samples.preprocess, WORDS, TABLE)
@@ -149,10 +149,10 @@ def test_images_come_a_few_at_a_time(samples, picture_files, tmp_path, caplog):
     assert "int8 is calibrated on 9 images, 100 are wanted: its ranges may clip" in caplog.text
 
 
-def test_damaged_images_are_named_and_left_out(samples, picture_files, tmp_path, caplog):
+def test_damaged_images_are_named_and_left_out(samples, image_files, tmp_path, caplog):
     caplog.set_level(logging.WARNING)
-    shutil.copy(picture_files[0], tmp_path / "good.png")
-    (tmp_path / "cut.png").write_bytes(picture_files[1].read_bytes()[:200])
+    shutil.copy(image_files[0], tmp_path / "good.png")
+    (tmp_path / "cut.png").write_bytes(image_files[1].read_bytes()[:200])
     (tmp_path / "empty.jpg").touch()
     found = collect_samples(tmp_path, Seen(), samples.preprocess, WORDS, TABLE)
     assert found.images == [tmp_path / "good.png"]
@@ -161,7 +161,7 @@ def test_damaged_images_are_named_and_left_out(samples, picture_files, tmp_path,
     assert "empty.jpg is empty" in caplog.text
 
 
-def test_a_folder_without_a_usable_picture_is_refused(samples, tmp_path):
+def test_a_folder_without_a_usable_image_is_refused(samples, tmp_path):
     with pytest.raises(
         UsageError, match="nowhere: no such folder; name a folder of real images with --calibration-data"
     ):
@@ -173,35 +173,35 @@ def test_a_folder_without_a_usable_picture_is_refused(samples, tmp_path):
         collect_samples(tmp_path, Seen(), samples.preprocess, WORDS, TABLE)
 
 
-def test_training_images_are_taken_where_there_are_such(tmp_path, picture_files):
+def test_training_images_are_taken_where_there_are_such(tmp_path, image_files):
     for part in ("train", "test"):
         (tmp_path / part).mkdir()
-        shutil.copy(picture_files[0], tmp_path / part / f"{part}.png")
+        shutil.copy(image_files[0], tmp_path / part / f"{part}.png")
     assert [path.name for path in find_calibration_images(tmp_path)] == ["train.png"]
 
 
-def test_a_class_of_trains_is_no_part(tmp_path, picture_files):
+def test_a_class_of_trains_is_no_part(tmp_path, image_files):
     for number, name in enumerate(("bus", "train")):
         (tmp_path / name).mkdir()
-        shutil.copy(picture_files[number], tmp_path / name / f"{name}.png")
+        shutil.copy(image_files[number], tmp_path / name / f"{name}.png")
     assert [path.name for path in find_calibration_images(tmp_path)] == ["bus.png", "train.png"]
     for name in ("bus", "car"):
         (tmp_path / "train" / name).mkdir()
         shutil.move(tmp_path / "bus" / "bus.png", tmp_path / "train" / name / "bus.png")
-        shutil.copy(picture_files[0], tmp_path / "bus" / "bus.png")
+        shutil.copy(image_files[0], tmp_path / "bus" / "bus.png")
     assert len(find_calibration_images(tmp_path)) == 3  # a part of class folders
 
 
-def test_images_of_the_parity_check_are_left_out_wherever_they_lie(tmp_path, picture_files):
-    for number, file in enumerate(picture_files[:4]):
+def test_images_of_the_parity_check_are_left_out_wherever_they_lie(tmp_path, image_files):
+    for number, file in enumerate(image_files[:4]):
         shutil.copy(file, tmp_path / f"{number}.png")
-    excluded = [tmp_path / "0.png", picture_files[2], tmp_path / "gone.png"]
+    excluded = [tmp_path / "0.png", image_files[2], tmp_path / "gone.png"]
     assert [path.name for path in find_calibration_images(tmp_path, excluded)] == ["1.png", "3.png"]
     with pytest.raises(
         UsageError,
         match=r"only images of the parity check, .* or compare fewer with --parity-images",
     ):
-        find_calibration_images(tmp_path, picture_files[:4])
+        find_calibration_images(tmp_path, image_files[:4])
 
 
 def test_a_large_folder_is_sampled_evenly():

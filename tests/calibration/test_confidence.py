@@ -69,7 +69,7 @@ def test_where_all_are_right_or_wrong_there_is_no_best_temperature(targets):
     logits=arrays(np.float64, (6, 4), elements=st.floats(-50, 50).map(lambda x: round(x, 3))),
     temperature=st.floats(c.MIN_TEMPERATURE, c.MAX_TEMPERATURE),
 )
-def test_a_temperature_moves_no_picture_to_another_class(logits, temperature):
+def test_a_temperature_moves_no_image_to_another_class(logits, temperature):
     best = c.probabilities(logits, temperature).max(1)
     of_the_best = c.probabilities(logits, temperature)[np.arange(6), logits.argmax(1)]
     assert (best == of_the_best).all()
@@ -148,10 +148,10 @@ def test_a_threshold_rejects_no_more_known_than_wanted(known, share):
     assert threshold <= known.max()
 
 
-def test_logits_are_those_that_the_classifier_makes_its_scores_of(bundle, picture_files, tmp_path, caplog):
+def test_logits_are_those_that_the_classifier_makes_its_scores_of(bundle, image_files, tmp_path, caplog):
     (tmp_path / "broken.png").write_bytes(b"not an image")
     classifier = Classifier.load(bundle, device="cpu")
-    files = [*picture_files[:17], tmp_path / "broken.png", *picture_files[17:20]]  # more than a batch
+    files = [*image_files[:17], tmp_path / "broken.png", *image_files[17:20]]  # more than a batch
     logits, rows = c.logits_of(classifier, files)
     assert rows == [i for i in range(21) if i != 17]
     assert "broken.png is not a" in caplog.text

@@ -74,8 +74,8 @@ def test_layers_are_blocks_and_nothing_of_retrieval(vision, text, found):
     assert set(qdq.of_flavour(vision.graph, found, S8S8)) == set(found)
 
 
-def test_folded_weights_give_the_same_graph(pocket_model, vision, pictures, tmp_path):
-    feed = {"pixels": pictures(pocket_model.backbone.preprocess(), 2)}
+def test_folded_weights_give_the_same_graph(pocket_model, vision, make_pixels, tmp_path):
+    feed = {"pixels": make_pixels(pocket_model.backbone.preprocess(), 2)}
     before, after = run(cached(trace_vision)(pocket_model, "fp32", 18), tmp_path, feed), run(vision, tmp_path, feed)
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
     assert not [
@@ -142,7 +142,9 @@ def test_activations_have_the_scale_of_their_range(quantized, flavour, scale, ze
 
 
 @pytest.mark.parametrize("flavour", [U8S8, S8S8], ids=lambda flavour: flavour.name)
-def test_int8_in_numpy_is_what_the_graph_computes(vision, quantized, found, pictures, pocket_model, tmp_path, flavour):
+def test_int8_in_numpy_is_what_the_graph_computes(
+    vision, quantized, found, make_pixels, pocket_model, tmp_path, flavour
+):
     """One product, integer by integer, on any processor."""
     proto = onnx.ModelProto()
     proto.CopyFrom(quantized[flavour])
@@ -151,7 +153,7 @@ def test_int8_in_numpy_is_what_the_graph_computes(vision, quantized, found, pict
     proto.graph.output.extend(
         onnx.helper.make_tensor_value_info(value, FLOAT, None) for value in (node.input[0], node.output[0])
     )
-    feed = {"pixels": pictures(pocket_model.backbone.preprocess(), 2)}
+    feed = {"pixels": make_pixels(pocket_model.backbone.preprocess(), 2)}
     x, y = run(proto, tmp_path, feed, flavour.integers)[-2:]
     values = initializers(proto)
     weight, channel = values[node.input[1] + "_quantized"].astype(np.int64), values[node.input[1] + "_scale"]
@@ -190,8 +192,8 @@ def test_the_greatest_products_do_not_overflow(tmp_path, flavour):
     np.testing.assert_array_equal(y, integers @ weight.astype(np.int64) / 2)  # all of them exact in float32
 
 
-def test_layers_can_go_back_to_float(vision, quantized, found, pictures, pocket_model, tmp_path):
-    feed = {"pixels": pictures(pocket_model.backbone.preprocess(), 2)}
+def test_layers_can_go_back_to_float(vision, quantized, found, make_pixels, pocket_model, tmp_path):
+    feed = {"pixels": make_pixels(pocket_model.backbone.preprocess(), 2)}
     everything = [name for names in found.values() for name in names]
     whole = qdq.to_float32(quantized[S8S8], vision, everything)
     assert not [node for node in whole.graph.node if node.op_type in qdq.QDQ]
@@ -207,12 +209,12 @@ def test_layers_can_go_back_to_float(vision, quantized, found, pictures, pocket_
 
 
 def test_the_layer_with_the_wrong_range_is_the_most_sensitive(
-    vision, found, measured, pictures, pocket_model, tmp_path
+    vision, found, measured, make_pixels, pocket_model, tmp_path
 ):
     broken = dict(measured)
     for name in qdq.activations(vision.graph, {"block 4": found["block 4"]}):
         broken[name] = (-0.05, 0.05)
-    feeds = [{"pixels": pictures(pocket_model.backbone.preprocess(), 2)}]
+    feeds = [{"pixels": make_pixels(pocket_model.backbone.preprocess(), 2)}]
     drifts = qdq.sensitivity(vision, qdq.quantize(vision, found, broken, S8S8), found, feeds, tmp_path, S8S8)
     assert set(drifts) == set(found)
     assert max(drifts, key=lambda layer: drifts[layer].cosine) == "block 4"

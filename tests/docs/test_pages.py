@@ -76,9 +76,7 @@ def name(page: Path) -> str:
 
 
 @pytest.fixture
-def desk(
-    bundle: Path, photos: Path, picture_files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+def desk(bundle: Path, photos: Path, image_files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder as a reader of the pages has it, and the current one."""
     drawings = Path("train/pocket/images/twemoji")
     for part, count in (("train", 4), ("test", 2)):  # a few of the checkout's, so that training and export are short
@@ -88,7 +86,7 @@ def desk(
                 shutil.copy(file, tmp_path / drawings / part / label)
     shutil.copytree(bundle, tmp_path / "bundle")
     shutil.copytree(photos, tmp_path / "images")
-    shutil.copy(picture_files[0], tmp_path / "photo.png")
+    shutil.copy(image_files[0], tmp_path / "photo.png")
     (tmp_path / "labels.txt").write_text("green apple\nbird\ntool\n", encoding="utf-8")
     for command, main in COMMANDS.items():  # as pip installs them, of this checkout
         module = main.callback.__module__

@@ -183,14 +183,14 @@ def test_int8_is_fitted_on_the_run_s_own_images_and_compared_on_those_held_out(f
     ],
 )
 def test_what_can_be_refused_is_refused_before_the_model_is_loaded(
-    folder_run, arguments, message, tmp_path, monkeypatch, picture_files
+    folder_run, arguments, message, tmp_path, monkeypatch, image_files
 ):
     monkeypatch.setattr("attri.export.cli.load_trained_model", None)
     (tmp_path / "labels.txt").write_text("cat\ndog\n")
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").write_text("mine")
     (tmp_path / "judged").mkdir()
-    for file in picture_files[:2]:
+    for file in image_files[:2]:
         shutil.copy(file, tmp_path / "judged" / file.name)
     result = export(folder_run[1], *arguments)
     assert result.exit_code == 2, result.output
@@ -344,10 +344,10 @@ def test_an_opset_that_cannot_be_is_refused_with_the_lowest_that_can(run, tmp_pa
     assert [path.name for path in tmp_path.iterdir() if path.name != "runs"] == []
 
 
-def test_a_threshold_for_none_of_these_reaches_the_frames(run, tmp_path, picture_files):
+def test_a_threshold_for_none_of_these_reaches_the_frames(run, tmp_path, image_files):
     (tmp_path / "others").mkdir()
-    for number, picture in enumerate(picture_files[:10]):
-        shutil.copy(picture, tmp_path / "others" / f"{number}.png")
+    for number, image in enumerate(image_files[:10]):
+        shutil.copy(image, tmp_path / "others" / f"{number}.png")
     result = export(run, "--negatives", "others", "--false-accepts", 0.2)
     assert result.exit_code == 0, result.output
     manifest = Bundle.open("bundle").manifest
@@ -385,18 +385,18 @@ def test_without_validation_images_scores_stay_as_they_are_and_it_is_said(other_
     assert (asked.exit_code, asked.stderr.splitlines()[-1][:7]) == (2, "error: ")
 
 
-def test_a_bundle_that_is_exported_again_says_what_the_new_prompt_says(run, other_run, tmp_path, picture_files):
+def test_a_bundle_that_is_exported_again_says_what_the_new_prompt_says(run, other_run, tmp_path, image_files):
     (tmp_path / "labels.txt").write_text("\n".join(load_run(other_run).classes))
     assert export(run, "--labels", "labels.txt").exit_code == 0
     before = Classifier.load("bundle", device="cpu")
-    first = before(picture_files[3]).probabilities
+    first = before(image_files[3]).probabilities
     assert export(other_run).exit_code == 0
     bundle = Bundle.open("bundle")
     assert bundle.manifest.retrieval["pool_size"] == 3
     after = Classifier.load("bundle", device="cpu")
     assert after.labels == before.labels
-    assert np.abs(after(picture_files[3]).probabilities - first).max() > 1e-4
-    assert np.array_equal(before(picture_files[3]).probabilities, first)  # one that runs keeps what it has
+    assert np.abs(after(image_files[3]).probabilities - first).max() > 1e-4
+    assert np.array_equal(before(image_files[3]).probabilities, first)  # one that runs keeps what it has
     report = (tmp_path / "bundle" / "report.html").read_text(encoding="utf-8")
     assert bundle.manifest.files["vision.onnx"]["sha256"] in report
 

@@ -105,9 +105,9 @@ def test_the_same_model_gives_the_same_bytes(pocket_model):
 
 
 @pytest.mark.usefixtures("shared_traces")
-def test_the_same_model_gives_the_same_manifest(pocket_model, picture_files, tmp_path):
+def test_the_same_model_gives_the_same_manifest(pocket_model, image_files, tmp_path):
     for name in "ab":
-        export_bundle(pocket_model, tmp_path / name, LABELS, picture_files[:2])
+        export_bundle(pocket_model, tmp_path / name, LABELS, image_files[:2])
     manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in "ab"]
     for manifest in manifests:
         del manifest["created"], manifest["sha256"]  # the second covers the first
@@ -118,7 +118,7 @@ def test_the_same_model_gives_the_same_manifest(pocket_model, picture_files, tmp
     ("ViT-B-32-quickgelu", {"static_tokens": 2, "depth": 1}),
     ("CustomTextCLIP", {"shared": True, "clusters": 3, "topk": 2, "lloyd_steps": 3, "kmeans_init": "farthest"}),
 ])  # fmt: skip
-def test_other_models_survive_the_way_to_the_runtime(name, options, picture_files, tmp_path):
+def test_other_models_survive_the_way_to_the_runtime(name, options, image_files, tmp_path):
     torch.manual_seed(0)
     model = AttriPrompt(small_backbone(name), PromptConfig(pool_size=5, **options)).eval()
     with torch.no_grad():
@@ -126,45 +126,45 @@ def test_other_models_survive_the_way_to_the_runtime(name, options, picture_file
         previous = model.backbone.clip.logit_scale.clone()
         model.backbone.clip.logit_scale.fill_(3.0)  # not the usual 100
     try:
-        export_bundle(model, tmp_path / "bundle", LABELS, picture_files[:4])
+        export_bundle(model, tmp_path / "bundle", LABELS, image_files[:4])
         classifier = Classifier.load(tmp_path / "bundle")
-        pixels = torch.from_numpy(model.backbone.preprocess()(picture_files[5])[None])
+        pixels = torch.from_numpy(model.backbone.preprocess()(image_files[5])[None])
         words = encode_labels(Tokenizer(), LABELS, "a photo of a {}.")
         with torch.no_grad():
             expected = model(pixels, words).softmax(-1)[0].numpy()
     finally:
         model.backbone.clip.logit_scale.data.copy_(previous)
     # float32 on both sides: differences of 1e-6 in cosines, times a scale of 20.
-    assert np.abs(classifier(picture_files[5]).probabilities - expected).max() < 1e-4
+    assert np.abs(classifier(image_files[5]).probabilities - expected).max() < 1e-4
 
 
-def test_what_cannot_be_written_is_refused_first(pocket_model, picture_files, tmp_path):
+def test_what_cannot_be_written_is_refused_first(pocket_model, image_files, tmp_path):
     with pytest.raises(UsageError, match="choose fp32, fp16, int8"):
-        export_bundle(pocket_model, tmp_path / "b", LABELS, picture_files[:1], ExportOptions(precision="int4"))
+        export_bundle(pocket_model, tmp_path / "b", LABELS, image_files[:1], ExportOptions(precision="int4"))
     with pytest.raises(
         UsageError, match="opset is 9: these graphs are written at 17 or 18, the lowest that works is 17"
     ):
-        export_bundle(pocket_model, tmp_path / "b", LABELS, picture_files[:1], ExportOptions(opset=9))
+        export_bundle(pocket_model, tmp_path / "b", LABELS, image_files[:1], ExportOptions(opset=9))
     static = AttriPrompt(pocket_model.backbone, PromptConfig(pool_size=0, static_tokens=2))
     with pytest.raises(UsageError, match="a prompt without a pool"):
-        export_bundle(static, tmp_path / "b", LABELS, picture_files[:1])
+        export_bundle(static, tmp_path / "b", LABELS, image_files[:1])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_graph_over_two_gigabytes_is_refused(pocket_model, picture_files, tmp_path, monkeypatch):
+def test_a_graph_over_two_gigabytes_is_refused(pocket_model, image_files, tmp_path, monkeypatch):
     monkeypatch.setattr(trace_module, "MAX_BYTES", 2**20)
     with pytest.raises(FailedError, match=r"the graph of image_features would be 0.0 GB, ONNX holds 0.0: use --fp16"):
-        export_bundle(pocket_model, tmp_path / "b", LABELS, picture_files[:1])
+        export_bundle(pocket_model, tmp_path / "b", LABELS, image_files[:1])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_whole_bundle_at_opset_17(pocket_model, picture_files, tmp_path):
-    report = export_bundle(pocket_model, tmp_path / "bundle", LABELS, picture_files[:2], ExportOptions(opset=17))
+def test_a_whole_bundle_at_opset_17(pocket_model, image_files, tmp_path):
+    report = export_bundle(pocket_model, tmp_path / "bundle", LABELS, image_files[:2], ExportOptions(opset=17))
     assert report.missed is None
     opened = Bundle.open(tmp_path / "bundle")
     assert opened.manifest.opset == 17
     assert {onnx.load(opened.file(f"{n}.onnx")).opset_import[0].version for n in ("vision", "text")} == {17}
-    assert Classifier.load(tmp_path / "bundle", device="cpu")(picture_files[0]).label in LABELS
+    assert Classifier.load(tmp_path / "bundle", device="cpu")(image_files[0]).label in LABELS
 
 
 def test_what_opset_18_changed_is_not_written_as_17():
@@ -177,8 +177,8 @@ def test_what_opset_18_changed_is_not_written_as_17():
 
 
 @pytest.mark.usefixtures("shared_traces")
-def test_an_fp16_bundle_keeps_half_embeddings(pocket_model, picture_files, tmp_path):
-    export_bundle(pocket_model, tmp_path / "bundle", LABELS, picture_files[:4], ExportOptions(precision="fp16"))
+def test_an_fp16_bundle_keeps_half_embeddings(pocket_model, image_files, tmp_path):
+    export_bundle(pocket_model, tmp_path / "bundle", LABELS, image_files[:4], ExportOptions(precision="fp16"))
     bundle = Bundle.open(tmp_path / "bundle")
     assert bundle.manifest.precision == "fp16"
     assert bundle.token_embedding().dtype == np.float16

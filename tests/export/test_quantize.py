@@ -40,9 +40,9 @@ def _shared_traces():
 
 
 @pytest.fixture(scope="module")
-def photos(picture_files, tmp_path_factory):
+def photos(image_files, tmp_path_factory):
     folder = tmp_path_factory.mktemp("photos")
-    for number, file in enumerate(picture_files[:16]):
+    for number, file in enumerate(image_files[:16]):
         shutil.copy(file, folder / f"{number:02}.png")
     return folder
 
@@ -53,10 +53,10 @@ def told():
 
 
 @pytest.fixture(scope="module")
-def exported(pocket_model, picture_files, photos, told, tmp_path_factory):
+def exported(pocket_model, image_files, photos, told, tmp_path_factory):
     """Read it, copy it, do not write to it."""
     path = tmp_path_factory.mktemp("int8") / "bundle"
-    export(pocket_model, picture_files, path, Calibration(photos), told.append)
+    export(pocket_model, image_files, path, Calibration(photos), told.append)
     return path
 
 
@@ -67,9 +67,9 @@ class Recorded(Progress):
         self.say = say
 
 
-def export(model, picture_files, path, calibration, say=lambda line: None):
+def export(model, image_files, path, calibration, say=lambda line: None):
     options = ExportOptions(precision="int8", calibration=calibration, gates=GATES)
-    return export_bundle(model, path, LABELS, picture_files[16:40], options, Recorded(say))
+    return export_bundle(model, path, LABELS, image_files[16:40], options, Recorded(say))
 
 
 def kinds(path):
@@ -137,22 +137,20 @@ def test_attri_run_takes_it(exported, bundle, photos):
 
 
 def test_the_same_images_give_the_same_bytes_and_an_old_bundle_is_replaced_whole(
-    exported, bundle, pocket_model, picture_files, photos, tmp_path
+    exported, bundle, pocket_model, image_files, photos, tmp_path
 ):
     shutil.copytree(bundle, tmp_path / "bundle")
-    export(pocket_model, picture_files, tmp_path / "bundle", Calibration(photos))
+    export(pocket_model, image_files, tmp_path / "bundle", Calibration(photos))
     first, second = ({k: v for k, v in Bundle.open(p).manifest.__dict__.items() if k != "created"}
                      for p in (exported, tmp_path / "bundle"))  # fmt: skip
     assert first == second  # it holds the sha256 of every other file
-    export_bundle(pocket_model, tmp_path / "bundle", LABELS, picture_files[:2])
+    export_bundle(pocket_model, tmp_path / "bundle", LABELS, image_files[:2])
     assert set(Bundle.open(tmp_path / "bundle").manifest.files) == {*FILES, *EXTRAS}
     assert {file.name for file in (tmp_path / "bundle").iterdir()} == {*FILES, *EXTRAS, MANIFEST}
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_layers_that_hurt_go_back_until_the_target_is_reached(
-    pocket_model, picture_files, photos, tmp_path, monkeypatch
-):
+def test_layers_that_hurt_go_back_until_the_target_is_reached(pocket_model, image_files, photos, tmp_path, monkeypatch):
     """Block 2 of the vision graph is given ranges that clip nearly everything."""
     measure_source = module.measure_source
 
@@ -165,7 +163,7 @@ def test_layers_that_hurt_go_back_until_the_target_is_reached(
 
     monkeypatch.setattr(module, "measure_source", clipping)
     lines = []
-    report = export(pocket_model, picture_files, tmp_path / "b", Calibration(photos, target=0.985), lines.append)
+    report = export(pocket_model, image_files, tmp_path / "b", Calibration(photos, target=0.985), lines.append)
     assert all(stage.held for stage in report.stages)
     gates = [stage.gate for stage in report.stages if "," in stage.name and stage.gate is not None]
     assert gates == [0.985, 0.9, 0.985, 0.9] * 2
@@ -179,15 +177,15 @@ def test_layers_that_hurt_go_back_until_the_target_is_reached(
     assert any("block 2 of vision.onnx goes back to float32, 17% of its weights are now" in line for line in lines)
 
 
-def test_a_target_out_of_reach_writes_nothing(pocket_model, picture_files, photos, tmp_path):
+def test_a_target_out_of_reach_writes_nothing(pocket_model, image_files, photos, tmp_path):
     with pytest.raises(
         FailedError, match=r"int8 \(U8S8\) does not reach 1 in image features: with a single layer in int8"
     ):
-        export(pocket_model, picture_files, tmp_path / "b", Calibration(photos, target=1.0))
+        export(pocket_model, image_files, tmp_path / "b", Calibration(photos, target=1.0))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_images_of_the_parity_check_calibrate_nothing(pocket_model, picture_files, photos, tmp_path, monkeypatch):
+def test_images_of_the_parity_check_calibrate_nothing(pocket_model, image_files, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(exporter, "trace_vision", None)
     shutil.copytree(photos, tmp_path / "photos")
     with pytest.raises(UsageError, match="only images of the parity check"):
@@ -195,30 +193,30 @@ def test_images_of_the_parity_check_calibrate_nothing(pocket_model, picture_file
             pocket_model,
             tmp_path / "b",
             LABELS,
-            picture_files[:16],
+            image_files[:16],
             ExportOptions(precision="int8", calibration=Calibration(tmp_path / "photos")),
         )
 
 
-def test_a_target_below_the_gate_is_refused(pocket_model, picture_files, photos, tmp_path, monkeypatch):
+def test_a_target_below_the_gate_is_refused(pocket_model, image_files, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(exporter, "trace_vision", None)
     with pytest.raises(UsageError, match=r"--int8-target 0.9 is below the gate, 0.98: .* with --min-cosine"):
-        export(pocket_model, picture_files, tmp_path / "b", Calibration(photos, target=0.9))
+        export(pocket_model, image_files, tmp_path / "b", Calibration(photos, target=0.9))
 
 
 @pytest.mark.parametrize("when", ["ranges of", "of pool entries"])
-def test_stopped_half_way_it_leaves_nothing(pocket_model, picture_files, photos, tmp_path, when):
+def test_stopped_half_way_it_leaves_nothing(pocket_model, image_files, photos, tmp_path, when):
     def stop(line):
         if when in line:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export(pocket_model, picture_files, tmp_path / "b", Calibration(photos), stop)
+        export(pocket_model, image_files, tmp_path / "b", Calibration(photos), stop)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_calibrated_is_refused_before_anything_is_traced(
-    pocket_model, picture_files, photos, tmp_path, monkeypatch
+    pocket_model, image_files, photos, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(exporter, "trace_vision", None)
     (tmp_path / "empty").mkdir()
@@ -229,10 +227,10 @@ def test_what_cannot_be_calibrated_is_refused_before_anything_is_traced(
         (Calibration(photos, "kmeans"), "choose minmax, percentile, entropy"),
     ]:
         with pytest.raises(UsageError, match=message):
-            export(pocket_model, picture_files, tmp_path / "b", calibration)
+            export(pocket_model, image_files, tmp_path / "b", calibration)
     options = ExportOptions(calibration=Calibration(photos))
     with pytest.raises(UsageError, match="nothing else does"):
-        export_bundle(pocket_model, tmp_path / "b", LABELS, picture_files[:2], options)
+        export_bundle(pocket_model, tmp_path / "b", LABELS, image_files[:2], options)
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def literal_probabilities(clip, run, manifest, image):
         return (SCALE / manifest.temperature * text @ feature).softmax(0).numpy()
 
 
-def test_quickgelu_and_a_scale_of_its_own_survive_save_load_and_export(run, bundle, picture_files):
+def test_quickgelu_and_a_scale_of_its_own_survive_save_load_and_export(run, bundle, image_files):
     trained = load_run(run)
     classifier = Classifier.load(bundle, device="cpu")
     manifest = classifier.bundle.manifest
@@ -105,7 +105,7 @@ def test_quickgelu_and_a_scale_of_its_own_survive_save_load_and_export(run, bund
     for block in (*other.visual.transformer.resblocks, *other.transformer.resblocks):
         block.mlp.gelu = torch.nn.GELU()
     apart = []
-    for image in picture_files[:3]:
+    for image in image_files[:3]:
         ours = classifier(image).probabilities
         assert np.abs(ours - literal_probabilities(clip, trained, manifest, image)).max() < 1e-5
         apart.append(np.abs(ours - literal_probabilities(other, trained, manifest, image)).max())

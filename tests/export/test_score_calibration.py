@@ -31,7 +31,7 @@ CLASSES = ("bird", "cat", "dog", "fish")
 
 
 @pytest.fixture
-def data(tmp_path, picture_files):
+def data(tmp_path, image_files):
     """data(part=count, ...): a folder of four classes with so many images of each."""
 
     def write(**parts):
@@ -41,7 +41,7 @@ def data(tmp_path, picture_files):
                 folder = root / part / name
                 folder.mkdir(parents=True)
                 for number in range(count):
-                    shutil.copy(picture_files[place * 40 + number], folder / f"{number}.png")
+                    shutil.copy(image_files[place * 40 + number], folder / f"{number}.png")
         return root
 
     return write
@@ -160,15 +160,15 @@ def few_are_enough(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def validation(bundle, picture_files):
+def validation(bundle, image_files):
     """30 images, of which the bundle gets all but six right, and the same images as those of other classes."""
     classifier = Classifier.load(bundle, device="cpu")
-    said = [int(prediction.probabilities.argmax()) for prediction in classifier(picture_files[:30])]
+    said = [int(prediction.probabilities.argmax()) for prediction in classifier(image_files[:30])]
     images = [
         LabelledImage(file, (best + (number % 5 == 0)) % 3)
-        for number, (file, best) in enumerate(zip(picture_files, said, strict=False))
+        for number, (file, best) in enumerate(zip(image_files, said, strict=False))
     ]
-    base = Dataset(picture_files[0].parent, "some", list(classifier.labels), [], [], images)
+    base = Dataset(image_files[0].parent, "some", list(classifier.labels), [], [], images)
     return Validation("validation images", base, dataclasses.replace(base, classes=["cat", "tree", "car"]))
 
 
@@ -242,8 +242,8 @@ def changed(bundle, tmp_path, **manifest):
 
 @pytest.mark.usefixtures("few_are_enough")
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
-def test_the_runtime_accepts_as_many_negatives_as_wanted(bundle, validation, picture_files, tmp_path, share):
-    negatives = picture_files[40:70]
+def test_the_runtime_accepts_as_many_negatives_as_wanted(bundle, validation, image_files, tmp_path, share):
+    negatives = image_files[40:70]
     found = calibrate_scores(
         ScoreCalibrationRequest(validation, "", negatives, share), Classifier.load(bundle, device="cpu")
     )
@@ -254,12 +254,12 @@ def test_the_runtime_accepts_as_many_negatives_as_wanted(bundle, validation, pic
     assert 0 <= found["rejection"]["auroc"] <= 1
 
 
-def test_a_threshold_is_applied_to_the_labels_that_it_was_chosen_for(bundle, picture_files, tmp_path):
+def test_a_threshold_is_applied_to_the_labels_that_it_was_chosen_for(bundle, image_files, tmp_path):
     classifier = changed(bundle, tmp_path, threshold=0.9999)
     own = list(classifier.labels)
 
     def rejected():
-        return classifier(picture_files[0]).label is None
+        return classifier(image_files[0]).label is None
 
     assert (classifier.threshold, rejected()) == (0.9999, True)
     for labels, options in [
@@ -289,10 +289,10 @@ def test_without_negatives_the_scores_of_validation_images_decide(bundle, valida
     assert np.mean(rejected) == pytest.approx(found["rejection"]["rejected"]) == pytest.approx(0.2)
 
 
-def test_a_temperature_moves_no_label_of_the_runtime(bundle, picture_files, tmp_path):
-    plain = Classifier.load(bundle, device="cpu")(picture_files[:24])
+def test_a_temperature_moves_no_label_of_the_runtime(bundle, image_files, tmp_path):
+    plain = Classifier.load(bundle, device="cpu")(image_files[:24])
     for number, temperature in enumerate((0.05, 0.7, 20.0)):
-        soft = changed(bundle, tmp_path / str(number), temperature=temperature)(picture_files[:24])
+        soft = changed(bundle, tmp_path / str(number), temperature=temperature)(image_files[:24])
         assert [p.label for p in soft] == [p.label for p in plain]
         assert np.mean([p.score for p in soft]) != pytest.approx(np.mean([p.score for p in plain]))
 
@@ -318,7 +318,7 @@ def test_a_share_of_too_few_negatives_is_no_share(tmp_path, share, least):
         ScoreCalibrationRequest(negatives=[tmp_path] * (least - 1), false_accepts=share).check(["a", "b"])
 
 
-def test_a_threshold_that_would_reject_every_image_is_refused(bundle, picture_files, tmp_path, monkeypatch):
+def test_a_threshold_that_would_reject_every_image_is_refused(bundle, image_files, tmp_path, monkeypatch):
     for request in (
         ScoreCalibrationRequest(negatives=[tmp_path] * 20, false_accepts=0.1),
         ScoreCalibrationRequest(false_rejects=0.1),
@@ -326,7 +326,7 @@ def test_a_threshold_that_would_reject_every_image_is_refused(bundle, picture_fi
         with pytest.raises(UsageError, match="a single label always scores 1"):
             request.check(["cat"])
     certain = np.array([[100.0, 0, 0]] * 20)  # a softmax of 1 to the last bit
-    monkeypatch.setattr(module, "logits_of", lambda classifier, pictures: (certain, list(range(20))))
+    monkeypatch.setattr(module, "logits_of", lambda classifier, images: (certain, list(range(20))))
     classifier = Classifier.load(bundle, device="cpu")
     with pytest.raises(UsageError, match=r"that lets 10.0% of them pass would reject every image; raise --false-acc"):
-        calibrate_scores(ScoreCalibrationRequest(negatives=picture_files[:20], false_accepts=0.1), classifier)
+        calibrate_scores(ScoreCalibrationRequest(negatives=image_files[:20], false_accepts=0.1), classifier)

@@ -1,4 +1,4 @@
-"""The whole way of a picture without torch, held against the PyTorch model and against itself."""
+"""The whole way of an image without torch, held against the PyTorch model and against itself."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def classifier(bundle: Path) -> Classifier:
 
 
 @pytest.fixture(scope="module")
-def five(picture_files: list[Path]) -> list[Path]:
-    return picture_files[:5]
+def five(image_files: list[Path]) -> list[Path]:
+    return image_files[:5]
 
 
 def probabilities(predictions: list[Prediction]) -> np.ndarray:
@@ -54,12 +54,14 @@ def close(a: np.ndarray, b: np.ndarray, tolerance: float) -> None:
     np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
 
 
-def test_equals_the_pytorch_model(classifier: Classifier, pocket_model: Any, pictures: Any, five: list[Path]) -> None:
+def test_equals_the_pytorch_model(
+    classifier: Classifier, pocket_model: Any, make_pixels: Any, five: list[Path]
+) -> None:
     import torch
 
     backbone = pocket_model.backbone
     ids = encode_labels(Tokenizer(), LABELS, classifier.template, backbone.context_length)
-    pixels = torch.from_numpy(pictures(backbone.preprocess(), 5))
+    pixels = torch.from_numpy(make_pixels(backbone.preprocess(), 5))
     with torch.no_grad():
         logits = pocket_model(pixels, ids)  # [B, C]
         retrieved = pocket_model.pool.retrieve(pocket_model.encode_image(pixels)[1])
@@ -108,7 +110,7 @@ def test_an_empty_list_gives_an_empty_list(classifier: Classifier, nothing: Any)
     assert classifier(nothing) == []
 
 
-def test_one_unreadable_picture_fails_its_batch(classifier: Classifier, five: list[Path], tmp_path: Path) -> None:
+def test_one_unreadable_image_fails_its_batch(classifier: Classifier, five: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"gone\.png does not exist"):
         classifier([five[0], tmp_path / "gone.png"])
 
@@ -181,7 +183,7 @@ def test_a_hit_changes_no_bit(classifier: Classifier, five: list[Path]) -> None:
     np.testing.assert_array_equal(miss.probabilities, hit.probabilities)
 
 
-def test_equal_pictures_of_a_batch_are_computed_once(classifier: Classifier, five: list[Path]) -> None:
+def test_equal_images_of_a_batch_are_computed_once(classifier: Classifier, five: list[Path]) -> None:
     found = classifier([five[0]] * 3)
     assert [each.cache for each in found] == ["miss", "hit", "hit"]  # as one after the other
     assert (classifier.cache.misses, classifier.cache.hits, len(classifier.cache)) == (1, 2, 1)
@@ -268,11 +270,11 @@ def plain_cosines(model: Any, pixels: np.ndarray, labels: list[str], template: s
 
 
 def test_a_shortlist_prompts_the_nearest_and_leaves_the_rest_plain(
-    bundle: Path, many: list[str], pocket_model: Any, pictures: Any, five: list[Path]
+    bundle: Path, many: list[str], pocket_model: Any, make_pixels: Any, five: list[Path]
 ) -> None:
     classifier = Classifier.load(bundle, many, threads=1, shortlist=4)
     exact = probabilities(Classifier.load(bundle, many, threads=1)(five)).astype(np.float64)
-    pixels = pictures(pocket_model.backbone.preprocess(), 5)
+    pixels = make_pixels(pocket_model.backbone.preprocess(), 5)
     plain = plain_cosines(pocket_model, pixels, many, classifier.template).astype(np.float64)
     scale = classifier.bundle.manifest.logit_scale
     for found, whole, cosine in zip(classifier(five), exact, plain, strict=True):
@@ -305,7 +307,7 @@ def test_a_shortlist_counts_labels_and_takes_all_their_prompts(bundle: Path, fiv
     plain = listed._label_set.zero_shot_features
     assert plain is not None
     for path in five:
-        image, retrieved = listed.encode_image(listed._preprocess(path)[None])
+        image, retrieved = listed.encode_image(listed.bundle.preprocess()(path)[None])
         (found,), _ = listed._text.cosines(listed._label_set, image, retrieved)
         (whole,), _ = exact._text.cosines(exact._label_set, image, retrieved)
         bare = (plain @ image[0])[listed._label_set.prompt_index]
@@ -440,7 +442,7 @@ def test_a_bundle_that_is_swapped_all_the_time_loads_whole(bundle: Path, tmp_pat
     paths = [tmp_path / name for name in ("bundle", "next", "old")]
     shutil.copytree(bundle, paths[0])
     negated(bundle, paths[1])
-    pixels = Classifier.load(bundle, LABELS, threads=1)._preprocess(five[0])[None]
+    pixels = Classifier.load(bundle, LABELS, threads=1).bundle.preprocess()(five[0])[None]
     wanted = {}
     for path in paths[:2]:
         with closing(Classifier.load(path, LABELS, threads=1)) as whole:

@@ -29,11 +29,11 @@ from attri.runtime.images import (
 
 
 @pytest.fixture(scope="module")
-def photo(picture_files: list[Path]) -> Image.Image:
+def photo(image_files: list[Path]) -> Image.Image:
     try:
         from matplotlib.cbook import get_sample_data
     except ModuleNotFoundError:  # a base install
-        return Image.open(picture_files[0]).convert("RGB").resize((60, 45))
+        return Image.open(image_files[0]).convert("RGB").resize((60, 45))
     with get_sample_data("grace_hopper.jpg") as file:
         return Image.open(file).convert("RGB").resize((60, 45))
 
@@ -101,7 +101,7 @@ def test_orientation_told_by_xmp_is_applied_once(photo: Image.Image) -> None:
 @pytest.mark.parametrize(
     "exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"\0", b"Exif\0\0II*\0\0\0\0\x80"]
 )
-def test_damaged_exif_leaves_the_picture_as_it_lies(photo: Image.Image, exif: bytes) -> None:
+def test_damaged_exif_leaves_the_image_as_it_lies(photo: Image.Image, exif: bytes) -> None:
     data = encoded(photo, "JPEG", exif=exif)
     assert same(load_image(data), Image.open(io.BytesIO(encoded(photo, "JPEG"))))
 
@@ -223,7 +223,7 @@ def test_the_file_is_closed(photo: Image.Image, tmp_path: Path) -> None:
         assert image.convert("RGB").size == photo.size
 
 
-def test_files_that_are_no_pictures(photo: Image.Image, tmp_path: Path) -> None:
+def test_files_that_are_no_images(photo: Image.Image, tmp_path: Path) -> None:
     jpeg, png = encoded(photo, "JPEG"), encoded(photo, "PNG")
     cases = {
         "empty.jpg": (b"", "is empty"),
@@ -264,7 +264,7 @@ def test_every_cut_of_a_file_is_refused_in_one_line(photo: Image.Image, kind: st
 
 
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
-    for source, message in [(tmp_path / "none.jpg", "does not exist"), (tmp_path, "is a folder, not a picture")]:
+    for source, message in [(tmp_path / "none.jpg", "does not exist"), (tmp_path, "is a folder, not an image")]:
         with pytest.raises(ImageError, match=message):
             load_image(source)
     with pytest.raises(ImageError, match="is not a regular file"):
@@ -384,8 +384,8 @@ def test_nothing_to_see(source: object) -> None:
 
 
 @pytest.mark.parametrize("source", [None, 3, ["a.jpg"], io.BytesIO(b"x")])
-def test_other_things_are_no_pictures(source: object) -> None:
-    with pytest.raises(ImageError, match=f"{type(source).__name__} is not a picture: give a path"):
+def test_other_things_are_no_images(source: object) -> None:
+    with pytest.raises(ImageError, match=f"{type(source).__name__} is not an image: give a path"):
         load_image(source)
 
 

@@ -53,7 +53,7 @@ def photo() -> Image.Image:
         return Image.open(file).convert("RGB")
 
 
-def picture(photo: Image.Image, mode: str, size: tuple[int, int]) -> Image.Image:
+def make_image(photo: Image.Image, mode: str, size: tuple[int, int]) -> Image.Image:
     """The photograph in another mode and size; its alpha, where there is one, is its own brightness."""
     image = photo.resize(size)
     if mode in ("LA", "RGBA", "RGBa"):
@@ -75,7 +75,7 @@ def picture(photo: Image.Image, mode: str, size: tuple[int, int]) -> Image.Image
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")  # from the reference; ours must not
 def test_same_pixels_in_every_mode_and_size(photo: Image.Image, mode: str) -> None:
     for size in SIZES:
-        image = picture(photo, mode, size)
+        image = make_image(photo, mode, size)
         assert np.array_equal(Preprocess(32, MEAN, STD).pixels(image), reference_pixels(plain(image), 32)), size
 
 
@@ -109,7 +109,7 @@ def test_a_line_of_a_drawing_is_not_lost_between_two_pixels(mode: str) -> None:
 
 
 def test_a_palette_with_alpha_warns_of_nothing(photo: Image.Image) -> None:
-    assert Preprocess(32, MEAN, STD)(picture(photo, "P+alpha", (40, 50))).shape == (3, 32, 32)
+    assert Preprocess(32, MEAN, STD)(make_image(photo, "P+alpha", (40, 50))).shape == (3, 32, 32)
 
 
 @pytest.mark.parametrize("size", [17, 224, 336])
@@ -120,7 +120,7 @@ def test_same_tensor_on_random_shapes(photo: Image.Image, size: int) -> None:
         width, height = (int(2 ** rng.uniform(3, 9.5)) for _ in range(2))
         if max(width, height) > 8 * min(width, height):
             continue
-        image = picture(photo, rng.choice(["RGB", "L", "RGBA", "CMYK"]), (width, height))
+        image = make_image(photo, rng.choice(["RGB", "L", "RGBA", "CMYK"]), (width, height))
         assert np.array_equal(Preprocess(size, MEAN, STD)(image), transform(plain(image)).numpy()), (width, height)
 
 
@@ -131,7 +131,7 @@ def test_same_tensor_on_the_formats_of_cameras(photo: Image.Image, size: tuple[i
 
 
 def test_resizing_only_the_crop_would_not_be_the_same(photo: Image.Image) -> None:
-    """Why `Preprocess` resizes the whole picture. Where this fails, Pillow's box has become exact and can be used."""
+    """Why `Preprocess` resizes the whole image. Where this fails, Pillow's box has become exact and can be used."""
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (1080, 1920, 3), np.uint8))
     box = (87 * 1920 / 398, 0, 311 * 1920 / 398, 1080)
@@ -147,10 +147,10 @@ def test_same_tensor_with_other_statistics(photo: Image.Image) -> None:
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 @pytest.mark.parametrize("orientation", [1, 3, 6])
-def test_a_turned_jpeg_equals_the_upright_picture(
+def test_a_turned_jpeg_equals_the_upright_image(
     photo: Image.Image, tmp_path: Path, mode: str, orientation: int
 ) -> None:
-    path, exif = tmp_path / "picture", Image.Exif()
+    path, exif = tmp_path / "image", Image.Exif()
     exif[0x0112] = orientation
     photo.resize((90, 70)).convert(mode).save(path, "JPEG", exif=exif)
     with Image.open(path) as opened:
@@ -160,21 +160,21 @@ def test_a_turned_jpeg_equals_the_upright_picture(
 
 
 def test_an_animated_gif_equals_its_first_frame(photo: Image.Image, tmp_path: Path) -> None:
-    path, image = tmp_path / "picture.gif", photo.resize((90, 70))
+    path, image = tmp_path / "image.gif", photo.resize((90, 70))
     image.save(path, save_all=True, append_images=[image.rotate(90), image.rotate(180)])
     with Image.open(path) as opened:
         expected = reference(32)(plain(opened)).numpy()
     assert np.array_equal(Preprocess(32, MEAN, STD)(path), expected)
 
 
-def test_16_bit_gray_equals_the_picture_in_8_bits(photo: Image.Image, tmp_path: Path) -> None:
+def test_16_bit_gray_equals_the_image_in_8_bits(photo: Image.Image, tmp_path: Path) -> None:
     """Not open_clip on the file itself, which clips nearly all of it to white."""
-    path, gray = tmp_path / "picture.png", photo.convert("L")
+    path, gray = tmp_path / "image.png", photo.convert("L")
     Image.fromarray(np.asarray(gray).astype(np.uint16) * 257).save(path)
     assert np.array_equal(Preprocess(32, MEAN, STD)(path), reference(32)(gray).numpy())
 
 
-def test_an_array_equals_the_picture(photo: Image.Image) -> None:
+def test_an_array_equals_the_image(photo: Image.Image) -> None:
     prepare = Preprocess(32, MEAN, STD)
     assert np.array_equal(prepare(np.asarray(photo)), prepare(photo))
     assert np.array_equal(prepare(np.asarray(photo)[..., ::-1]), prepare(Image.merge("RGB", photo.split()[::-1])))
@@ -192,8 +192,8 @@ def test_shape_dtype_and_layout(photo: Image.Image) -> None:
     assert np.allclose(white[:, 0, 0], (1 - np.array(MEAN)) / STD, rtol=0, atol=1e-6)
 
 
-def test_the_picture_given_is_not_changed(photo: Image.Image) -> None:
-    image = picture(photo, "P+alpha", (32, 32))
+def test_the_image_given_is_not_changed(photo: Image.Image) -> None:
+    image = make_image(photo, "P+alpha", (32, 32))
     before, info = image.tobytes(), dict(image.info)
     Preprocess(32, MEAN, STD)(image)
     assert (image.tobytes(), image.info, image.size) == (before, info, (32, 32))
@@ -219,14 +219,14 @@ def test_a_strip_of_any_length_is_taken(photo: Image.Image, size: tuple[int, int
 
 
 def test_a_mode_without_a_way_to_rgb_is_refused(photo: Image.Image) -> None:
-    image = picture(photo, "LA", (40, 40)).convert("La")
+    image = make_image(photo, "LA", (40, 40)).convert("La")
     with pytest.raises(ImageError, match="a picture of mode La cannot be turned into RGB: save it as RGB"):
         Preprocess(32, MEAN, STD)(image)
 
 
-def test_a_picture_that_cannot_be_loaded_is_the_loaders_error() -> None:
+def test_an_image_that_cannot_be_loaded_is_the_loaders_error() -> None:
     with pytest.raises(ImageError, match="is not a picture of a kind that attri reads"):
-        Preprocess(32, MEAN, STD)(b"no picture")
+        Preprocess(32, MEAN, STD)(b"no image")
 
 
 def test_loading_first_changes_nothing(photo: Image.Image) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.fakes import FakeClassifier, picture, pictures_until, scripted
+from support.fakes import FakeClassifier, frames_until, make_frame, scripted
 
 from attri.runtime import Classifier, stream
 from attri.runtime.capture import reader
@@ -26,19 +26,19 @@ def classifier(bundle: Path) -> Iterator[Classifier]:
 
 
 @pytest.fixture
-def folder(picture_files: list[Path], tmp_path: Path) -> Path:
-    for number, file in enumerate(picture_files[:3]):
+def folder(image_files: list[Path], tmp_path: Path) -> Path:
+    for number, file in enumerate(image_files[:3]):
         shutil.copy(file, tmp_path / f"{number}.png")
     return tmp_path
 
 
 @pytest.fixture
-def video(picture_files: list[Path], tmp_path: Path) -> Path:
+def video(image_files: list[Path], tmp_path: Path) -> Path:
     av = pytest.importorskip("av", reason="av is not installed")
     with av.open(str(tmp_path / "v.mkv"), "w") as container:
         track = container.add_stream("libx264", rate=10)
         track.width, track.height, track.pix_fmt = 64, 48, "yuv420p"
-        for file in [*picture_files[:2]] * 5:
+        for file in [*image_files[:2]] * 5:
             frame = np.asarray(Image.open(file).convert("RGB").resize((64, 48)))
             container.mux(track.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
         container.mux(track.encode())
@@ -88,7 +88,7 @@ def test_stream_that_is_closed_ends_its_threads(video: Path) -> None:
 
 def test_stream_of_a_live_source_gives_a_slow_loop_the_newest_result(monkeypatch: pytest.MonkeyPatch) -> None:
     done = threading.Event()
-    monkeypatch.setattr(reader, "open_source", scripted([pictures_until(done.is_set, rate=100), ...]))
+    monkeypatch.setattr(reader, "open_source", scripted([frames_until(done.is_set, rate=100), ...]))
     results = stream("camera0", classifier=FakeClassifier())
     first = next(results)
     time.sleep(0.5)
@@ -100,19 +100,19 @@ def test_stream_of_a_live_source_gives_a_slow_loop_the_newest_result(monkeypatch
 
 
 def test_stream_raises_what_breaks(
-    monkeypatch: pytest.MonkeyPatch, classifier: Classifier, tmp_path: Path, picture_files: list[Path]
+    monkeypatch: pytest.MonkeyPatch, classifier: Classifier, tmp_path: Path, image_files: list[Path]
 ) -> None:
     (tmp_path / "words.png").write_text("no image")
     with pytest.raises(SourceError, match="none of its images can be read"):
         list(stream(tmp_path / "words.png", classifier=classifier))
-    shutil.copy(picture_files[0], tmp_path / "good.png")
+    shutil.copy(image_files[0], tmp_path / "good.png")
     assert len(list(stream(tmp_path, classifier=classifier))) == 1  # what cannot be read is left out
-    monkeypatch.setattr(reader, "open_source", scripted([picture(1), SourceError("lost")]))
+    monkeypatch.setattr(reader, "open_source", scripted([make_frame(1), SourceError("lost")]))
     results = stream("camera0", classifier=FakeClassifier(), max_retries=0)
     assert next(results).label == "dog"
     with pytest.raises(SourceError, match="lost"):
         next(results)
-    monkeypatch.setattr(reader, "open_source", scripted([picture(1), ZeroDivisionError("a bug")]))
+    monkeypatch.setattr(reader, "open_source", scripted([make_frame(1), ZeroDivisionError("a bug")]))
     with pytest.raises(ZeroDivisionError):
         list(stream("camera0", classifier=FakeClassifier()))
     assert threads() == []

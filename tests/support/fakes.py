@@ -25,7 +25,7 @@ class FakeClassifier:
         self.labels = labels or ("cat", "dog")
         self.threshold, self.threshold_not_applied, self.seconds = None, False, seconds
         self.cache = SimpleNamespace(hits=0)
-        self.seen: list[int] = []  # red of the first pixel, of every picture
+        self.seen: list[int] = []  # red of the first pixel, of every image
         self.batches: list[int] = []  # sizes of lists
 
     def fork(self) -> FakeClassifier:
@@ -36,12 +36,12 @@ class FakeClassifier:
             raise LabelsError("unusable")
         self.labels = tuple(labels)
 
-    def __call__(self, picture: np.ndarray | list[np.ndarray], steady: object = None) -> Any:
-        if isinstance(picture, list):
-            self.batches.append(len(picture))
-            return [self(each, steady) for each in picture]
+    def __call__(self, image: np.ndarray | list[np.ndarray], steady: object = None) -> Any:
+        if isinstance(image, list):
+            self.batches.append(len(image))
+            return [self(each, steady) for each in image]
         time.sleep(self.seconds)
-        red = int(np.asarray(picture).reshape(-1)[0])
+        red = int(np.asarray(image).reshape(-1)[0])
         self.seen.append(red)
         labels = self.labels
         scores = np.full(len(labels), 0.1 / len(labels), np.float32)
@@ -74,7 +74,7 @@ class FakeSink:
         self.closed = True
 
 
-def picture(number: int, size: tuple[int, int] = (6, 8)) -> np.ndarray:
+def make_frame(number: int, size: tuple[int, int] = (6, 8)) -> np.ndarray:
     """uint8 [H, W, 3], another one for each of 0..255"""
     return np.full((*size, 3), number, np.uint8)
 
@@ -85,7 +85,7 @@ Step = np.ndarray | None | Exception | float | Callable[[], object] | EllipsisTy
 def scripted(*rounds: list[Step]) -> Callable[..., object]:
     """An `open_source`: each opening plays one round, the last one again and again.
 
-    A round's steps: a picture; None for a heartbeat; seconds to wait; an error to raise (the first one: when opening);
+    A round's steps: an image; None for a heartbeat; seconds to wait; an error to raise (the first one: when opening);
     a function to call (an ImageError that it returns is what a file holds; a generator has more steps); ... to be
     silent until nobody waits any more. A round that is over has ended as a file does.
     """
@@ -119,14 +119,14 @@ def _play(steps: Iterable[Step], left: threading.Event) -> Iterator[CapturedFram
             yield None if step is None else CapturedFrame(step, time.time())
 
 
-def pictures_until(what: Callable[[], object], rate: float = 30, seconds: float = 20.0) -> Callable[[], object]:
-    """A step: pictures, each another than the one before, until something is so."""
+def frames_until(what: Callable[[], object], rate: float = 30, seconds: float = 20.0) -> Callable[[], object]:
+    """A step: images, each another than the one before, until something is so."""
 
     def steps() -> Generator[Step, None, None]:
         end, number = time.monotonic() + seconds, 0
         while not what():
             assert time.monotonic() < end, "waited in vain"
-            yield picture(number % 256)
+            yield make_frame(number % 256)
             yield 1 / rate
             number += 1
 

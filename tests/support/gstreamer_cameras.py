@@ -67,7 +67,7 @@ def csi(**options: Any) -> dict[str, Any]:
 def flips() -> list[str]:
     """The flips that differ from GStreamer's own."""
     names = ("identity", "90l", "180", "90r", "horiz", "vert", "ur-ll", "ul-lr")  # of videoflip, in the order of FLIPS
-    # Colour bars with a border on two sides: a picture with no symmetry.
+    # Colour bars with a border on two sides: an image with no symmetry.
     source = f"{_TEST.format('smpte100', 1)} ! videobox top=-16 left=-8 ! videoconvert ! video/x-raw,format=BGR"
 
     def one(text: str) -> Any:

@@ -66,7 +66,7 @@ class RtspServer:
 
 
 def jpeg(number: int, size: tuple[int, int] = (64, 48)) -> bytes:
-    """Another picture for each number; its width and height in pixels."""
+    """Another image for each number; its width and height in pixels."""
     data = io.BytesIO()
     ramp = np.add.outer(np.arange(size[1]), np.arange(size[0])) + 7 * number
     Image.fromarray(np.stack([ramp, ramp * 2, ramp * 3], -1).astype(np.uint8)).save(data, "JPEG")
@@ -107,7 +107,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def _stream(self, server: MjpegServer) -> None:
-        """What the path asks for: /garbage has no picture in it, /bad every third damaged, /frozen repeats itself after
+        """What the path asks for: /garbage has no image in it, /bad every third damaged, /frozen repeats itself after
         five, /sizes changes after five, /silent stops after five, /short ends after five."""
         try:
             for number in itertools.count():

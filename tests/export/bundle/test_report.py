@@ -41,13 +41,13 @@ def _few_are_enough():
 
 
 @pytest.fixture(scope="module")
-def report(pocket_model, bundle, picture_files, tmp_path_factory):
+def report(pocket_model, bundle, image_files, tmp_path_factory):
     """report(labels, confidence, card): a bundle folder with a fresh report, and its parity.json."""
     folder = tmp_path_factory.mktemp("report")
     photos = [folder / "a place of this machine" / f"<b>&{number}.png" for number in range(8)]
     photos[0].parent.mkdir()
-    for photo, picture in zip(photos, picture_files, strict=False):
-        with Image.open(picture) as image:
+    for photo, file in zip(photos, image_files, strict=False):
+        with Image.open(file) as image:
             image.convert("RGB").resize((300, 180)).save(photo)
     seen = read_images(pocket_model.backbone, photos)
 
@@ -70,27 +70,27 @@ def report(pocket_model, bundle, picture_files, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def validation(bundle, picture_files):
+def validation(bundle, image_files):
     """24 images of which the bundle gets 18 right, and the same images as those of other classes."""
     from attri.export.score_calibration import Validation
 
-    said = [int(p.probabilities.argmax()) for p in Classifier.load(bundle, device="cpu")(picture_files[:24])]
-    pictures = [
+    said = [int(p.probabilities.argmax()) for p in Classifier.load(bundle, device="cpu")(image_files[:24])]
+    images = [
         LabelledImage(file, (best + (i % 4 == 0)) % 3)
-        for i, (file, best) in enumerate(zip(picture_files, said, strict=False))
+        for i, (file, best) in enumerate(zip(image_files, said, strict=False))
     ]
-    base = Dataset(picture_files[0].parent, "some", ["red apple", "bird", "a small house"], [], [], pictures)
+    base = Dataset(image_files[0].parent, "some", ["red apple", "bird", "a small house"], [], [], images)
     return Validation("validation images", base, dataclasses.replace(base, classes=["cat", "tree", "car"]))
 
 
 @pytest.fixture(scope="module")
-def full(report, validation, picture_files):
+def full(report, validation, image_files):
     rows = [
         {"of": "base", "classes": 12, "images": 92, "prompted": 0.75, "zero_shot": 0.712},
         {"of": "novel", "classes": 12, "images": 75, "prompted": 0.48, "zero_shot": None},
     ]
     train = {"images": 24, "shots": 2, "epochs": 3, "seed": 1}
-    request = ScoreCalibrationRequest(validation, "", picture_files[30:40], 0.2, asked=True)
+    request = ScoreCalibrationRequest(validation, "", image_files[30:40], 0.2, asked=True)
     return report("full", confidence=request, card=Card("photos", [*HOSTILE, "bird"], train, rows))
 
 
@@ -167,11 +167,11 @@ def test_licences_are_said_only_where_they_are_known():
     )
 
 
-def test_images_of_one_name_keep_their_own_thumbnails(pocket_model, bundle, picture_files, tmp_path):
+def test_images_of_one_name_keep_their_own_thumbnails(pocket_model, bundle, image_files, tmp_path):
     files = [tmp_path / place / "door" / "1.png" for place in "ab"]
-    for file, picture in zip(files, picture_files, strict=False):
+    for file, image in zip(files, image_files, strict=False):
         file.parent.mkdir(parents=True)
-        shutil.copy(picture, file)
+        shutil.copy(image, file)
     seen = read_images(pocket_model.backbone, files)
     values = np.array([[1.0, 0.5], [0.5, 1.0]])
     stages = [Stage(ParityStage.LOGITS, "cosine", 0.5, 0.75, None, "worst", v) for v in values]

@@ -120,13 +120,13 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
 
 
 @pytest.mark.usefixtures("shared_traces")
-def test_a_full_disk_leaves_the_old_bundle(bundle, pocket_model, picture_files):
+def test_a_full_disk_leaves_the_old_bundle(bundle, pocket_model, image_files):
     """As far as the writer can tell: no file may grow over a megabyte."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
     try:
         with pytest.raises(FailedError, match=r"cannot write .*bundle: (File too large|\d+ requested and \d+ written)"):
-            export_bundle(pocket_model, bundle, ["bird", "apple"], picture_files[:2])
+            export_bundle(pocket_model, bundle, ["bird", "apple"], image_files[:2])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert said(bundle) == "old"

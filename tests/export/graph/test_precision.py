@@ -35,9 +35,9 @@ def graphs(pocket_model):
 
 
 @pytest.fixture(scope="module")
-def pixels(pocket_model, picture_files):
+def pixels(pocket_model, image_files):
     preprocess = pocket_model.backbone.preprocess()
-    return np.stack([preprocess(picture) for picture in (*extreme_images(64), PHOTO, picture_files[0])])
+    return np.stack([preprocess(image) for image in (*extreme_images(64), PHOTO, image_files[0])])
 
 
 def scaled(proto, kind, factor):
@@ -67,10 +67,10 @@ def test_true_half_arithmetic_agrees_on_extreme_and_real_images(graphs, bundle, 
     assert cosine(single[TEXT].run(feed)[0], text).min() > 0.999
 
 
-def test_shares_and_peak_are_kept_in_the_manifest(graphs, pocket_model, picture_files, tmp_path, monkeypatch):
+def test_shares_and_peak_are_kept_in_the_manifest(graphs, pocket_model, image_files, tmp_path, monkeypatch):
     monkeypatch.setattr(exporter, "trace_vision", cached(trace_vision))
     monkeypatch.setattr(exporter, "trace_text", cached(trace_text))
-    export_bundle(pocket_model, tmp_path / "b", LABELS, picture_files[:2], ExportOptions(precision="fp16"))
+    export_bundle(pocket_model, tmp_path / "b", LABELS, image_files[:2], ExportOptions(precision="fp16"))
     kept = Bundle.open(tmp_path / "b").manifest.arithmetic["graphs"]
     for name, output in ((VISION, "image_features"), (TEXT, "text_features")):
         assert {"initializers", "tensors", "peak"} == set(kept[name])
@@ -87,7 +87,7 @@ def test_shares_are_counted_by_hand(graphs):
     assert half_shares(proto, VISION, "image_features")["initializers"] == half / (half + single)
 
 
-def test_a_graph_that_is_called_fp16_and_is_not_writes_nothing(pocket_model, picture_files, tmp_path, monkeypatch):
+def test_a_graph_that_is_called_fp16_and_is_not_writes_nothing(pocket_model, image_files, tmp_path, monkeypatch):
     monkeypatch.setattr(exporter, "trace_vision", cached(trace_vision))
     monkeypatch.setattr(
         exporter, "trace_text", lambda model, precision, opset: cached(trace_text)(model, "fp32", opset)
@@ -95,7 +95,7 @@ def test_a_graph_that_is_called_fp16_and_is_not_writes_nothing(pocket_model, pic
     with pytest.raises(
         FailedError, match=r"text.onnx is not fp16 as it should be, a product is not half \(node_"
     ) as error:
-        export_bundle(pocket_model, tmp_path / "b", LABELS, picture_files[:2], ExportOptions(precision="fp16"))
+        export_bundle(pocket_model, tmp_path / "b", LABELS, image_files[:2], ExportOptions(precision="fp16"))
     assert error.value.exit_code == 1
     assert list(tmp_path.iterdir()) == []
 

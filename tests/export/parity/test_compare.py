@@ -104,7 +104,7 @@ def test_ties_may_fall_either_way():
     assert same_top1(reference, reference[:, ::-1]).tolist() == [1.0, 0.0]
 
 
-def test_a_graph_that_drifted_writes_nothing_and_is_named(pocket_model, picture_files, tmp_path, monkeypatch):
+def test_a_graph_that_drifted_writes_nothing_and_is_named(pocket_model, image_files, tmp_path, monkeypatch):
     trace = exporter.trace_text
 
     def drifted(model, precision, opset):
@@ -114,41 +114,41 @@ def test_a_graph_that_drifted_writes_nothing_and_is_named(pocket_model, picture_
         table.raw_data = np.roll(values, 1).tobytes()
         return proto
 
-    export_bundle(pocket_model, tmp_path / "bundle", LABELS, picture_files[:4])
+    export_bundle(pocket_model, tmp_path / "bundle", LABELS, image_files[:4])
     before = (tmp_path / "bundle" / "manifest.json").read_bytes()
     monkeypatch.setattr(exporter, "trace_text", drifted)
     where = r"text.onnx drifts first in block 0, MLP \(1 - cosine [\de.-]+\)"
     with pytest.raises(
         ParityError, match=rf"text features is 0\.\d+, the gate is 0.99999; {where}; nothing was written"
     ):
-        export_bundle(pocket_model, tmp_path / "bundle", LABELS, picture_files[:4])
+        export_bundle(pocket_model, tmp_path / "bundle", LABELS, image_files[:4])
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
     assert (tmp_path / "bundle" / "manifest.json").read_bytes() == before
 
 
-def test_gates_given_by_hand_are_kept_in_the_bundle(pocket_model, picture_files, tmp_path):
+def test_gates_given_by_hand_are_kept_in_the_bundle(pocket_model, image_files, tmp_path):
     gates = Gates(0.5, 0.25, 0.125)
-    report = export_bundle(pocket_model, tmp_path / "bundle", LABELS, picture_files[:4], ExportOptions(gates=gates))
+    report = export_bundle(pocket_model, tmp_path / "bundle", LABELS, image_files[:4], ExportOptions(gates=gates))
     stored = json.loads((tmp_path / "bundle" / "manifest.json").read_text())["parity"]
     assert [stage["gate"] for stage in stored["stages"]] == [1e-4, 0.5, 0.25, 0.5, None, 0.125]
     assert stored["images"] == 4
     assert "image features" in report.table()
 
 
-def test_pixels_are_those_of_open_clip(pocket_model, picture_files, tmp_path):
+def test_pixels_are_those_of_open_clip(pocket_model, image_files, tmp_path):
     for name, size in (("wide.png", (301, 97)), ("tall.jpg", (83, 240))):
-        with Image.open(picture_files[5]) as image:
+        with Image.open(image_files[5]) as image:
             image.convert("RGB").resize(size).save(tmp_path / name)
-    files = [*picture_files[:2], tmp_path / "wide.png", tmp_path / "tall.jpg"]
+    files = [*image_files[:2], tmp_path / "wide.png", tmp_path / "tall.jpg"]
     seen = read_images(pocket_model.backbone, [tmp_path / "none.png", *files])
     assert seen.files == files
     assert (seen.stage.worst, seen.stage.held) == (0.0, True)
 
 
-def test_another_crop_than_open_clips_is_noticed(pocket_model, picture_files, monkeypatch):
+def test_another_crop_than_open_clips_is_noticed(pocket_model, image_files, monkeypatch):
     transform = images.open_clip_transform(pocket_model.backbone)
     monkeypatch.setattr(images, "open_clip_transform", lambda _: lambda image: transform(image).roll(1, 2))
-    stage = read_images(pocket_model.backbone, picture_files[:2]).stage
+    stage = read_images(pocket_model.backbone, image_files[:2]).stage
     assert not stage.held
     report = ParityReport([stage], 2, 1)
     with pytest.raises(ParityError, match=r"pixels is 0\.\d+, the gate is 0.0001; nothing was written"):
@@ -162,11 +162,11 @@ def test_parity_without_images_is_refused(pocket_model, tmp_path):
     assert not (tmp_path / "bundle").exists()
 
 
-def test_images_that_cannot_be_read_are_named_and_counted(pocket_model, picture_files, tmp_path, caplog):
+def test_images_that_cannot_be_read_are_named_and_counted(pocket_model, image_files, tmp_path, caplog):
     broken = [tmp_path / f"broken {number}.png" for number in range(2)]
     for file in broken:
         file.write_text("not an image")
-    report = export_bundle(pocket_model, tmp_path / "bundle", LABELS, [*broken, *picture_files[:2]])
+    report = export_bundle(pocket_model, tmp_path / "bundle", LABELS, [*broken, *image_files[:2]])
     assert "broken 1.png is not a" in caplog.text
     said = "2 images (only 2 of 4 could be read), 3 labels"
     assert report.table().splitlines()[0].endswith(said)
@@ -174,13 +174,13 @@ def test_images_that_cannot_be_read_are_named_and_counted(pocket_model, picture_
     stored = json.loads((tmp_path / "bundle" / "manifest.json").read_text())["parity"]
     assert (stored["images"], stored["requested"]) == (2, 4)
     with pytest.raises(FailedError, match="only 1 of 3 images for the parity check can be read, half are needed"):
-        read_images(pocket_model.backbone, [*broken, picture_files[0]])
+        read_images(pocket_model.backbone, [*broken, image_files[0]])
 
 
-def test_black_white_and_checkerboard_stay_finite_in_half(pocket_model, picture_files, tmp_path):
+def test_black_white_and_checkerboard_stay_finite_in_half(pocket_model, image_files, tmp_path):
     from attri.runtime import Classifier
 
-    export_bundle(pocket_model, tmp_path / "bundle", LABELS, picture_files[:4], ExportOptions(precision="fp16"))
+    export_bundle(pocket_model, tmp_path / "bundle", LABELS, image_files[:4], ExportOptions(precision="fp16"))
     classifier = Classifier.load(tmp_path / "bundle")
     checker = ((np.indices((64, 64)).sum(0) // 8 % 2)[..., None] * np.full(3, 255)).astype(np.uint8)
     for image in (np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 255, np.uint8), checker):

@@ -78,37 +78,37 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_damaged_layer_is_named(pocket_model, unfinished, damage, pictures, name):
+def test_the_damaged_layer_is_named(pocket_model, unfinished, damage, make_pixels, name):
     graph, weight, stage, layer = places(pocket_model)[name]
     damage(graph, weight)
-    pixels = pictures(pocket_model.backbone.preprocess(), 4)
+    pixels = make_pixels(pocket_model.backbone.preprocess(), 4)
     report = compare(pocket_model, unfinished, pixels, Gates.of("fp32"))
     assert stage in {each.id for each in report.stages if not each.held}
     said = locate_drift(pocket_model, unfinished, stage, pixels[:1])
     assert said.startswith(f"; {graph} drifts first in {layer} (1 - cosine ")
 
 
-def test_keys_that_moved_are_no_layers_fault(pocket_model, unfinished, damage, pictures):
+def test_keys_that_moved_are_no_layers_fault(pocket_model, unfinished, damage, make_pixels):
     damage(VISION, pocket_model.pool.keys_of_blocks())
-    pixels = pictures(pocket_model.backbone.preprocess(), 4)
+    pixels = make_pixels(pocket_model.backbone.preprocess(), 4)
     report = compare(pocket_model, unfinished, pixels, Gates.of("fp32"))
     assert report.missed.id is ParityStage.RETRIEVED
     said = locate_drift(pocket_model, unfinished, ParityStage.RETRIEVED, pixels[:1])
     assert said == "; no layer of vision.onnx drifts by itself"
 
 
-def test_a_sound_graph_has_no_culprit(pocket_model, unfinished, pictures):
-    pixels = pictures(pocket_model.backbone.preprocess(), 1)
+def test_a_sound_graph_has_no_culprit(pocket_model, unfinished, make_pixels):
+    pixels = make_pixels(pocket_model.backbone.preprocess(), 1)
     said = locate_drift(pocket_model, unfinished, ParityStage.TOP1, pixels)
     assert said == "; no layer of vision.onnx drifts by itself; no layer of text.onnx drifts by itself"
     assert locate_drift(pocket_model, unfinished, "pixels", pixels) == ""
 
 
-def test_half_precision_alone_is_no_drift_and_damage_to_it_is(pocket_model, unfinished, damage, pictures):
+def test_half_precision_alone_is_no_drift_and_damage_to_it_is(pocket_model, unfinished, damage, make_pixels):
     half = Bundle(unfinished.path, dataclasses.replace(unfinished.manifest, precision="fp16"))
     proto = cached(exporter.trace_vision)(pocket_model, "fp16", 18)
     half.file(VISION).write_bytes(proto.SerializeToString())
-    pixels = pictures(pocket_model.backbone.preprocess(), 1)
+    pixels = make_pixels(pocket_model.backbone.preprocess(), 1)
     assert (
         locate_drift(pocket_model, half, ParityStage.IMAGE_FEATURES, pixels)
         == "; no layer of vision.onnx drifts by itself"

@@ -10,9 +10,9 @@ from PIL import Image
 
 
 @pytest.fixture
-def folder(picture_files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(image_files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Images at two depths, hidden ones, a video by name, and a text file. The working directory."""
-    image = Image.open(picture_files[0]).convert("RGB")
+    image = Image.open(image_files[0]).convert("RGB")
     for name in ("b.png", "a.jpg", "deep/c.PNG", ".hidden.png", ".cache/d.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         image.save(tmp_path / name)

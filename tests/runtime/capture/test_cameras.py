@@ -315,7 +315,7 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, word: str, module: s
         opened(word)
 
 
-def test_a_device_that_gives_no_pictures(devices: list[Device], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_gives_no_images(devices: list[Device], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Device, "read", lambda self: (True, np.zeros((4, 6, 2), np.uint8)))
     with (
         open_source(find_source("camera0"), 3, threading.Event()) as capture,

@@ -70,18 +70,18 @@ def test_a_frame_is_converted_once_and_only_for_who_looks(monkeypatch: pytest.Mo
     seen: list[Image.Image] = []
     convert: Callable[..., np.ndarray] = as_rgb
     monkeypatch.setattr(result_module, "as_rgb", lambda image: seen.append(image) or convert(image))
-    picture = Image.new("L", (8, 6), 7)
-    result = make_result(image=picture)
+    image = Image.new("L", (8, 6), 7)
+    result = make_result(image=image)
     assert seen == []
     assert result.image.tolist() == [[[7, 7, 7]] * 8] * 6
     assert result.image is result.image
-    assert seen == [picture]
+    assert seen == [image]
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
 def test_every_mode_as_rgb(mode: str) -> None:
-    picture = Image.linear_gradient("L").resize((8, 6)).convert(mode)
-    np.testing.assert_array_equal(as_rgb(picture), np.asarray(picture.convert("RGB")))
-    picture.info["transparency"] = 0  # RGB has no use for it: no warning, and it stays where it is
-    as_rgb(picture)
-    assert picture.info["transparency"] == 0
+    image = Image.linear_gradient("L").resize((8, 6)).convert(mode)
+    np.testing.assert_array_equal(as_rgb(image), np.asarray(image.convert("RGB")))
+    image.info["transparency"] = 0  # RGB has no use for it: no warning, and it stays where it is
+    as_rgb(image)
+    assert image.info["transparency"] == 0

@@ -1,4 +1,4 @@
-"""The frames in files, folders and standard input; every video is encoded here from real pictures."""
+"""The frames in files, folders and standard input; every video is encoded here from real images."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from attri.runtime.errors import ImageError, MissingExtra, SourceError
 COUNT, RATE, WIDTH, HEIGHT = 12, 10, 64, 48
 
 
-def write_video(path: Path, pictures: list[np.ndarray], codec: str = "libx264") -> Path:
+def write_video(path: Path, images: list[np.ndarray], codec: str = "libx264") -> Path:
     """The index first (a truncated mp4 without one is not a video), and no frame predicted from a later one."""
     import av
 
-    height, width, _ = pictures[0].shape
+    height, width, _ = images[0].shape
     options = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
     with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec, rate=RATE)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.max_b_frames = 0
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        for image in images:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
         container.mux(stream.encode())
     return path
 
 
 @pytest.fixture(scope="module")
-def shots(picture_files: list[Path]) -> list[np.ndarray]:
-    images = [Image.open(path).convert("RGB").resize((WIDTH, HEIGHT)) for path in picture_files[:COUNT]]
+def shots(image_files: list[Path]) -> list[np.ndarray]:
+    images = [Image.open(path).convert("RGB").resize((WIDTH, HEIGHT)) for path in image_files[:COUNT]]
     return [np.asarray(image) for image in images]
 
 
@@ -70,16 +70,16 @@ def drain(path: Path) -> tuple[list[CapturedFrame], str]:
     return found, str(error.value)
 
 
-def test_a_picture_is_one_frame(picture_files: list[Path]) -> None:
-    (frame,) = frames(picture_files[0])
-    assert frame.source == str(picture_files[0])
+def test_an_image_is_one_frame(image_files: list[Path]) -> None:
+    (frame,) = frames(image_files[0])
+    assert frame.source == str(image_files[0])
     assert isinstance(frame.image, Image.Image)
-    assert frame.image.tobytes() == Image.open(picture_files[0]).tobytes()
+    assert frame.image.tobytes() == Image.open(image_files[0]).tobytes()
 
 
 @pytest.mark.parametrize(("name", "words"), [("bad.png", "bad.png"), ("notes.txt", "of no kind that attri reads")])
-def test_what_is_no_picture_is_a_frame_with_its_error(tmp_path: Path, name: str, words: str) -> None:
-    (tmp_path / name).write_text("no picture")
+def test_what_is_no_image_is_a_frame_with_its_error(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / name).write_text("no image")
     (frame,) = frames(tmp_path / name)
     assert isinstance(frame.image, ImageError)
     assert words in str(frame.image)
@@ -90,7 +90,7 @@ def test_a_video_gives_every_frame_in_its_order(shots: list[np.ndarray], tmp_pat
     found = list(frames(write_video(tmp_path / name, shots, codec)))
     assert len(found) == COUNT
     np.testing.assert_allclose([frame.time for frame in found], np.arange(COUNT) / RATE, atol=1e-3)  # mkv counts in ms
-    # Lossy: each frame is nearer to its own picture than to any other.
+    # Lossy: each frame is nearer to its own image than to any other.
     distance = [[np.abs(frame.image.astype(float) - shot).mean() for shot in shots] for frame in found]
     assert np.argmin(distance, 1).tolist() == list(range(COUNT))
 
@@ -134,7 +134,7 @@ def test_a_video_with_a_damaged_middle(shots: list[np.ndarray], tmp_path: Path, 
     assert f"damaged after frame {len(found) - 1}" in message
 
 
-@pytest.mark.parametrize("data", [b"these are words, not pictures\n" * 50, b""], ids=["text", "empty"])
+@pytest.mark.parametrize("data", [b"these are words, not images\n" * 50, b""], ids=["text", "empty"])
 def test_a_file_that_is_only_named_a_video(tmp_path: Path, data: bytes) -> None:
     pytest.importorskip("av", reason="av is not installed")
     (tmp_path / "words.mp4").write_bytes(data)
@@ -184,13 +184,13 @@ def test_a_playlist_in_the_place_of_a_video_opens_no_network(tmp_path: Path, nam
         assert server.requests == 0
 
 
-def test_pictures_shown_again(picture_files: list[Path], tmp_path: Path) -> None:
+def test_images_shown_again(image_files: list[Path], tmp_path: Path) -> None:
     """Of one that cannot be read it is said once."""
     bad = tmp_path / "bad.png"
-    bad.write_text("no picture")
-    spec = SourceSpec("x", "images", "x", (*picture_files[:2], bad), SourceOptions(loop=2))
+    bad.write_text("no image")
+    spec = SourceSpec("x", "images", "x", (*image_files[:2], bad), SourceOptions(loop=2))
     names = [Path(shot.source).name for shot in shots_of(spec)]
-    assert names == [path.name for path in (*picture_files[:2], bad, *picture_files[:2] * 2)]
+    assert names == [path.name for path in (*image_files[:2], bad, *image_files[:2] * 2)]
     endless = shots_of(replace(spec, input=SourceOptions(loop=-1)))
     assert len([shot for shot, _ in zip(endless, range(20), strict=False)]) == 20
     assert len(list(shots_of(replace(spec, files=(bad,), input=SourceOptions(loop=-1))))) == 1
@@ -205,9 +205,9 @@ class Slowly(io.BytesIO):
         return self.read(self.step)
 
 
-def as_jpeg(picture: np.ndarray, **options: object) -> bytes:
+def as_jpeg(image: np.ndarray, **options: object) -> bytes:
     data = io.BytesIO()
-    Image.fromarray(picture).save(data, "JPEG", **options)
+    Image.fromarray(image).save(data, "JPEG", **options)
     return data.getvalue()
 
 
@@ -286,13 +286,13 @@ class Looks:
         return True
 
 
-def test_pictures_that_arrive_in_a_watched_folder(picture_files: list[Path], tmp_path: Path) -> None:
-    """One that is there, one that is written in two parts, one written anew, and what is no picture."""
-    data = picture_files[0].read_bytes()
+def test_images_that_arrive_in_a_watched_folder(image_files: list[Path], tmp_path: Path) -> None:
+    """One that is there, one that is written in two parts, one written anew, and what is no image."""
+    data = image_files[0].read_bytes()
     old, new, words = (tmp_path / name for name in ("old.png", "new.png", "words.png"))
     old.write_bytes(data)
-    (tmp_path / "notes.txt").write_text("no picture")
-    writes = [(new, data[:100]), (new, data), (words, b"no picture"), (old, data + b" ")]
+    (tmp_path / "notes.txt").write_text("no image")
+    writes = [(new, data[:100]), (new, data), (words, b"no image"), (old, data + b" ")]
     acts = [functools.partial(path.write_bytes, content) for path, content in writes]
     looks = Looks(*acts, *[time.time] * MANY_LOOKS)
     with open_source(find_source(str(tmp_path), watch=True), 5, looks) as capture:
@@ -305,9 +305,9 @@ def test_pictures_that_arrive_in_a_watched_folder(picture_files: list[Path], tmp
 MANY_LOOKS = 50  # 15 s: longer than the ten seconds after which a damaged file is given up
 
 
-def test_a_writer_that_pauses_is_waited_for(picture_files: list[Path], tmp_path: Path) -> None:
+def test_a_writer_that_pauses_is_waited_for(image_files: list[Path], tmp_path: Path) -> None:
     """Six pauses of eight seconds each: the image comes once, when it is whole, and no error comes before."""
-    data = picture_files[0].read_bytes()
+    data = image_files[0].read_bytes()
     parts = [data[start : start + len(data) // 6 + 1] for start in range(0, len(data), len(data) // 6 + 1)]
     with (tmp_path / "slow.png").open("wb", buffering=0) as writer:
         pause = [time.time] * 26
@@ -321,7 +321,7 @@ def test_a_writer_that_pauses_is_waited_for(picture_files: list[Path], tmp_path:
 def test_a_file_that_stays_damaged_is_an_error_once(tmp_path: Path) -> None:
     """It is read when it stops changing and once more at the end, and not at every look."""
     damaged = tmp_path / "damaged.png"
-    acts = [functools.partial(damaged.write_bytes, b"no picture"), *[time.time] * 2 * MANY_LOOKS]
+    acts = [functools.partial(damaged.write_bytes, b"no image"), *[time.time] * 2 * MANY_LOOKS]
     with open_source(find_source(str(tmp_path), watch=True), 5, Looks(*acts)) as capture:
         shots = [shot for shot in capture.frames if shot is not None]
     assert [str(shot.image).partition(" is ")[0] for shot in shots] == [str(damaged)]

@@ -225,7 +225,7 @@ def test_a_folder_that_may_not_be_read(shut: Path, word: str, watch: bool) -> No
         find_sources((word,), {}, watch=watch)
 
 
-def test_pictures_named_in_a_row_are_one_source(folder: Path) -> None:
+def test_images_named_in_a_row_are_one_source(folder: Path) -> None:
     specs = find_sources(("a.jpg", "b.png", "clip.MP4", "b.png", "camera0"), {})
     assert [spec.name for spec in specs] == ["images", "clip.MP4", "b.png", "camera0"]
 
@@ -259,9 +259,9 @@ def test_a_pattern_finds_videos_too(folder: Path) -> None:
 
 def test_options_go_to_the_sources_that_take_them(folder: Path) -> None:
     options = SourceOptions(width=640, stride=2)
-    camera, pictures = find_sources(("camera0", "b.png"), {}, options)
+    camera, images = find_sources(("camera0", "b.png"), {}, options)
     assert camera.input == options
-    assert pictures.input == SourceOptions(stride=2)
+    assert images.input == SourceOptions(stride=2)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from support.fakes import Step, picture, scripted, wait_for
+from support.fakes import Step, make_frame, scripted, wait_for
 
 from attri.runtime.capture import reader as module
 from attri.runtime.capture.base import Capture
@@ -73,12 +73,12 @@ def over(run: Run) -> Run:
     return run
 
 
-def pictures(*numbers: int) -> list[Step]:
-    return [picture(number) for number in numbers]
+def frames(*numbers: int) -> list[Step]:
+    return [make_frame(number) for number in numbers]
 
 
 def test_a_source_that_comes_back(run: Callable[..., Run], caplog: pytest.LogCaptureFixture) -> None:
-    found = run([*pictures(1, 2), LOST], [LOST], [LOST], [*pictures(3, 4), ...])
+    found = run([*frames(1, 2), LOST], [LOST], [LOST], [*frames(3, 4), ...])
     wait_for(lambda: found.seen == [1, 2, 3, 4])
     assert [frame.number for frame in found.frames] == [0, 1, 2, 3]
     assert (found.reader.state, found.reader.restarts, found.reader.detail) == ("live", 3, "scripted")
@@ -88,15 +88,15 @@ def test_a_source_that_comes_back(run: Callable[..., Run], caplog: pytest.LogCap
 
 
 def test_one_that_does_not(run: Callable[..., Run], caplog: pytest.LogCaptureFixture) -> None:
-    found = over(run([*pictures(1), LOST], [LOST]))
+    found = over(run([*frames(1), LOST], [LOST]))
     assert found.seen == [1]
     assert (found.reader.state, found.reader.detail) == ("dead", "lost")
     assert caplog.messages[-1] == "error: door: lost, given up after 3 retries"
     assert sum("trying again" in message for message in caplog.messages) == 3
 
 
-def test_new_pictures_give_it_all_its_retries_again(run: Callable[..., Run]) -> None:
-    found = over(run(*[[*pictures(i), LOST] for i in range(6)], [LOST]))
+def test_new_images_give_it_all_its_retries_again(run: Callable[..., Run]) -> None:
+    found = over(run(*[[*frames(i), LOST] for i in range(6)], [LOST]))
     assert found.seen == [0, 1, 2, 3, 4, 5]
     assert found.reader.restarts == 5 + 3
 
@@ -116,45 +116,45 @@ def test_no_retries_when_none_are_wanted(run: Callable[..., Run], caplog: pytest
 
 
 def test_a_file_is_not_tried_again(run: Callable[..., Run], caplog: pytest.LogCaptureFixture) -> None:
-    found = over(run([*pictures(1), SourceError("v.mp4 is cut off")], spec=SourceSpec("v.mp4", "video", "v.mp4")))
+    found = over(run([*frames(1), SourceError("v.mp4 is cut off")], spec=SourceSpec("v.mp4", "video", "v.mp4")))
     assert (found.seen, found.reader.state) == ([1], "dead")
     assert caplog.messages[-1] == "error: v.mp4 is cut off"
 
 
-def test_a_frozen_camera_is_opened_again_and_its_still_picture_is_never_looked_at(
+def test_a_frozen_camera_is_opened_again_and_its_still_image_is_never_looked_at(
     run: Callable[..., Run], caplog: pytest.LogCaptureFixture
 ) -> None:
-    still = [step for _ in range(100) for step in (picture(2), 0.01)]
-    found = over(run([*pictures(1), *still], still))
+    still = [step for _ in range(100) for step in (make_frame(2), 0.01)]
+    found = over(run([*frames(1), *still], still))
     assert found.seen == [1, 2]
     assert found.reader.state == "dead"
     assert "frozen: nothing new for 0.3 s" in caplog.messages[-1]
 
 
 def test_a_silent_one_is_frozen_too(run: Callable[..., Run]) -> None:
-    """For half the time that is a fault it is live, then it is called frozen; heartbeats are no pictures."""
+    """For half the time that is a fault it is live, then it is called frozen; heartbeats are no images."""
     runs: list[Run] = []
-    until = [lambda: wait_for(runs[0].reader.is_frozen), None, *pictures(2), ...]
-    runs.append(run([*pictures(1), 0.2, *until], patience=RetryPolicy(freeze_timeout=2)))
+    until = [lambda: wait_for(runs[0].reader.is_frozen), None, *frames(2), ...]
+    runs.append(run([*frames(1), 0.2, *until], patience=RetryPolicy(freeze_timeout=2)))
     wait_for(lambda: runs[0].seen == [1, 2])
     assert not runs[0].reader.is_frozen()
     assert runs[0].reader.restarts == 0
 
 
-def test_a_picture_may_stand_still_where_that_is_said(run: Callable[..., Run]) -> None:
-    found = run([*pictures(*[7] * 40), ...], patience=RetryPolicy(freeze_timeout=0))
+def test_an_image_may_stand_still_where_that_is_said(run: Callable[..., Run]) -> None:
+    found = run([*frames(*[7] * 40), ...], patience=RetryPolicy(freeze_timeout=0))
     wait_for(lambda: len(found.frames) == 40)
     assert not found.reader.is_frozen()
 
 
-@pytest.mark.parametrize("late", [picture(9), ZeroDivisionError("late")], ids=["picture", "bug"])
+@pytest.mark.parametrize("late", [make_frame(9), ZeroDivisionError("late")], ids=["image", "bug"])
 def test_a_library_that_does_not_come_back_is_left_behind(
     run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, late: Step
 ) -> None:
-    """Its thread wakes much later, with a picture or a bug that nobody wants any more."""
+    """Its thread wakes much later, with an image or a bug that nobody wants any more."""
     monkeypatch.setattr(module, "GRACE", 0.1)
     asleep = threading.Event()
-    found = run([*pictures(1), lambda: asleep.wait(5), late], [*pictures(2, 3), *[0.05, picture(4)] * 50, ...])
+    found = run([*frames(1), lambda: asleep.wait(5), late], [*frames(2, 3), *[0.05, make_frame(4)] * 50, ...])
     wait_for(lambda: found.seen == [1])
     (first,) = [thread for thread in threading.enumerate() if thread.name == "source door"]
     wait_for(lambda: found.reader.check() or len(found.seen) >= 3)
@@ -170,7 +170,7 @@ def test_a_library_that_does_not_come_back_is_left_behind(
 def test_an_opening_that_does_not_come_back(run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "OPENING_TIMEOUT", 0.1)
     asleep = threading.Event()
-    opened = scripted([*pictures(1), ...])
+    opened = scripted([*frames(1), ...])
     calls: list[int] = []
 
     def slow(*args: object) -> object:
@@ -191,7 +191,7 @@ def test_what_was_lost_is_let_go_at_once(run: Callable[..., Run]) -> None:
 
     @contextmanager
     def opened(*_: object) -> Iterator[Capture]:
-        decoder = picture(1)
+        decoder = make_frame(1)
         decoders.append(weakref.ref(decoder))
         yield Capture("lost", map(lose, [decoder]))
 
@@ -204,7 +204,7 @@ def test_what_was_lost_is_let_go_at_once(run: Callable[..., Run]) -> None:
 
 
 def test_sizes_may_change(run: Callable[..., Run], caplog: pytest.LogCaptureFixture) -> None:
-    found = run([*pictures(1), picture(2, (12, 10)), picture(3), ...])
+    found = run([*frames(1), make_frame(2, (12, 10)), make_frame(3), ...])
     wait_for(lambda: len(found.frames) == 3)
     assert [frame.image.shape for frame in found.frames] == [(6, 8, 3), (12, 10, 3), (6, 8, 3)]
     assert caplog.messages[-2:] == ["door: frames are now 10 x 12", "door: frames are now 8 x 6"]
@@ -221,19 +221,19 @@ def test_what_is_classified_is_the_region(run: Callable[..., Run]) -> None:
 
 def test_a_region_outside_of_the_frame_is_a_fault(run: Callable[..., Run], caplog: pytest.LogCaptureFixture) -> None:
     spec = SourceSpec("door", "stream", "", input=SourceOptions(roi=(0, 0, 9, 6)))
-    found = over(run(*[pictures(i) for i in range(9)], spec=spec))  # new pictures each time mend nothing
+    found = over(run(*[frames(i) for i in range(9)], spec=spec))  # new images each time mend nothing
     assert not found.frames
     assert "the region 0,0,9,6 is not inside a frame of 8 x 6, given up" in caplog.messages[-1]
 
 
 def test_every_so_many_frames(run: Callable[..., Run]) -> None:
     spec = SourceSpec("v.mp4", "video", "", input=SourceOptions(stride=3))
-    found = over(run([picture(i) for i in range(8)], spec=spec))
+    found = over(run([make_frame(i) for i in range(8)], spec=spec))
     assert [(frame.number, frame.image[0, 0, 0]) for frame in found.frames] == [(0, 0), (3, 3), (6, 6)]
 
 
 def test_a_bug_is_nobodys_fault(run: Callable[..., Run]) -> None:
-    found = run([*pictures(1), ZeroDivisionError("oops")])
+    found = run([*frames(1), ZeroDivisionError("oops")])
     wait_for(lambda: found.bugs)
     assert isinstance(found.bugs[0], ZeroDivisionError)
 
@@ -253,14 +253,14 @@ def test_waits_grow_to_a_bound_and_differ(attempt: int) -> None:
 
 
 def test_what_cannot_be_read_is_counted(run: Callable[..., Run], caplog: pytest.LogCaptureFixture) -> None:
-    steps = [picture(1), lambda: ImageError("the image of 3 bytes is damaged"), picture(2)]
+    steps = [make_frame(1), lambda: ImageError("the image of 3 bytes is damaged"), make_frame(2)]
     found = over(run(steps, spec=SourceSpec("-", "stdin", "-")))
     assert (found.seen, found.reader.unreadable) == ([1, 2], 1)
     assert caplog.messages[-1] == "error: the image of 3 bytes is damaged"
 
 
 def test_live_frames_are_stamped_when_they_come(run: Callable[..., Run]) -> None:
-    found = run([*pictures(1), ...])
+    found = run([*frames(1), ...])
     wait_for(lambda: found.frames)
     frame: Frame = found.frames[0]
     assert time.monotonic() - frame.captured < 1

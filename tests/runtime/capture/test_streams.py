@@ -219,7 +219,7 @@ def test_damaged_frames_are_left_out(run: Callable[..., Run], mjpeg: MjpegServer
 def test_a_frozen_one_is_opened_again(
     run: Callable[..., Run], mjpeg: MjpegServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It starts with its first pictures each time, which are new, and then stands still."""
+    """It starts with its first images each time, which are new, and then stands still."""
     found = run(mjpeg.uri("/frozen"))
     wait_for(lambda: found.states() == ["frozen"], 15)
     wait_for(lambda: mjpeg.requests == 3, 15)

@@ -78,12 +78,12 @@ def process(bundle: Path, *args: object, setup: str = "", stdin: int | None = No
 
 
 def test_json_lines_hold_what_the_documentation_says(
-    attri_run: Callable[..., FrameResult], bundle: Path, picture_files: list[Path]
+    attri_run: Callable[..., FrameResult], bundle: Path, image_files: list[Path]
 ) -> None:
-    result = attri_run(*picture_files[:2], "--json", "--topk", 2)
+    result = attri_run(*image_files[:2], "--json", "--topk", 2)
     assert result.code == 0
     classifier = Classifier.load(bundle, LABELS, threads=1)
-    for path, found in zip(picture_files, result.objects, strict=False):
+    for path, found in zip(image_files, result.objects, strict=False):
         wanted = classifier(path)
         latency, moment = found.pop("latency_ms"), found.pop("time")
         assert list(latency) == ["preprocess", "vision", "text", "total"]
@@ -101,11 +101,11 @@ def test_json_lines_hold_what_the_documentation_says(
 
 
 def test_a_folder_in_batches_says_the_same(
-    attri_run: Callable[..., FrameResult], picture_files: list[Path], tmp_path: Path
+    attri_run: Callable[..., FrameResult], image_files: list[Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
-    for number, path in enumerate(picture_files[:5]):
+    for number, path in enumerate(image_files[:5]):
         shutil.copy(path, folder / f"{number}.png")
     single, batched = (attri_run(folder, "--json", "--batch", size) for size in (1, 4))
     assert (single.code, batched.code) == (0, 0)
@@ -117,10 +117,10 @@ def test_a_folder_in_batches_says_the_same(
 
 
 def test_a_batch_goes_through_the_vision_graph_at_once(
-    attri_run: Callable[..., FrameResult], picture_files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    attri_run: Callable[..., FrameResult], image_files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(41):
-        shutil.copy(picture_files[0], tmp_path / f"{number:02}.png")
+        shutil.copy(image_files[0], tmp_path / f"{number:02}.png")
     read: list[int] = []
     sizes: list[int] = []
     put, run = FrameQueue.put, OrtEngine.run
@@ -143,18 +143,18 @@ def test_a_batch_goes_through_the_vision_graph_at_once(
 
 @pytest.mark.parametrize("topk", [1, 2, 99])
 def test_a_line_for_a_person(
-    attri_run: Callable[..., FrameResult], bundle: Path, picture_files: list[Path], topk: int
+    attri_run: Callable[..., FrameResult], bundle: Path, image_files: list[Path], topk: int
 ) -> None:
-    best = Classifier.load(bundle, LABELS, threads=1)(picture_files[0]).top(topk)
-    result = attri_run(picture_files[0], "--topk", topk)
+    best = Classifier.load(bundle, LABELS, threads=1)(image_files[0]).top(topk)
+    result = attri_run(image_files[0], "--topk", topk)
     scores = "  ".join(f"{label} {score:.1%}" for label, score in best)
-    assert result == (0, f"{picture_files[0]}  {scores}\n", result.err)
+    assert result == (0, f"{image_files[0]}  {scores}\n", result.err)
     assert result.err.splitlines()[0].endswith("on cpu, 3 labels")
     assert result.err.splitlines()[1] == "1 frame, 0% from the text cache"
 
 
-def test_below_the_threshold(attri_run: Callable[..., FrameResult], picture_files: list[Path]) -> None:
-    path = picture_files[0]
+def test_below_the_threshold(attri_run: Callable[..., FrameResult], image_files: list[Path]) -> None:
+    path = image_files[0]
     (found,) = attri_run(path, "--threshold", 1, "--json").objects
     assert found["label"] is None
     (best,) = found["top"]
@@ -179,17 +179,17 @@ def write_video(path: Path, images: list[Path]) -> Path:
 
 @pytest.mark.parametrize("options", [(), ("--threshold", "0.5")], ids=str)
 def test_one_label_is_warned_of_at_start_and_once(
-    attri_run: Callable[..., FrameResult], picture_files: list[Path], tmp_path: Path, options: tuple[str, ...]
+    attri_run: Callable[..., FrameResult], image_files: list[Path], tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     (tmp_path / "one.txt").write_text("cat\n")
-    result = attri_run(*picture_files[:2], *options, labels=tmp_path / "one.txt")
+    result = attri_run(*image_files[:2], *options, labels=tmp_path / "one.txt")
     assert result.code == 0
     assert result.err.splitlines()[0].startswith('one label ("cat") always scores 100%, whatever the threshold')
     assert result.err.count("one label") == 1
 
 
-def test_a_video(attri_run: Callable[..., FrameResult], picture_files: list[Path], tmp_path: Path) -> None:
-    path = write_video(tmp_path / "v.mp4", [picture_files[0]] * 4)
+def test_a_video(attri_run: Callable[..., FrameResult], image_files: list[Path], tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mp4", [image_files[0]] * 4)
     found = attri_run(path, "--json").objects
     assert [(each["source"], each["frame"], each["time"]) for each in found] == [
         (str(path), i, pytest.approx(i / 10)) for i in range(4)
@@ -199,10 +199,10 @@ def test_a_video(attri_run: Callable[..., FrameResult], picture_files: list[Path
 
 
 def test_steady_retrieval_remembers_each_video_by_itself(
-    attri_run: Callable[..., FrameResult], bundle: Path, picture_files: list[Path], tmp_path: Path
+    attri_run: Callable[..., FrameResult], bundle: Path, image_files: list[Path], tmp_path: Path
 ) -> None:
     """As the classifier does with a memory for each; with a margin that nothing exceeds, the first frame's entries."""
-    clips = [write_video(tmp_path / f"{i}.mkv", picture_files[4 * i : 4 * i + 4]) for i in range(2)]
+    clips = [write_video(tmp_path / f"{i}.mkv", image_files[4 * i : 4 * i + 4]) for i in range(2)]
     exact = attri_run(*clips, "--json").objects
     assert attri_run(*clips, "--json", "--retrieval-hysteresis", 0).objects[3]["retrieved"] == exact[3]["retrieved"]
     held = attri_run(*clips, "--json", "--retrieval-hysteresis", 2).objects
@@ -210,27 +210,27 @@ def test_steady_retrieval_remembers_each_video_by_itself(
     assert len({str(each["retrieved"]) for each in exact}) > 2
     assert (
         "--retrieval-hysteresis: none of the sources takes it"
-        in attri_run(picture_files[0], "--retrieval-hysteresis", 0).err
+        in attri_run(image_files[0], "--retrieval-hysteresis", 0).err
     )
 
 
 def test_images_beside_a_video_are_taken_at_their_word(
-    attri_run: Callable[..., FrameResult], picture_files: list[Path], tmp_path: Path
+    attri_run: Callable[..., FrameResult], image_files: list[Path], tmp_path: Path
 ) -> None:
     """A minimum duration that nothing reaches decides nothing of the video, and means nothing to images."""
-    clip = write_video(tmp_path / "v.mkv", picture_files[:2])
-    found = attri_run(clip, *picture_files[:3], "--json", "--min-duration", 60).objects
+    clip = write_video(tmp_path / "v.mkv", image_files[:2])
+    found = attri_run(clip, *image_files[:3], "--json", "--min-duration", 60).objects
     assert [each["label"] is None for each in found] == [True, True, False, False, False]
 
 
 def test_an_unreadable_image_stops_no_other(
-    attri_run: Callable[..., FrameResult], picture_files: list[Path], tmp_path: Path
+    attri_run: Callable[..., FrameResult], image_files: list[Path], tmp_path: Path
 ) -> None:
     bad = tmp_path / "bad.png"
-    bad.write_bytes(picture_files[0].read_bytes()[:100])
-    result = attri_run(picture_files[0], bad, tmp_path / "labels.txt", picture_files[1], "--json")
+    bad.write_bytes(image_files[0].read_bytes()[:100])
+    result = attri_run(image_files[0], bad, tmp_path / "labels.txt", image_files[1], "--json")
     assert result.code == 1
-    assert [each["source"] for each in result.objects] == [str(picture_files[0]), str(picture_files[1])]
+    assert [each["source"] for each in result.objects] == [str(image_files[0]), str(image_files[1])]
     errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
     assert [str(path) in line for path, line in zip((bad, tmp_path / "labels.txt"), errors, strict=True)] == [True] * 2
     assert result.err.splitlines()[-1] == "2 frames, 0% from the text cache, 2 files failed"
@@ -273,12 +273,12 @@ def test_wrong_usage(attri_run: Callable[..., FrameResult], args: list[str], wor
 
 @pytest.mark.parametrize("text", [None, "", "# only a comment\n\n"], ids=["missing", "empty", "comment"])
 def test_labels_that_are_none(
-    attri_run: Callable[..., FrameResult], picture_files: list[Path], tmp_path: Path, text: str | None
+    attri_run: Callable[..., FrameResult], image_files: list[Path], tmp_path: Path, text: str | None
 ) -> None:
     path = tmp_path / "none.txt"
     if text is not None:
         path.write_text(text)
-    result = attri_run(picture_files[0], labels=path)
+    result = attri_run(image_files[0], labels=path)
     assert (result.code, result.out) == (2, "")
     (line,) = result.err.splitlines()
     assert line.startswith(f"error: {path} ")
@@ -286,7 +286,7 @@ def test_labels_that_are_none(
 
 @pytest.mark.parametrize("kind", ["missing", "changed"])
 def test_a_bundle_that_cannot_be_used(
-    attri_run: Callable[..., FrameResult], bundle: Path, picture_files: list[Path], tmp_path: Path, kind: str
+    attri_run: Callable[..., FrameResult], bundle: Path, image_files: list[Path], tmp_path: Path, kind: str
 ) -> None:
     path = tmp_path / "copy"
     if kind == "changed":
@@ -294,7 +294,7 @@ def test_a_bundle_that_cannot_be_used(
         data = bytearray((path / TEXT).read_bytes())
         data[-1] ^= 1
         (path / TEXT).write_bytes(data)
-    result = attri_run(picture_files[0], bundle=path)
+    result = attri_run(image_files[0], bundle=path)
     assert (result.code, result.out) == (1, "")
     (line,) = result.err.splitlines()
     assert line.startswith("error: ")
@@ -302,46 +302,46 @@ def test_a_bundle_that_cannot_be_used(
 
 
 def test_a_too_long_label_is_named_by_its_line(
-    attri_run: Callable[..., FrameResult], picture_files: list[Path], labels: Path
+    attri_run: Callable[..., FrameResult], image_files: list[Path], labels: Path
 ) -> None:
     labels.write_text("bird\n# a comment\n" + "very " * 90 + "red apple\n")
-    result = attri_run(picture_files[0])
+    result = attri_run(image_files[0])
     assert result.code == 0
     assert f"{labels} line 3 has " in result.err
 
 
 def test_labels_as_windows_saves_them(
-    attri_run: Callable[..., FrameResult], picture_files: list[Path], labels: Path
+    attri_run: Callable[..., FrameResult], image_files: list[Path], labels: Path
 ) -> None:
     labels.write_bytes("\r\n".join(LABELS).encode("utf-8-sig"))
-    (found,) = attri_run(picture_files[0], "--json", "--topk", 9).objects
+    (found,) = attri_run(image_files[0], "--json", "--topk", 9).objects
     assert sorted(each["label"] for each in found["top"]) == sorted(LABELS)
 
 
-def test_labels_from_a_pipe_are_read_once(attri_run: Callable[..., FrameResult], picture_files: list[Path]) -> None:
+def test_labels_from_a_pipe_are_read_once(attri_run: Callable[..., FrameResult], image_files: list[Path]) -> None:
     """As a shell gives them: --labels <(...)"""
     reading, writing = os.pipe()
     os.write(writing, b"red apple\nbird\nbird\n")
     os.close(writing)
-    result = attri_run(picture_files[0], "--json", "--topk", 9, labels=Path(f"/dev/fd/{reading}"))
+    result = attri_run(image_files[0], "--json", "--topk", 9, labels=Path(f"/dev/fd/{reading}"))
     os.close(reading)
     assert result.code == 0, result.err
     assert {each["label"] for each in result.objects[0]["top"]} == {"red apple", "bird"}
     assert result.err.count("repeated labels") == 1
 
 
-def test_cuda_is_not_replaced_in_silence(attri_run: Callable[..., FrameResult], picture_files: list[Path]) -> None:
+def test_cuda_is_not_replaced_in_silence(attri_run: Callable[..., FrameResult], image_files: list[Path]) -> None:
     import onnxruntime
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has CUDA")
-    result = attri_run(picture_files[0], "--device", "cuda")
+    result = attri_run(image_files[0], "--device", "cuda")
     assert (result.code, result.out) == (1, "")
     assert "pip install 'attri[gpu]'" in result.err
 
 
-def test_a_reader_that_leaves_ends_it_quietly(bundle: Path, picture_files: list[Path]) -> None:
-    with process(bundle, *picture_files * 5, "--json") as run:
+def test_a_reader_that_leaves_ends_it_quietly(bundle: Path, image_files: list[Path]) -> None:
+    with process(bundle, *image_files * 5, "--json") as run:
         assert run.stdout is not None
         assert run.stderr is not None
         assert json.loads(run.stdout.readline())["frame"] == 0
@@ -351,8 +351,8 @@ def test_a_reader_that_leaves_ends_it_quietly(bundle: Path, picture_files: list[
     assert len(err.splitlines()) == 1  # which bundle; no traceback, no "Exception ignored"
 
 
-def test_ctrl_c(bundle: Path, picture_files: list[Path]) -> None:
-    with process(bundle, *picture_files * 50) as run:
+def test_ctrl_c(bundle: Path, image_files: list[Path]) -> None:
+    with process(bundle, *image_files * 50) as run:
         assert run.stdout is not None
         run.stdout.readline()
         run.send_signal(signal.SIGINT)
@@ -363,19 +363,19 @@ def test_ctrl_c(bundle: Path, picture_files: list[Path]) -> None:
     assert "Traceback" not in err
 
 
-def test_a_missing_extra_prints_the_line_that_mends_it(bundle: Path, picture_files: list[Path]) -> None:
-    run = process(bundle, picture_files[0], setup="import sys; sys.modules['onnxruntime'] = None")
+def test_a_missing_extra_prints_the_line_that_mends_it(bundle: Path, image_files: list[Path]) -> None:
+    run = process(bundle, image_files[0], setup="import sys; sys.modules['onnxruntime'] = None")
     assert run.communicate() == ("", "error: onnxruntime is not installed: pip install 'attri[onnx]'\n")
     assert run.returncode == 1
 
 
 @pytest.mark.parametrize("as_folder", [True, False])
-def test_a_file_name_that_is_not_text(bundle: Path, picture_files: list[Path], tmp_path: Path, as_folder: bool) -> None:
+def test_a_file_name_that_is_not_text(bundle: Path, image_files: list[Path], tmp_path: Path, as_folder: bool) -> None:
     """Shown with its byte as \\xff in every output; a reader that is strict about Unicode takes them all."""
     folder, table = tmp_path / "in", tmp_path / "table.csv"
     folder.mkdir()
     names = [os.fsdecode(os.fsencode(folder) + name) for name in (b"/\xff.png", b"/\xfe.png")]
-    shutil.copy(picture_files[0], names[0])
+    shutil.copy(image_files[0], names[0])
     Path(names[1]).write_text("no image")
     run = process(bundle, *([str(folder)] if as_folder else names), "--json", "--log-json", "--csv", str(table))
     out, err = run.communicate()
@@ -383,15 +383,15 @@ def test_a_file_name_that_is_not_text(bundle: Path, picture_files: list[Path], t
     objects = [json.loads(line) for line in (out + err).splitlines()]
     str(objects).encode()  # a lone surrogate, as a string or as an escape in JSON, cannot be
     assert objects[0]["source"] == f"{folder}/\\xff.png"
-    assert any(f"{folder}/\\xfe.png is not a picture" in each.get("message", "") for each in objects)
+    assert any(f"{folder}/\\xfe.png is not an image" in each.get("message", "") for each in objects)
     assert table.read_text(encoding="utf-8").splitlines()[1].startswith(f"{folder}/\\xff.png,")
     text, _ = process(bundle, names[0]).communicate()
     assert text.startswith(f"{folder}/\\xff.png  ")
 
 
-def test_sigterm_ends_it_well_and_at_once(bundle: Path, picture_files: list[Path]) -> None:
+def test_sigterm_ends_it_well_and_at_once(bundle: Path, image_files: list[Path]) -> None:
     """The promise is 2 s; a busy machine gets more, but not to go through all that there is."""
-    with process(bundle, *picture_files * 50, "--json") as run:
+    with process(bundle, *image_files * 50, "--json") as run:
         assert run.stdout is not None
         run.stdout.readline()
         run.send_signal(signal.SIGTERM)
@@ -400,13 +400,13 @@ def test_sigterm_ends_it_well_and_at_once(bundle: Path, picture_files: list[Path
     assert time.monotonic() - start < 10
     assert run.returncode == 0, err
     assert all(json.loads(line)["label"] for line in out.splitlines())  # the last line is whole
-    assert len(out.splitlines()) < 25 * len(picture_files)
+    assert len(out.splitlines()) < 25 * len(image_files)
     assert "Traceback" not in err
 
 
-def test_jpegs_from_standard_input(bundle: Path, picture_files: list[Path], tmp_path: Path) -> None:
+def test_jpegs_from_standard_input(bundle: Path, image_files: list[Path], tmp_path: Path) -> None:
     data = b""
-    for path in picture_files[:3]:
+    for path in image_files[:3]:
         Image.open(path).convert("RGB").save(tmp_path / "x.jpg")
         data += (tmp_path / "x.jpg").read_bytes()
     run = process(bundle, "-", "--json", stdin=subprocess.PIPE)
@@ -418,9 +418,9 @@ def test_jpegs_from_standard_input(bundle: Path, picture_files: list[Path], tmp_
 
 
 @pytest.mark.parametrize("kind", ["png", "empty", "text"])
-def test_standard_input_without_a_jpeg(bundle: Path, picture_files: list[Path], kind: str) -> None:
+def test_standard_input_without_a_jpeg(bundle: Path, image_files: list[Path], kind: str) -> None:
     """`cat x.png | attri-run -` said "0 frames" and exit code 0."""
-    data = {"png": picture_files[0].read_bytes(), "empty": b"", "text": b"no image\n" * 1000}[kind]
+    data = {"png": image_files[0].read_bytes(), "empty": b"", "text": b"no image\n" * 1000}[kind]
     run = process(bundle, "-", stdin=subprocess.PIPE)
     out, err = run.communicate(data.decode("latin-1"))
     (error,) = [line for line in err.splitlines() if line.startswith("error: ")]
@@ -469,25 +469,25 @@ def test_a_password_is_in_no_traceback(bundle: Path) -> None:
 
 
 def test_prompts_of_labels(
-    attri_run: Callable[..., FrameResult], bundle: Path, picture_files: list[Path], labels: Path
+    attri_run: Callable[..., FrameResult], bundle: Path, image_files: list[Path], labels: Path
 ) -> None:
     """A label stands for the prompt that fits best: the logits say so, and softmax goes over labels."""
     labels.write_text("fruit = red apple; green apple\nbird\nhome = a house; a hut; bird\n")
-    (found,) = attri_run(picture_files[0], "--json", "--topk", 9, "--template", "a photo of {}.").objects
+    (found,) = attri_run(image_files[0], "--json", "--topk", 9, "--template", "a photo of {}.").objects
     classifier = Classifier.load(bundle, threads=1)
     classifier.set_labels(["red apple", "green apple", "bird", "a house", "a hut"], template="a photo of {}.")
-    red, green, bird, house, hut = classifier(picture_files[0]).probabilities.astype(float)
+    red, green, bird, house, hut = classifier(image_files[0]).probabilities.astype(float)
     best = {"fruit": max(red, green), "bird": bird, "home": max(house, hut, bird)}
     wanted = {label: score / sum(best.values()) for label, score in best.items()}
     assert {each["label"]: each["score"] for each in found["top"]} == pytest.approx(wanted, abs=2e-6)  # rounded to 1e-6
 
 
 def test_named_sources_with_labels_of_their_own(
-    attri_run: Callable[..., FrameResult], picture_files: list[Path], tmp_path: Path
+    attri_run: Callable[..., FrameResult], image_files: list[Path], tmp_path: Path
 ) -> None:
     for name, words in (("one", "cat\ndog"), ("two", "red apple\nbird")):
         (tmp_path / f"{name}.txt").write_text(words)
-        shutil.copy(picture_files[0], tmp_path / f"{name}.png")
+        shutil.copy(image_files[0], tmp_path / f"{name}.png")
     file = tmp_path / "sources.toml"
     tables = [
         f'[{name}]\nuri = "{name}.png"\nlabels = "{name}.txt"\nthreshold = {t}' for name, t in (("one", 0), ("two", 1))
@@ -503,13 +503,13 @@ def test_named_sources_with_labels_of_their_own(
 
 @pytest.mark.parametrize("removed", [False, True])
 def test_sources_and_labels_of_two_versions_are_not_mixed(
-    attri_run: Callable[..., FrameResult], picture_files: list[Path], tmp_path: Path, removed: bool
+    attri_run: Callable[..., FrameResult], image_files: list[Path], tmp_path: Path, removed: bool
 ) -> None:
     """A link to the folder is turned to the next version after the sources file was read and before labels are."""
     for version, words in (("v1", "cat\ndog"), ("v2", "red apple\nbird")):
         (tmp_path / version).mkdir()
         for name in ("a", "b"):
-            shutil.copy(picture_files[0], tmp_path / version / f"{name}.png")
+            shutil.copy(image_files[0], tmp_path / version / f"{name}.png")
             (tmp_path / version / f"{name}{version}.txt").write_text(words)
         tables = [f'[{name}]\nuri = "{name}.png"\nlabels = "{name}{version}.txt"\n' for name in ("a", "b")]
         (tmp_path / version / "sources.toml").write_text("".join(tables))
@@ -536,9 +536,9 @@ def test_sources_and_labels_of_two_versions_are_not_mixed(
 
 
 def test_a_region_is_what_is_classified(
-    attri_run: Callable[..., FrameResult], bundle: Path, picture_files: list[Path], tmp_path: Path
+    attri_run: Callable[..., FrameResult], bundle: Path, image_files: list[Path], tmp_path: Path
 ) -> None:
-    image = Image.open(picture_files[0]).convert("RGB")
+    image = Image.open(image_files[0]).convert("RGB")
     wide = Image.new("RGB", (3 * image.width, image.height), "blue")
     wide.paste(image, (image.width, 0))
     wide.save(tmp_path / "wide.png")
@@ -552,13 +552,13 @@ def test_a_region_is_what_is_classified(
     assert f"{tmp_path / 'plain.png'}: the region {roi} is not inside" in outside.err
 
 
-def test_an_edited_labels_file_counts_while_it_runs(bundle: Path, labels: Path, picture_files: list[Path]) -> None:
+def test_an_edited_labels_file_counts_while_it_runs(bundle: Path, labels: Path, image_files: list[Path]) -> None:
     """In the whole command, fed by a pipe: an edit, a broken file, and an edit that mends it. How soon, is for
     test_pipeline.py, where the model takes no time."""
     setup = "import logging"
     run = process(bundle, "-", "--json", "--topk", "9", "--labels", labels, stdin=subprocess.PIPE, setup=setup)
     path = labels.with_name("x.jpg")
-    Image.open(picture_files[0]).convert("RGB").save(path)
+    Image.open(image_files[0]).convert("RGB").save(path)
     image = path.read_bytes().decode("latin-1")
 
     def names() -> set[str]:

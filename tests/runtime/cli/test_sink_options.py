@@ -65,7 +65,7 @@ def attri_run(bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
 
 
 @real
-def test_every_sink_at_once(attri_run, picture_files: list[Path], tmp_path: Path, monkeypatch) -> None:
+def test_every_sink_at_once(attri_run, image_files: list[Path], tmp_path: Path, monkeypatch) -> None:
     broker, hook = Mosquitto(tmp_path), HookServer()
     listener = Listener(broker.port)
     monkeypatch.setenv("ATTRI_WEBHOOK_SECRET", "x")
@@ -75,11 +75,11 @@ def test_every_sink_at_once(attri_run, picture_files: list[Path], tmp_path: Path
     )
     words += f" --mqtt mqtt://127.0.0.1:{broker.port} --mqtt-topic t --home-assistant --spool {tmp_path}/spool"
     words += f" --log-json --webhook {hook.url} --serve 127.0.0.1:0 --metrics {free_port()}"
-    result = attri_run(*picture_files[:5], *words.split())
+    result = attri_run(*image_files[:5], *words.split())
     try:
         assert result.code == 0, result.err
         objects = [json.loads(line) for line in result.out.splitlines()]
-        assert [each["source"] for each in objects] == [str(path) for path in picture_files[:5]]
+        assert [each["source"] for each in objects] == [str(path) for path in image_files[:5]]
         with (tmp_path / "a.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         assert [row["label"] for row in rows] == [each["label"] for each in objects]
@@ -267,7 +267,7 @@ def test_metrics_of_the_command_are_its_own(tmp_path: Path) -> None:
     assert not os.environ.get("NOTIFY_SOCKET")
 
 
-def test_a_signal_ends_it_in_time_and_leaves_files_that_play(bundle, picture_files, tmp_path: Path) -> None:
+def test_a_signal_ends_it_in_time_and_leaves_files_that_play(bundle, image_files, tmp_path: Path) -> None:
     """With nobody at the other end of anything: the promise is 2 s, and a busy machine gets some more."""
     words = f"- --bundle {bundle} --threads 1 --save-video {tmp_path}/a.mp4 --serve 0 --quiet --spool {tmp_path}/spool"
     words += " --mqtt mqtt://127.0.0.1:1 --webhook http://127.0.0.1:1/"
@@ -279,7 +279,7 @@ def test_a_signal_ends_it_in_time_and_leaves_files_that_play(bundle, picture_fil
     )
     with run:
         assert run.stdin is not None
-        for file in picture_files[:5]:
+        for file in image_files[:5]:
             image = io.BytesIO()
             Image.open(file).convert("RGB").save(image, "JPEG")
             run.stdin.write(image.getvalue())
@@ -298,8 +298,8 @@ def test_a_signal_ends_it_in_time_and_leaves_files_that_play(bundle, picture_fil
         assert 1 <= len(list(video.decode(video=0))) <= 5
 
 
-def test_stdout_on_a_full_disk(bundle, picture_files, tmp_path: Path) -> None:
-    words = [*map(str, picture_files[:3]), "--bundle", str(bundle), "--threads", "1", "--csv", str(tmp_path / "a.csv")]
+def test_stdout_on_a_full_disk(bundle, image_files, tmp_path: Path) -> None:
+    words = [*map(str, image_files[:3]), "--bundle", str(bundle), "--threads", "1", "--csv", str(tmp_path / "a.csv")]
     with Path("/dev/full").open("w") as full:
         run = subprocess.run(
             [sys.executable, "-m", "attri.runtime.cli.run", *words], stdout=full, stderr=subprocess.PIPE, text=True

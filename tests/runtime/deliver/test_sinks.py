@@ -300,11 +300,11 @@ def test_a_snapshot_has_its_name_once_it_is_on_the_disk(tmp_path: Path, monkeypa
     assert [file.suffix for file in tmp_path.iterdir()] == [".jpg"]
 
 
-def test_snapshots_of_events(tmp_path: Path, picture_files: list[Path]) -> None:
+def test_snapshots_of_events(tmp_path: Path, image_files: list[Path]) -> None:
     sink = SnapshotSink(tmp_path / "new" / "shots", keep=3, topk=1)
     (tmp_path / "new" / "shots" / "mine.jpg").write_bytes(b"not ours")
     for frame in range(0, 10, 2):
-        sink.write(make_result("rtsp://***@host/a", frame, image=picture_files[frame], changed=True))
+        sink.write(make_result("rtsp://***@host/a", frame, image=image_files[frame], changed=True))
     names = sorted(file.name for file in (tmp_path / "new" / "shots").iterdir())
     assert names == [
         "20260921T141320.650Z_rtsp-host-a_red-apple_4.jpg",
@@ -314,7 +314,7 @@ def test_snapshots_of_events(tmp_path: Path, picture_files: list[Path]) -> None:
     ]
     shot = Image.open(tmp_path / "new" / "shots" / names[2])
     assert json.loads(shot.info["comment"])["frame"] == 8
-    truth = np.asarray(Image.open(picture_files[8]).convert("RGB"), np.float32)
+    truth = np.asarray(Image.open(image_files[8]).convert("RGB"), np.float32)
     assert np.abs(np.asarray(shot, np.float32) - truth).mean() < 6  # JPEG at quality 90 of drawn images
 
 
@@ -348,7 +348,7 @@ def test_two_processes_in_one_snapshots_folder(tmp_path: Path, monkeypatch: pyte
     assert names == [".mine.jpg.part", "0.jpg", "1.jpg"]
 
 
-def test_a_snapshot_on_a_full_disk(tmp_path: Path, picture_files: list[Path]) -> None:
+def test_a_snapshot_on_a_full_disk(tmp_path: Path, image_files: list[Path]) -> None:
     sink = SnapshotSink(tmp_path, keep=2, topk=1)
     noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     with file_size_limit(10_000), pytest.raises(SinkError, match="--snapshots"):
@@ -369,9 +369,9 @@ def frames(path: Path) -> list[tuple[float, np.ndarray]]:
         return [(frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
 
 
-def test_a_recording_holds_what_was_seen(tmp_path: Path, picture_files: list[Path]) -> None:
+def test_a_recording_holds_what_was_seen(tmp_path: Path, image_files: list[Path]) -> None:
     sink = VideoSink(tmp_path / "out.mp4")
-    images = [np.asarray(Image.open(p).convert("RGB").resize((321, 241))) for p in picture_files[:6]]
+    images = [np.asarray(Image.open(p).convert("RGB").resize((321, 241))) for p in image_files[:6]]
     for frame, shown in enumerate(images):
         sink.write(make_result(frame=frame, time=NOW + frame / 5, image=shown))
     sink.close()

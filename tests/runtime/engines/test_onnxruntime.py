@@ -32,12 +32,12 @@ class FailsOnce:
 
 
 def test_a_provider_that_fails_is_an_error_and_nothing_runs_elsewhere(
-    bundle: Path, pictures: Any, capfd: pytest.CaptureFixture[str]
+    bundle: Path, make_pixels: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     engine = OrtEngine(bundle / VISION, "cpu", threads=1)
     size = engine._session.get_inputs()[0].shape[-1]
     engine._session._sess = FailsOnce(engine._session._sess)
-    pixels = pictures(Preprocess(size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), 1)
+    pixels = make_pixels(Preprocess(size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), 1)
     with pytest.raises(EngineError, match="ONNX Runtime failed: CUDA failure 700"):
         engine.run({"pixels": pixels})
     assert capfd.readouterr().out == ""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.fakes import FakeClassifier, FakeSink, Step, picture, pictures_until, scripted, wait_for
+from support.fakes import FakeClassifier, FakeSink, Step, frames_until, make_frame, scripted, wait_for
 from support.results import file_size_limit
 
 from attri.runtime.capture import reader as reader_module
@@ -40,7 +40,7 @@ def video(name: str = "v.mp4") -> SourceSpec:
 def at_rate(rate: float, seconds: float, first: int = 0) -> list[Step]:
     """A camera for so long."""
     count = int(rate * seconds)
-    return [step for i in range(count) for step in (picture((first + i) % 256), 1 / rate)]
+    return [step for i in range(count) for step in (make_frame((first + i) % 256), 1 / rate)]
 
 
 class Bench:
@@ -88,7 +88,7 @@ def numbers(results: list[FrameResult], source: str) -> list[int]:
 
 def test_files_give_every_frame_in_order_to_every_lossless_sink(bench: Bench) -> None:
     """However slow one of them is; one that takes the newest gets what it can."""
-    frames = [picture(i) for i in range(40)]
+    frames = [make_frame(i) for i in range(40)]
     slow, fast, lossy = FakeSink(seconds=0.01), FakeSink(), FakeSink(lossless=False, seconds=0.05)
     pipeline = bench.make({video("a.mp4"): frames, video("b.mp4"): frames})
     assert pipeline.run([slow, fast, lossy])
@@ -104,7 +104,7 @@ def test_files_give_every_frame_in_order_to_every_lossless_sink(bench: Bench) ->
 def test_frames_of_files_go_in_batches_and_nothing_else_changes(bench: Bench) -> None:
     sink, slow = FakeSink(), FakeSink(seconds=0.005)
     bench.classifier.seconds = 0.002
-    assert bench.make({video(): [picture(i) for i in range(50)]}, batch=4).run([sink, slow])
+    assert bench.make({video(): [make_frame(i) for i in range(50)]}, batch=4).run([sink, slow])
     assert bench.classifier.seen == list(range(50))
     assert [result.frame for result in sink.results] == [result.frame for result in slow.results] == list(range(50))
     assert max(bench.classifier.batches) == 4
@@ -114,7 +114,7 @@ def test_frames_of_files_go_in_batches_and_nothing_else_changes(bench: Bench) ->
 def test_frames_of_a_batch_do_not_come_at_thousands_a_second(bench: Bench) -> None:
     sink = FakeSink()
     bench.classifier.seconds = 0.02
-    assert bench.make({video(): [picture(i) for i in range(24)]}, batch=4).run([sink])
+    assert bench.make({video(): [make_frame(i) for i in range(24)]}, batch=4).run([sink])
     assert 0 < sink.results[-1].fps <= 50
     assert max(result.fps for result in sink.results) <= 50  # the model takes 20 ms for each
 
@@ -125,11 +125,11 @@ def test_sinks_that_ask_are_told_when_a_source_has_ended(bench: Bench) -> None:
             self.results.append(origin)
 
     sink, lost = Follower(), Follower()
-    sources = {video("a.mp4"): [picture(0)], video("b.mp4"): [picture(0), picture(1)]}
+    sources = {video("a.mp4"): [make_frame(0)], video("b.mp4"): [make_frame(0), make_frame(1)]}
     assert bench.make(sources).run([sink])
     assert [getattr(each, "source", each) for each in sink.results] == ["a.mp4", "a.mp4", "b.mp4", "b.mp4", "b.mp4"]
     assert [each for each in sink.results if isinstance(each, str)] == ["a.mp4", "b.mp4"]
-    bench.make({camera(): [picture(0), LOST]}).run([lost])
+    bench.make({camera(): [make_frame(0), LOST]}).run([lost])
     assert lost.results[-1] == "camera0"
     assert not isinstance(lost.results[-2], str)
 
@@ -142,7 +142,7 @@ def test_frames_of_cameras_go_one_by_one(bench: Bench) -> None:
     assert bench.classifier.batches == []
 
 
-def test_a_picture_that_cannot_be_read_costs_its_batch_nothing(
+def test_an_image_that_cannot_be_read_costs_its_batch_nothing(
     bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     classify = FakeClassifier.__call__
@@ -154,7 +154,7 @@ def test_a_picture_that_cannot_be_read_costs_its_batch_nothing(
 
     monkeypatch.setattr(FakeClassifier, "__call__", refuse)
     sink = FakeSink()
-    assert not bench.make({video(): [picture(i) for i in range(10)]}, batch=4).run([sink])
+    assert not bench.make({video(): [make_frame(i) for i in range(10)]}, batch=4).run([sink])
     assert [result.frame for result in sink.results] == [0, 1, 2, 3, 4, 5, 7, 8, 9]
     assert [m for m in caplog.messages if "number 6" in m] == ["error: number 6 cannot be read"]
 
@@ -168,7 +168,7 @@ def test_images_that_reader_or_classifier_cannot_read_are_both_counted(
         raise ImageError("the classifier cannot read it")
 
     bench.classifier.__class__ = type("Refusing", (FakeClassifier,), {"__call__": refuse})
-    steps = [picture(1), lambda: ImageError("the reader cannot"), picture(2)] * 5
+    steps = [make_frame(1), lambda: ImageError("the reader cannot"), make_frame(2)] * 5
     assert not bench.make({video(): steps}).run([])
     assert caplog.messages[-1].endswith(", 15 files failed")
 
@@ -176,14 +176,14 @@ def test_images_that_reader_or_classifier_cannot_read_are_both_counted(
 def test_a_sink_with_room_is_not_kept_waiting(bench: Bench) -> None:
     sink = FakeSink(seconds=0.001)
     start = time.monotonic()
-    assert bench.make({video(): [picture(i % 256) for i in range(300)]}).run([sink])
+    assert bench.make({video(): [make_frame(i % 256) for i in range(300)]}).run([sink])
     assert len(sink.results) == 300
     assert time.monotonic() - start < 4  # by polling alone it would be 7 s
 
 
 def test_a_result_says_what_was_seen(bench: Bench) -> None:
     sink = FakeSink()
-    assert bench.make({video(): [picture(0), picture(1), picture(1)]}).run([sink])
+    assert bench.make({video(): [make_frame(0), make_frame(1), make_frame(1)]}).run([sink])
     found = [(each.label, each.changed, each.dropped, int(each.image[0, 0, 0])) for each in sink.results]
     assert found == [("cat", True, 0, 0), ("dog", True, 0, 1), ("dog", False, 0, 1)]
     assert sink.results[0].score == pytest.approx(0.95)
@@ -209,13 +209,13 @@ def test_every_camera_has_its_turn(bench: Bench) -> None:
     sink = FakeSink()
     classify, seen = FakeClassifier.__call__, []
 
-    def slowly(self: FakeClassifier, *picture: object) -> object:
+    def slowly(self: FakeClassifier, *image: object) -> object:
         seen.append(1)
         wait_for(lambda: len(seen) > 10 or sum(each.waiting for each in bench.pipeline.health()) == 3)
-        return classify(self, *picture)
+        return classify(self, *image)
 
     bench.classifier.__class__ = type("Slow", (FakeClassifier,), {"__call__": slowly})
-    cameras = [pictures_until(lambda: len(sink.results) > 10, rate=100)]
+    cameras = [frames_until(lambda: len(sink.results) > 10, rate=100)]
     assert bench.make({camera("camera0"): cameras, camera("camera1"): cameras}).run([sink])
     sources = [result.source for result in sink.results[:10]]
     assert sources[::2] == sources[:1] * 5
@@ -227,7 +227,7 @@ def test_a_slow_sink_stalls_no_live_source(bench: Bench, caplog: pytest.LogCaptu
     slow, fast, free = FakeSink(), FakeSink(), threading.Event()
     write = slow.write
     slow.write = lambda result: free.wait(20) and write(result)
-    steps = [pictures_until(lambda: len(fast.results) >= 20, rate=100), free.set]
+    steps = [frames_until(lambda: len(fast.results) >= 20, rate=100), free.set]
     assert bench.make({camera(): steps}).run([slow, fast])
     assert len(slow.results) < 16
     assert f"{len(fast.results) - len(slow.results)} results skipped by fake" in caplog.messages[-1]
@@ -237,7 +237,7 @@ def test_a_slow_sink_holds_back_files_and_no_camera(bench: Bench) -> None:
     slow = FakeSink(seconds=0.05)
     live: list[int] = []
     watcher = FakeSink()
-    pipeline = bench.make({video(): [picture(i) for i in range(30)], camera(): at_rate(50, 1)})
+    pipeline = bench.make({video(): [make_frame(i) for i in range(30)], camera(): at_rate(50, 1)})
     assert pipeline.run([slow, watcher])
     assert numbers(slow.results, "v.mp4") == list(range(30))
     live = numbers(watcher.results, "camera0")
@@ -266,7 +266,9 @@ def test_four_streams_of_which_one_dies(bench: Bench, caplog: pytest.LogCaptureF
 def test_a_signal_stops_it_and_closes_everything(bench: Bench, kind: int) -> None:
     sinks = [FakeSink(), FakeSink()]
     send = bench.signal(kind, lambda: len(sinks[1].results) > 10)
-    pipeline = bench.make({camera(): [picture(1), send, ...], video(): [picture(i % 256) for i in range(100_000)]})
+    pipeline = bench.make(
+        {camera(): [make_frame(1), send, ...], video(): [make_frame(i % 256) for i in range(100_000)]}
+    )
     before, threads = signal.getsignal(kind), threading.active_count()
     if kind == signal.SIGINT:
         with pytest.raises(KeyboardInterrupt):
@@ -284,7 +286,7 @@ def test_what_hangs_does_not_keep_it_from_stopping(bench: Bench, caplog: pytest.
     free, stuck, sink = threading.Event(), FakeSink(), FakeSink()
     stuck.write = lambda result: free.wait(20)
     send = bench.signal(signal.SIGTERM, lambda: sink.results)
-    bench.make({camera(): [picture(1), send, lambda: free.wait(20)]}).run([stuck, sink])
+    bench.make({camera(): [make_frame(1), send, lambda: free.wait(20)]}).run([stuck, sink])
     assert time.monotonic() - bench.signalled < 2
     assert sink.closed
     assert "fake did not end in time" in caplog.messages
@@ -296,7 +298,7 @@ def test_a_model_that_hangs_does_not_keep_sinks_from_closing(bench: Bench) -> No
     sink, free = FakeSink(), threading.Event()
     hang = {"__call__": lambda self, *_: free.wait(20)}
     bench.classifier.__class__ = type("Hanging", (FakeClassifier,), hang)
-    bench.make({camera(): [picture(1), 0.1, bench.signal(signal.SIGTERM, lambda: True), ...]}).run([sink])
+    bench.make({camera(): [make_frame(1), 0.1, bench.signal(signal.SIGTERM, lambda: True), ...]}).run([sink])
     assert time.monotonic() - bench.signalled < 2
     assert sink.closed
     free.set()
@@ -308,10 +310,10 @@ def test_frames_that_wait_for_a_model_that_hangs(bench: Bench) -> None:
     sink.write = lambda result: free.wait(20)
     classify = FakeClassifier.__call__
 
-    def hang(self: FakeClassifier, *picture: object) -> object:
+    def hang(self: FakeClassifier, *image: object) -> object:
         wait_for(lambda: bench.pipeline.health()[1].state == "ended")
         seen.append([health.waiting for health in bench.pipeline.health()])
-        return classify(self, *picture)
+        return classify(self, *image)
 
     def look() -> None:
         wait_for(lambda: bench.pipeline.health()[0].frames == 9)  # one in the sink, 8 before it
@@ -321,7 +323,7 @@ def test_frames_that_wait_for_a_model_that_hangs(bench: Bench) -> None:
 
     bench.classifier.__class__ = type("Hanging", (FakeClassifier,), {"__call__": hang})
     stdin = SourceSpec("-", "stdin", "-")
-    assert bench.make({stdin: [*[picture(i) for i in range(12)], look], camera(): []}).run([sink])
+    assert bench.make({stdin: [*[make_frame(i) for i in range(12)], look], camera(): []}).run([sink])
     assert all(waiting > 0 for waiting, _ in seen[:9])
     assert seen[9] == [0, 0]
     assert [health.waiting for health in bench.pipeline.health()] == [0, 0]
@@ -335,7 +337,7 @@ def test_a_full_disk_is_told_once_and_counted(bench: Bench, caplog: pytest.LogCa
         wait_for(lambda: len(good.results) == full.refused == 5)
         full.full = False
 
-    steps = [*[picture(i) for i in range(5)], mend, picture(5)]
+    steps = [*[make_frame(i) for i in range(5)], mend, make_frame(5)]
     assert not bench.make({video(): steps}).run([full, good])
     assert len(good.results) == 6
     assert [result.frame for result in full.results] == [5]
@@ -347,7 +349,7 @@ def test_a_full_disk_is_told_once_and_counted(bench: Bench, caplog: pytest.LogCa
 def test_a_lossy_sink_that_fails_fails_nothing(bench: Bench) -> None:
     broker = FakeSink(lossless=False)
     broker.full = True
-    assert bench.make({video(): [picture(1)]}).run([broker])
+    assert bench.make({video(): [make_frame(1)]}).run([broker])
 
 
 @pytest.mark.parametrize("where", ["sink", "close", "model", "source"])
@@ -379,12 +381,12 @@ def test_an_engine_that_fails_ends_it(bench: Bench) -> None:
 
     bench.classifier.__class__ = type("Broken", (FakeClassifier,), {"__call__": fail})
     with pytest.raises(EngineError):
-        bench.make({video(): [picture(1)]}).run([])
+        bench.make({video(): [make_frame(1)]}).run([])
 
 
-def test_pictures_that_cannot_be_read_stop_no_other(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_that_cannot_be_read_stop_no_other(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     sink = FakeSink()
-    assert not bench.make({video(): [picture(1), lambda: ImageError("bad"), picture(2)]}).run([sink])
+    assert not bench.make({video(): [make_frame(1), lambda: ImageError("bad"), make_frame(2)]}).run([sink])
     assert [result.frame for result in sink.results] == [0, 2]
     assert caplog.messages[-1] == "2 frames, 0% from the text cache, 1 file failed"
 
@@ -406,7 +408,7 @@ def test_which_results_are_due(
     clock = iter([i / 10 + 1e-9 for i in range(8)])
     monkeypatch.setattr("support.fakes.time", type("Clock", (), {"time": lambda: next(clock), "sleep": time.sleep}))
     due, every = FakeSink(), FakeSink(takes="every_frame")
-    frames = [picture(i) for i in (0, 0, 1, 1, 1, 0, 0, 0)]
+    frames = [make_frame(i) for i in (0, 0, 1, 1, 1, 0, 0, 0)]
     assert bench.make({video(): frames}, schedule=schedule).run([due, every])
     assert [result.frame for result in due.results] == wanted
     assert len(every.results) == 8
@@ -431,13 +433,13 @@ def test_labels_change_while_frames_come(bench: Bench, tmp_path: Path, caplog: p
         return act
 
     def until(*labels: str) -> Step:
-        return pictures_until(lambda: seen(*labels))
+        return frames_until(lambda: seen(*labels))
 
     broken = f"{file} holds no labels: write one label a line; the labels from before stay"
     steps += [until("cat", "dog"), change("rose = a red rose; a rose\ntulip\n", "rose", "tulip")]
     steps += [until("rose", "tulip")]
     steps += [lambda: bench.pipeline.set_labels("fir\nelm"), until("fir", "elm")]
-    steps += [change("", "broken"), pictures_until(lambda: broken in caplog.messages)]
+    steps += [change("", "broken"), frames_until(lambda: broken in caplog.messages)]
     steps += [change("oak\n", "oak"), until("oak")]
     assert bench.make({SourceSpec("-", "stdin", "-"): steps}, file=file).run([sink])  # keeps every frame: none may miss
     order = list(dict.fromkeys(result.prediction.labels for result in sink.results))
@@ -548,7 +550,9 @@ def test_labels_of_one_source_change_what_it_alone_says(bench: Bench) -> None:
         wait_for(lambda: len(sink.results) == 1)
         bench.pipeline.set_labels("rose\ntulip", "b.mp4")
 
-    assert bench.make({video("a.mp4"): [picture(0), change, picture(0)], video("b.mp4"): [picture(0)]}).run([sink])
+    assert bench.make({video("a.mp4"): [make_frame(0), change, make_frame(0)], video("b.mp4"): [make_frame(0)]}).run(
+        [sink]
+    )
     assert [(result.source, result.label) for result in sink.results] == [
         ("a.mp4", "cat"),
         ("a.mp4", "cat"),

@@ -33,11 +33,11 @@ def test_no_margin_is_exact_retrieval(topk):
 
 
 @pytest.mark.parametrize("topk", [1, 2])
-def test_no_margin_retrieves_what_the_model_does(topk, pocket_model, pictures):
+def test_no_margin_retrieves_what_the_model_does(topk, pocket_model, make_pixels):
     from attri.train.config import PromptConfig
     from attri.train.model.pool import PromptPool
 
-    pixels = torch.from_numpy(pictures(pocket_model.backbone.preprocess(), 24))
+    pixels = torch.from_numpy(make_pixels(pocket_model.backbone.preprocess(), 24))
     torch.manual_seed(0)
     pool = PromptPool(PromptConfig(topk=topk), 6, 128, 192)
     with torch.no_grad():

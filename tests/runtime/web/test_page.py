@@ -60,7 +60,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.fixture
-def command(bundle: Path, picture_files: list[Path], tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def command(bundle: Path, image_files: list[Path], tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """attri-run with a camera's place taken by JPEGs on standard input; the preview's URL, and the process."""
     labels = tmp_path / "labels.txt"
     labels.write_text(LABELS)
@@ -77,7 +77,7 @@ def command(bundle: Path, picture_files: list[Path], tmp_path: Path) -> Iterator
             break
     else:
         pytest.fail("no preview")
-    threads = [threading.Thread(target=run.stderr.read), threading.Thread(target=_feed, args=(run, picture_files[:6]))]
+    threads = [threading.Thread(target=run.stderr.read), threading.Thread(target=_feed, args=(run, image_files[:6]))]
     for thread in threads:
         thread.start()
     yield line.split()[1].decode(), run

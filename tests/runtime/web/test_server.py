@@ -181,13 +181,13 @@ def test_videos_one_after_the_other_take_turns(open_preview) -> None:
     assert client("/api/state").json["left_out"] == 0
 
 
-def test_frames(client: Client, picture_files: list) -> None:
+def test_frames(client: Client, image_files: list) -> None:
     assert client("/api/frame?source=camera0").status == 404
-    client.preview.write(make_result(image=picture_files[0]))
+    client.preview.write(make_result(image=image_files[0]))
     first = client("/api/frame?source=camera0")
     assert (first.status, first.headers["content-type"]) == (200, "image/jpeg")
     shown = np.asarray(Image.open(io.BytesIO(first.body)), np.float32)
-    truth = np.asarray(Image.open(picture_files[0]).convert("RGB"), np.float32)
+    truth = np.asarray(Image.open(image_files[0]).convert("RGB"), np.float32)
     assert np.abs(shown - truth).mean() < 8  # JPEG at quality 80 of a drawn image
     assert client("/api/frame?source=camera0").body == first.body
     client.preview.write(make_result(frame=1, image=np.zeros((3000, 1500, 3), np.uint8)))

@@ -20,8 +20,8 @@ DRAWN = sorted(set(PROMPTS) - TEST_ONLY)
 
 
 @pytest.fixture
-def build(tmp_path, picture_files):
-    return lambda name: lay_out(name, tmp_path / f"my copy of {name}", picture_files)
+def build(tmp_path, image_files):
+    return lambda name: lay_out(name, tmp_path / f"my copy of {name}", image_files)
 
 
 def items(data, part):

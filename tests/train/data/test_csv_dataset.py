@@ -15,11 +15,11 @@ PLAIN = "path,label\na/0.png,red_apple\na/1.png,bird\na/2.png,red apple\na/3.png
 
 
 @pytest.fixture
-def table(tmp_path, picture_files):
+def table(tmp_path, image_files):
     """table(text or bytes): a CSV file beside six images, a/0.png to a/5.png"""
     (tmp_path / "a").mkdir()
     for number in range(6):
-        shutil.copy(picture_files[number], tmp_path / "a" / f"{number}.png")
+        shutil.copy(image_files[number], tmp_path / "a" / f"{number}.png")
 
     def write(content):
         file = tmp_path / "photos.csv"
@@ -88,11 +88,11 @@ def test_every_way_of_saving_it_reads_the_same(table, content):
     assert read_data(table(content)) == plain
 
 
-def test_names_may_have_commas_quotes_and_any_letters(table, picture_files):
+def test_names_may_have_commas_quotes_and_any_letters(table, image_files):
     file = table("path,label\n")
     names = ['big, "red".png', "äpfel 苹果.png"]
     for name in names:
-        shutil.copy(picture_files[0], file.parent / name)
+        shutil.copy(image_files[0], file.parent / name)
     absolute = file.parent / "a" / "0.png"
     text = f'path,label\n"big, ""red"".png","apple, red"\näpfel 苹果.png,苹果\n{absolute},苹果\n'
     data = read_data(table(text))

@@ -15,11 +15,11 @@ from attri.train.training.features import augment, compute, require_classes
 
 
 @pytest.fixture
-def tree(tmp_path, picture_files):
+def tree(tmp_path, image_files):
     """tree(layout): real images copied to {"folder/class": count}"""
 
     def make(layout):
-        files = iter(picture_files)
+        files = iter(image_files)
         for name, count in layout.items():
             folder = tmp_path / "data" / name
             folder.mkdir(parents=True)
@@ -198,9 +198,9 @@ def test_the_fingerprint_is_of_names_below_the_root_and_their_targets(tree):
 CLASSES = ["red apple", "bird"]
 
 
-def test_features_of_a_batch_remainder_and_views(pocket_model, picture_files):
+def test_features_of_a_batch_remainder_and_views(pocket_model, image_files):
     images = [
-        LabelledImage(path, i % 2) for i, path in enumerate(picture_files[:67])
+        LabelledImage(path, i % 2) for i, path in enumerate(image_files[:67])
     ]  # one more than a batch of 64, and two
     data = compute(pocket_model, images, views=1, seed=1)
     assert data.features.shape == (67, 1, 192)
@@ -213,10 +213,10 @@ def test_features_of_a_batch_remainder_and_views(pocket_model, picture_files):
     assert not torch.allclose(views.features[:, 0], views.features[:, 1])
 
 
-def test_unreadable_images_are_listed_and_skipped(pocket_model, picture_files, tmp_path, caplog):
+def test_unreadable_images_are_listed_and_skipped(pocket_model, image_files, tmp_path, caplog):
     broken = tmp_path / "broken.png"
-    broken.write_bytes(picture_files[0].read_bytes()[:200])
-    images = [LabelledImage(picture_files[0], 0), LabelledImage(broken, 0), LabelledImage(picture_files[1], 1)]
+    broken.write_bytes(image_files[0].read_bytes()[:200])
+    images = [LabelledImage(image_files[0], 0), LabelledImage(broken, 0), LabelledImage(image_files[1], 1)]
     with caplog.at_level(logging.WARNING, "attri"):
         data = compute(pocket_model, images, views=1, seed=1)
     assert data.targets.tolist() == [0, 1]
@@ -231,10 +231,10 @@ def test_unreadable_images_are_listed_and_skipped(pocket_model, picture_files, t
     assert len(compute(pocket_model, [LabelledImage(broken, 0)])) == 0
 
 
-def test_augmented_views_stay_inside_and_repeat(picture_files):
+def test_augmented_views_stay_inside_and_repeat(image_files):
     from attri.runtime.images import load_image
 
-    image = load_image(picture_files[0])
+    image = load_image(image_files[0])
     views = [augment(image, f"seed {i}") for i in range(50)]
     for view in views:
         assert 0.35 < view.width * view.height / (image.width * image.height) <= 1.0  # 50% less what the sides clip

@@ -238,8 +238,8 @@ def test_the_ensemble_is_what_the_run_was_trained_with(photos):
     assert load_run(Path("runs/latest")).train.frozen_templates == ENSEMBLE
 
 
-def test_the_ensemble_has_the_dataset_s_own_template_too(tmp_path, picture_files):
-    root = lay_out("EuroSAT", tmp_path / "data", picture_files).root
+def test_the_ensemble_has_the_dataset_s_own_template_too(tmp_path, image_files):
+    root = lay_out("EuroSAT", tmp_path / "data", image_files).root
     done = CliRunner().invoke(
         main, ["--data", str(root), "--epochs", "1", "--shots", "1", "--augmentations", "1", "--ensemble"]
     )

@@ -185,11 +185,11 @@ def test_gradients_equal_literal(shared):
 @pytest.mark.parametrize(
     ("clusters", "steps", "start"), [(1, 0, "grid"), (2, 1, "grid"), (4, 3, "grid"), (3, 5, "farthest")]
 )
-def test_images_equal_literal(name, clusters, steps, start, pictures):
+def test_images_equal_literal(name, clusters, steps, start, make_pixels):
     config = PromptConfig(pool_size=8, clusters=clusters, lloyd_steps=steps, kmeans_init=start, topk=2, shared=False)
     model = build(name, config, double=True)
     clip = model.backbone.clip
-    pixels = torch.from_numpy(pictures(model.backbone.preprocess(), 3)).double()
+    pixels = torch.from_numpy(make_pixels(model.backbone.preprocess(), 3)).double()
     features, centres = model.encode_image(pixels)
     retrieved = model.pool.retrieve(centres)
     layers = len(clip.visual.transformer.resblocks)

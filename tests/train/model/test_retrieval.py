@@ -97,13 +97,13 @@ def test_fitted_keys_are_all_in_use_on_what_they_were_fitted_to():
     assert (pool.usage(pool.retrieve(centres)) > 0).all()
 
 
-def test_an_image_does_not_depend_on_its_neighbours(pictures):
+def test_an_image_does_not_depend_on_its_neighbours(make_pixels):
     from support.models import small_backbone
 
     from attri.train.model import AttriPrompt
 
     model = AttriPrompt(small_backbone("ViT-B-32", double=True), PromptConfig(clusters=4, lloyd_steps=3))
-    pixels = torch.from_numpy(pictures(model.backbone.preprocess(), 4)).double()
+    pixels = torch.from_numpy(make_pixels(model.backbone.preprocess(), 4)).double()
     _, together = model.encode_image(pixels)
     _, reversed_ = model.encode_image(pixels.flip(0))
     assert torch.allclose(together, reversed_.flip(0), atol=1e-12)

@@ -122,13 +122,13 @@ def test_long_names_keep_both_ends():
         ("ViT-B-16", {"clusters": 3, "depth": 1, "topk": 3}),
     ],
 )
-def test_what_is_drawn_is_what_the_literal_method_clusters_and_retrieves(picture_files, name, options):
+def test_what_is_drawn_is_what_the_literal_method_clusters_and_retrieves(image_files, name, options):
     torch.manual_seed(0)
     backbone = load_backbone() if name == "pocket" else small_backbone(name, double=True)
     backbone.clip.double()  # so that a tie is a tie, and no rounding decides
     model = AttriPrompt(backbone, PromptConfig(pool_size=8, **options))
     config, keys = model.config, model.pool.keys_of_blocks().detach().double()
-    for path in picture_files[:3]:
+    for path in image_files[:3]:
         views = cluster_blocks(model, Image.open(path))
         image = torch.from_numpy(backbone.preprocess()(path)[None]).double()
         _, states = literal_image(backbone.clip, image)
@@ -168,11 +168,11 @@ def test_usage_by_class_counts_each_class_on_its_own():
 
 
 @pytest.mark.parametrize("clusters", [1, 2, 8])
-def test_the_sheet_colours_the_patches_of_the_image(tmp_path, pocket_model, picture_files, clusters):
+def test_the_sheet_colours_the_patches_of_the_image(tmp_path, pocket_model, image_files, clusters):
     model = AttriPrompt(pocket_model.backbone, PromptConfig(clusters=clusters, kmeans_init="farthest"))
     usage = torch.zeros(len(HOSTILE), 6, 16)
     usage[:, :, ::2] = 1 / 8
-    image = Image.open(picture_files[3])
+    image = Image.open(image_files[3])
     draw_clusters(model, image, HOSTILE, usage, tmp_path / "sheet.png", caption=HOSTILE[0])
     sheet = pixels(tmp_path / "sheet.png")
     assert sheet.shape[1] == 9.8 * INCH

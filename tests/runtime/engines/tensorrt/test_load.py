@@ -66,7 +66,7 @@ def run(command, *arguments):
 
 
 @pytest.mark.parametrize("version", ["8.6.1", "10.3.0", "10.16.1.11", "11.4.0.106"])
-def test_built_once_found_again_and_right(version, copy, cudart, jetson, monkeypatch, picture_files, capfd):
+def test_built_once_found_again_and_right(version, copy, cudart, jetson, monkeypatch, image_files, capfd):
     trt = bindings(version, cudart)
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
     first = Classifier.load(copy, LABELS)
@@ -76,7 +76,7 @@ def test_built_once_found_again_and_right(version, copy, cudart, jetson, monkeyp
     assert trt.builds == 2
     reference = Classifier.load(copy, LABELS, backend="onnxruntime", device="cpu", threads=1)
     for classifier in (first, second):
-        for found, wanted in zip(classifier(picture_files[:3]), reference(picture_files[:3]), strict=True):
+        for found, wanted in zip(classifier(image_files[:3]), reference(image_files[:3]), strict=True):
             assert found.label == wanted.label
             np.testing.assert_equal(found.retrieved, wanted.retrieved)
             # The same arithmetic in the same library: what differs is the batch.
@@ -96,8 +96,8 @@ def test_built_once_found_again_and_right(version, copy, cudart, jetson, monkeyp
     Bundle.open(copy)  # is still whole
 
 
-def test_attri_run_builds_says_so_and_prints_what_runs(copy, jetson, picture_files, tmp_path):
-    arguments = [picture_files[0], "--bundle", copy, "--json"]
+def test_attri_run_builds_says_so_and_prints_what_runs(copy, jetson, image_files, tmp_path):
+    arguments = [image_files[0], "--bundle", copy, "--json"]
     first, second = run(attri_run, *arguments), run(attri_run, *arguments)
     assert (first.exit_code, second.exit_code) == (0, 0), first.output
     assert json.loads(first.stdout)["label"] == json.loads(second.stdout)["label"]
@@ -139,11 +139,11 @@ main(prog_name="attri-run")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["TERM", "INT"])
-def test_a_hung_gpu_does_not_keep_attri_run_from_ending(copy, jetson, cudart_file, picture_files, number, code):
+def test_a_hung_gpu_does_not_keep_attri_run_from_ending(copy, jetson, cudart_file, image_files, number, code):
     """The promise is 2 s; without it the process never ends."""
     Classifier.load(copy).close()
     environment = os.environ | {"ATTRI_CUDART": str(cudart_file), "PYTHONPATH": os.pathsep.join(sys.path)}
-    words = [sys.executable, "-c", HANGING, picture_files[0], "--bundle", copy]
+    words = [sys.executable, "-c", HANGING, image_files[0], "--bundle", copy]
     with subprocess.Popen(words, env=environment, text=True, stderr=subprocess.PIPE) as run:
         try:
             while run.stderr.readline() != "it hangs\n":
@@ -216,19 +216,19 @@ def test_engines_of_another_machine_are_named_and_new_ones_built(copy, cudart, j
 
 
 def test_a_copied_engine_of_an_equal_machine_is_refused_until_it_is_rebuilt(
-    copy, cudart, jetson, monkeypatch, tmp_path, picture_files
+    copy, cudart, jetson, monkeypatch, tmp_path, image_files
 ):
     Classifier.load(copy).close()
     move(jetson, cudart, monkeypatch, tmp_path)
-    result = run(attri_run, picture_files[0], "--bundle", copy)
+    result = run(attri_run, image_files[0], "--bundle", copy)
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"error: {copy}/engines/vision.")
     machine = f"TensorRT 10.3.0 on Orin (compute capability 8.7, {system()})"
     assert f"built for {machine}, was not built on this machine" in line
     assert line.endswith(f"this is {machine}: --rebuild-engines makes a new one")
-    assert run(attri_run, picture_files[0], "--bundle", copy, "--rebuild-engines").exit_code == 0
-    assert run(attri_run, picture_files[0], "--bundle", copy).exit_code == 0
+    assert run(attri_run, image_files[0], "--bundle", copy, "--rebuild-engines").exit_code == 0
+    assert run(attri_run, image_files[0], "--bundle", copy).exit_code == 0
     assert jetson.builds == 4
 
 
@@ -241,9 +241,9 @@ def test_an_engine_that_tensorrt_does_not_take_names_both_machines(copy, jetson)
         Classifier.load(copy)
 
 
-def test_engines_live_where_they_are_told_to(copy, jetson, tmp_path, picture_files):
+def test_engines_live_where_they_are_told_to(copy, jetson, tmp_path, image_files):
     folder = tmp_path / "elsewhere" / "engines"
-    assert run(attri_run, picture_files[0], "--bundle", copy, "--engine-dir", folder).exit_code == 0
+    assert run(attri_run, image_files[0], "--bundle", copy, "--engine-dir", folder).exit_code == 0
     assert len(list(folder.glob("*.plan"))) == 2
     assert not (copy / "engines").exists()
 
