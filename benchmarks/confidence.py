@@ -36,6 +36,7 @@ from benchmarks.common import keep
 
 
 def main() -> None:
+    """Parse the command line, measure, and keep the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("protocol", type=Path)
     runs = sorted(parser.parse_args().protocol.glob("attriprompt-*"))
@@ -44,6 +45,7 @@ def main() -> None:
 
 
 def measure(folder: Path) -> dict[str, Any]:
+    """Export one run with temperature and threshold, and score its test images."""
     run = load_run(folder)
     validation = Validation.of_run(run)
     assert validation.novel is not None, "the run knows all classes of its data"
@@ -75,6 +77,8 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def table(found: list[dict[str, Any]]) -> str:
+    """Mean and standard deviation over the runs, as Markdown."""
+
     def percent(*path: str) -> str:
         values = []
         for each in found:

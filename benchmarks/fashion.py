@@ -26,6 +26,7 @@ PROTOCOLS = {"base-to-novel": [], "few-shot": ["--shots", "1,4,16"]}
 
 
 def read_idx(file: Path, header: int) -> np.ndarray:
+    """Read the bytes of a gzipped IDX file behind its header."""
     return np.frombuffer(gzip.decompress(file.read_bytes()), np.uint8, offset=header)
 
 
@@ -42,6 +43,7 @@ def unpack(data: Path, folder: Path) -> None:
 
 
 def main() -> None:
+    """Parse the command line, measure, and keep the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))

@@ -27,6 +27,7 @@ KINDS = {
 
 
 def attri(folder: Path, threads: int) -> None:
+    """Classify images with a bundle."""
     classifier = Classifier.load(folder, device="cpu", threads=threads)
     assert len(classifier.labels) == LABELS
     for value in range(IMAGES):
@@ -34,6 +35,7 @@ def attri(folder: Path, threads: int) -> None:
 
 
 def static(folder: Path, threads: int, encode: bool) -> None:
+    """Classify images with the plain vision graph and fixed text features; `encode` computes these first."""
     vision = OrtEngine(folder / PLAIN, "cpu", threads)
     pixels = np.zeros((1, 3, 224, 224), np.float32)
     texts = np.zeros((LABELS, vision.run({"pixels": pixels})[0].shape[1]), np.float32)

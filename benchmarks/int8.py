@@ -44,6 +44,7 @@ LEAST_SPEED = 2.0
 
 
 def main() -> None:
+    """Parse the command line, measure, and keep the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--labels", type=int, default=100)
@@ -64,6 +65,7 @@ def export_both(model: AttriPrompt, folder: Path, labels: list[str], images: lis
 
 
 def speed(folder: Path, arguments: argparse.Namespace) -> str:
+    """Time both graphs in both precisions, and return the table."""
     torch.manual_seed(0)
     model = AttriPrompt(load_backbone("ViT-B-32"), PromptConfig()).eval()
     with torch.no_grad():
@@ -105,6 +107,7 @@ def speed(folder: Path, arguments: argparse.Namespace) -> str:
 
 
 def accuracy(folder: Path, run: Path) -> str:
+    """Score test images in float32 and in both int8 flavours, and return the table."""
     trained = load_run(run)
     model = load_model(trained)
     export_both(model, folder / "accuracy", trained.classes, list_images(IMAGES / "test"), None)

@@ -82,10 +82,12 @@ class Plain(nn.Module):
         self.vision = VisionTower(to_trace(model.backbone.visual, "fp32"), None, [])
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels [B, 3, S, S] -> unit features [B, D]."""
         return self.vision(pixels)[0]
 
 
 def export(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
+    """Trace a module to ONNX with a static batch."""
     with torch.no_grad():
         program = torch.onnx.export(
             module.eval(),
@@ -137,7 +139,7 @@ class Setting:
         return OrtEngine(path, "cpu", self.threads)
 
     def attri(self, labels: list[str]) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-        """attri's ways from pixels [1, 3, S, S] to scores [C]."""
+        """Ways of attri from pixels [1, 3, S, S] to scores [C]."""
 
         def scores(classifier: Classifier, pixels: np.ndarray) -> np.ndarray:
             return classifier._text.cosines(classifier._label_set, *classifier.encode_image(pixels))[0][0]
@@ -146,6 +148,7 @@ class Setting:
         return {way: partial(scores, self.classifier(labels, **ATTRI[way])) for way in ways}
 
     def classifier(self, labels: list[str], **options: int) -> Classifier:
+        """Load a classifier on the CPU with the setting's threads."""
         return Classifier.load(self.folder, labels, device="cpu", threads=self.threads, **options)
 
     def contestants(
@@ -203,6 +206,7 @@ class Setting:
 
 @torch.no_grad()
 def gflop(run: Callable[[], object]) -> float:
+    """Count the floating-point operations of a run, in 1e9."""
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops() / 1e9
@@ -236,6 +240,7 @@ def difference(scores: dict[str, np.ndarray], group: tuple[str, ...]) -> float:
 
 
 def measure(setting: Setting, labels: list[str], rounds: int) -> str:
+    """Time all contestants with these labels, check that they agree, and return the section."""
     words = encode_labels(Tokenizer(), labels, TEMPLATE)
     attri = setting.attri(labels)
     contestants = setting.contestants(words, attri)
@@ -266,6 +271,7 @@ def measure(setting: Setting, labels: list[str], rounds: int) -> str:
 
 
 def table(times: dict[str, list[float]], counts: dict[str, float], peak: float) -> list[str]:
+    """Rows of the latency table."""
     lines = ["| | n | median ms | against the floor | GFLOP | of the peak |", "|---|---|---|---|---|---|"]
     for name, found in times.items():
         median = np.median(found)
@@ -288,6 +294,7 @@ def memory(setting: Setting) -> str:
 
 
 def main() -> None:
+    """Parse the command line, measure, and keep the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["ViT-B-32", "ViT-B-16"])
     parser.add_argument("--labels", nargs="+", type=int, default=[10, 100, 1000])

@@ -17,14 +17,18 @@ CONTEXT = 77
 
 
 class Literal(nn.Module):
-    """open_clip's own text blocks over 77 tokens, prompts really concatenated, every image with every class a sequence
-    of its own: ids [C, 77] and retrieved [B, L, M] -> unit features [B, C, D]."""
+    """The text encoder as published: open_clip's own blocks over 77 tokens, prompts concatenated.
+
+    Every image with every class is a sequence of its own: ids [C, 77] and retrieved [B, L, M] -> unit features
+    [B, C, D].
+    """
 
     def __init__(self, model: AttriPrompt) -> None:
         super().__init__()
         self.clip, self.pool = model.backbone.clip, model.pool
 
     def forward(self, ids: Tensor, retrieved: Tensor) -> Tensor:
+        """See the class."""
         B, C = len(retrieved), len(ids)
         tokens = self.pool.tokens_of_blocks()  # [L, N, p, W]
         x = self.clip.token_embedding(ids) + self.clip.positional_embedding  # [C, 77, W]

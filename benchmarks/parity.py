@@ -31,6 +31,7 @@ labels are ahead by 0.0005 logits, and half precision may turn them around, so t
 
 
 def main() -> None:
+    """Parse the command line, measure, and keep the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=64)
     arguments = parser.parse_args()

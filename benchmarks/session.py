@@ -60,6 +60,7 @@ PRODUCTS = {"BLAS": np.matmul, "einsum (used)": lambda texts, image: np.einsum("
 
 
 def session(path: Path, threads: int, spinning: str, level: str) -> ort.InferenceSession:
+    """Open a graph in an ONNX Runtime session with these settings."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.graph_optimization_level = LEVELS[level]
@@ -69,8 +70,10 @@ def session(path: Path, threads: int, spinning: str, level: str) -> ort.Inferenc
 
 
 def turn(frame: Callable[[], object]) -> list[tuple[float, float]]:
-    """Milliseconds by the clock and by the processor of the second and the third of three frames: the first finds other
-    contestants' weights in the processor's caches."""
+    """Milliseconds by the clock and by the processor of the second and the third of three frames.
+
+    The first finds other contestants' weights in the processor's caches.
+    """
     times = []
     for _ in range(3):
         wall, used = time.perf_counter(), time.process_time()
@@ -89,6 +92,7 @@ def compare(frames: dict[Name, Callable[[], np.ndarray]], rounds: int) -> dict[N
 
 
 def main() -> None:
+    """Parse the command line, measure, and keep the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="ViT-B-32")
     parser.add_argument("--labels", type=int, default=10)

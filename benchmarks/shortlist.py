@@ -44,6 +44,8 @@ def names() -> list[str]:
 
 
 def agreement(bundle: Path, images: list[Path], labels: list[str], threads: int) -> list[str]:
+    """Table of how often a shortlist has the same best label as all labels."""
+
     def best(shortlist: int | None) -> np.ndarray:
         classifier = Classifier.load(bundle, labels, device="cpu", threads=threads, shortlist=shortlist)
         found = (classifier(image) for image in images)
@@ -76,12 +78,14 @@ def cost(bundle: Path, images: list[Path], labels: list[str], threads: int) -> l
 
 
 def measured(classifier: Classifier, images: Iterator[Path]) -> float:
+    """Milliseconds of the text stage of the next image, at its second classification."""
     image = next(images)
     classifier(image)
     return classifier(image).latency_ms["text"]
 
 
 def main() -> None:
+    """Parse the command line, measure, and keep the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="?", type=Path, default=Path("runs/latest"))
     parser.add_argument("--threads", type=int, default=2)

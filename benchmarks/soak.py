@@ -75,7 +75,7 @@ class Outcome:
 
 
 def resident(pid: int) -> float:
-    """MB"""
+    """Resident memory of a process, in MB."""
     return process_status("VmRSS", pid) / 1024
 
 
@@ -189,6 +189,7 @@ def _kill_and_revive(servers: list[MjpegServer], over: threading.Event) -> None:
 
 
 def main() -> None:
+    """Parse the command line, measure, and keep the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--frames", type=int, default=5000)

@@ -28,6 +28,7 @@ SIDE, ROUNDS, LOOP = 480, 3, "a loop of single calls"
 
 
 def main() -> None:
+    """Parse the command line, measure, and keep the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--images", type=int, default=2000)
@@ -65,6 +66,7 @@ def main() -> None:
 
 
 def blown_up(sources: list[Path], folder: Path) -> list[Path]:
+    """Write the images at camera size, as JPEGs, into `folder`."""
     files = [folder / f"{number}.jpg" for number in range(len(sources))]
     for source, file in zip(sources, files, strict=True):
         Image.open(source).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(file)

@@ -51,6 +51,7 @@ class Setting:
         self.optimizer = torch.optim.SGD(self.model.pool.parameters(), lr=0.0)  # the same gradients in every round
 
     def finish(self, features: Tensor, text: Tensor) -> Tensor:
+        """Take the loss, step, and return the gradient of the prompts."""
         loss = losses.class_stream(self.model.logits(features, text), self.targets).mean()
         self.optimizer.zero_grad()
         loss.backward()
@@ -58,10 +59,12 @@ class Setting:
         return self.model.pool.tokens.grad
 
     def folded(self) -> Tensor:
+        """One training step on cached features with the folded encoder."""
         text = self.model.encode_text(self.words, self.model.pool.retrieve(self.centres))
         return self.finish(self.features, text)
 
     def literal(self) -> Tensor:
+        """One training step with the image tower and the literal text encoder."""
         with torch.no_grad():
             features, centres = self.model.encode_image(self.pixels)
         return self.finish(features, self.encode(self.ids, self.model.pool.retrieve(centres)))
@@ -83,6 +86,7 @@ def alone(*arguments: object) -> tuple[float, float, float]:
 
 
 def main() -> None:
+    """Parse the command line, measure, and keep the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="ViT-B-16")
     parser.add_argument("--classes", type=int, default=50)

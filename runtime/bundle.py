@@ -83,6 +83,7 @@ class Manifest:
     files: dict[str, dict[str, Any]] = field(repr=False)  # size in bytes and sha256 of each other file
 
     def to_json(self) -> str:
+        """The text of manifest.json, with the digest of all other fields."""
         signed = {**self.__dict__, DIGEST: manifest_digest(self.__dict__)}
         return json.dumps(signed, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
@@ -110,10 +111,10 @@ class Bundle:
 
     @classmethod
     def open(cls, path: Path | str) -> Bundle:
-        """Read and verify a bundle, and hold its files. Its engines are not looked at: each is verified where it is
-        loaded.
+        """Read and verify a bundle, and hold its files.
 
-        A folder that changes meanwhile is tried again a few times.
+        Its engines are not looked at: each is verified where it is loaded. A folder that changes meanwhile is tried
+        again a few times.
 
         Raises:
             BundleError: it is missing, incomplete, changed, of another schema, or names files outside itself.

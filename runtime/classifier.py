@@ -85,6 +85,7 @@ class Classifier:
         """Open and verify a bundle and start its graphs.
 
         Args:
+            path: the bundle's folder.
             labels: what to tell apart, in plain words; None takes the classes that the prompt was trained on, and
                 encodes them when they are needed.
             backend: "auto", "onnxruntime" or "tensorrt", see `EngineOptions`.

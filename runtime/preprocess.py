@@ -30,11 +30,11 @@ _MOST_PIXELS = 2**26
 
 @dataclass(frozen=True)
 class Preprocess:
-    """From any image to the input of the vision encoder; the same values as open_clip's `image_transform`, applied to
-    what `load_image` gives.
+    """From any image to the input of the vision encoder.
 
-    The exception is a strip so thin that, resized, it would hold more than 2**26 pixels (at size 224 from an aspect
-    ratio of 1337 on): it is cut before it is resized, and a few bytes in a hundred may differ from open_clip's.
+    The values are those of open_clip's `image_transform`, applied to what `load_image` gives. The exception is a strip
+    so thin that, resized, it would hold more than 2**26 pixels (at size 224 from an aspect ratio of 1337 on): it is cut
+    before it is resized, and a few bytes in a hundred may differ from open_clip's.
     """
 
     size: int  # side of the square, pixels

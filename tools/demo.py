@@ -54,6 +54,7 @@ def film(images: list[Path], path: Path) -> None:
 
 
 def show(folder: Path) -> None:
+    """Print the table, and save the contact sheet."""
     photos, frames = (
         [json.loads(line) for line in (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
         for name in ("photos", "clip")
@@ -75,10 +76,12 @@ def show(folder: Path) -> None:
 
 
 def truth(photo: dict) -> str:
+    """The label of an image that `prepare` laid out, from its file name."""
     return class_words(Path(photo["source"]).stem.rpartition("-")[0])
 
 
 def median(records: list[dict], part: str) -> str:
+    """Median milliseconds of a part, or a dash."""
     return f"{np.median([r['latency_ms'][part] for r in records]):.2f}" if records else "-"
 
 

@@ -21,6 +21,7 @@ _LINK = re.compile(r"(?<=\]\()([^):#]+)(?=(#[^)]*)?\))")
 
 
 def on_files(files: Files, config: Any) -> Files:
+    """Add the pages that live outside of docs/ (mkdocs hook)."""
     for source, target in PAGES.items():
         if (ROOT / source).exists():
             content = (ROOT / source).read_text(encoding="utf-8")
@@ -29,6 +30,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    """Rewrite the links of a page (mkdocs hook)."""
     return with_links(markdown, page.file.src_uri)
 
 
@@ -36,6 +38,7 @@ def with_links(markdown: str, page: str) -> str:
     """The page with links that are right in the repository turned into links of the manual.
 
     Args:
+        markdown: Text of the page.
         page: Where the manual has the page, like "explanation/results.md".
     """
     origin = next((source for source, target in PAGES.items() if target == page), f"docs/{page}")

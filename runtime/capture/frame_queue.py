@@ -38,6 +38,7 @@ class Frame:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the image."""
         return nbytes(self.image)
 
 
@@ -79,6 +80,7 @@ class FrameQueue:
                 self._changed.wait(0.2)
 
     def waiting(self, source: int) -> int:
+        """How many frames of a source wait to be taken."""
         return len(self._queues[source])
 
     def end(self, source: int) -> None:

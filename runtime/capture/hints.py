@@ -48,7 +48,7 @@ def not_known(word: str) -> str:
 
 
 def did_you_mean(word: str, names: Iterable[str] = ()) -> str:
-    """ ": did you mean X or Y?", nearest first; "" where nothing is near."""
+    """The words ": did you mean X or Y?", nearest first; "" where nothing is near."""
     found = dict.fromkeys([*_rewritten(word), *_near_names(word, names), *_near_files(word)])
     near = sorted(found, key=lambda each: -_likeness(word, each))[:3]
     return f": did you mean {' or '.join(map(redact_uri, near))}?" if near else ""

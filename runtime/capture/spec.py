@@ -48,6 +48,7 @@ class WholeNumber:
     most: int | None = None
 
     def accepts(self, value: object) -> bool:
+        """Whether a value is one of these."""
         return type(value) is int and self.least <= value and (self.most is None or value <= self.most)
 
 
@@ -59,6 +60,7 @@ class Number:
     most: float
 
     def accepts(self, value: object) -> bool:
+        """Whether a value is one of these."""
         return type(value) in (int, float) and self.least <= value <= self.most  # type: ignore[operator]  # int or float
 
 
@@ -69,6 +71,7 @@ class Choice:
     values: tuple[str, ...]
 
     def accepts(self, value: object) -> bool:
+        """Whether a value is one of these."""
         return value in self.values
 
 
@@ -77,6 +80,7 @@ class RegionOfInterest:
     """x, y, width and height in pixels, the last two not 0."""
 
     def accepts(self, value: object) -> bool:
+        """Whether a value is one of these."""
         numbers = value if isinstance(value, (list, tuple)) and len(value) == 4 else (None,)
         return all(WholeNumber(0, 1 << 24).accepts(each) for each in numbers) and 0 not in numbers[2:]
 

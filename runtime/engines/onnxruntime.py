@@ -64,6 +64,7 @@ class OrtEngine:
     limits: Mapping[str, int] = {}  # nothing is bounded, and nobody writes to it
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Run the graph. Raises EngineError."""
         try:
             outputs: list[NDArray[Any]] = self._session.run(None, dict(inputs))
         except Exception as error:

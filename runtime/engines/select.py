@@ -39,6 +39,7 @@ class EngineOptions:
 
     @property
     def needs_tensorrt(self) -> bool:
+        """Whether only TensorRT can do what is asked."""
         return self.backend == "tensorrt" or self.engine_dir is not None or self.rebuild
 
     def check(self) -> None:
@@ -62,6 +63,8 @@ def open_engines(
     """The engines of the vision and of the text graph.
 
     Args:
+        bundle: whose graphs are run.
+        request: what was asked for; None leaves the choice to attri.
         progress: is given lines while TensorRT builds; None logs them.
 
     Raises:

@@ -89,7 +89,9 @@ def compare(bundle: Bundle, name: str, engine: Engine) -> dict[ParityStage, floa
     """Hold one engine against the model, by the gates of the bundle's own parity check.
 
     Args:
+        bundle: holds the reference images and the gates.
         name: VISION or TEXT.
+        engine: runs that graph.
 
     Returns:
         figures by stage: worst cosine of features, mean share of equal entries, of equal best classes.

@@ -23,13 +23,16 @@ class LabelControl:
         self._changing = threading.Lock()
 
     def labels(self, source: str | None = None) -> list[str]:
+        """Lines of the labels of a source, or of all sources, each once."""
         lines = (str(label) for labels in label_sets(self._channels_named(source)) for label in labels.labels)
         return list(dict.fromkeys(lines))
 
     def labels_text(self, source: str | None = None) -> str:
+        """The labels of a source, or of all, as one text. Raises LabelsError."""
         return self._agreed(source)[0].text
 
     def labels_origin(self, source: str | None = None) -> LabelsOrigin:
+        """Which file the labels came from, and whether they were edited since."""
         sets = label_sets(self._channels_named(source))
         files = {each.file for each in sets}
         file = files.pop() if len(files) == 1 else None
@@ -37,6 +40,7 @@ class LabelControl:
         return LabelsOrigin(None if file is None else str(file), any(each.edited for each in sets), tuple(readers))
 
     def set_labels(self, text: str, source: str | None = None) -> None:
+        """Replace the labels of a source, or of all. Raises LabelsError, and then changes nothing."""
         with self._changing:
             chosen = self._channels_named(source)
             changed = {id(each): each.fork(text) for each in label_sets(chosen)}  # all of them, or it raises before any
@@ -44,6 +48,7 @@ class LabelControl:
                 channel.labels = changed[id(channel.labels)]
 
     def write_labels(self, source: str | None = None) -> None:
+        """Write edited labels into their file. Raises LabelsError."""
         with self._changing:
             sets = self._agreed(source)
             if len({each.file for each in sets}) > 1:

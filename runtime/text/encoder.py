@@ -109,6 +109,7 @@ class TextEncoder:
         best prompt and with all of its prompts; the others keep the plain cosine (our choice).
 
         Args:
+            labels: what `encode` gave.
             images: unit features [B, D].
             retrieved: their entries [B, L, M].
         """
@@ -137,6 +138,7 @@ class TextEncoder:
         Images with equal entries are computed once, for the first of them; those that lack the same labels, together.
 
         Args:
+            labels: what `encode` gave.
             retrieved: entries [B, L, M].
             chosen: some of the prompts, ascending; None is all.
             count: whether the cache counts it.
@@ -164,7 +166,7 @@ class TextEncoder:
         return [done[key] for key in keys], hits
 
     def run(self, tokens: LabelTokens, retrieved: NDArray[np.int32]) -> list[Features]:
-        """The text graph alone, in as many runs as memory and engine ask for. retrieved [B, L, M] -> B times [U, D]"""
+        """The text graph alone, in as many runs as memory and engine ask for: retrieved [B, L, M] -> B times [U, D]."""
         result: list[Features] | None = None
         for classes, part in self._parts(tokens):
             feed = part.feed(self._embedding)
@@ -203,7 +205,7 @@ class TextEncoder:
 
 
 def _nearest(labels: LabelSet, plain: NDArray[np.float32], count: int) -> NDArray[np.intp]:
-    """The prompts of so many labels, those whose best prompt is nearest, ascending. plain: cosines [U]"""
+    """The prompts of the `count` labels whose best prompt is nearest by the cosines `plain` [U], ascending."""
     best = np.maximum.reduceat(plain[labels.prompt_index], labels.label_offsets)  # [C]
     taken = np.zeros(len(best), bool)
     taken[np.argpartition(-best, count - 1)[:count]] = True
@@ -213,8 +215,11 @@ def _nearest(labels: LabelSet, plain: NDArray[np.float32], count: int) -> NDArra
 
 
 def _cosines(texts: Features, image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Unit features [U, D] and [D] -> [U]. Not by BLAS, whose threads spin on and keep the cores from the next frame's
-    graphs: with 1,000 labels that doubles a cached frame on two cores (benchmarks/session.md)."""
+    """Cosines [U] of unit features [U, D] and [D].
+
+    Not by BLAS, whose threads spin on and keep the cores from the next frame's graphs: with 1,000 labels that doubles a
+    cached frame on two cores (benchmarks/session.md).
+    """
     result: NDArray[np.float32] = np.einsum("ud,d->u", texts, image)
     return result
 

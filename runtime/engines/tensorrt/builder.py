@@ -109,6 +109,7 @@ def build(
     Args:
         trt: the module `tensorrt`, or `tensorrt_rtx`.
         graph: the ONNX file.
+        signature: its inputs and outputs.
         precision: "fp32", "fp16" or "int8", as the graph was exported; it is not changed here.
         options: portability of the engine.
         ranges: least, most usual and greatest extent of every dynamic dimension.
