@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,13 +27,14 @@ from attri.runtime.preprocess import Preprocess
 from attri.runtime.text.label_tokens import LabelTokens, encode_labels
 from attri.runtime.tokenizer import Tokenizer
 
-__all__ = ["METHODS", "Feed", "Samples", "collect_samples", "label_tokens", "measure_ranges"]
+__all__ = ["METHODS", "CalibrationMethod", "Feed", "Samples", "collect_samples", "label_tokens", "measure_ranges"]
 
 Feed = dict[str, NDArray[Any]]
 _Item = TypeVar("_Item")
 _LOGGER = logging.getLogger("attri")
 
-METHODS = ("minmax", "percentile", "entropy")
+CalibrationMethod = Literal["minmax", "percentile", "entropy"]
+METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
 PERCENTILE = 99.999  # of all values of a tensor lie in its range; ONNX Runtime's own choice
 # ONNX Runtime's default of as many bins as levels leaves its search for the least entropy nothing to choose from.
 ENTROPY_BINS, ENTROPY_LEVELS = 1024, 128
@@ -135,7 +136,7 @@ def _batches(items: Sequence[_Item], size: int = BATCH) -> Iterator[Sequence[_It
 
 
 def measure_ranges(
-    graph: Path, tensors: set[str], feeds: Iterable[Feed], method: str, scratch: Path
+    graph: Path, tensors: set[str], feeds: Iterable[Feed], method: CalibrationMethod, scratch: Path
 ) -> dict[str, tuple[float, float]]:
     """Find the least and the greatest value that int8 shall represent, for each tensor.
 
@@ -165,7 +166,7 @@ def measure_ranges(
     return result
 
 
-def _open_calibrator(graph: Path, tensors: set[str], method: str, scratch: Path) -> Any:
+def _open_calibrator(graph: Path, tensors: set[str], method: CalibrationMethod, scratch: Path) -> Any:
     """ONNX Runtime's calibrator of that method, restricted to these tensors."""
     from onnxruntime.quantization import calibrate
 

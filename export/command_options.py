@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attri.calibration.activation_ranges import METHODS
+from attri.calibration.activation_ranges import METHODS, CalibrationMethod
 from attri.calibration.images import find_calibration_images
+from attri.runtime.bundle import Precision
 from attri.runtime.cli.command import BUNDLE, INT8, PARITY, SCORES, option
 from attri.runtime.errors import UsageError
 
@@ -43,7 +44,7 @@ class CommandOptions:
     fp16: bool
     int8: bool
     calibration_data: Path | None
-    calibration_method: str | None
+    calibration_method: CalibrationMethod | None
     int8_target: float | None
     labels: Path | None
     parity_data: Path | None
@@ -59,8 +60,8 @@ class CommandOptions:
     opset: int
 
     @property
-    def precision(self) -> str:
-        """The precision that was asked for: "fp32", "fp16" or "int8"."""
+    def precision(self) -> Precision:
+        """The precision that was asked for."""
         return "int8" if self.int8 else "fp16" if self.fp16 else "fp32"
 
     def gates(self) -> Gates:

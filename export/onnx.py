@@ -29,7 +29,7 @@ from attri.export.progress import Progress
 from attri.export.quantize import Calibration, quantize_bundle
 from attri.export.score_calibration import ScoreCalibrationRequest, calibrate_scores
 from attri.runtime._util.wording import plural
-from attri.runtime.bundle import EMBEDDING, MERGES, TEXT, VISION, Bundle
+from attri.runtime.bundle import EMBEDDING, MERGES, TEXT, VISION, Bundle, Precision
 from attri.runtime.errors import UsageError
 from attri.train.config import PromptConfig
 from attri.train.model import AttriPrompt
@@ -51,7 +51,7 @@ class ExportOptions:
         card: what the report says about the training.
     """
 
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     template: str = "a photo of a {}."
     opset: int = 18
     gates: Gates | None = None

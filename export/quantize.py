@@ -20,7 +20,15 @@ import onnx
 from numpy.typing import NDArray
 
 from attri.calibration import qdq
-from attri.calibration.activation_ranges import METHODS, Feed, Samples, collect_samples, label_tokens, measure_ranges
+from attri.calibration.activation_ranges import (
+    METHODS,
+    CalibrationMethod,
+    Feed,
+    Samples,
+    collect_samples,
+    label_tokens,
+    measure_ranges,
+)
 from attri.calibration.images import find_calibration_images
 from attri.calibration.qdq import FEATURES, S8S8, U8S8, Drift, Flavour, Layers
 from attri.export.parity.compare import compare_outputs
@@ -46,7 +54,7 @@ class Calibration:
     """The images and the method of int8 calibration."""
 
     data: Path  # folder of images
-    method: str = METHODS[0]
+    method: CalibrationMethod = "minmax"
     target: float | None = None  # least cosine to search for; None is the gate's
     # Images of the parity check are left out: a gate would say little about images that int8 was fitted on.
     excluded: tuple[Path, ...] = ()
@@ -163,7 +171,7 @@ def _scratch(folder: Path) -> Iterator[Path]:
     shutil.rmtree(inner)
 
 
-def measure_source(file: Path, samples: Samples, method: str, folder: Path, progress: Progress) -> Source:
+def measure_source(file: Path, samples: Samples, method: CalibrationMethod, folder: Path, progress: Progress) -> Source:
     """Find the layers of a float32 graph and measure the ranges of their inputs."""
     name = file.name
     proto = onnx.load(file)

@@ -32,7 +32,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +56,8 @@ FILES = (VISION, TEXT, EMBEDDING, MERGES, REFERENCE)
 DIGEST = "sha256"  # the manifest's own, of everything else in it
 TRIES, PAUSE = 5, 0.05  # of opening a folder that changes under it; seconds between them
 SYMMETRIC = {VISION: "vision.s8.onnx", TEXT: "text.s8.onnx"}
-PRECISIONS = ("fp32", "fp16", "int8")
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 RESIZE = "shorter side to size, Pillow bicubic with antialias; centre crop; RGB"
 
 
@@ -72,7 +73,7 @@ class Manifest:
     text: dict[str, Any]  # template, context_length, width
     logit_scale: float  # the factor of the cosine, already exponentiated
     retrieval: dict[str, Any]  # depth L, retrieved M, and how they came about
-    precision: str  # fp32, fp16 or int8
+    precision: Precision
     arithmetic: dict[str, Any]  # for each graph, how much of it computes in that precision, and what was left out
     opset: int
     graphs: dict[str, Any]  # of each ONNX file its inputs and outputs: name, dtype and dims of each
@@ -184,13 +185,13 @@ class Bundle:
             raise BundleError(f"{self.path} has no {name}: export it again")
         return self.held.path(name)
 
-    def graph_name(self, name: str, backend: str = "onnxruntime") -> str:
-        """Of VISION or TEXT, the file that "onnxruntime" or "tensorrt" wants."""
-        return SYMMETRIC[name] if self.manifest.precision == "int8" and backend == "tensorrt" else name
+    def graph_name(self, name: str, *, tensorrt: bool = False) -> str:
+        """Of VISION or TEXT, the file for ONNX Runtime's own kernels, or for TensorRT."""
+        return SYMMETRIC[name] if self.manifest.precision == "int8" and tensorrt else name
 
-    def graph(self, name: str, backend: str = "onnxruntime") -> Path:
+    def graph(self, name: str, *, tensorrt: bool = False) -> Path:
         """Where to read that file. Its path says nothing of its name."""
-        return self.file(self.graph_name(name, backend))
+        return self.file(self.graph_name(name, tensorrt=tensorrt))
 
     def preprocess(self) -> Preprocess:
         """What turns an image into the input of the vision graph."""

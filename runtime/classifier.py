@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from attri.runtime.bundle import VISION, Bundle
 from attri.runtime.engines.base import Engine
-from attri.runtime.engines.select import EngineOptions, open_engines
+from attri.runtime.engines.onnxruntime import Device
+from attri.runtime.engines.select import Backend, EngineOptions, open_engines
 from attri.runtime.engines.verify import spot_check
 from attri.runtime.errors import UsageError
 from attri.runtime.image_batches import Decoded, ImageInput, is_single, read_batches
@@ -73,11 +74,11 @@ class Classifier:
         path: Path | str = "bundle",
         labels: Sequence[str] | None = None,
         *,
-        backend: str = "auto",
-        device: str = "auto",
+        backend: Backend = "auto",
+        device: Device = "auto",
         threads: int | None = None,
         engine_dir: Path | str | None = None,
-        rebuild: bool = False,
+        rebuild_engines: bool = False,
         cache_bytes: int = 256 << 20,
         shortlist: int | None = None,
         batch: int = 16,
@@ -92,7 +93,7 @@ class Classifier:
             device: "auto", "cpu", "cuda" or "tensorrt".
             threads: CPU threads; None is one per CPU that this process may use.
             engine_dir: the engine cache; None is engines/ in the bundle.
-            rebuild: build TensorRT engines again, whatever is there.
+            rebuild_engines: build TensorRT engines again, whatever is there.
             cache_bytes: bound on cached text features; 0 keeps none.
             shortlist: with more labels than this, prompt only so many, those that plain CLIP finds nearest.
             batch: images of an iterable that go through the engines together.
@@ -111,7 +112,7 @@ class Classifier:
         _at_least("cache_bytes", cache_bytes, 0)
         with Bundle.open(path) as bundle, ExitStack() as undo:
             folder = None if engine_dir is None else Path(engine_dir)
-            engines = open_engines(bundle, EngineOptions(backend, device, threads, folder, rebuild))
+            engines = open_engines(bundle, EngineOptions(backend, device, threads, folder, rebuild_engines))
             for engine in engines:
                 undo.callback(engine.close)
             spot_check(bundle, *engines)

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from attri.runtime.cli.command import Command
 from attri.runtime.errors import FailedError
-from attri.train.config import METHODS, PROTOCOLS, TERMS
+from attri.train.config import DEVICES, KMEANS_INITS, METHODS, OPTIMIZERS, PRECISIONS, PROTOCOLS, TERMS
 from attri.train.options import TrainOptions
 
 
@@ -64,7 +64,7 @@ class _DistributedCommand(Command):
 )
 @click.option(
     "--optimizer",
-    type=click.Choice(["adamw", "sgd"]),
+    type=click.Choice(OPTIMIZERS),
     default="adamw",
     show_default=True,
     help="AdamW, or SGD with a momentum of 0.9.",
@@ -82,7 +82,7 @@ class _DistributedCommand(Command):
 @click.option("--lloyd-steps", type=int, default=1, show_default=True, help="k-means steps.")
 @click.option(
     "--kmeans-init",
-    type=click.Choice(["grid", "farthest"]),
+    type=click.Choice(KMEANS_INITS),
     default="grid",
     show_default=True,
     help="First centres: means of a grid of regions, or patches farthest from each other.",
@@ -115,7 +115,7 @@ class _DistributedCommand(Command):
 @click.option("--average", is_flag=True, help="Gaussian-weighted average of the prompts over the epochs.")
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "bf16"]),
+    type=click.Choice(PRECISIONS),
     default="fp32",
     show_default=True,
     help="Of the text encoder's products; what is learned stays fp32.",
@@ -134,7 +134,7 @@ class _DistributedCommand(Command):
 @click.option("--output", type=_PATH, metavar="DIR", help="Run folder. [runs/MODEL-DATA-NUMBER]")
 @click.option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
+    type=click.Choice(DEVICES),
     default="auto",
     show_default=True,
     help="auto takes CUDA where PyTorch has it.",

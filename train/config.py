@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from attri.runtime._util.wording import plural
 from attri.runtime.errors import UsageError
@@ -11,9 +13,21 @@ from attri.runtime.labels import prompt
 
 TEMPLATE = "a photo of a {}."
 FROZEN_TEMPLATES = (TEMPLATE, "a picture of a {}.", "a {}.")
-TERMS = ("class", "instance", "text", "logits", "retrieval", "diversity")  # of the loss, in the order of losses.py
-PROTOCOLS = ("base-to-novel", "cross-dataset", "domain-generalization", "few-shot")
-METHODS = ("zero-shot", "static", "attriprompt")
+# What can be chosen: a type for each, and its values as a tuple for the options of attri-train.
+Term = Literal["class", "instance", "text", "logits", "retrieval", "diversity"]  # of the loss, in losses.py's order
+TERMS: tuple[Term, ...] = get_args(Term)
+Protocol = Literal["base-to-novel", "cross-dataset", "domain-generalization", "few-shot"]
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+Method = Literal["zero-shot", "static", "attriprompt"]
+METHODS: tuple[Method, ...] = get_args(Method)
+KmeansInit = Literal["grid", "farthest"]
+KMEANS_INITS: tuple[KmeansInit, ...] = get_args(KmeansInit)
+Optimizer = Literal["adamw", "sgd"]
+OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
+Precision = Literal["fp32", "bf16"]  # of training; bundles have others (attri.runtime.bundle)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+Device = Literal["auto", "cpu", "cuda"]
+DEVICES: tuple[Device, ...] = get_args(Device)
 
 
 @dataclass(frozen=True)
@@ -22,7 +36,7 @@ class PromptConfig:
 
     clusters: int = 2  # K, k-means centres per image and block (paper: clustering; the number is our choice)
     lloyd_steps: int = 1  # fixed, so that the graph is static (our choice)
-    kmeans_init: str = "grid"  # first centres: "grid" of region means or "farthest" tokens (our choice)
+    kmeans_init: KmeansInit = "grid"  # first centres: "grid" of region means or "farthest" tokens (our choice)
     pool_size: int = 16  # N, pool entries; 0 is no pool (paper: a pool; the number is our choice)
     topk: int = 1  # k, pool entries that each centre retrieves (our choice)
     prompt_length: int = 2  # p, prompt tokens per pool entry (our choice)
@@ -37,8 +51,7 @@ class PromptConfig:
         for name in (*at_least_one, "pool_size", "static_tokens", "lloyd_steps"):
             if getattr(self, name) < int(name in at_least_one):
                 raise UsageError(f"{name} is {getattr(self, name)}: it must be {int(name in at_least_one)} or more")
-        if self.kmeans_init not in ("grid", "farthest"):
-            raise UsageError(f"kmeans_init is {self.kmeans_init!r}: choose 'grid' or 'farthest'")
+        _require("kmeans_init", self.kmeans_init, KMEANS_INITS)
         if self.pool_size == 0 and self.static_tokens == 0:
             raise UsageError("pool_size and static_tokens are both 0: nothing would be learned")
         if self.pool_size and self.topk > self.pool_size:
@@ -58,7 +71,7 @@ class TrainConfig:
     frozen_templates: tuple[str, ...] = FROZEN_TEMPLATES  # averaged for T0 (our choice)
     epochs: int = 40  # passes over the training images (our choice)
     batch_size: int = 32  # images per step (our choice)
-    optimizer: str = "adamw"  # "adamw" or "sgd" (our choice)
+    optimizer: Optimizer = "adamw"  # SGD has a momentum of 0.9 (our choice)
     lr: float = 2e-3  # peak learning rate, reached after warmup, then cosine to 0 (our choice)
     warmup: float = 0.05  # share of all steps (our choice)
     weight_decay: float = 1e-2  # on prompt tokens, not on keys (our choice)
@@ -74,16 +87,14 @@ class TrainConfig:
     average: bool = False  # Gaussian-weighted average of the prompts over the epochs (PromptSRC)
     average_mean: float = 0.75  # where the Gaussian peaks, share of all epochs (PromptSRC)
     average_std: float = 0.05  # its width, share of all epochs (PromptSRC)
-    precision: str = "fp32"  # of the text encoder's products: "fp32" or "bf16"; prompts stay fp32 (our choice)
+    precision: Precision = "fp32"  # of the text encoder's products; prompts stay fp32 (our choice)
     seed: int = 1
 
     def __post_init__(self) -> None:
         for template in (self.template, *self.frozen_templates):
             prompt(template, "label")
-        if self.optimizer not in ("adamw", "sgd"):
-            raise UsageError(f"optimizer is {self.optimizer!r}: choose 'adamw' or 'sgd'")
-        if self.precision not in ("fp32", "bf16"):
-            raise UsageError(f"precision is {self.precision!r}: choose 'fp32' or 'bf16'")
+        _require("optimizer", self.optimizer, OPTIMIZERS)
+        _require("precision", self.precision, PRECISIONS)
         for term in TERMS:
             if not 0 <= self.weight(term) < math.inf:
                 raise UsageError(f"weight_{term} is {self.weight(term)}: it must be 0 (off) or more")
@@ -103,9 +114,15 @@ class TrainConfig:
         if self.shots is not None and self.shots < 1:
             raise UsageError(f"shots is {self.shots}: it must be 1 or more")
 
-    def weight(self, term: str) -> float:
+    def weight(self, term: Term) -> float:
         """Return the weight of one of the TERMS; 0 leaves it out."""
         return float(getattr(self, f"weight_{term}"))
+
+
+def _require(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raises UsageError where a value is not one of the choices."""
+    if value not in choices:
+        raise UsageError(f"{name} is {value!r}: choose {' or '.join(map(repr, choices))}")
 
 
 def trainable_parts(prompt: PromptConfig, train: TrainConfig) -> tuple[bool, bool]:

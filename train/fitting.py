@@ -16,7 +16,7 @@ from attri.runtime._util.wording import plural
 from attri.runtime.errors import EngineError, UsageError
 from attri.runtime.text.label_tokens import LabelTokens, encode_labels
 from attri.runtime.tokenizer import Tokenizer
-from attri.train.config import PromptConfig, TrainConfig, trainable_parts
+from attri.train.config import Device, PromptConfig, TrainConfig, trainable_parts
 from attri.train.data.read import Dataset
 from attri.train.model.attriprompt import AttriPrompt
 from attri.train.model.backbone import Backbone, load_backbone
@@ -34,7 +34,7 @@ from attri.train.training.trainer import Trainer
 SAVE_EVERY = 60.0  # seconds between checkpoints inside a long epoch
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: Device) -> torch.device:
     """Choose a device: "auto", "cpu" or "cuda", one GPU per process under torchrun.
 
     Raises:

@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from attri.runtime.errors import UsageError
-from attri.train.config import FROZEN_TEMPLATES, PromptConfig, TrainConfig
+from attri.train.config import (
+    FROZEN_TEMPLATES,
+    Device,
+    KmeansInit,
+    Method,
+    Optimizer,
+    Precision,
+    PromptConfig,
+    Protocol,
+    Term,
+    TrainConfig,
+)
 
 
 @dataclass(frozen=True)
@@ -20,7 +32,7 @@ class TrainOptions:
     shots: tuple[int, ...]
     epochs: int
     batch_size: int
-    optimizer: str
+    optimizer: Optimizer
     lr: float
     augmentations: int
     template: str | None
@@ -28,23 +40,23 @@ class TrainOptions:
     ensemble: bool
     clusters: int
     lloyd_steps: int
-    kmeans_init: str
-    pool: str
+    kmeans_init: KmeansInit
+    pool: Literal["shared", "per-block"]
     pool_size: int
     topk: int
     prompt_length: int
     static_tokens: int
     depth: int | None
-    loss_weight: tuple[tuple[str, float], ...]
+    loss_weight: tuple[tuple[Term, float], ...]
     average: bool
-    precision: str
+    precision: Precision
     seed: int
-    protocol: str | None
+    protocol: Protocol | None
     target: tuple[Path, ...]
     seeds: tuple[int, ...]
-    method: tuple[str, ...]
+    method: tuple[Method, ...]
     output: Path | None
-    device: str
+    device: Device
     tensorboard: bool
 
     def check(self, given: Collection[str]) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from attri.export.graph.signature import signature_of
 from attri.runtime import bundle, tokenizer
 from attri.runtime._util.filelock import try_lock, unlock
-from attri.runtime.bundle import MANIFEST, MERGES, RESIZE, SCHEMA, Manifest, file_entry
+from attri.runtime.bundle import MANIFEST, MERGES, RESIZE, SCHEMA, Manifest, Precision, file_entry
 from attri.runtime.errors import FailedError, UsageError
 from attri.train.model import AttriPrompt
 
@@ -155,7 +155,7 @@ def replace_dir(folder: Path, path: Path) -> None:
     folder.rename(path)
 
 
-def save_embedding(table: Tensor, path: Path, precision: str) -> None:
+def save_embedding(table: Tensor, path: Path, precision: Precision) -> None:
     """Write the token embedding [49408, W] as float32, or as float16 for fp16 and int8.
 
     Raises:
@@ -181,7 +181,7 @@ def weights_name(tag: str) -> str:
     return name if name == tag or Path(name).suffix else f"./{name}"
 
 
-def describe(model: AttriPrompt, labels: list[str], template: str, precision: str, opset: int) -> Manifest:
+def describe(model: AttriPrompt, labels: list[str], template: str, precision: Precision, opset: int) -> Manifest:
     """Make the manifest, still without the figures of its arithmetic and parity, and without files."""
     backbone, config = model.backbone, model.config
     preprocess = backbone.preprocess()

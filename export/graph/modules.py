@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attri.export.graph.precision import DTYPES, in_precision
+from attri.runtime.bundle import Precision
 from attri.train.model import AttriPrompt
 from attri.train.model.prompted_text import EmbeddedLabels, TextTower, prompted_text
 
@@ -24,7 +25,7 @@ class Gelu(nn.Module):
         return (x * 0.5) * (1 + torch.erf(x / math.sqrt(2)))
 
 
-def to_trace(tower: Tower, precision: str) -> Tower:
+def to_trace(tower: Tower, precision: Precision) -> Tower:
     """Copy a tower in that precision, with activations that the runtimes can fuse."""
     tower = in_precision(tower, precision)
     for module in list(tower.modules()):
@@ -43,7 +44,7 @@ class VisionGraph(nn.Module):
     (`attri.runtime.text.hysteresis`) needs all scores.
     """
 
-    def __init__(self, model: AttriPrompt, precision: str) -> None:
+    def __init__(self, model: AttriPrompt, precision: Precision) -> None:
         super().__init__()
         self.vision = copy.copy(model.vision)
         self.vision._modules = {**model.vision._modules, "visual": to_trace(model.vision.visual, precision)}
@@ -70,7 +71,7 @@ class TextGraph(nn.Module):
     pool: Tensor
     static: Tensor
 
-    def __init__(self, model: AttriPrompt, precision: str) -> None:
+    def __init__(self, model: AttriPrompt, precision: Precision) -> None:
         super().__init__()
         dtype = DTYPES[precision]
         self.dtype = dtype

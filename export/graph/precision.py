@@ -19,7 +19,7 @@ from torch import nn
 from attri.calibration.activation_ranges import Feed, Samples, label_tokens
 from attri.calibration.qdq import FEATURES, PRODUCTS, needed
 from attri.export.graph.probe import session
-from attri.runtime.bundle import TEXT, VISION, Bundle
+from attri.runtime.bundle import TEXT, VISION, Bundle, Precision
 from attri.runtime.engines.onnxruntime import OrtEngine
 from attri.runtime.errors import FailedError
 from attri.runtime.preprocess import Preprocess
@@ -34,7 +34,7 @@ PEAK_IMAGES = 4  # that the range is checked on, beside artificial extremes (our
 FLOATS = (onnx.TensorProto.FLOAT, HALF, onnx.TensorProto.DOUBLE)
 
 
-def in_precision(module: Module, precision: str) -> Module:
+def in_precision(module: Module, precision: Precision) -> Module:
     """Copy a tower, with the weights of its products in that precision: "fp32" or "fp16"."""
     module = copy.deepcopy(module)
     for child in module.modules():

@@ -12,6 +12,7 @@ from torch import nn
 
 from attri.export.graph.modules import TextGraph, VisionGraph
 from attri.export.graph.opset import TRACER_OPSET, to_opset_17
+from attri.runtime.bundle import Precision
 from attri.runtime.errors import FailedError
 from attri.runtime.text.label_tokens import LabelTokens
 from attri.train.model import AttriPrompt
@@ -21,7 +22,7 @@ __all__ = ["assert_signature", "strip_metadata", "trace", "trace_text", "trace_v
 MAX_BYTES = 2**31 - 1  # that protobuf writes
 
 
-def trace_vision(model: AttriPrompt, precision: str, opset: int) -> onnx.ModelProto:
+def trace_vision(model: AttriPrompt, precision: Precision, opset: int) -> onnx.ModelProto:
     """Trace the vision graph; see `VisionGraph` for its inputs and outputs."""
     side = model.backbone.preprocess().size
     batch = torch.export.Dim("B", min=1)
@@ -36,7 +37,7 @@ def trace_vision(model: AttriPrompt, precision: str, opset: int) -> onnx.ModelPr
     return trace(VisionGraph(model, precision), inputs, ["image_features", "retrieved", "scores"], shapes, opset)
 
 
-def trace_text(model: AttriPrompt, precision: str, opset: int) -> onnx.ModelProto:
+def trace_text(model: AttriPrompt, precision: Precision, opset: int) -> onnx.ModelProto:
     """Trace the text graph; see `TextGraph` for its inputs and outputs."""
     B, P, R, C, T = (torch.export.Dim(name, min=1) for name in "BPRCT")
     width, count = model.text.positional_embedding.shape[1], model.config.retrieved

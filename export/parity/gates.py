@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from attri.runtime.bundle import Precision
+
 __all__ = ["Gates"]
 
 
@@ -16,7 +18,7 @@ class Gates:
     top1: float  # share of equal best classes, ties left out
 
     @classmethod
-    def of(cls, precision: str) -> Gates:
+    def of(cls, precision: Precision) -> Gates:
         """The default gates of "fp32", "fp16" or "int8"."""
         return {
             "fp32": cls(0.99999, 0.999, 1.0),

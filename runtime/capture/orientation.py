@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,17 @@ from attri.runtime.images import crop_image
 Region = tuple[int, int, int, int]  # x, y, width, height in pixels
 
 # Named as by jetson-utils, in the order of GStreamer's videoflip: what is done to the frame, not how the camera hangs.
-FLIPS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+Flip = Literal[
+    "none",
+    "counterclockwise",
+    "rotate-180",
+    "clockwise",
+    "horizontal",
+    "vertical",
+    "upper-right-diagonal",
+    "upper-left-diagonal",
+]
+FLIPS: dict[Flip, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "none": lambda image: image,
     "counterclockwise": np.rot90,
     "rotate-180": lambda image: image[::-1, ::-1],
@@ -27,7 +37,7 @@ FLIPS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
 }
 
 
-def flipped(image: NDArray[np.uint8], how: str) -> NDArray[np.uint8]:
+def flipped(image: NDArray[np.uint8], how: Flip) -> NDArray[np.uint8]:
     """Turn or mirror a frame.
 
     Args:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
-from attri.runtime.capture.orientation import FLIPS
+from attri.runtime.capture.orientation import FLIPS, Flip
 
 _SUFFIXES = "mp4 m4v mov mkv webm avi mpg mpeg ts wmv flv ogv"
 VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 STREAMS = ("rtsp", "rtsps", "http", "https")  # schemes of network streams
-CODECS = ("mjpeg", "raw")
-KINDS = {
+Codec = Literal["mjpeg", "raw"]
+CODECS: tuple[Codec, ...] = get_args(Codec)
+SourceKind = Literal["v4l2", "csi", "gst", "stream", "video", "images", "watch", "stdin"]
+KINDS: dict[SourceKind, str] = {
     "v4l2": "a V4L2 camera",
     "csi": "a CSI camera",
     "gst": "a GStreamer pipeline",
@@ -138,8 +140,12 @@ class SourceOptions:
     rate: float | None = _option(
         "--input-rate", Number(0.001, 1000), _CAMERAS, "Frames per second of a camera.", "--input-framerate"
     )
-    codec: str | None = _option("--input-codec", Choice(CODECS), {"v4l2"}, "Pixel format of a V4L2 camera. [mjpeg]")
-    flip: str | None = _option("--input-flip", Choice(tuple(FLIPS)), _SEQUENCES, "Turn or mirror frames.")
+    codec: Codec | None = _option(  # noqa: RUF009 (a field, like the others)
+        "--input-codec", Choice(CODECS), {"v4l2"}, "Pixel format of a V4L2 camera. [mjpeg]"
+    )
+    flip: Flip | None = _option(  # noqa: RUF009
+        "--input-flip", Choice(tuple(FLIPS)), _SEQUENCES, "Turn or mirror frames."
+    )
     latency: int | None = _option(
         "--input-latency",
         WholeNumber(0, 600_000),
@@ -196,7 +202,7 @@ class SourceSpec:
     """
 
     name: str
-    kind: str
+    kind: SourceKind
     uri: str = field(repr=False)
     files: tuple[Path, ...] = field(default=(), repr=False)
     input: SourceOptions = SourceOptions()

@@ -11,7 +11,8 @@ from attri.runtime._util.wording import plural
 from attri.runtime.cli.command import ARGUMENTS, ENGINE, LABELS, Command, option
 from attri.runtime.cli.sink_options import Outputs, output_options
 from attri.runtime.cli.source_options import Inputs, input_options
-from attri.runtime.engines.select import BACKENDS, DEVICES, EngineOptions
+from attri.runtime.engines.onnxruntime import DEVICES, Device
+from attri.runtime.engines.select import BACKENDS, Backend, EngineOptions
 from attri.runtime.errors import UsageError
 
 _BUNDLE = "Folder that attri-export wrote."
@@ -43,8 +44,8 @@ def main(
     words: tuple[str, ...],
     labels: Path | None,
     bundle: Path,
-    backend: str,
-    device: str,
+    backend: Backend,
+    device: Device,
     engine_dir: Path | None,
     rebuild_engines: bool,
     threshold: float | None,
@@ -83,7 +84,7 @@ def main(
         device=device,
         threads=threads,
         engine_dir=engine_dir,
-        rebuild=rebuild_engines,
+        rebuild_engines=rebuild_engines,
         cache_bytes=text_cache_mb << 20,
         shortlist=shortlist,
         batch=inputs.batch,

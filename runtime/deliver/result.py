@@ -11,6 +11,7 @@ from PIL import Image
 
 from attri.runtime.capture.base import SourceState
 from attri.runtime.capture.orientation import as_rgb
+from attri.runtime.capture.spec import SourceKind
 from attri.runtime.prediction import Prediction
 
 
@@ -50,7 +51,7 @@ class FrameResult:
     dropped: int
     clock: float
     origin: str
-    kind: str
+    kind: SourceKind
     live: bool
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from numpy.typing import NDArray
 
@@ -12,13 +12,15 @@ from attri.runtime._util.cpus import usable_cpus
 from attri.runtime._util.wording import first_line
 from attri.runtime.errors import EngineError, MissingExtra, UsageError
 
-PROVIDERS = {
+Device = Literal["auto", "cpu", "cuda", "tensorrt"]
+DEVICES: tuple[Device, ...] = get_args(Device)
+PROVIDERS: dict[Device, str] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
 # What TensorRT cannot take runs on CUDA beside it; ONNX Runtime itself adds the CPU to every session.
-SESSIONS = {name: [provider] for name, provider in PROVIDERS.items()} | {
+SESSIONS: dict[Device, list[str]] = {name: [provider] for name, provider in PROVIDERS.items()} | {
     "tensorrt": [PROVIDERS["tensorrt"], PROVIDERS["cuda"]]
 }
 
@@ -40,13 +42,15 @@ class OrtEngine:
         UsageError: no such kind of device.
     """
 
-    def __init__(self, path: Path, device: str = "auto", threads: int | None = None, *, integers: bool = True) -> None:
+    def __init__(
+        self, path: Path, device: Device = "auto", threads: int | None = None, *, integers: bool = True
+    ) -> None:
         try:
             import onnxruntime as ort
         except ModuleNotFoundError as error:
             raise MissingExtra("onnxruntime") from error
-        if device not in ("auto", *PROVIDERS):
-            raise UsageError(f"device is {device!r}: choose auto, {', '.join(PROVIDERS)}")
+        if device not in DEVICES:
+            raise UsageError(f"device is {device!r}: choose {', '.join(DEVICES)}")
         available = ort.get_available_providers()
         if device != "auto" and PROVIDERS[device] not in available:
             lack = f"this ONNX Runtime has no {PROVIDERS[device]}"
@@ -75,14 +79,14 @@ class OrtEngine:
         """A session goes with its last reference, and has no other way."""
 
 
-def auto_device() -> str:
+def auto_device() -> Device:
     """The device that "auto" tries first: "cuda" where this ONNX Runtime has its provider, else "cpu"."""
     import onnxruntime as ort
 
     return "cuda" if PROVIDERS["cuda"] in ort.get_available_providers() else "cpu"
 
 
-def _session(path: Path, device: str, threads: int | None, integers: bool) -> Any:
+def _session(path: Path, device: Device, threads: int | None, integers: bool) -> Any:
     """A session on `device` and nothing else. Raises EngineError."""
     import onnxruntime as ort
 

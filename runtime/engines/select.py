@@ -5,42 +5,43 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from attri.runtime.bundle import ENGINES, TEXT, VISION, Bundle
 from attri.runtime.engines.base import Engine, Progress
-from attri.runtime.engines.onnxruntime import PROVIDERS, OrtEngine
+from attri.runtime.engines.onnxruntime import DEVICES, Device, OrtEngine
 from attri.runtime.errors import EngineError, MissingExtra, UsageError
 
 if TYPE_CHECKING:
     from attri.runtime.engines.tensorrt.load import Gpu
 
 _LOGGER = logging.getLogger("attri")
-BACKENDS = ("auto", "onnxruntime", "tensorrt")
-DEVICES = ("auto", *PROVIDERS)
+Backend = Literal["auto", "onnxruntime", "tensorrt"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What a person asks for.
+    """Which engines a caller asks for.
 
-    backend     "auto" takes TensorRT where it and a GPU are, and else ONNX Runtime
-    device      "auto", "cpu", "cuda", or "tensorrt", which is ONNX Runtime's TensorRT provider
-    threads     on the CPU; None is one per CPU that this process may use
-    engine_dir  where TensorRT's engines are kept; None is engines/ in the bundle
-    rebuild     build them again, whatever is there
+    Attributes:
+        backend: "auto" takes TensorRT where it and a GPU are, and else ONNX Runtime.
+        device: "auto", "cpu", "cuda", or "tensorrt", which is ONNX Runtime's TensorRT provider.
+        threads: On the CPU; None is one per CPU that this process may use.
+        engine_dir: Where TensorRT's engines are kept; None is engines/ in the bundle.
+        rebuild_engines: Build them again, whatever is there.
     """
 
-    backend: str = "auto"
-    device: str = "auto"
+    backend: Backend = "auto"
+    device: Device = "auto"
     threads: int | None = None
     engine_dir: Path | None = None
-    rebuild: bool = False
+    rebuild_engines: bool = False
 
     @property
     def needs_tensorrt(self) -> bool:
         """Whether only TensorRT can do what is asked."""
-        return self.backend == "tensorrt" or self.engine_dir is not None or self.rebuild
+        return self.backend == "tensorrt" or self.engine_dir is not None or self.rebuild_engines
 
     def check(self) -> None:
         """Raises UsageError for a value that does not exist, or two that exclude each other."""
@@ -81,18 +82,19 @@ def open_engines(
     if gpu is not None:
         folder = request.engine_dir or bundle.file(ENGINES)
         progress = progress or (lambda line: _LOGGER.info("%s", line))
-        return load_or_build(bundle, gpu, folder, progress, rebuild=request.rebuild)
+        return load_or_build(bundle, gpu, folder, progress, rebuild=request.rebuild_engines)
     vision, text = (_on_onnx_runtime(bundle, name, request) for name in (VISION, TEXT))
     vision.description = f"{why}: {vision.description}" if why else vision.description
     return vision, text
 
 
 def _on_onnx_runtime(bundle: Bundle, name: str, request: EngineOptions) -> OrtEngine:
-    graph = bundle.graph(name, request.device)  # TensorRT's, also as a provider's
+    tensorrt = request.device == "tensorrt"  # ONNX Runtime's provider of it wants the same graph
+    graph = bundle.graph(name, tensorrt=tensorrt)
     try:
         return OrtEngine(graph, request.device, request.threads)
     except EngineError as error:  # the path of what is held says nothing to a person
-        file = bundle.path / bundle.graph_name(name, request.device)
+        file = bundle.path / bundle.graph_name(name, tensorrt=tensorrt)
         raise EngineError(str(error).replace(str(graph), str(file))) from error
 
 

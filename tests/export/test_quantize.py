@@ -86,15 +86,15 @@ def test_a_bundle_holds_both_flavours_and_the_reader_picks(exported):
     assert listed == {*FILES, *SYMMETRIC.values(), *EXTRAS} == {f.name for f in exported.iterdir()} - {MANIFEST}
     for name in (VISION, TEXT):
         assert opened.graph(name).resolve() == exported / name
-        assert opened.graph(name, "tensorrt").resolve() == exported / SYMMETRIC[name]
+        assert opened.graph(name, tensorrt=True).resolve() == exported / SYMMETRIC[name]
         assert kinds(opened.graph(name)) == {onnx.TensorProto.UINT8}
-        assert kinds(opened.graph(name, "tensorrt")) == {onnx.TensorProto.INT8}
+        assert kinds(opened.graph(name, tensorrt=True)) == {onnx.TensorProto.INT8}
     assert opened.token_embedding().dtype == np.float16
 
 
 def test_other_bundles_have_one_graph_for_all(bundle):
     opened = Bundle.open(bundle)
-    assert opened.graph(VISION, "tensorrt").resolve() == opened.graph(VISION).resolve() == bundle / VISION
+    assert opened.graph(VISION, tensorrt=True).resolve() == opened.graph(VISION).resolve() == bundle / VISION
 
 
 def test_a_bundle_without_its_second_flavour_is_refused(exported, tmp_path):

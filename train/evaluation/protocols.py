@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from attri.runtime.errors import UsageError
-from attri.train.config import METHODS, PromptConfig, TrainConfig, trainable_parts
+from attri.train.config import METHODS, Method, PromptConfig, Protocol, TrainConfig, trainable_parts
 from attri.train.data.read import Dataset
 from attri.train.evaluation import result_tables
 from attri.train.fitting import fit, label_tokens, load_model, restore_threads, versions
@@ -55,10 +55,10 @@ class ProtocolSpec:
         shots: training images per class; several for few-shot.
     """
 
-    protocol: str
+    protocol: Protocol
     read: Callable[[int, int], Dataset]
     targets: tuple[Dataset, ...] = ()
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[Method, ...] = METHODS
     seeds: tuple[int, ...] = (1, 2, 3)
     shots: tuple[int, ...] = (SHOTS,)
 

@@ -20,6 +20,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from attri.train.config import KmeansInit
 from attri.train.model.blocks import l2_normalize, layer_norm, upcast
 
 
@@ -103,7 +104,7 @@ class Retrieval(nn.Module):
 
     regions: Tensor
 
-    def __init__(self, grid: tuple[int, int], clusters: int, steps: int, kmeans_init: str) -> None:
+    def __init__(self, grid: tuple[int, int], clusters: int, steps: int, kmeans_init: KmeansInit) -> None:
         super().__init__()
         self.clusters, self.steps, self.kmeans_init = clusters, steps, kmeans_init
         regions = torch.empty(0)

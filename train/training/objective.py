@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attri.runtime.text.label_tokens import LabelTokens
-from attri.train.config import TrainConfig
+from attri.train.config import Term, TrainConfig
 from attri.train.model import losses
 from attri.train.model.attriprompt import AttriPrompt
 from attri.train.training import distributed
@@ -54,7 +54,7 @@ class Objective(nn.Module):
         def mean(of_image: Tensor) -> Tensor:
             return of_image[: counts[distributed.rank()]].sum() * distributed.size() / sum(counts)
 
-        terms: dict[str, Callable[[], Tensor]] = {
+        terms: dict[Term, Callable[[], Tensor]] = {
             "class": lambda: mean(losses.class_stream(logits, targets)),
             "instance": lambda: self.instance(features, targets, text, counts),
             "text": lambda: mean(losses.text_distance(text, self.frozen)),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from attri.runtime._util.signals import defer_signals
+from attri.runtime.bundle import Precision
 from attri.runtime.engines.base import Progress
 from attri.runtime.engines.signature import GraphSignature
 from attri.runtime.engines.tensorrt.logger import make_log
@@ -94,7 +95,7 @@ def build(
     trt: Any,
     graph: Path,
     signature: GraphSignature,
-    precision: str,
+    precision: Precision,
     options: BuildOptions,
     ranges: Mapping[str, Range],
     *,
@@ -174,7 +175,7 @@ def _parser_error(error: Any) -> str:
     return where + " ".join(error.desc().split())
 
 
-def _set_precision(trt: Any, network: Any, config: Any, precision: str) -> None:
+def _set_precision(trt: Any, network: Any, config: Any, precision: Precision) -> None:
     flags = trt.BuilderFlag
     if hasattr(flags, "TF32"):  # on by default, and with 10 bits of mantissa no float32
         config.clear_flag(flags.TF32)

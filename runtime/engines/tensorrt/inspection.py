@@ -9,6 +9,7 @@ import json
 import re
 from typing import Any
 
+from attri.runtime.bundle import Precision
 from attri.runtime.errors import EngineError
 
 # An fp16 engine must keep this part of the graph's share of half tensors. Our choice: tensors that were fused away are
@@ -42,7 +43,7 @@ def type_shares(information: str) -> dict[str, float] | None:
     return {kind: count / total for kind, count in counts.items()} if total else None
 
 
-def check_shares(shares: dict[str, float] | None, precision: str, name: str, asked: float) -> None:
+def check_shares(shares: dict[str, float] | None, precision: Precision, name: str, asked: float) -> None:
     """Check that an engine is in the precision that was asked for.
 
     Args:

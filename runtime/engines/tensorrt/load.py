@@ -182,7 +182,7 @@ class _Loader:
         return TrtEngine(self.gpu.trt, self.gpu.cuda, serialized, self._signature(name), host_code=host_code)
 
     def _signature(self, name: str) -> GraphSignature:
-        return read_signature(self.bundle, self.bundle.graph_name(name, "tensorrt"))
+        return read_signature(self.bundle, self.bundle.graph_name(name, tensorrt=True))
 
     def _build(self, name: str, key: EngineKey) -> TrtEngine:
         """Build an engine, verify it, and only then cache it."""
@@ -190,15 +190,15 @@ class _Loader:
         workspace = options.workspace or free_memory(self.gpu.cuda) // 2
         built = build(
             self.gpu.trt,
-            self.bundle.graph(name, "tensorrt"),
+            self.bundle.graph(name, tensorrt=True),
             self._signature(name),
-            key.precision,
+            self.bundle.manifest.precision,
             options,
             key.ranges,
             workspace=workspace,
             timing_cache=self.cache.timing_cache(key.machine),
             progress=self.progress,
-            name=self.bundle.graph_name(name, "tensorrt"),
+            name=self.bundle.graph_name(name, tensorrt=True),
         )
         engine = self._open(name, built.serialized, host_code=options.version_compatible)
         try:
@@ -211,12 +211,12 @@ class _Loader:
 
     def _verify(self, name: str, key: EngineKey, engine: TrtEngine) -> dict[str, Any]:
         """Check a new engine's precision and its agreement with the model. Raises EngineError or ParityError."""
-        file = self.bundle.graph_name(name, "tensorrt")
+        file = self.bundle.graph_name(name, tensorrt=True)
         shares = type_shares(engine.inspect())
         if shares is None and key.precision != "fp32":
             self.progress(f"TensorRT does not show how much of {file} is {key.precision}: only its outputs are checked")
         asked = self.bundle.manifest.arithmetic.get("graphs", {}).get(name, {}).get("tensors", 1.0)
-        check_shares(shares, key.precision, file, asked)
+        check_shares(shares, self.bundle.manifest.precision, file, asked)
         return {"parity": compare(self.bundle, name, engine), "types": shares}
 
     def _save(self, key: EngineKey, built: BuiltEngine, figures: dict[str, Any]) -> None:
@@ -236,7 +236,7 @@ def make_key(bundle: Bundle, name: str, gpu: Gpu, options: BuildOptions) -> Engi
         gpu: this machine.
         options: that the engine is built for.
     """
-    file = bundle.graph_name(name, "tensorrt")
+    file = bundle.graph_name(name, tensorrt=True)
     dims = read_signature(bundle, file).dims
     ranges = options.ranges(int(bundle.manifest.text["context_length"]))
     return EngineKey(

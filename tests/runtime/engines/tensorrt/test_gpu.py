@@ -82,7 +82,7 @@ def test_the_engines_agree_with_the_model(path, engines):
 def test_the_engines_are_in_the_precision_of_the_bundle(path, gpu, folder):
     bundle = Bundle.open(path)
     for name in (VISION, TEXT):
-        graph = bundle.graph_name(name, "tensorrt")
+        graph = bundle.graph_name(name, tensorrt=True)
         stem = graph.removesuffix(".onnx")
         cached = EngineCache(folder).find(stem, bundle.manifest.files[graph]["sha256"], gpu.machine)
         print(name, cached.figures)
@@ -156,8 +156,8 @@ def test_outside_the_profile_is_an_error(path, engines):
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
 def test_tensorrt_does_not_take_a_damaged_engine(path, gpu, folder, damage):
     bundle = Bundle.open(path)
-    signature = read_signature(bundle, bundle.graph_name(VISION, "tensorrt"))
-    (file,) = folder.glob(f"{bundle.graph_name(VISION, 'tensorrt').removesuffix('.onnx')}.*.plan")
+    signature = read_signature(bundle, bundle.graph_name(VISION, tensorrt=True))
+    (file,) = folder.glob(f"{bundle.graph_name(VISION, tensorrt=True).removesuffix('.onnx')}.*.plan")
     serialized = file.read_bytes()
     bad = {"cut": serialized[: len(serialized) // 2], "changed": b"\0" * 64 + serialized[64:], "empty": b""}[damage]
     with pytest.raises(EngineError, match=f"TensorRT {gpu.trt.__version__} does not take the engine"):

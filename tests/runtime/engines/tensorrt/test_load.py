@@ -297,7 +297,7 @@ def test_listed_engines_may_be_rebuilt_and_those_of_others_stay_listed(copy, cud
     both = {name for name in Bundle.open(copy).manifest.files if name.startswith("engines/")}
     assert first < both
     assert len(both) == 8
-    for engine in open_engines(Bundle.open(copy), EngineOptions(rebuild=True)):
+    for engine in open_engines(Bundle.open(copy), EngineOptions(rebuild_engines=True)):
         engine.close()
     assert not all((copy / name).exists() for name in both)
     Bundle.open(copy)
@@ -310,10 +310,10 @@ def test_a_rebuild_that_fails_leaves_the_engine_that_worked(copy, jetson):
     before = {file: file.read_bytes() for file in (copy / "engines").iterdir()}
     jetson.skew = float("nan")
     with pytest.raises(ParityError):
-        open_engines(Bundle.open(copy), EngineOptions(rebuild=True))
+        open_engines(Bundle.open(copy), EngineOptions(rebuild_engines=True))
     jetson.broken = "build"
     with pytest.raises(EngineError):
-        open_engines(Bundle.open(copy), EngineOptions(rebuild=True))
+        open_engines(Bundle.open(copy), EngineOptions(rebuild_engines=True))
     assert {file: file.read_bytes() for file in (copy / "engines").iterdir()} == before
 
 
@@ -419,7 +419,7 @@ def test_jetpack_5_is_named(copy, jetson):
     "request_",
     [
         EngineOptions("tensorrt"),
-        EngineOptions(rebuild=True),
+        EngineOptions(rebuild_engines=True),
         EngineOptions(engine_dir="x"),
         EngineOptions("tensorrt", "cuda"),
     ],
@@ -434,8 +434,8 @@ def test_tensorrt_that_was_asked_for_is_not_replaced(copy, bare, request_):
     "request_",
     [
         EngineOptions("tensorrt", "cpu"),
-        EngineOptions(device="cpu", rebuild=True),
-        EngineOptions("onnxruntime", rebuild=True),
+        EngineOptions(device="cpu", rebuild_engines=True),
+        EngineOptions("onnxruntime", rebuild_engines=True),
         EngineOptions("onnxruntime", engine_dir="x"),
         EngineOptions(device="tensorrt"),
         EngineOptions("trt"),
