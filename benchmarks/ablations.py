@@ -1,4 +1,4 @@
-"""What each part of AttriPrompt is worth on the pocket set: leave it out, or change it, and compare.
+"""Ablations of AttriPrompt on the pocket set: each part left out or changed in turn.
 
     python -m benchmarks.ablations DIR
 
@@ -104,7 +104,8 @@ def main() -> None:
     text = [
         "Pocket, 3 seeds; accuracy in percent (standard deviation over seeds).",
         "",
-        "Validation, on training images of the 12 base classes: 6 are learned, 6 are novel, and the other way round.",
+        "Validation, on training images of the 12 base classes: 6 are learned and 6 stand in for novel ones, and then"
+        " the reverse.",
         "",
         *table(folder / "validation", validation(folder)),
         "",

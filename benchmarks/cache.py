@@ -1,4 +1,4 @@
-"""How often a frame of a video finds its text features in the cache, with and without hysteresis.
+"""How often a frame of a video hits the text cache, with and without retrieval hysteresis.
 
     python -m benchmarks.cache RUN... [--clips clips] [--margins 0.01,0.02,0.05]
 
@@ -42,11 +42,11 @@ CLIPS = {  # name: file, what is seen
     "bikes": (f"{SCIKIT}/bikes.mp4", "moving, and cuts"),
 }
 BATCH = 64
-EXPLANATION = """First table, exact retrieval. Hits: frames whose entries were seen before in the clip; the others cost
-a pass of the text encoder more (benchmarks/RESULTS.md). Near-ties: of the frames that differ from the one before, the
-share where every entry that was left is within the margin of the best.
+EXPLANATION = """First table, exact retrieval. Hits: frames whose pool entries were retrieved before in the clip; any
+other frame needs a run of the text graph (benchmarks/RESULTS.md). Near-ties: among frames that retrieve other entries
+than the frame before, the share in which every replaced entry is within the margin of the best.
 
-Second table, with hysteresis: hits / top-1 as with exact retrieval."""
+Second table, with hysteresis: hits / share of frames with the same best label as with exact retrieval."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Can scores be trusted: calibration error, AUROC and thresholds, on images that neither fitted nor chose them.
+"""Calibration error, AUROC and rejection threshold, on images that were used for neither fitting nor choosing them.
 
     attri-train --protocol base-to-novel --shots 8 --output runs/base-to-novel
     python -m benchmarks.confidence runs/base-to-novel
@@ -104,7 +104,7 @@ def table(found: list[dict[str, Any]]) -> str:
         [
             *lines,
             "",
-            "So few images in 15 bins show an error of 10 to 13 even where scores are perfect (simulated).",
+            "With so few images in 15 bins, even perfect scores have a calibration error of 10 to 13 (simulated).",
             "",
             "| with the base classes as labels | |",
             "|---|---|",

@@ -1,4 +1,4 @@
-"""A second kind of images, far from the backbone's: Fashion-MNIST, photographs of clothes, with the pocket model.
+"""The pocket model on images far from its own: Fashion-MNIST, photographs of clothes.
 
     apt-get download dataset-fashion-mnist && dpkg -x dataset-fashion-mnist*.deb debian
     python -m benchmarks.fashion DIR --data debian/usr/share/datasets/fashion-mnist

@@ -1,4 +1,4 @@
-"""What int8 is worth: speed of ViT-B-32 on a CPU against float32, and accuracy of a trained pocket prompt.
+"""int8 against float32: speed of ViT-B-32 on a CPU, and accuracy of a trained pocket prompt.
 
     python -m benchmarks.int8 RUN [--labels 100] [--threads 2] [--rounds 30]
 

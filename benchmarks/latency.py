@@ -1,4 +1,4 @@
-"""What a frame costs: image-conditioned prompts, literal and folded, against static-prompt CLIP, in one run.
+"""Latency of a frame: per-image prompts, literal and folded, against CLIP with static prompts, in one run.
 
     python -m benchmarks.latency [--models ViT-B-32 ViT-B-16] [--labels 10 100 1000] [--threads 2] [--rounds 9]
 
@@ -62,16 +62,16 @@ COMPARED = 16  # for the agreement of the shortlist
 LITERAL_CLASSES = 100  # at a time: the literal encoder's activations would not fit otherwise
 ATTRI = {CACHED: {}, UNCACHED: {"cache_bytes": 0}, SHORT: {"cache_bytes": 0, "shortlist": SHORTLIST}}
 Scores = Callable[[], np.ndarray]
-EXPLANATION = f"""Weights are random: time does not depend on them, and it is for them that contestants are said to
-agree. Labels are ImageNet's names.
+EXPLANATION = f"""Weights are random: time does not depend on them, and the agreement of scores is checked with them.
+Labels are ImageNet's class names.
 
-- n: rounds that are measured. The literal ones take too long with many labels to have a turn in all.
-- median ms: of a frame, over n rounds; but for the literal ones, a frame that comes after another.
-- against the floor: the median over n rounds of the ratio within a round; the ratio of the two medians is another, for
-  the machine's speed drifts.
-- GFLOP: floating-point operations of a frame's products as PyTorch counts them, two for a multiply-add.
-- of the peak: GFLOP over median time, as a part of what a product of two {PEAK} x {PEAK} float32 matrices reaches on as
-  many threads right after the rounds: the best of 8 in PyTorch and 8 in ONNX Runtime, which stands above each table."""
+- n: rounds that were measured. With many labels the literal contestants are too slow to take part in every round.
+- median ms: of a frame, over n rounds. All but the literal contestants run a frame before the measured one.
+- against the floor: the median over n rounds of the ratio within a round. It differs from the ratio of the medians,
+  because the machine's speed drifts.
+- GFLOP: floating-point operations of a frame's matrix products as PyTorch counts them; a multiply-add counts as two.
+- of the peak: GFLOP over median time, as a share of what a product of two {PEAK} x {PEAK} float32 matrices reaches
+  on as many threads right after the rounds: the best of 8 in PyTorch and 8 in ONNX Runtime, shown above each table."""
 
 
 class Plain(nn.Module):

@@ -25,9 +25,9 @@ from attri.train.model.backbone import load_backbone
 from attri.train.pocket import IMAGES
 from benchmarks.common import keep
 
-WEIGHTS = """pocket has its trained weights, ViT-B-16 random ones, and both have strong random prompts: this is their
-parity, and not that of a trained ViT-B-16, which is checked when it is exported. Random classes are all alike: best
-labels are ahead by 0.0005 logits, and half precision may turn them around, so their top-1 has no gate here."""
+WEIGHTS = """pocket has its trained weights, ViT-B-16 random ones, and both have strong random prompts. A trained
+ViT-B-16 is checked when it is exported. With random weights all classes are alike: the best label leads by 0.0005
+logits, and half precision may swap it with the next, so top-1 of ViT-B-16 has no gate here."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""ONNX Runtime's session options: threads, spinning and graph level, by what they do to a frame.
+"""Options of an ONNX Runtime session (threads, spinning, graph optimization) by their effect on a frame's latency.
 
     python -m benchmarks.session [--model ViT-B-32] [--labels 10] [--rounds 20]
 

@@ -1,4 +1,4 @@
-"""Thousands of labels: what a shortlist costs, and how often it gives the best label of the full computation.
+"""Shortlists for thousands of labels: latency, and how often the best label is that of the full computation.
 
     python -m benchmarks.shortlist [RUN] [--threads 2]
 

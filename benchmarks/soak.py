@@ -1,4 +1,4 @@
-"""Leave attri-run alone with new labels and bad company, and see that it does not grow.
+"""Soak test: memory, threads and files of attri-run with changing labels and failing sources.
 
     python -m benchmarks.soak BUNDLE [--frames 5000] [--minutes 30]
 
@@ -208,7 +208,7 @@ def main() -> None:
         f"{arguments.frames} frames through standard input, other labels after every {EVERY}: {memory[SETTLED]:.1f} MB"
         f" resident after frame {SETTLED}, at most {grown:.1f} MB more later ({MOST:.0f} are allowed).",
         "",
-        "Four cameras on loopback (well, dying and coming back, freezing, changing size), labels edited every 1.5 s:"
+        "Four cameras on loopback (steady, dying and coming back, freezing, changing size), labels edited every 1.5 s:"
         f" {arguments.minutes:g} minutes, {found.results} results, exit code {found.code}.",
         "",
         "| medians | second quarter | last quarter |",

@@ -1,4 +1,4 @@
-"""A list of images in batches, read ahead, against a loop of single calls.
+"""Throughput of a list of images in batches, read ahead, against a loop of single calls.
 
     python -m benchmarks.throughput BUNDLE [--images 2000] [--batch 1 4 16]
 
@@ -54,7 +54,7 @@ def main() -> None:
     model, loop = Bundle.open(arguments.bundle).manifest.model["name"], np.array(times[LOOP])
     lines = [
         f"{model}, {arguments.images} JPEGs of {SIDE} x {SIDE} ({len(files)} different ones), {ROUNDS} rounds in"
-        " turn. All ways give the same labels. Against the loop: the median of the ratios within a round.",
+        " turn. Labels are the same in all cases. Against the loop: the median of the ratios within a round.",
         "",
         "| | images a second | against the loop |",
         "|---|---|---|",

@@ -1,4 +1,4 @@
-"""What the fold is worth in training: one step of the literal model and one of attri, time and peak memory.
+"""Training with and without the fold: time and peak memory of a step.
 
     python -m benchmarks.training [--model ViT-B-16] [--classes 50] [--batch 4] [--threads 2] [--rounds 5]
 
