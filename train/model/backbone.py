@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from attri.runtime.errors import FailedError, UsageError
 from attri.runtime.preprocess import Preprocess
+from attri.train.model.open_clip_types import CLIP, TextTransformer, VisionTransformer
 from attri.train.model.prompted_text import TextTower
 
 VOCABULARY = 49408  # CLIP's byte-pair encoding, the one that the runtime speaks
@@ -27,45 +28,45 @@ class Backbone:
         sha256: hash of all tensors, whatever file they came from.
     """
 
-    clip: nn.Module
+    clip: CLIP
     name: str
     tag: str
     sha256: str
 
     @property
-    def visual(self) -> nn.Module:
-        """The image tower, an open_clip VisionTransformer."""
-        return cast(nn.Module, self.clip.visual)
+    def visual(self) -> VisionTransformer:
+        """The image tower."""
+        return self.clip.visual
 
     @property
-    def text(self) -> nn.Module:
+    def text(self) -> TextTransformer:
         """The module that holds the text tower's parts: the model itself, or its `text` in a CustomTextCLIP."""
-        return cast(nn.Module, getattr(self.clip, "text", self.clip))
+        return cast(TextTransformer, getattr(self.clip, "text", self.clip))
 
     @property
     def token_embedding(self) -> Tensor:
         """The token embedding table."""
-        return cast(nn.Embedding, self.text.token_embedding).weight  # [49408, W]
+        return self.text.token_embedding.weight  # [49408, W]
 
     @property
     def context_length(self) -> int:
         """Most tokens of a text, SOS and EOT included."""
-        return int(cast(Tensor, self.text.positional_embedding).shape[0])
+        return self.text.positional_embedding.shape[0]
 
     @property
     def joint_width(self) -> int:
         """D, width of the joint space."""
-        return int(cast(Tensor, self.visual.proj).shape[1])
+        return self.visual.proj.shape[1]
 
     @property
     def logit_scale(self) -> float:
         """The factor of the cosine: exp of the learned logit scale."""
-        return float(cast(Tensor, self.clip.logit_scale).detach().double().exp())
+        return float(self.clip.logit_scale.detach().double().exp())
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
-        return cast("tuple[int, int]", self.visual.grid_size)
+        return self.visual.grid_size
 
     def text_tower(self) -> TextTower:
         """Return the parts of the text tower that the folded encoder uses."""
@@ -80,7 +81,7 @@ class Backbone:
         cfg = getattr(self.visual, "preprocess_cfg", None) or {}
         if cfg.get("interpolation", "bicubic") != "bicubic" or cfg.get("resize_mode", "shortest") != "shortest":
             raise UsageError(f"{self.name} wants {cfg['interpolation']}/{cfg['resize_mode']} resizing: not supported")
-        height, width = cast("tuple[int, int]", self.visual.image_size)
+        height, width = self.visual.image_size
         if height != width:
             raise UsageError(f"{self.name} takes {height} x {width} images: only square ones are supported")
         mean = tuple(cfg.get("mean", (0.48145466, 0.4578275, 0.40821073)))
@@ -104,7 +105,7 @@ def load_backbone(name: str = "pocket", pretrained: str | None = None) -> Backbo
         from attri.train import pocket
 
         if pretrained:
-            raise UsageError("the pocket model has its own weights: leave out --pretrained")
+            raise UsageError("the pocket model has its own weights: leave out `pretrained`")
         return freeze(pocket.load(), name, "embedded")
     import open_clip
 
@@ -134,7 +135,7 @@ def freeze(clip: nn.Module, name: str, tag: str) -> Backbone:
     """
     check_foldable(clip, name)
     clip = clip.float().eval().requires_grad_(False)
-    return Backbone(clip, name, tag, weights_hash(clip))
+    return Backbone(cast(CLIP, clip), name, tag, weights_hash(clip))
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -146,13 +147,13 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def check_config(name: str, config: dict[str, object]) -> None:
+def check_config(name: str, config: dict[str, Any]) -> None:
     """Check by its config that a model can be folded, before any weight is made or fetched.
 
     Raises:
         UsageError: the tower is not a plain open_clip ViT with a causal CLIP text tower.
     """
-    vision, text = cast("dict[str, object]", config["vision_cfg"]), cast("dict[str, object]", config["text_cfg"])
+    vision, text = config["vision_cfg"], config["text_cfg"]
     if text.get("hf_model_name"):
         raise UsageError(f"{name} cannot be folded: its text tower is a Hugging Face model, not a causal CLIP tower")
     if vision.get("timm_model_name") or isinstance(vision.get("layers"), list):
@@ -173,11 +174,11 @@ def check_foldable(clip: nn.Module, name: str) -> None:
     Raises:
         UsageError: with the model's name and the reason.
     """
-    from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+    from open_clip import transformer
 
     visual: Any = clip.visual
     text: Any = getattr(clip, "text", clip)
-    if not isinstance(visual, VisionTransformer):
+    if not isinstance(visual, transformer.VisionTransformer):
         raise UsageError(f"{name} is not supported: its image tower is not a ViT of open_clip")
     if getattr(text, "attn_mask", None) is None:
         raise UsageError(f"{name} cannot be folded: its text tower is not causal, so labels would change prompts")
@@ -190,7 +191,7 @@ def check_foldable(clip: nn.Module, name: str) -> None:
     if visual.proj is None or not isinstance(visual.patch_dropout, nn.Identity):
         raise UsageError(f"{name} is not supported: its image tower has no plain projection or drops patches")
     blocks = [*visual.transformer.resblocks, *text.transformer.resblocks]
-    if not all(type(block) is ResidualAttentionBlock for block in blocks):
+    if not all(type(block) is transformer.ResidualAttentionBlock for block in blocks):
         raise UsageError(f"{name} is not supported: its blocks are not CLIP's (custom attention)")
     vocabulary = text.token_embedding.weight.shape[0]
     if vocabulary != VOCABULARY:

@@ -6,12 +6,11 @@ what training differentiates. Half-precision inputs pass norms and softmax in fl
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from attri.train.model.open_clip_types import ResidualBlock
 
 
 def upcast(x: Tensor) -> Tensor:
@@ -53,12 +52,10 @@ def merge_heads(x: Tensor) -> Tensor:
 class BlockView:
     """A view of one open_clip ResidualAttentionBlock; it owns nothing."""
 
-    def __init__(self, block: nn.Module) -> None:
-        self.attention = cast(nn.MultiheadAttention, block.attn)
-        self.ln_1, self.ln_2 = cast(nn.Module, block.ln_1), cast(nn.Module, block.ln_2)
-        self.ls_1 = cast("Callable[[Tensor], Tensor]", block.ls_1)
-        self.ls_2 = cast("Callable[[Tensor], Tensor]", block.ls_2)
-        self.mlp = cast("Callable[[Tensor], Tensor]", block.mlp)
+    def __init__(self, block: ResidualBlock) -> None:
+        self.attention = block.attn
+        self.ln_1, self.ln_2 = block.ln_1, block.ln_2
+        self.ls_1, self.ls_2, self.mlp = block.ls_1, block.ls_2, block.mlp
         self.heads = self.attention.num_heads
         self.scale: float = (self.attention.embed_dim // self.heads) ** -0.5
 
@@ -67,8 +64,7 @@ class BlockView:
         width = self.attention.embed_dim
         rows = slice(parts.start * width, parts.stop * width)
         normed = layer_norm(self.ln_1, x)
-        weight, bias = cast(Tensor, self.attention.in_proj_weight), cast(Tensor, self.attention.in_proj_bias)
-        return F.linear(normed, weight[rows], bias[rows])
+        return F.linear(normed, self.attention.in_proj_weight[rows], self.attention.in_proj_bias[rows])
 
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Project to q (already scaled), k and v. [B, T, W] -> each [B, H, T, W/H]."""

@@ -25,13 +25,13 @@ heads, W width, d = W / H, D joint width; b is 1 in the first block and B after 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attri.train.model.blocks import BlockView, l2_normalize, layer_norm, merge_heads, softmax, upcast
+from attri.train.model.open_clip_types import TextTransformer
 
 MASKED = -3e4  # added to masked scores: representable in float16, and its exp is 0 in every precision
 
@@ -68,12 +68,12 @@ class TextTower(nn.Module):
 
     positional_embedding: Tensor
 
-    def __init__(self, text: nn.Module) -> None:
+    def __init__(self, text: TextTransformer) -> None:
         super().__init__()
-        self.blocks = cast(nn.ModuleList, cast(nn.Module, text.transformer).resblocks)
-        self.positional_embedding = cast(Tensor, text.positional_embedding)  # [77, W]
-        self.ln_final = cast(nn.Module, text.ln_final)
-        self.text_projection = cast("Tensor | nn.Linear | None", text.text_projection)
+        self.blocks = text.transformer.resblocks
+        self.positional_embedding = text.positional_embedding  # [77, W]
+        self.ln_final = text.ln_final
+        self.text_projection = text.text_projection
 
     def project(self, x: Tensor) -> Tensor:
         """Project into the joint space. [..., W] -> [..., D]."""

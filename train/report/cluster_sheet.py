@@ -10,16 +10,16 @@ import math
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from attri.train.model.attriprompt import AttriPrompt
-from attri.train.model.retrieval import Retrieval, nearest_centre
+from attri.train.model.retrieval import nearest_centre
 from attri.train.report.plots import COLOURS, save, short
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ def usage_by_class(retrieved: Tensor, targets: Tensor, classes: int, size: int) 
 def cluster_blocks(model: AttriPrompt, image: Image.Image) -> list[BlockClusters]:
     """Cluster and retrieve for one image with the model's own parts; one view per prompted text block, L in all."""
     visual, keys = model.backbone.visual, model.pool.keys_of_blocks()  # [L, N, D]
-    ln_post, projection = cast(nn.Module, visual.ln_post), cast(Tensor, visual.proj)
-    retrieval = cast(Retrieval, model.vision.retrieval)
+    ln_post, projection, retrieval = visual.ln_post, visual.proj, model.vision.retrieval
+    assert retrieval is not None
     pixels = torch.from_numpy(model.backbone.preprocess()(image)[None]).to(projection)
     states = dict(enumerate(model.vision.states(pixels), start=1))
     centres = torch.stack([retrieval(states[source], ln_post, projection)[0] for source in model.vision.sources])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -65,7 +65,8 @@ def on_rank_zero(make: Callable[[], T]) -> T:
     dist.broadcast_object_list(box, device=torch.device("cpu"))
     if box[1] is not None:
         raise box[1]
-    return cast(T, box[0])
+    value: T = box[0]
+    return value
 
 
 def any_rank(*flags: bool) -> list[bool]:
