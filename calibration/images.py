@@ -30,7 +30,7 @@ def find_calibration_images(folder: Path, excluded: Sequence[Path] = ()) -> list
     """
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "no such folder"
-        raise UsageError(f"{folder}: {what}; name a folder of real images with --calibration-data")
+        raise UsageError(f"{folder}: {what}; `calibration_data` has to be a folder of real images")
     part = folder / "train" if _is_split(folder) else folder
     images = list_images(part)
     if not images:
@@ -39,7 +39,7 @@ def find_calibration_images(folder: Path, excluded: Sequence[Path] = ()) -> list
     if not fresh:
         raise UsageError(
             f"{part} holds only images of the parity check, which int8 must not be calibrated on: add some, or compare"
-            " fewer with --parity-images"
+            " fewer with `parity_images`"
         )
     return evenly(fresh, MAX_IMAGES)
 

@@ -74,13 +74,11 @@ class ExportOptions:
         if self.precision not in DTYPES:
             raise UsageError(f"precision is {self.precision!r}: choose {', '.join(DTYPES)}")
         if (self.precision == "int8") != (self.calibration is not None):
-            raise UsageError(
-                "int8 needs calibration images, and nothing else does: name a folder with --calibration-data"
-            )
+            raise UsageError("int8 needs calibration images, and nothing else does: see `calibration_data`")
         check_opset(self.opset)
         if prompt.retrieved == 0:
             raise UsageError(
-                "a prompt without a pool is a baseline of training and cannot be exported: train with --pool-size"
+                "a prompt without a pool is a baseline of training and cannot be exported: train one with a pool"
             )
         if self.calibration is not None:
             self.calibration.excluding(images).check(self.gates or Gates.of(self.precision))

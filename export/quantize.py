@@ -73,8 +73,8 @@ class Calibration:
             raise UsageError(f"the calibration method is {self.method!r}: choose {', '.join(METHODS)}")
         if self.target is not None and self.target < gates.cosine:
             raise UsageError(
-                f"--int8-target {self.target:g} is below the gate, {gates.cosine:g}: leave it out, or lower that too,"
-                " with --min-cosine"
+                f"`int8_target` {self.target:g} is below the gate, {gates.cosine:g}: leave it out, or lower that too,"
+                " with `min_cosine`"
             )
         find_calibration_images(self.data, self.excluded)
 
@@ -229,7 +229,7 @@ class _Search:
             if worst is None:
                 raise FailedError(
                     f"int8 ({self.flavour.name}) does not reach {missed.gate:g} in {missed.name}: with a single layer"
-                    f" in int8 it is {getattr(missed, missed.figure):.6f}; nothing was written: ask for less, or --fp16"
+                    f" in int8 it is {getattr(missed, missed.figure):.6f}; nothing was written: ask for less, or fp16"
                 )
             name, layer = worst
             self.kept[name].append(layer)

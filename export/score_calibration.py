@@ -73,7 +73,7 @@ class Validation:
         whole, learned = data_of(run)
         used = {image.path for image in learned}
         unused = [image for image in whole.train if image.path not in used]
-        parts = {"validation images": whole.val, "training images that --shots left out": unused}
+        parts = {"validation images": whole.val, "training images beyond the shots": unused}
         what = " and ".join(name for name, images in parts.items() if images) or "validation images"
         return cls.of(what, dataclasses.replace(whole, test=whole.val + unused), run.classes)
 
@@ -125,7 +125,7 @@ class ScoreCalibrationRequest:
     negatives: list[Path] = field(default_factory=list)  # images of none of the labels
     false_accepts: float | None = None  # share of the negatives that may pass
     false_rejects: float | None = None  # share of the validation images that may be rejected
-    asked: bool = False  # --calibrate was given: failure to fit is an error, and a harmful temperature is kept
+    asked: bool = False  # for: failure to fit is an error, and a harmful temperature is kept
 
     def check(self, labels: list[str]) -> None:
         """Refuse what cannot be fitted with these labels, or from so few negatives.
@@ -140,9 +140,9 @@ class ScoreCalibrationRequest:
         if self.false_rejects is None:
             return
         if self.validation is None:
-            raise UsageError(f"--false-rejects reads the scores of validation images: {self.why}")
+            raise UsageError(f"`false_rejects` reads the scores of validation images: {self.why}")
         if labels != self.validation.base.classes:
-            raise UsageError("--false-rejects reads the scores of images of the run's classes: leave --labels out")
+            raise UsageError("`false_rejects` reads the scores of images of the run's classes: leave `labels` out")
 
 
 def data_of(run: Run) -> tuple[Dataset, list[LabelledImage]]:
@@ -167,7 +167,7 @@ def find_negatives(folder: Path) -> list[Path]:
     """
     images = list_images(folder) if folder.is_dir() else []
     if not images:
-        raise UsageError(f"{folder} holds no images: --negatives is a folder of images that show none of the labels")
+        raise UsageError(f"{folder} holds no images: `negatives` is a folder of images that show none of the labels")
     return evenly(images, MAX_IMAGES)
 
 
@@ -179,7 +179,7 @@ def _require_negatives(count: int, share: float) -> None:
     """
     least = math.ceil(1 / (share or FALSE_ACCEPTS) - 1e-9)
     if count < least:
-        raise UsageError(f"--false-accepts {share:g} needs {least} --negatives that can be read, not {count}: add some")
+        raise UsageError(f"`false_accepts` {share:g} needs {least} `negatives` that can be read, not {count}: add some")
 
 
 def calibrate_scores(request: ScoreCalibrationRequest, classifier: Classifier) -> dict[str, Any]:
@@ -281,7 +281,7 @@ def _threshold_of_negatives(
     if threshold > 1:
         raise UsageError(
             f"too many of the negatives score 1: a threshold that lets {request.false_accepts:.1%} of them pass would"
-            " reject every image; raise --false-accepts, or look whether they do show a label"
+            " reject every image; raise `false_accepts`, or look whether they do show a label"
         )
     return threshold, {
         "false_accepts": request.false_accepts,

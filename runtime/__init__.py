@@ -7,6 +7,7 @@ from attri.runtime.classifier import Classifier
 from attri.runtime.errors import (
     AttriError,
     BundleError,
+    BundleNotFoundError,
     EngineError,
     FailedError,
     ImageError,
@@ -29,6 +30,7 @@ __all__ = [
     "AttriError",
     "Bundle",
     "BundleError",
+    "BundleNotFoundError",
     "Classifier",
     "EngineError",
     "FailedError",

@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 
 from attri.runtime._util.atomic import write_file
 from attri.runtime._util.held_files import HeldFiles, entry_of
-from attri.runtime.errors import BundleError
+from attri.runtime.errors import BundleError, BundleNotFoundError
 from attri.runtime.preprocess import Preprocess
 
 SCHEMA = 3  # 2 had other names for the inputs of the text graph, and no signatures
@@ -102,8 +102,10 @@ def manifest_digest(raw: Mapping[str, Any]) -> str:
 class Bundle:
     """A verified bundle.
 
-    path  where it was opened, for messages and for its engines; something else may be there by now
-    held  its files, open; None while it is being written, and they are read by their paths
+    Attributes:
+        path: Where it was opened, for messages and for its engines; something else may be there by now.
+        manifest: What stands in its manifest.json.
+        held: Its files, open; None while it is being written, and they are read by their paths.
     """
 
     path: Path
@@ -118,7 +120,8 @@ class Bundle:
         again a few times.
 
         Raises:
-            BundleError: it is missing, incomplete, changed, of another schema, or names files outside itself.
+            BundleNotFoundError: no bundle is there.
+            BundleError: it is incomplete, changed, of another schema, or names files outside itself.
         """
         path = Path(path)
         for _ in range(TRIES):
@@ -139,7 +142,7 @@ class Bundle:
         try:
             held = HeldFiles(path)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise BundleError(f"no bundle at {path}: run attri-export, or name one with --bundle") from error
+            raise BundleNotFoundError(f"no bundle at {path}: run attri-export, or name another") from error
         except (OSError, ValueError) as error:
             raise BundleError(f"{path} cannot be opened: {error}") from error
         try:
@@ -212,7 +215,7 @@ class Bundle:
 def read_manifest(path: Path) -> Manifest:
     """The manifest alone, without verifying other files. Raises BundleError."""
     if not path.is_dir():
-        raise BundleError(f"no bundle at {path}: run attri-export, or name one with --bundle")
+        raise BundleNotFoundError(f"no bundle at {path}: run attri-export, or name another")
     return _read_manifest(path, path)
 
 
@@ -223,7 +226,7 @@ def _read_manifest(folder: Path, path: Path) -> Manifest:
         raw = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         digest = manifest_digest(raw) if isinstance(raw, dict) else ""
     except FileNotFoundError as error:
-        raise BundleError(f"{path} is not a bundle, it has no {MANIFEST}: run attri-export") from error
+        raise BundleNotFoundError(f"{path} is not a bundle, it has no {MANIFEST}: run attri-export") from error
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise BundleError(f"{file} cannot be read ({reason}): export the bundle again") from error

@@ -1,16 +1,22 @@
 """The exceptions of attri. Anything else that escapes is a bug and keeps its traceback.
 
-AttriError              a person can mend it: one line that says what to do
-├── UsageError          the request itself is wrong                 exit 2; 1 where the cause may pass by itself
-│   └── LabelsError     a labels file that cannot be used
-└── FailedError         it broke while running                      exit 1
-    ├── ImageError      an image that cannot be read
-    ├── BundleError     a bundle that is missing, damaged or too new
-    ├── EngineError     ONNX Runtime or TensorRT cannot do what was asked
-    ├── SourceError     a camera, stream or video that gives no frames
-    ├── ParityError     the exported model does not agree with the PyTorch one
-    ├── SinkError       a result could not be delivered: disk full, nobody there
-    └── MissingExtra    an optional package is not installed
+AttriError                          a person can mend it: one line that says what to do
+├── UsageError                      the request itself is wrong             exit 2; 1 where the cause is transient
+│   └── LabelsError                 a labels file that cannot be used
+└── FailedError                     it broke while running                  exit 1
+    ├── ImageError                  an image that cannot be read
+    ├── BundleError                 a bundle that is damaged or too new
+    │   └── BundleNotFoundError     no bundle is there
+    ├── EngineError                 ONNX Runtime or TensorRT cannot do what was asked
+    ├── SourceError                 a camera, stream or video that gives no frames
+    ├── ParityError                 the exported model does not agree with the PyTorch one
+    ├── SinkError                   a result could not be delivered: disk full, nobody there
+    └── MissingExtra                an optional package is not installed
+
+Where Python has an exception of the same meaning, the class is one of it too: UsageError is a ValueError, ImageError an
+OSError as with Pillow, BundleNotFoundError a FileNotFoundError, MissingExtra an ImportError.
+
+A message names a parameter in backquotes, `engine_dir`; the commands print the name of their option in its place.
 """
 
 from __future__ import annotations
@@ -28,7 +34,7 @@ class AttriError(Exception):
         return 1
 
 
-class UsageError(AttriError):
+class UsageError(AttriError, ValueError):
     """The request itself is wrong.
 
     Raised from a transient error of the system (a full disk, a missing mount), it has the exit code of a failure: a
@@ -49,12 +55,16 @@ class FailedError(AttriError):
     """Something failed while running."""
 
 
-class ImageError(FailedError):
-    """An image cannot be read."""
+class ImageError(FailedError, OSError):
+    """An image cannot be read: its file is missing, damaged or of no known format, or an array is no image."""
 
 
 class BundleError(FailedError):
     """A bundle is missing, damaged, or of another schema."""
+
+
+class BundleNotFoundError(BundleError, FileNotFoundError):
+    """There is no bundle at the path."""
 
 
 class EngineError(FailedError):
@@ -82,7 +92,7 @@ class SinkError(FailedError):
     """A result cannot be delivered: the disk is full, or nobody is there."""
 
 
-class MissingExtra(FailedError):
+class MissingExtra(FailedError, ImportError):
     """Optional packages are not installed.
 
     Args:

@@ -226,7 +226,7 @@ def _heif(file: IO[bytes], prefix: bytes, name: str) -> Image.Image | None:
 def _unknown(prefix: bytes) -> str:
     if prefix[4:8] == b"ftyp" and prefix[8:12] in _AVIF_BRANDS and not READS_AVIF:
         return "AVIF, which this Pillow does not read: pip install --upgrade 'Pillow>=11.3'"
-    return "not a picture of a kind that attri reads (JPEG, PNG, WebP, ...)"
+    return "not an image of a kind that attri reads (JPEG, PNG, WebP, ...)"
 
 
 def _turn(image: Image.Image) -> AbstractContextManager[object]:

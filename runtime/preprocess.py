@@ -58,7 +58,7 @@ class Preprocess:
         try:
             return np.array(square.convert("RGB"))
         except ValueError as error:
-            raise ImageError(f"a picture of mode {square.mode} cannot be turned into RGB: save it as RGB") from error
+            raise ImageError(f"an image of mode {square.mode} cannot be turned into RGB: save it as RGB") from error
 
 
 def _resized_crop(image: Image.Image, size: int) -> Image.Image:

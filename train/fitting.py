@@ -45,7 +45,7 @@ def pick_device(name: Device) -> torch.device:
     if name == "cpu":
         return repeatable(torch.device("cpu"))
     if not torch.cuda.is_available():
-        raise EngineError("--device cuda: this machine has no CUDA that PyTorch can use; try --device cpu")
+        raise EngineError("`device` cuda: this machine has no CUDA that PyTorch can use; try `device` cpu")
     if distributed.local_rank() >= torch.cuda.device_count():
         raise EngineError(
             f"{distributed.local_rank() + 1} processes, but {plural(torch.cuda.device_count(), 'GPU')}: start fewer"

@@ -51,12 +51,12 @@ def check_target(path: Path) -> None:
         return
     listed = listed_files(path)
     if listed is None:
-        raise UsageError(f"{path} exists and is not a bundle: choose another --output, or remove it")
+        raise UsageError(f"{path} exists and is not a bundle: choose another `output`, or remove it")
     files = (file.relative_to(path) for file in path.rglob("*") if file.is_symlink() or not file.is_dir())
     others = (file for file in files if file.parts[0] != bundle.ENGINES and file.as_posix() not in listed)
     if other := next(others, None):
         raise UsageError(
-            f"{path} holds {other}, which is not part of the bundle: move it away, or choose another --output"
+            f"{path} holds {other}, which is not part of the bundle: move it away, or choose another `output`"
         )
 
 
@@ -85,7 +85,7 @@ def staging(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise FailedError(f"cannot write to {path.absolute().parent}: {error.strerror}") from error
     if lock is None:
-        raise FailedError(f"another attri-export is writing {path}: wait for it, or choose another --output")
+        raise FailedError(f"another attri-export is writing {path}: wait for it, or choose another `output`")
     try:
         with _writing(path):
             remove_leftovers(target)

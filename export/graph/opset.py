@@ -37,5 +37,5 @@ def to_opset_17(proto: onnx.ModelProto) -> None:
             del node.attribute[:]
             node.attribute.extend(kept)
         elif onnx.defs.get_schema(node.op_type, 18).since_version > 17:
-            raise FailedError(f"{node.op_type} cannot be written at opset 17: use --opset 18")
+            raise FailedError(f"{node.op_type} cannot be written at opset 17: use `opset` 18")
     proto.opset_import[0].version = 17

@@ -104,7 +104,7 @@ def trace(
     strip_metadata(proto)
     if proto.ByteSize() > MAX_BYTES:  # the checker would only report that it cannot be parsed
         graph = f"the graph of {outputs[0]} would be {proto.ByteSize() / 2**30:.1f} GB"
-        raise FailedError(f"{graph}, ONNX holds {MAX_BYTES / 2**30:.1f}: use --fp16, or a smaller model")
+        raise FailedError(f"{graph}, ONNX holds {MAX_BYTES / 2**30:.1f}: use fp16, or a smaller model")
     assert_signature(proto, shapes, opset)
     onnx.checker.check_model(proto, full_check=True)
     return proto
@@ -130,7 +130,7 @@ def assert_signature(proto: onnx.ModelProto, shapes: dict[str, list[Any]], opset
     """
     found = {entry.domain: entry.version for entry in proto.opset_import}
     if found != {"": opset}:
-        raise FailedError(f"the tracer wrote opsets {found}, asked for {opset}: try --opset 18")
+        raise FailedError(f"the tracer wrote opsets {found}, asked for {opset}: try `opset` 18")
     for value in (*proto.graph.input, *proto.graph.output):
         dims = [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
         if dims != shapes[value.name]:

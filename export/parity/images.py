@@ -50,7 +50,7 @@ def find_parity_images(data: Path, count: int) -> list[Path]:
         UsageError: there is no such folder, or no image in it, or it is a table with mistakes.
     """
     if not data.exists():
-        raise UsageError(f"{data}: no such folder; name images for the parity check with --parity-data")
+        raise UsageError(f"{data}: no such folder; name one with images for the parity check as `parity_data`")
     try:
         images = [labelled.path for labelled in read_target(data).test]
     except UsageError:
@@ -58,7 +58,7 @@ def find_parity_images(data: Path, count: int) -> list[Path]:
             raise
         images = list_images(data)  # no dataset, but a folder of images is enough
     if not images:
-        raise UsageError(f"{data} holds no images: name some for the parity check with --parity-data")
+        raise UsageError(f"{data} holds no images: name some for the parity check as `parity_data`")
     return evenly(images, count)
 
 
@@ -94,7 +94,7 @@ def read_images(backbone: Backbone, files: list[Path]) -> ParityImages:
     if not read or len(read) < MIN_READABLE * len(files):
         raise FailedError(
             f"only {len(read)} of {len(files)} images for the parity check can be read, half are needed: replace the"
-            " damaged ones, or name a folder with --parity-data"
+            " damaged ones, or name another folder as `parity_data`"
         )
     worst, mean = np.array(errors, np.float64).T
     stage = Stage(ParityStage.PIXELS, "difference", float(worst.max()), float(mean.mean()), GATE, "mean", worst)

@@ -10,12 +10,11 @@ import socket
 from attri.runtime.errors import AttriError, FailedError, UsageError
 
 
-def parse_address(text: str, option: str) -> tuple[str, int]:
+def parse_address(text: str) -> tuple[str, int]:
     """Parse "8080", "127.0.0.1:8080", "[::1]:8080" or "name:8080".
 
     Args:
         text: the address; a port alone is on loopback.
-        option: for messages.
 
     Returns:
         Host and port.
@@ -25,13 +24,13 @@ def parse_address(text: str, option: str) -> tuple[str, int]:
     """
     found = re.fullmatch(r"(?:(\[[0-9a-fA-F:.]+\]|[^\[\]:/\s]+):)?([0-9]{1,9})", text)
     if not found:
-        raise UsageError(f"{option} {text!r}: write HOST:PORT, as in 127.0.0.1:8080")
+        raise UsageError(f"{text!r} is no address: write HOST:PORT, as in 127.0.0.1:8080")
     if int(found[2]) > 65535:
-        raise UsageError(f"{option} {text}: there is no port {found[2]}, the highest is 65535")
+        raise UsageError(f"{text}: there is no port {found[2]}, the highest is 65535")
     return (found[1] or "127.0.0.1").strip("[]"), int(found[2])
 
 
-def listen(address: tuple[str, int], option: str) -> socket.socket:
+def listen(address: tuple[str, int]) -> socket.socket:
     """Open a listening socket.
 
     Raises:
@@ -42,10 +41,10 @@ def listen(address: tuple[str, int], option: str) -> socket.socket:
         family, _, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(target[:2], family=family, backlog=128)
     except OSError as error:
-        raise refusal(address, option, error) from error
+        raise refusal(address, error) from error
 
 
-def refusal(address: tuple[str, int], option: str, error: OSError) -> AttriError:
+def refusal(address: tuple[str, int], error: OSError) -> AttriError:
     """Make the error that says what to do about an address that cannot be listened at.
 
     Returns:
@@ -53,7 +52,7 @@ def refusal(address: tuple[str, int], option: str, error: OSError) -> AttriError
         network that is not up yet), for which a service manager tries again.
     """
     host, port = address
-    where = f"{option} {f'[{host}]' if ':' in host else host}:{port}"
+    where = f"{f'[{host}]' if ':' in host else host}:{port}"
     if error.errno == errno.EACCES:
         return UsageError(f"{where}: ports below 1024 are for root: take another")
     if error.errno == errno.EADDRINUSE:

@@ -37,7 +37,7 @@ def not_there(word: str, names: Iterable[str] = ()) -> str:
         return message
     near = sorted(names, key=lambda name: -_likeness(word, name))
     listed = ", ".join(near[:_MOST_NAMES]) + ", ..." * (len(near) > _MOST_NAMES)
-    own = f"a name of the sources file ({listed})" if near else "a name of a --sources file"
+    own = f"a name of the sources file ({listed})" if near else "a name from a sources file"
     return f"{_sentence(message)} A SOURCE is {KNOWN}; or {own}"
 
 

@@ -16,7 +16,7 @@ from attri.runtime._util.transient import missing
 from attri.runtime.capture.hints import did_you_mean, not_known, not_there
 from attri.runtime.capture.spec import SOURCE_OPTIONS, STREAMS, VIDEO_SUFFIXES, SourceOption, SourceOptions, SourceSpec
 from attri.runtime.capture.v4l2 import BY_NAME, is_device
-from attri.runtime.errors import UsageError
+from attri.runtime.errors import AttriError, UsageError
 from attri.runtime.images import list_images
 
 ESCAPED = "in a password write / as %2F, ? as %3F, # as %23"
@@ -76,6 +76,8 @@ def _behind(word: str, watch: bool, names: Sequence[str] = ()) -> list[SourceSpe
         if spec := _by_path(word, watch) or _by_form(word, name):
             return [spec]
         return _glob(word, names)
+    except AttriError:
+        raise
     except (OSError, ValueError) as error:  # a name too long, a folder that may not be read, a NUL
         raise UsageError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import logging
 import os
+import re
 import select
 import sys
 from collections.abc import Callable, Sequence
@@ -133,7 +134,7 @@ class Command(click.Command):
             _LOGGER.error("interrupted")
             return 130
         except AttriError as error:
-            _LOGGER.error("error: %s", error)
+            _LOGGER.error("error: %s", self._with_options(str(error)))
             return error.exit_code
         except ModuleNotFoundError as error:
             module = (error.name or "").partition(".")[0]
@@ -146,6 +147,11 @@ class Command(click.Command):
             _LOGGER.critical("this is a bug in attri:", exc_info=True)
             return 1
         return code if isinstance(code, int) else 0
+
+    def _with_options(self, message: str) -> str:
+        """The library names parameters as `engine_dir`; a person at the command line knows them as --engine-dir."""
+        options = {param.name: max(param.opts, key=len) for param in self.params if isinstance(param, click.Option)}
+        return re.sub("`(\\w+)`", lambda found: options.get(found[1], found[1]), message)
 
 
 def _hide_passwords(words: Sequence[str]) -> None:

@@ -172,19 +172,18 @@ def _spool(outputs: Outputs, kind: str, target: str) -> Spool:
 
 def _check_servers(outputs: Outputs, secrets: Secrets) -> None:
     """Check the addresses of --metrics and --serve and the token, as opening the servers would."""
-    asked = [(text, option) for text, option in ((outputs.metrics, "--metrics"), (outputs.serve, "--serve")) if text]
-    addresses = [parse_address(text, option) for text, option in asked]
+    addresses = [parse_address(text) for text in (outputs.metrics, outputs.serve) if text]
     if len(addresses) == 2 and overlap(*addresses):
         port = addresses[0][1]
         raise UsageError(f"--metrics and --serve both ask for port {port}: the page has /metrics, leave one out")
     if outputs.install_service:
         return
     if outputs.metrics:
-        listen(parse_address(outputs.metrics, "--metrics"), "--metrics").close()
+        listen(parse_address(outputs.metrics)).close()
     if outputs.serve:
         from attri.runtime.web.server import listen_guarded
 
-        listen_guarded(parse_address(outputs.serve, "--serve"), secrets.serve_token).close()
+        listen_guarded(parse_address(outputs.serve), secrets.serve_token).close()
 
 
 def _open_servers(outputs: Outputs, secrets: Secrets, control: PipelineControl) -> Iterator[Sink]:
@@ -193,14 +192,14 @@ def _open_servers(outputs: Outputs, secrets: Secrets, control: PipelineControl) 
     from attri.runtime.deliver.metrics import MetricsServer, MetricsSink
 
     if outputs.metrics:
-        metrics: MetricsSink = MetricsServer(control, parse_address(outputs.metrics, "--metrics"))
+        metrics: MetricsSink = MetricsServer(control, parse_address(outputs.metrics))
     else:
         metrics = MetricsSink(control)
     yield metrics
     if outputs.serve:
         from attri.runtime.web.server import PreviewServer
 
-        address = parse_address(outputs.serve, "--serve")
+        address = parse_address(outputs.serve)
         preview = PreviewServer(control, metrics, address, secrets.serve_token, outputs.serve_allowed_host)
         _LOGGER.info("preview: %s", preview.url)
         yield preview

@@ -26,14 +26,14 @@ def check_csv(path: Path) -> None:
         UsageError: The folder does not exist, or the file holds another table or cannot be read.
     """
     if not path.parent.is_dir():
-        raise UsageError(f"--csv {path}: the folder {path.parent} does not exist") from missing(path.parent)
+        raise UsageError(f"{path}: the folder {path.parent} does not exist") from missing(path.parent)
     if not path.is_file():
         return
     try:
         with path.open("rb") as file:
             _check_header(path, file.read(len(_HEADER)))
     except OSError as error:
-        raise UsageError(f"--csv {path}: {error.strerror or error}") from error
+        raise UsageError(f"{path}: {error.strerror or error}") from error
 
 
 class CsvSink:
@@ -61,7 +61,7 @@ class CsvSink:
                 self._is_regular = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
                 self._begin()
             except OSError as error:
-                raise UsageError(f"--csv {path}: {error.strerror or error}") from error
+                raise UsageError(f"{path}: {error.strerror or error}") from error
             undo.pop_all()
 
     def write(self, result: FrameResult) -> None:
@@ -76,7 +76,7 @@ class CsvSink:
         try:
             self._append(_row(result.source, result.frame, moment, label, *scores))
         except OSError as error:
-            raise SinkError(f"--csv {self._path}: {error.strerror or error}") from error
+            raise SinkError(f"{self._path}: {error.strerror or error}") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -108,7 +108,7 @@ class CsvSink:
 def _check_header(path: Path, start: bytes) -> None:
     """Raises UsageError: The first bytes of a file are not those of our header."""
     if not _HEADER.startswith(start):
-        raise UsageError(f"--csv {path} holds another table: name a new file")
+        raise UsageError(f"{path} holds another table: name a new file")
 
 
 def _row(*values: object) -> bytes:

@@ -146,7 +146,7 @@ class MetricsServer(MetricsSink):
         try:
             self._server, self._thread = start_http_server(port, host, self.registry)
         except OSError as error:
-            raise refusal(address, "--metrics", error) from error
+            raise refusal(address, error) from error
         self.port = self._server.server_port
 
     def close(self) -> None:

@@ -32,9 +32,9 @@ def check_folder(folder: Path) -> None:
     try:
         nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     except OSError as error:
-        raise UsageError(f"--snapshots {folder}: {error.strerror or error}") from error
+        raise UsageError(f"{folder}: {error.strerror or error}") from error
     if not nearest.is_dir():
-        raise UsageError(f"--snapshots {folder}: {nearest} is not a folder: name another")
+        raise UsageError(f"{folder}: {nearest} is not a folder: name another")
 
 
 class SnapshotSink:
@@ -63,7 +63,7 @@ class SnapshotSink:
             _remove_leftovers(folder)
             self._files = deque(sorted(file for file in folder.iterdir() if _SNAPSHOT.fullmatch(file.name)))
         except OSError as error:
-            raise UsageError(f"--snapshots {folder}: {error.strerror or error}") from error
+            raise UsageError(f"{folder}: {error.strerror or error}") from error
 
     def write(self, result: FrameResult) -> None:
         """Save a snapshot and delete the oldest ones.
@@ -82,7 +82,7 @@ class SnapshotSink:
             while len(self._files) > self._keep:
                 self._files.popleft().unlink(missing_ok=True)
         except OSError as error:
-            raise SinkError(f"--snapshots {self._folder}: {error.strerror or error}") from error
+            raise SinkError(f"{self._folder}: {error.strerror or error}") from error
 
     def close(self) -> None:
         """Nothing is open between snapshots."""

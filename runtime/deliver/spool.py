@@ -206,10 +206,10 @@ def _refusal(path: Path, error: OSError | sqlite3.Error) -> AttriError:
     else:
         no_room, words, place = bool(re.search("full|I/O", str(error))), str(error), path
     if "locked" in words:
-        return UsageError(f"{path} is in use by another attri-run: give this one its own --spool")
+        return UsageError(f"{path} is in use by another attri-run: give this one a spool folder of its own")
     if no_room:
-        return SinkError(f"{place}: {words}: make room for events, or name another folder with --spool")
-    return UsageError(f"{place}: {words}: name another folder with --spool")
+        return SinkError(f"{place}: {words}: make room for events, or choose another spool folder")
+    return UsageError(f"{place}: {words}: choose another spool folder")
 
 
 def _text(value: bytes | None) -> str:

@@ -74,9 +74,9 @@ class VideoSink:
         """
         key = result.origin if SOURCE in self._path.name else ""
         if time.monotonic() < self._again:
-            raise SinkError(f"--save-video {self._path}: waiting until it can be written again")
+            raise SinkError(f"{self._path}: waiting until it can be written again")
         if key not in self._files and len(self._files) == _OPEN_FILES:
-            raise SinkError(f"--save-video {self._path}: more than {_OPEN_FILES} sources, one file for each")
+            raise SinkError(f"{self._path}: more than {_OPEN_FILES} sources, one file for each")
         try:
             if key not in self._files:
                 self._files[key] = _Recording(self._path, result)
@@ -112,7 +112,7 @@ class VideoSink:
             raise failure
 
     def _failure(self, error: Exception) -> SinkError:
-        return SinkError(f"--save-video {self._path}: {getattr(error, 'strerror', None) or error}")
+        return SinkError(f"{self._path}: {getattr(error, 'strerror', None) or error}")
 
 
 def check_recording(path: Path) -> None:
@@ -128,14 +128,14 @@ def check_recording(path: Path) -> None:
     except ModuleNotFoundError as error:
         raise MissingExtra("av") from error
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"--save-video {path}: name a file that ends in {', '.join(SUFFIXES)}")
+        raise UsageError(f"{path}: name a file that ends in {', '.join(SUFFIXES)}")
     if not path.parent.is_dir():
-        raise UsageError(f"--save-video {path}: the folder {path.parent} does not exist") from missing(path.parent)
+        raise UsageError(f"{path}: the folder {path.parent} does not exist") from missing(path.parent)
     try:
         av.Codec(CODEC, "w")
     except ValueError as error:  # av.codec.codec.UnknownCodecError
         raise FailedError(
-            f"--save-video {path}: the FFmpeg of this PyAV has no encoder {CODEC} (H.264): "
+            f"{path}: the FFmpeg of this PyAV has no encoder {CODEC} (H.264): "
             "pip install --force-reinstall --only-binary av av brings one that has"
         ) from error
 
@@ -253,7 +253,7 @@ def _create(path: Path, what: str) -> io.FileIO:
         except FileExistsError:
             continue
         kept = "" if candidate == path else f" ({path.name} is already there and is kept)"
-        _LOGGER.info("--save-video: %s to %s%s", what, candidate, kept)
+        _LOGGER.info("recording %s to %s%s", what, candidate, kept)
         return file
     raise FileExistsError(f"{path} has 100,000 successors already")
 

@@ -48,9 +48,9 @@ def check_url(url: str) -> None:
     except ValueError:
         known = False
     if not known:
-        raise UsageError("--webhook takes an http:// or https:// URL, and in it %20 for a blank")
+        raise UsageError("a webhook takes an http:// or https:// URL, and in it %20 for a blank")
     if parts.username or parts.password:
-        raise UsageError("--webhook takes no user and password in its URL: the signature says who sends")
+        raise UsageError("a webhook takes no user and password in its URL: the signature says who sends")
 
 
 def check_secret(secret: str | None) -> str:
@@ -60,7 +60,7 @@ def check_secret(secret: str | None) -> str:
         UsageError: There is none.
     """
     if not secret:
-        raise UsageError("--webhook signs what it sends: set ATTRI_WEBHOOK_SECRET, or --webhook-secret-file")
+        raise UsageError("a webhook signs what it sends: set ATTRI_WEBHOOK_SECRET, or `webhook_secret_file`")
     return secret
 
 

@@ -54,7 +54,7 @@ class OrtEngine:
         available = ort.get_available_providers()
         if device != "auto" and PROVIDERS[device] not in available:
             lack = f"this ONNX Runtime has no {PROVIDERS[device]}"
-            raise EngineError(f"--device {device}: {lack}: pip install 'attri[gpu]'")
+            raise EngineError(f"`device` {device}: {lack}: pip install 'attri[gpu]'")
         wanted = auto_device() if device == "auto" else device
         try:
             self._session = _session(path, wanted, threads, integers)
@@ -105,7 +105,7 @@ def _session(path: Path, device: Device, threads: int | None, integers: bool) ->
     # Without its libraries a provider logs an error and leaves the session to the CPU.
     if session.get_providers()[0] != PROVIDERS[device]:
         lack = f"{PROVIDERS[device]} does not start here (driver or libraries missing)"
-        raise EngineError(f"--device {device}: {lack}: use --device cpu")
+        raise EngineError(f"`device` {device}: {lack}: use `device` cpu")
     return session
 
 

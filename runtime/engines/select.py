@@ -47,15 +47,15 @@ class EngineOptions:
         """Raises UsageError for a value that does not exist, or two that exclude each other."""
         for name, value, known in (("backend", self.backend, BACKENDS), ("device", self.device, DEVICES)):
             if value not in known:
-                raise UsageError(f"{name} is {value!r}: choose {', '.join(known)}")
+                raise UsageError(f"`{name}` is {value!r}: choose {', '.join(known)}")
         if self.device == "tensorrt" and self.backend != "onnxruntime":
-            raise UsageError("--device tensorrt is a provider of ONNX Runtime: add --backend onnxruntime")
+            raise UsageError("`device` tensorrt is a provider of ONNX Runtime: add `backend` onnxruntime")
         if self.needs_tensorrt and self.device == "cpu":
             raise UsageError(
-                "TensorRT runs on a GPU: leave out --device cpu, or --backend, --engine-dir and --rebuild-engines"
+                "TensorRT runs on a GPU: leave out `device` cpu, or `backend`, `engine_dir` and `rebuild_engines`"
             )
         if self.backend == "onnxruntime" and self.needs_tensorrt:
-            raise UsageError("--engine-dir and --rebuild-engines are about TensorRT's engines, ONNX Runtime has none")
+            raise UsageError("`engine_dir` and `rebuild_engines` are about TensorRT's engines, ONNX Runtime has none")
 
 
 def open_engines(

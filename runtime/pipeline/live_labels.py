@@ -141,7 +141,7 @@ class LiveLabels:
             FailedError: it cannot be written; it is as it was.
         """
         if self.file is None:
-            raise LabelsError("these labels came from no file: start attri-run with --labels FILE")
+            raise LabelsError("these labels came from no file, so there is none to write them to")
         with self._lock:
             if _read_file(self.file)[0] != self._taken:
                 raise LabelsError(f"{self.file} was changed by somebody else just now: look at its labels first")

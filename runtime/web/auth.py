@@ -71,7 +71,7 @@ class AuthMiddleware:
         """HTTP status and message if the request is refused."""
         host = request.headers.get("host", "")
         if not (is_own_name(host) or self._is_allowed_host(f"//{host}")):
-            return 421, "this is not a name of this machine: use its address, or --serve-allowed-host"
+            return 421, "this is not a name of this machine: use its address, or have attri-run allow this name"
         reads = request.method in _READS
         origin = request.headers.get("origin")
         if not reads and origin is not None and not (_is_same_origin(origin, host) or self._is_allowed_host(origin)):

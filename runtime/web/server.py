@@ -273,7 +273,7 @@ def listen_guarded(address: tuple[str, int], token: str | None) -> socket.socket
         UsageError: Other machines can reach the address and the token is missing or too short.
         FailedError: The address cannot be listened on, now.
     """
-    listening = listen(address, "--serve")
+    listening = listen(address)
     try:
         _check_token(token, is_loopback(listening.getsockname()[0]))
     except UsageError:
@@ -284,11 +284,11 @@ def listen_guarded(address: tuple[str, int], token: str | None) -> socket.socket
 
 def _check_token(token: str | None, private: bool) -> None:
     """Raises UsageError: Other machines can reach the address and the token is missing or easy to guess."""
-    where = "set ATTRI_SERVE_TOKEN, or --serve-token-file; openssl rand -hex 16 makes a good one"
+    where = "set ATTRI_SERVE_TOKEN, or `serve_token_file`; openssl rand -hex 16 makes a good one"
     if token is not None and not token.isascii():
-        raise UsageError(f"--serve: a token of letters and digits, please: {where}")
+        raise UsageError(f"the preview's token is of ASCII letters and digits: {where}")
     if not private and len(token or "") < _TOKEN:
-        raise UsageError(f"--serve: others can reach this address, so a token of {_TOKEN} or more is needed: {where}")
+        raise UsageError(f"others can reach this address, so a token of {_TOKEN} or more is needed: {where}")
 
 
 def _server(app: Any, deadlines: Deadlines) -> Any:

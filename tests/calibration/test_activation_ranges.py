@@ -162,9 +162,7 @@ def test_damaged_images_are_named_and_left_out(samples, image_files, tmp_path, c
 
 
 def test_a_folder_without_a_usable_image_is_refused(samples, tmp_path):
-    with pytest.raises(
-        UsageError, match="nowhere: no such folder; name a folder of real images with --calibration-data"
-    ):
+    with pytest.raises(UsageError, match="nowhere: no such folder; `calibration_data` has to be a folder"):
         find_calibration_images(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="holds no images: int8 is calibrated on about 100 real ones"):
         find_calibration_images(tmp_path)
@@ -199,7 +197,7 @@ def test_images_of_the_parity_check_are_left_out_wherever_they_lie(tmp_path, ima
     assert [path.name for path in find_calibration_images(tmp_path, excluded)] == ["1.png", "3.png"]
     with pytest.raises(
         UsageError,
-        match=r"only images of the parity check, .* or compare fewer with --parity-images",
+        match=r"only images of the parity check, .* or compare fewer with `parity_images`",
     ):
         find_calibration_images(tmp_path, image_files[:4])
 

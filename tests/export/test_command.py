@@ -424,7 +424,7 @@ def test_a_table_with_a_missing_image_says_so(run, tmp_path):
 def test_missing_parity_data_and_a_missed_gate(run, tmp_path):
     result = export(run, "--parity-data", "nowhere")
     assert result.exit_code == 2
-    assert "nowhere: no such folder; name images for the parity check with --parity-data" in result.stderr
+    assert "nowhere: no such folder; name one with images for the parity check as --parity-data" in result.stderr
     result = export(run, "--fp16", "--min-cosine", "1")
     assert result.exit_code == 1
     assert "the bundle does not agree with the PyTorch model: image features is 0.99999" in result.stderr

@@ -200,7 +200,7 @@ def test_images_of_the_parity_check_calibrate_nothing(pocket_model, image_files,
 
 def test_a_target_below_the_gate_is_refused(pocket_model, image_files, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(exporter, "trace_vision", None)
-    with pytest.raises(UsageError, match=r"--int8-target 0.9 is below the gate, 0.98: .* with --min-cosine"):
+    with pytest.raises(UsageError, match=r"`int8_target` 0.9 is below the gate, 0.98: .* with `min_cosine`"):
         export(pocket_model, image_files, tmp_path / "b", Calibration(photos, target=0.9))
 
 

@@ -298,23 +298,23 @@ def test_a_temperature_moves_no_label_of_the_runtime(bundle, image_files, tmp_pa
 
 
 def test_requests_that_cannot_be_met(validation, tmp_path, bundle):
-    with pytest.raises(UsageError, match="--false-rejects reads the scores of validation images: none there"):
+    with pytest.raises(UsageError, match="`false_rejects` reads the scores of validation images: none there"):
         ScoreCalibrationRequest(None, "none there", false_rejects=0.1).check(["a", "b"])
-    with pytest.raises(UsageError, match="leave --labels out"):
+    with pytest.raises(UsageError, match="leave `labels` out"):
         ScoreCalibrationRequest(validation, false_rejects=0.1).check(["a", "b"])
-    with pytest.raises(UsageError, match="holds no images: --negatives"):
+    with pytest.raises(UsageError, match="holds no images: `negatives`"):
         find_negatives(tmp_path)
     (tmp_path / "a.png").write_bytes(b"not an image")
     few = ScoreCalibrationRequest(negatives=[tmp_path / "a.png"] * 10, false_accepts=0.1)
     few.check(["a", "b"])
-    with pytest.raises(UsageError, match="needs 10 --negatives that can be read, not 0: add some"):
+    with pytest.raises(UsageError, match="needs 10 `negatives` that can be read, not 0: add some"):
         calibrate_scores(few, Classifier.load(bundle, device="cpu"))
 
 
 @pytest.mark.parametrize(("share", "least"), [(0.05, 20), (0.3, 4), (1.0, 1), (0.0, 20)])
 def test_a_share_of_too_few_negatives_is_no_share(tmp_path, share, least):
     ScoreCalibrationRequest(negatives=[tmp_path] * least, false_accepts=share).check(["a", "b"])
-    with pytest.raises(UsageError, match=f"--false-accepts .* needs {least} --negatives that can be read"):
+    with pytest.raises(UsageError, match=f"`false_accepts` .* needs {least} `negatives` that can be read"):
         ScoreCalibrationRequest(negatives=[tmp_path] * (least - 1), false_accepts=share).check(["a", "b"])
 
 
@@ -328,5 +328,5 @@ def test_a_threshold_that_would_reject_every_image_is_refused(bundle, image_file
     certain = np.array([[100.0, 0, 0]] * 20)  # a softmax of 1 to the last bit
     monkeypatch.setattr(module, "logits_of", lambda classifier, images: (certain, list(range(20))))
     classifier = Classifier.load(bundle, device="cpu")
-    with pytest.raises(UsageError, match=r"that lets 10.0% of them pass would reject every image; raise --false-acc"):
+    with pytest.raises(UsageError, match=r"that lets 10.0% of them pass would reject every image; raise `false_acc"):
         calibrate_scores(ScoreCalibrationRequest(negatives=image_files[:20], false_accepts=0.1), classifier)

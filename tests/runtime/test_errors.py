@@ -17,6 +17,22 @@ EXAMPLES = [kind(*ARGUMENTS.get(kind, ("what to do",))) for kind in KINDS]
 EXAMPLES += [SourceError("the password was refused", final=True)]
 
 
+@pytest.mark.parametrize(
+    ("kind", "builtin"),
+    [
+        (errors.UsageError, ValueError),
+        (errors.LabelsError, ValueError),
+        (errors.ImageError, OSError),
+        (errors.BundleNotFoundError, FileNotFoundError),
+        (errors.MissingExtra, ImportError),
+    ],
+)
+def test_errors_are_those_that_python_has(kind: type[AttriError], builtin: type[Exception]) -> None:
+    error = kind(*ARGUMENTS.get(kind, ("what to do",)))
+    assert isinstance(error, builtin)
+    assert str(error).startswith("what to do" if kind not in ARGUMENTS else "tensorrt is not installed")
+
+
 @pytest.mark.parametrize("error", EXAMPLES, ids=repr)
 @pytest.mark.parametrize("twin", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))], ids=["copy", "pickle"])
 def test_a_copy_is_the_same_error(error: AttriError, twin) -> None:

@@ -227,7 +227,7 @@ def test_files_that_are_no_images(photo: Image.Image, tmp_path: Path) -> None:
     jpeg, png = encoded(photo, "JPEG"), encoded(photo, "PNG")
     cases = {
         "empty.jpg": (b"", "is empty"),
-        "text.jpg": (b"this is a letter, not a picture", "is not a picture of a kind that attri reads"),
+        "text.jpg": (b"this is a letter, not a picture", "is not an image of a kind that attri reads"),
         "short.jpg": (jpeg[: len(jpeg) // 2], "is damaged: image file is truncated"),
         "header.jpg": (jpeg[:20], "is "),
         "short.png": (png[: len(png) // 2], "is damaged: image file is truncated"),
@@ -236,7 +236,7 @@ def test_files_that_are_no_images(photo: Image.Image, tmp_path: Path) -> None:
         "short.gif": (encoded(photo, "GIF")[:900], "is damaged"),
         "hidden.eps": (
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-            "is not a picture of a kind that attri reads",
+            "is not an image of a kind that attri reads",
         ),
         "bad.png": (png[:50] + b"\xff" * 40 + png[90:], "is "),
     }

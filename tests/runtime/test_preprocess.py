@@ -220,12 +220,12 @@ def test_a_strip_of_any_length_is_taken(photo: Image.Image, size: tuple[int, int
 
 def test_a_mode_without_a_way_to_rgb_is_refused(photo: Image.Image) -> None:
     image = make_image(photo, "LA", (40, 40)).convert("La")
-    with pytest.raises(ImageError, match="a picture of mode La cannot be turned into RGB: save it as RGB"):
+    with pytest.raises(ImageError, match="an image of mode La cannot be turned into RGB: save it as RGB"):
         Preprocess(32, MEAN, STD)(image)
 
 
 def test_an_image_that_cannot_be_loaded_is_the_loaders_error() -> None:
-    with pytest.raises(ImageError, match="is not a picture of a kind that attri reads"):
+    with pytest.raises(ImageError, match="is not an image of a kind that attri reads"):
         Preprocess(32, MEAN, STD)(b"no image")
 
 

@@ -389,7 +389,7 @@ def test_a_damaged_state_is_passed_over_and_an_output_with_one_is_named(content,
     with claim(None, "pocket-photos", {}) as run:
         assert run.path.name == "pocket-photos-2"
     assert f"{state} is not a readable attri file" in caplog.text
-    with pytest.raises(FailedError, match=f"{state} is damaged: remove {state.parent}, or choose another --output"):
+    with pytest.raises(FailedError, match=f"{state} is damaged: remove {state.parent}, or choose another `output`"):
         claim(state.parent, "x", {}).__enter__()
 
 
@@ -415,7 +415,7 @@ def test_an_unfinished_run_does_not_go_on_with_other_images(backbone, dataset, m
 
 
 def test_a_loss_that_is_not_finite_stops_and_is_named(backbone, dataset):
-    with pytest.raises(FailedError, match=r"the (class|text) loss is not finite at epoch \d+, step \d+: lower --lr"):
+    with pytest.raises(FailedError, match=r"the (class|text) loss is not finite at epoch \d+, step \d+: lower `lr`"):
         fit(dataset, backbone, PROMPT, dataclasses.replace(QUICK, optimizer="sgd", lr=1e30))
 
 
@@ -502,7 +502,7 @@ def test_a_prompt_that_is_not_finite_is_not_saved(backbone, dataset, monkeypatch
             self.model.pool.tokens[0, 0, 0, 0] = torch.inf
 
     monkeypatch.setattr(Trainer, "end_epoch", spoil)
-    with pytest.raises(FailedError, match="tokens is not finite after epoch 0, step 1: lower --lr"):
+    with pytest.raises(FailedError, match="tokens is not finite after epoch 0, step 1: lower `lr`"):
         fit(dataset, backbone, PROMPT, QUICK)
     assert not list(Path("runs").glob("*/*.safetensors"))
 

@@ -69,7 +69,7 @@ class ProtocolSpec:
             raise UsageError(f"{self.protocol} takes one number of shots: several are for few-shot")
         wants_targets = self.protocol in ("cross-dataset", "domain-generalization")
         if wants_targets != bool(self.targets):
-            what = "needs --target datasets to score" if wants_targets else "takes no --target"
+            what = "needs target datasets to score" if wants_targets else "takes no target datasets"
             raise UsageError(f"{self.protocol} {what}")
 
     def trainings(self) -> Iterator[tuple[int, int]]:

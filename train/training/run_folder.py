@@ -115,7 +115,7 @@ def _claim(output: Path | None, name: str, meta: dict[str, Any]) -> Iterator[Run
     except OSError as error:
         raise FailedError(f"cannot write the run folder {output or RUNS}: {error.strerror}") from error
     if lock is None:
-        raise FailedError(f"another attri-train is at work in {folder}: wait for it or choose another --output")
+        raise FailedError(f"another attri-train is at work in {folder}: wait for it or choose another `output`")
     try:
         yield _open(folder, meta)
     finally:
@@ -168,17 +168,17 @@ def _same(folder: Path, meta: dict[str, Any]) -> bool:
 
 def _open(folder: Path, meta: dict[str, Any]) -> RunFolder:
     if (folder / RESULTS).exists():
-        raise UsageError(f"{folder} holds a finished run: choose another --output, or remove it")
+        raise UsageError(f"{folder} holds a finished run: choose another `output`, or remove it")
     if not (folder / STATE).exists():
         if others := _contents(folder):
-            raise UsageError(f"{folder} is not empty and not a run (it has {others[0]}): choose another --output")
+            raise UsageError(f"{folder} is not empty and not a run (it has {others[0]}): choose another `output`")
         return RunFolder(folder, meta)
     try:
         same = _same(folder, meta)
     except FailedError as error:
-        raise FailedError(f"{folder / STATE} is damaged: remove {folder}, or choose another --output") from error
+        raise FailedError(f"{folder / STATE} is damaged: remove {folder}, or choose another `output`") from error
     if not same:
         what = "an unfinished run with other settings or images"
-        raise UsageError(f"{folder} holds {what}: choose another --output, or remove it")
+        raise UsageError(f"{folder} holds {what}: choose another `output`, or remove it")
     tensors, stored = load_tensors(folder / STATE)
     return RunFolder(folder, meta, tensors, stored[PROGRESS])

@@ -145,7 +145,7 @@ class Trainer:
         broken = losses.first_non_finite(record)
         if broken:
             where = f"epoch {self.epoch + 1}, step {self.steps + 1}"
-            raise FailedError(f"the {broken} loss is not finite at {where}: lower --lr")
+            raise FailedError(f"the {broken} loss is not finite at {where}: lower `lr`")
         self.optimizer.zero_grad()
         torch.autograd.backward(torch.stack(list(terms.values())).sum())
         self.optimizer.step()
@@ -167,7 +167,7 @@ class Trainer:
         tensors = {**self.model.pool.state_dict(), **averages, **checkpoint.optimizer_tensors(self.optimizer)}
         broken = next((name for name, value in tensors.items() if not torch.isfinite(value).all()), None)
         if broken:
-            raise FailedError(f"{broken} is not finite after epoch {self.epoch}, step {self.steps}: lower --lr")
+            raise FailedError(f"{broken} is not finite after epoch {self.epoch}, step {self.steps}: lower `lr`")
         return tensors
 
     def progress_state(self) -> dict[str, Any]:

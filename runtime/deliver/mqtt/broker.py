@@ -55,8 +55,10 @@ class Broker:
             UsageError: The URL is no such address, or what is given does not go together.
         """
         if has_password(url):
-            raise UsageError("--mqtt: no password in the URL: set ATTRI_MQTT_PASSWORD, or --mqtt-password-file")
-        wanted = "--mqtt takes mqtt://[USER@]HOST[:PORT], or mqtts:// for TLS"
+            raise UsageError(
+                "no password in the URL of an MQTT broker: set ATTRI_MQTT_PASSWORD, or `mqtt_password_file`"
+            )
+        wanted = "an MQTT broker is mqtt://[USER@]HOST[:PORT], or mqtts:// for TLS"
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -67,9 +69,9 @@ class Broker:
             raise UsageError(wanted)
         tls = parts.scheme == "mqtts"
         if not tls and any(files.values()):
-            raise UsageError("--mqtt: certificates are for mqtts://")
+            raise UsageError("certificates are for a broker at mqtts://")
         if password and not parts.username:
-            raise UsageError("--mqtt: a password needs a user: mqtt://USER@HOST")
+            raise UsageError("the broker's password needs a user: mqtt://USER@HOST")
         user = parts.username and unquote(parts.username)
         return cls(parts.hostname, port or _PORTS[parts.scheme], tls, user, password, **files)
 
@@ -88,5 +90,5 @@ class Broker:
             else:
                 context.load_default_certs()
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            raise UsageError(f"--mqtt: the certificates cannot be used: {error}") from error
+            raise UsageError(f"the certificates for the MQTT broker cannot be used: {error}") from error
         return context

@@ -27,7 +27,7 @@ def check_prefix(prefix: str) -> None:
         UsageError: They may not.
     """
     if not prefix.strip("/") or set(prefix) & _WILDCARDS or not prefix.isprintable():
-        raise UsageError(f"--mqtt-topic {prefix!r} is no topic: letters, digits and slashes")
+        raise UsageError(f"{prefix!r} is no MQTT topic: letters, digits and slashes")
 
 
 def source_topics(prefix: str, sources: Sequence[str]) -> dict[str, str]:

@@ -53,9 +53,9 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         if self.max_batch < 1:
-            raise UsageError("--max-batch must be at least 1")
+            raise UsageError("`max_batch` must be at least 1")
         if self.max_labels < CHECK_LABELS:
-            raise UsageError(f"--max-labels must be at least {CHECK_LABELS}, on which engines are checked")
+            raise UsageError(f"`max_labels` must be at least {CHECK_LABELS}, on which engines are checked")
 
     def ranges(self, context_length: int) -> dict[str, Range]:
         """Ranges of the dynamic dimensions, by their names in the graphs.
@@ -207,12 +207,12 @@ def _set_compatibility(trt: Any, config: Any, options: BuildOptions) -> None:
     if options.hardware_compatible:
         level = getattr(getattr(trt, "HardwareCompatibilityLevel", None), "AMPERE_PLUS", None)
         if level is None:
-            raise UsageError(f"--hardware-compatible: {version} has no such engines")
+            raise UsageError(f"`hardware_compatible`: {version} has no such engines")
         config.hardware_compatibility_level = level
     if options.version_compatible:
         flag = getattr(trt.BuilderFlag, "VERSION_COMPATIBLE", None)
         if flag is None:
-            raise UsageError(f"--version-compatible: {version} has no such engines")
+            raise UsageError(f"`version_compatible`: {version} has no such engines")
         config.set_flag(flag)
 
 

@@ -85,7 +85,7 @@ class EngineCache:
             except EngineError as error:
                 refused = str(error)
         if refused:
-            raise EngineError(f"{refused}; this is {machine}: --rebuild-engines makes a new one")
+            raise EngineError(f"{refused}; this is {machine}: `rebuild_engines` makes a new one")
         return None
 
     def other_machines(self, name: str, machine: Machine) -> list[str]:
@@ -181,7 +181,7 @@ class EngineCache:
                 lock = wait_for_lock(path)
         except OSError as error:
             raise EngineError(
-                f"engines cannot be kept in {self.folder} ({error.strerror}): name a folder with --engine-dir"
+                f"engines cannot be kept in {self.folder} ({error.strerror}): name another folder as `engine_dir`"
             ) from error
         try:
             yield

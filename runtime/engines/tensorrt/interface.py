@@ -106,7 +106,7 @@ def _check_shape(tensor: TensorSpec, shape: tuple[int, ...], ranges: Ranges, ext
         if not low <= size <= high:
             raise EngineError(
                 f"{given}, its {dim} must be {low} to {high} in this engine: give less at once,"
-                " or build it with a greater --max-batch or --max-labels"
+                " or build it with a greater `max_batch` or `max_labels`"
             )
         if isinstance(dim, str) and extents.setdefault(dim, size) != size:
             raise EngineError(f"{given}, its {dim} is {extents[dim]} in another input")

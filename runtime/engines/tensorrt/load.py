@@ -81,7 +81,7 @@ def check_version(trt: Any) -> None:
     if (major, minor) < _OLDEST:
         raise EngineError(
             f"TensorRT {trt.__version__} (JetPack 5 or older) is not supported, 8.6 is the first that is:"
-            " install JetPack 6, or use --backend onnxruntime"
+            " install JetPack 6, or use ONNX Runtime"
         )
 
 
@@ -175,7 +175,7 @@ class _Loader:
         except EngineError as error:
             raise EngineError(
                 f"{error}; {cached.path} was built for {cached.key.machine}, this is {self.gpu.machine}:"
-                " --rebuild-engines makes a new one"
+                " `rebuild_engines` makes a new one"
             ) from error
 
     def _open(self, name: str, serialized: bytes, *, host_code: bool) -> TrtEngine:

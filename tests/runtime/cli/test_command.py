@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from attri.runtime.cli.command import CAPTURE, ENGINE, Command, option, stdout_is_broken
 from attri.runtime.cli.run import main
+from attri.runtime.errors import FailedError
 
 CODE = """
 import sys, click, socket
@@ -54,6 +55,18 @@ def test_a_connection_that_broke_is_a_failure() -> None:
     assert run("socket", "") == (1, line)
 
 
+def test_parameters_in_errors_of_the_library_are_spelled_as_options(capsys: pytest.CaptureFixture[str]) -> None:
+    @click.command(cls=Command)
+    @click.option("--engine-dir", "-e")
+    @click.option("--json", "as_json", is_flag=True)
+    def command(engine_dir: str | None, as_json: bool) -> None:
+        raise FailedError("name another folder as `engine_dir`, without `as_json`; `path` is no option")
+
+    with pytest.raises(SystemExit):
+        command([])
+    assert "name another folder as --engine-dir, without --json; path is no option" in capsys.readouterr().err
+
+
 def test_a_reader_of_stderr_that_has_gone_is_a_failure() -> None:
     assert run("stderr", "stderr") == (1, "")
 
@@ -85,7 +98,7 @@ def test_every_option_says_what_it_is_for(module: str) -> None:
         (["--roi=u:s3cret@h"], "'***@h'"),
         (["--rtsp://u:s3cret@h"], "--rtsp://***@h"),
         (["camera0", "--bundle", "u:s3 cret@h"], "***@h"),
-        (["camera0", "--install-service", "--mqtt", "mqtt://u:s3cret@h"], "--mqtt: no password in the URL"),
+        (["camera0", "--install-service", "--mqtt", "mqtt://u:s3cret@h"], "no password in the URL"),
     ],
 )
 def test_no_error_shows_a_password(words: list[str], shown: str, capsys, monkeypatch) -> None:

@@ -65,6 +65,6 @@ def test_labels_that_are_edited_for_months_do_not_fill_the_memory(monkeypatch: p
 
 def test_an_address_that_is_taken() -> None:
     first = MetricsServer(FakeControl(), ("127.0.0.1", 0))
-    with pytest.raises(FailedError, match="--metrics 127"):
+    with pytest.raises(FailedError, match="127"):
         MetricsServer(FakeControl(), ("127.0.0.1", first.port))
     first.close()

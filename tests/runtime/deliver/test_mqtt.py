@@ -486,17 +486,17 @@ def test_a_connection_that_breaks_off_at_the_end(broker, connect, listen, tmp_pa
     ("url", "words"),
     [
         ("mqtt://ann:s3cret@host", "no password in the URL"),
-        ("http://host", "takes mqtt://"),
-        ("host:1883", "takes mqtt://"),
-        ("mqtt://[::1", "takes mqtt://"),
-        ("mqtt://host:99999", "takes mqtt://"),
-        ("mqtt://host/topic", "takes mqtt://"),
-        ("mqtt://host:0", "takes mqtt://"),
-        ("mqtt://host#topic", "takes mqtt://"),
+        ("http://host", "broker is mqtt://"),
+        ("host:1883", "broker is mqtt://"),
+        ("mqtt://[::1", "broker is mqtt://"),
+        ("mqtt://host:99999", "broker is mqtt://"),
+        ("mqtt://host/topic", "broker is mqtt://"),
+        ("mqtt://host:0", "broker is mqtt://"),
+        ("mqtt://host#topic", "broker is mqtt://"),
         ("mqtt://ann:s3cret/more@host", "no password in the URL"),
         ("mqtt:/ann:s3cret@host", "no password in the URL"),
         ("ann:s3cret@host", "no password in the URL"),
-        ("mqtt://s3cret\N{ACCOUNT OF}@host", "takes mqtt://"),
+        ("mqtt://s3cret\N{ACCOUNT OF}@host", "broker is mqtt://"),
     ],
 )
 def test_urls_that_are_none(url: str, words: str) -> None:
@@ -517,7 +517,7 @@ def test_parts_of_a_url() -> None:
 
 @pytest.mark.parametrize("prefix", ["", "/", "a/+", "#", "a\nb"])
 def test_prefixes_that_are_none(prefix: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--mqtt-topic"):
+    with pytest.raises(UsageError, match="no MQTT topic"):
         MqttSink(Broker("h", 1), prefix, lambda: Spool(tmp_path / "s"), FakeControl())
 
 
@@ -614,5 +614,5 @@ def test_where_a_spool_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert spool_path(None, "mqtt", "mqtt://h:1/a").parent == Path("/var/lib/attri")
     assert spool_path(tmp_path, "mqtt", "mqtt://h/a/b") != spool_path(tmp_path, "mqtt", "mqtt://h/a.b")
     assert re.fullmatch(r"webhook-h-[0-9a-f]{8}\.sqlite", spool_path(tmp_path, "webhook", "https://h:1/T0KEN").name)
-    with pytest.raises(UsageError, match="--spool"):
+    with pytest.raises(UsageError, match="another spool folder"):
         Spool(Path("/proc/nothing/s.sqlite"))

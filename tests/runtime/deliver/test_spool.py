@@ -92,7 +92,7 @@ def test_a_full_disk_in_one_line_with_exit_code_1(data: bytes | None, tmp_path: 
 @pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("nowhere/at/all")])
 def test_what_is_no_file(make, tmp_path: Path) -> None:
     make(tmp_path / "s.sqlite")
-    with pytest.raises(UsageError, match="--spool"):
+    with pytest.raises(UsageError, match="another spool folder"):
         Spool(tmp_path / "s.sqlite")
 
 
@@ -101,7 +101,7 @@ def test_a_table_of_another_program(tmp_path: Path) -> None:
     with base:
         base.execute("CREATE TABLE messages (id INTEGER, words TEXT)")
     base.close()
-    with pytest.raises(UsageError, match=r"no such column.*--spool"):
+    with pytest.raises(UsageError, match=r"no such column.*another spool folder"):
         Spool(tmp_path / "s.sqlite")
 
 
@@ -183,6 +183,6 @@ def test_a_spool_that_is_closed_forgets_nothing(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_is_not_ours(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(UsageError, match="--spool"):
+    with pytest.raises(UsageError, match="another spool folder"):
         Spool(tmp_path / "s.sqlite")
     tmp_path.chmod(0o700)

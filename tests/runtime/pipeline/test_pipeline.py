@@ -689,7 +689,7 @@ def test_edited_labels_are_written_to_their_file(bench: Bench, tmp_path: Path) -
 
 def test_what_cannot_be_written_stays_as_it_was(bench: Bench, tmp_path: Path) -> None:
     assert bench.make({camera(): []}).labels_origin() == LabelsOrigin(None, False, ())
-    with pytest.raises(LabelsError, match="came from no file: start attri-run with --labels"):
+    with pytest.raises(LabelsError, match="came from no file"):
         bench.pipeline.write_labels()
     file = tmp_path / "labels.txt"
     file.write_text("cat\n")

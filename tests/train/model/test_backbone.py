@@ -65,7 +65,7 @@ def test_unknown_names_come_with_the_nearest():
         load_backbone("ViT-B-61")
     with pytest.raises(UsageError, match=r"'lion2b' is neither a file nor weights of ViT-B-32: it has openai"):
         load_backbone("ViT-B-32", "lion2b")
-    with pytest.raises(UsageError, match="leave out --pretrained"):
+    with pytest.raises(UsageError, match="leave out `pretrained`"):
         load_backbone("pocket", "openai")
 
 

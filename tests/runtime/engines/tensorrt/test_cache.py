@@ -110,7 +110,7 @@ def test_find_refuses_a_damaged_engine_until_it_is_rebuilt(cache, damage, messag
     damage(cache.save(KEY, ENGINE, {}))
     with pytest.raises(EngineError, match=message) as error:
         find(cache)
-    assert "--rebuild-engines makes a new one" in str(error.value)
+    assert "`rebuild_engines` makes a new one" in str(error.value)
     rebuilt = dataclasses.replace(KEY, ranges={"B": (1, 1, 8)})
     cache.save(rebuilt, ENGINE, {})
     cache.evict_others(rebuilt)
@@ -166,7 +166,7 @@ def find_or_refuse(cache):
         return find(cache)
     except EngineError as error:
         message = str(error)
-    assert "--rebuild-engines makes a new one" in message
+    assert "`rebuild_engines` makes a new one" in message
     return None
 
 
@@ -354,20 +354,20 @@ def test_save_puts_files_on_the_disk_before_it_names_them(cache, monkeypatch):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_lock_in_a_read_only_bundle_names_the_option(tmp_path):
+def test_lock_in_a_read_only_bundle_names_the_parameter(tmp_path):
     tmp_path.chmod(0o500)
     with (
-        pytest.raises(EngineError, match="name a folder with --engine-dir"),
+        pytest.raises(EngineError, match="name another folder as `engine_dir`"),
         EngineCache(tmp_path / "engines").lock(print),
     ):
         pass
     tmp_path.chmod(0o700)
 
 
-def test_lock_of_a_folder_that_cannot_be_made_names_the_option(tmp_path):
+def test_lock_of_a_folder_that_cannot_be_made_names_the_parameter(tmp_path):
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(EngineError, match="name a folder with --engine-dir"),
+        pytest.raises(EngineError, match="name another folder as `engine_dir`"),
         EngineCache(tmp_path / "file" / "engines").lock(print),
     ):
         pass

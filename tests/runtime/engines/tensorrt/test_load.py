@@ -236,7 +236,7 @@ def test_an_engine_that_tensorrt_does_not_take_names_both_machines(copy, jetson)
     Classifier.load(copy).close()
     jetson.gpu = ("Orin", "8.6")  # a change that the name does not show
     with pytest.raises(
-        EngineError, match=r"incompatible device.*was built for TensorRT 10.3.0 on Orin.*this is.*--rebuild-engines"
+        EngineError, match=r"incompatible device.*was built for TensorRT 10.3.0 on Orin.*this is.*`rebuild_engines`"
     ):
         Classifier.load(copy)
 
@@ -258,7 +258,7 @@ def test_portable_engines_are_listed_and_taken_by_other_machines(copy, cudart, j
     assert jetson.builds == 2
     (engine,) = (copy / "engines").glob("vision.*.plan")
     engine.write_bytes(engine.read_bytes() + b"evil")
-    with pytest.raises(EngineError, match=r"is damaged; .*--rebuild-engines"):
+    with pytest.raises(EngineError, match=r"is damaged; .*`rebuild_engines`"):
         Classifier.load(copy)
     Classifier.load(copy, backend="onnxruntime", device="cpu", threads=1).close()  # which has no use for it
 
@@ -512,7 +512,7 @@ def test_providers_of_onnx_runtime(monkeypatch, tmp_path, device, starts, descri
     monkeypatch.setattr(onnxruntime, "InferenceSession", FakeSession)
     monkeypatch.setattr(FakeSession, "starts", starts)
     if description is None:
-        with pytest.raises(EngineError, match=f"--device {device}: .* does not start here"):
+        with pytest.raises(EngineError, match=f"`device` {device}: .* does not start here"):
             OrtEngine(tmp_path, device)
         return
     engine = OrtEngine(tmp_path, device)
