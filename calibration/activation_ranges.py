@@ -85,7 +85,7 @@ def label_tokens(bundle: Bundle) -> LabelTokens:
 
 
 def collect_samples(
-    folder: Path,
+    folder: Path | str,
     vision: Engine,
     preprocess: Preprocess,
     labels: LabelTokens,

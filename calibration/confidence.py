@@ -44,7 +44,7 @@ Array = NDArray[Any]
 _LOGGER = logging.getLogger("attri")
 
 
-def logits_of(classifier: Classifier, images: Sequence[Path]) -> tuple[NDArray[np.float64], list[int]]:
+def logits_of(classifier: Classifier, images: Sequence[Path | str]) -> tuple[NDArray[np.float64], list[int]]:
     """Compute uncalibrated logits of the images that can be read; the others are named and counted in warnings.
 
     Args:

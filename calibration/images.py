@@ -18,7 +18,7 @@ WANTED_IMAGES = 100  # fewer give a warning: ranges of pocket and ViT-B settle b
 MAX_IMAGES = 256  # that are read of a larger folder (our choice)
 
 
-def find_calibration_images(folder: Path, excluded: Sequence[Path] = ()) -> list[Path]:
+def find_calibration_images(folder: Path | str, excluded: Sequence[Path | str] = ()) -> list[Path]:
     """List up to `MAX_IMAGES` images of a folder, or of its `train` where the folder is a split dataset.
 
     Args:
@@ -28,6 +28,7 @@ def find_calibration_images(folder: Path, excluded: Sequence[Path] = ()) -> list
     Raises:
         UsageError: there is no such folder, it holds no image, or only excluded ones.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "no such folder"
         raise UsageError(f"{folder}: {what}; `calibration_data` has to be a folder of real images")
@@ -35,7 +36,7 @@ def find_calibration_images(folder: Path, excluded: Sequence[Path] = ()) -> list
     images = list_images(part)
     if not images:
         raise UsageError(f"{part} holds no images: int8 is calibrated on about {WANTED_IMAGES} real ones")
-    fresh = without_copies(images, excluded)
+    fresh = without_copies(images, map(Path, excluded))
     if not fresh:
         raise UsageError(
             f"{part} holds only images of the parity check, which int8 must not be calibrated on: add some, or compare"

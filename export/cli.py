@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 @click.command(cls=Command)
 @click.argument("run", type=click.Path(path_type=Path), default=Path("runs/latest"), metavar="[RUN|BUNDLE]")
 @command_options
-@option(ENGINE, "--trt", is_flag=True, help="Build TensorRT engines for this machine; of a bundle, only that.")
+@option(ENGINE, "--trt", is_flag=True, help="Build TensorRT engines for this machine; given a BUNDLE, do only that.")
 @with_engine_options
 @click.version_option(package_name="attri")
 def main(run: Path, options: CommandOptions, trt: bool, **engines: Any) -> None:
     """Fold RUN (runs/latest) into two ONNX graphs, compare them with the PyTorch model, and write a bundle.
 
-    The bundle has parity.json and report.html: every comparison, and what the model is. Its scores are calibrated on
-    validation images where the run's data has any, never on test images. Nothing is rejected unless asked for.
+    parity.json and report.html in the bundle show every comparison and describe the model. Scores are calibrated on
+    validation images if the run's data has any, never on test images. Without further options no image is rejected.
 
-    With --trt, and a bundle in the place of RUN, only its TensorRT engines are built, on the device that will run them.
+    Given a BUNDLE and --trt, only its TensorRT engines are built. Do this on the device that will run them.
     """
     how = engine_options(trt, engines)
     if takes_only_engines(run, trt):

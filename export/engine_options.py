@@ -26,12 +26,12 @@ OPTIONS = [
         help=f"Labels at once; larger sets take several runs. [{_DEFAULTS.max_labels}]",
     ),
     option(
-        ENGINE, "--workspace", type=click.IntRange(1), help="MB for TensorRT beside weights. [half of what is free]"
+        ENGINE, "--workspace", type=click.IntRange(1), help="MB for TensorRT beside weights. [half of the free memory]"
     ),
     option(
         ENGINE, "--engine-dir", type=click.Path(path_type=Path), help="Folder of the engine cache. [BUNDLE/engines]"
     ),
-    option(ENGINE, "--rebuild-engines", is_flag=True, help="Build engines again, also those that are cached."),
+    option(ENGINE, "--rebuild-engines", is_flag=True, help="Build engines again, even if cached."),
     option(
         ENGINE,
         "--hardware-compatible",
@@ -39,7 +39,7 @@ OPTIONS = [
         help="Engines for all GPUs from Ampere on; slower, and not on a Jetson.",
     ),
     option(ENGINE, "--version-compatible", is_flag=True, help="Engines for later TensorRT of the same major; slower."),
-    option(ENGINE, "--dla", is_flag=True, help="Refused, with the reason."),
+    option(ENGINE, "--dla", is_flag=True, help="Not supported; prints the reason."),
 ]
 
 NAMES = (

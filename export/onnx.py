@@ -88,9 +88,9 @@ class ExportOptions:
 
 def export_bundle(
     model: AttriPrompt,
-    path: Path,
+    path: Path | str,
     labels: list[str],
-    images: list[Path],
+    images: Sequence[Path | str],
     options: ExportOptions | None = None,
     progress: Progress | None = None,
 ) -> ParityReport:
@@ -115,11 +115,12 @@ def export_bundle(
             cannot be read, or the disk is full.
     """
     options, progress = options or ExportOptions(), progress or Progress()
-    options.check(model.config, path, labels, images)
-    progress.begin(f"reading {plural(len(images), 'image')} for the parity check")
+    target, files = Path(path), [Path(image) for image in images]
+    options.check(model.config, target, labels, files)
+    progress.begin(f"reading {plural(len(files), 'image')} for the parity check")
     model = model.eval().cpu()
-    parity_images = read_images(model.backbone, images)
-    with writer.staging(path) as folder:
+    parity_images = read_images(model.backbone, files)
+    with writer.staging(target) as folder:
         return _Export(model, folder, labels, parity_images, options, progress).run()
 
 

@@ -53,7 +53,7 @@ SENSITIVITY_SAMPLES = 8  # images, and sets of pool entries; the ranking of laye
 class Calibration:
     """The images and the method of int8 calibration."""
 
-    data: Path  # folder of images
+    data: Path | str  # folder of images
     method: CalibrationMethod = "minmax"
     target: float | None = None  # least cosine to search for; None is the gate's
     # Images of the parity check are left out: a gate would say little about images that int8 was fitted on.

@@ -78,7 +78,7 @@ class Validation:
         return cls.of(what, dataclasses.replace(whole, test=whole.val + unused), run.classes)
 
     @classmethod
-    def of_folder(cls, folder: Path, run: Run) -> Validation:
+    def of_folder(cls, folder: Path | str, run: Run) -> Validation:
         """Take a folder's images, without its test part and without those that the run was trained or tested on.
 
         Where the run's data cannot be read, the latter are not known: that is a warning, and `checked` is False.
@@ -152,20 +152,20 @@ def data_of(run: Run) -> tuple[Dataset, list[LabelledImage]]:
     return whole, few_shot(whole, train.shots, train.seed).train if train.shots else whole.train
 
 
-def _not_for_testing(folder: Path) -> tuple[Dataset, list[LabelledImage]]:
+def _not_for_testing(folder: Path | str) -> tuple[Dataset, list[LabelledImage]]:
     """Read a dataset, and list its images for validation or training; all where it has no parts."""
     whole, target = read_data(folder), read_target(folder)
     has_test = whole.test == target.test  # else `read_data` holds out some for testing, of all that `target` has
     return whole, whole.val + (whole.train if has_test else target.test)
 
 
-def find_negatives(folder: Path) -> list[Path]:
+def find_negatives(folder: Path | str) -> list[Path]:
     """Choose up to `MAX_IMAGES` images of a folder, evenly.
 
     Raises:
         UsageError: it holds none.
     """
-    images = list_images(folder) if folder.is_dir() else []
+    images = list_images(folder) if Path(folder).is_dir() else []
     if not images:
         raise UsageError(f"{folder} holds no images: `negatives` is a folder of images that show none of the labels")
     return evenly(images, MAX_IMAGES)

@@ -212,8 +212,9 @@ class Bundle:
             raise BundleError(f"{self.path} was written to while it was read ({', '.join(changed)}): start again")
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path | str) -> Manifest:
     """The manifest alone, without verifying other files. Raises BundleError."""
+    path = Path(path)
     if not path.is_dir():
         raise BundleNotFoundError(f"no bundle at {path}: run attri-export, or name another")
     return _read_manifest(path, path)

@@ -137,12 +137,13 @@ def is_stray(name: str) -> bool:
     return name.startswith(".") or name in STRAY_FOLDERS
 
 
-def list_images(folder: Path) -> list[Path]:
+def list_images(folder: Path | str) -> list[Path]:
     """The images under `folder`, known by their suffix, sorted; hidden and stray files and folders are left out.
 
     Raises:
         ImageError: not a folder.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise ImageError(f"{folder} is not a folder" if folder.exists() else f"{folder} does not exist")
     return sorted(

@@ -71,12 +71,18 @@ class _DistributedCommand(Command):
 )
 @click.option("--lr", type=float, default=2e-3, show_default=True, help="Peak learning rate; cosine to 0.")
 @click.option("--augmentations", type=int, default=8, show_default=True, help="Augmented views per image.")
-@click.option("--template", help="Prompt; the label goes into {}. [the dataset's own, or 'a photo of a {}.']")
-@click.option("--frozen-template", multiple=True, help="Averaged for the frozen features; may be repeated.")
+@click.option(
+    "--template", help="Sentence around each label, with {} in its place. [the dataset's own, or 'a photo of a {}.']"
+)
+@click.option(
+    "--frozen-template",
+    multiple=True,
+    help="Template for the frozen text features, which are averaged; may be repeated.",
+)
 @click.option(
     "--ensemble",
     is_flag=True,
-    help="Frozen features over the seven templates that CLIP's authors chose, and --template where it is another.",
+    help="Average the frozen text features over the seven templates that CLIP's authors chose, and --template.",
 )
 @click.option("--clusters", type=int, default=2, show_default=True, help="k-means centres per image and block.")
 @click.option("--lloyd-steps", type=int, default=1, show_default=True, help="k-means steps.")
@@ -85,7 +91,7 @@ class _DistributedCommand(Command):
     type=click.Choice(KMEANS_INITS),
     default="grid",
     show_default=True,
-    help="First centres: means of a grid of regions, or patches farthest from each other.",
+    help="First centres: means of a grid of regions, or the patches farthest from each other.",
 )
 @click.option("--pool-size", type=int, default=16, show_default=True, help="Pool entries per prompt pool.")
 @click.option("--topk", type=int, default=1, show_default=True, help="Pool entries that a centre retrieves.")
@@ -95,7 +101,7 @@ class _DistributedCommand(Command):
     type=int,
     default=0,
     show_default=True,
-    help="Prompt tokens per block, equal for every image.",
+    help="Prompt tokens per block that are the same for every image.",
 )
 @click.option("--depth", type=int, help="Prompted text blocks, from the first on. [all]")
 @click.option(
@@ -118,34 +124,36 @@ class _DistributedCommand(Command):
     type=click.Choice(PRECISIONS),
     default="fp32",
     show_default=True,
-    help="Of the text encoder's products; what is learned stays fp32.",
+    help="Precision of the text encoder's products; learned tensors stay fp32.",
 )
 @click.option(
     "--seed",
     type=int,
     default=1,
     show_default=True,
-    help="Of the first prompts, the views, the order and the held-out images.",
+    help="Seed of initial prompts, augmented views, order and held-out images.",
 )
 @click.option("--protocol", type=click.Choice(PROTOCOLS), help="Compare methods instead of training one prompt.")
 @click.option("--target", type=_PATH, multiple=True, help="Another dataset to score; may be repeated. (protocols)")
-@click.option("--seeds", callback=_numbers, metavar="N[,N...]", help="(protocols) [1,2,3]")
-@click.option("--method", type=click.Choice(METHODS), multiple=True, help="May be repeated. (protocols) [all]")
+@click.option("--seeds", callback=_numbers, metavar="N[,N...]", help="Seeds, a training for each. (protocols) [1,2,3]")
+@click.option(
+    "--method", type=click.Choice(METHODS), multiple=True, help="Method to compare; may be repeated. (protocols) [all]"
+)
 @click.option("--output", type=_PATH, metavar="DIR", help="Run folder. [runs/MODEL-DATA-NUMBER]")
 @click.option(
     "--device",
     type=click.Choice(DEVICES),
     default="auto",
     show_default=True,
-    help="auto takes CUDA where PyTorch has it.",
+    help="auto uses CUDA if PyTorch has it.",
 )
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard events into the run folder.")
 @click.version_option(package_name="attri")
 @click.pass_context
 def main(ctx: click.Context, /, **options: Any) -> None:
-    """Learn an AttriPrompt on a frozen CLIP. Without options: the embedded images and backbone, offline.
+    """Learn an AttriPrompt on a frozen CLIP. Without options, train on the embedded images and backbone, offline.
 
-    Several GPUs or processes: torchrun --nproc_per_node=N --no-python attri-train ...
+    On several GPUs or in several processes: torchrun --nproc_per_node=N --no-python attri-train ...
     """
     chosen = TrainOptions(**options)
     chosen.check([name for name in options if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE])

@@ -107,7 +107,7 @@ def fit(
     backbone: Backbone,
     prompt: PromptConfig,
     config: TrainConfig,
-    output: Path | None = None,
+    output: Path | str | None = None,
     store: FeatureCache | None = None,
     scalars: bool = False,
     latest: bool = True,

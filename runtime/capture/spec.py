@@ -150,12 +150,12 @@ class SourceOptions:
         "--input-latency",
         WholeNumber(0, 600_000),
         {"stream"},
-        "Read RTSP over UDP, and wait so long for late packets. [RTSP over TCP]",
+        "Read RTSP over UDP, and wait this long for late packets. [RTSP over TCP]",
         "--input-rtsp-latency",
         metavar="MS",
     )
     loop: int | None = _option(
-        "--input-loop", WholeNumber(-1), {"video", "images"}, "Play files again so often; -1 for ever."
+        "--input-loop", WholeNumber(-1), {"video", "images"}, "Times to play files again; -1 for ever."
     )
     megapixels: float | None = _option(
         "--input-megapixels",
@@ -165,7 +165,7 @@ class SourceOptions:
         metavar="N",
     )
     stride: int | None = _option(
-        "--stride", WholeNumber(1), _SEQUENCES | {"images"}, "Classify one of so many frames.", "--vid-stride"
+        "--stride", WholeNumber(1), _SEQUENCES | {"images"}, "Classify every Nth frame.", "--vid-stride"
     )
     roi: tuple[int, int, int, int] | None = _option(
         "--roi", RegionOfInterest(), _SEQUENCES | _IMAGE_FILES, "Region of interest, pixels."
@@ -174,7 +174,7 @@ class SourceOptions:
         "--retrieval-hysteresis",
         Number(0, 2),
         _SEQUENCES,
-        "Keep a video's pool entries until others are ahead by this cosine; more frames come from the text cache.",
+        "Keep a video's pool entries until others are ahead by this cosine, for more hits of the text cache.",
         metavar="MARGIN",
     )
 

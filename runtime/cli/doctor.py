@@ -74,15 +74,15 @@ class Choice:
     type=click.Path(path_type=Path),
     default=Path("bundle"),
     show_default=True,
-    help="Folder that attri-export wrote, to verify.",
+    help="Bundle to verify.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.version_option(package_name="attri")
 def main(bundle: Path, as_json: bool) -> int:
     """Check this machine for attri-run, and say what is missing.
 
-    The exit code is 0 if attri-run can work here, and 1 if it cannot or the bundle is damaged. A bundle that does not
-    exist yet is no fault.
+    The exit code is 0 if attri-run can work here, and 1 if it cannot or the bundle is damaged. A missing bundle is not
+    an error.
     """
     findings = [finding for check in CHECKS.values() for finding in check(bundle)]
     choice = choose(findings)
@@ -132,12 +132,12 @@ def _machine(_bundle: Path) -> Iterator[Finding]:
     yield Finding(group, "CPU", OK, str(usable_cpus()))
     if found := memory():
         little = found.available < _LITTLE_MEMORY
-        advice = "close something, or use an int8 bundle" if little else ""
+        advice = "close other programs, or use an int8 bundle" if little else ""
         value = f"{found.total / 1e9:.1f} GB, {found.available / 1e9:.1f} free"
         yield Finding(group, "memory", NOTE if little else OK, value, advice)
     free = shutil.disk_usage(".").free
     little = free < _LITTLE_DISK
-    advice = "bound --snapshots-keep, and mind --save-video" if little else ""
+    advice = "limit --snapshots-keep, and watch --save-video" if little else ""
     yield Finding(group, "disk", NOTE if little else OK, f"{free / 1e9:.1f} GB free here", advice)
     model = read_text(Path("/proc/device-tree/model"))
     if "Jetson" in model or "Orin" in model:

@@ -20,23 +20,27 @@ _BUNDLE = "Folder that attri-export wrote."
 
 @click.command(cls=Command)
 @click.argument("words", nargs=-1, metavar="SOURCE...")
-@option(LABELS, "--labels", type=click.Path(path_type=Path), help="Text file, one label a line. [the bundle's own]")
+@option(
+    LABELS, "--labels", type=click.Path(path_type=Path), help="Text file with one label per line. [the bundle's own]"
+)
 @option(ENGINE, "--bundle", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True, help=_BUNDLE)
-@option(ENGINE, "--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="Graph runtime.")
-@option(ENGINE, "--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="What runs the graphs.")
-@option(ENGINE, "--engine-dir", type=click.Path(path_type=Path), help="Where TensorRT's engines are. [in the bundle]")
-@option(ENGINE, "--rebuild-engines", is_flag=True, help="Build TensorRT's engines again.")
-@option(LABELS, "--threshold", type=click.FloatRange(0, 1), help="Below it: none of the labels. [the bundle's own]")
-@option(ENGINE, "--threads", type=click.IntRange(1), help="CPU threads. [one per CPU that it may use]")
+@option(
+    ENGINE, "--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What runs the graphs."
+)
+@option(ENGINE, "--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Processor to use.")
+@option(ENGINE, "--engine-dir", type=click.Path(path_type=Path), help="Folder of the engine cache. [BUNDLE/engines]")
+@option(ENGINE, "--rebuild-engines", is_flag=True, help="Build engines again, even if cached.")
+@option(LABELS, "--threshold", type=click.FloatRange(0, 1), help="Scores below mean none of the labels. [the bundle's]")
+@option(ENGINE, "--threads", type=click.IntRange(1), help="CPU threads. [one per available CPU]")
 @option(
     ENGINE,
     "--text-cache-mb",
     type=click.IntRange(0),
     default=256,
     show_default=True,
-    help="Bound on the text cache.",
+    help="Largest size of the text cache, MB.",
 )
-@option(LABELS, "--shortlist", type=click.IntRange(1), help="With more labels, prompt only the nearest of them. [all]")
+@option(LABELS, "--shortlist", type=click.IntRange(1), help="Prompt only this many labels, the nearest. [all]")
 @input_options
 @output_options
 @click.version_option(package_name="attri")

@@ -51,19 +51,17 @@ class Outputs:
     topk: Annotated[int, SinkOption("Labels to print per frame.", _COUNT)] = 1
     as_json: Annotated[bool, SinkOption("One JSON object per frame.", flag="--json")] = False
     quiet: Annotated[bool, SinkOption("Nothing on stdout.")] = False
-    csv: Annotated[Path | None, SinkOption("A row per frame in this file; one that exists is continued.", _FILE)] = None
+    csv: Annotated[Path | None, SinkOption("Table with a row per frame; an existing one is continued.", _FILE)] = None
     save_video: Annotated[
         Path | None,
         SinkOption(
-            "Annotated video: out.mp4, or 'out-{source}.mp4' for one of each source.",
+            "Annotated video: out.mp4, or 'out-{source}.mp4' for one per source.",
             _FILE,
             modules=("av",),
         ),
     ] = None
-    snapshots: Annotated[Path | None, SinkOption("Folder for a JPEG of every change of the label.", _FILE)] = None
-    snapshots_keep: Annotated[int | None, SinkOption("How many; the oldest go. [1000]", _COUNT, needs="snapshots")] = (
-        None
-    )
+    snapshots: Annotated[Path | None, SinkOption("Folder for a JPEG at every change of the label.", _FILE)] = None
+    snapshots_keep: Annotated[int | None, SinkOption("Delete older ones. [1000]", _COUNT, needs="snapshots")] = None
     mqtt: Annotated[
         str | None,
         SinkOption(
@@ -75,44 +73,45 @@ class Outputs:
     ] = None
     mqtt_topic: Annotated[str | None, SinkOption("Prefix of the topics. [attri/HOSTNAME]", needs="mqtt")] = None
     mqtt_password_file: Annotated[
-        Path | None, SinkOption("Else ATTRI_MQTT_PASSWORD from the environment.", _FILE, needs="mqtt")
+        Path | None, SinkOption("File with the password. [$ATTRI_MQTT_PASSWORD]", _FILE, needs="mqtt")
     ] = None
     mqtt_ca: Annotated[
-        Path | None, SinkOption("Who signed the broker's certificate. [the system's list]", _FILE, needs="mqtt")
+        Path | None, SinkOption("CA that signed the broker's certificate. [the system's]", _FILE, needs="mqtt")
     ] = None
-    mqtt_cert: Annotated[
-        Path | None, SinkOption("Our own certificate, and --mqtt-key its key.", _FILE, needs="mqtt")
-    ] = None
+    mqtt_cert: Annotated[Path | None, SinkOption("Client certificate; --mqtt-key is its key.", _FILE, needs="mqtt")] = (
+        None
+    )
     mqtt_key: Annotated[Path | None, SinkOption("Private key of --mqtt-cert.", _FILE, needs="mqtt_cert")] = None
     home_assistant: Annotated[bool, SinkOption("Announce the sources to Home Assistant by MQTT.", needs="mqtt")] = False
     webhook: Annotated[
-        str | None, SinkOption("POST every event there, signed.", metavar="URL", envvar="ATTRI_WEBHOOK")
+        str | None, SinkOption("Where every event is posted, signed.", metavar="URL", envvar="ATTRI_WEBHOOK")
     ] = None
     webhook_secret_file: Annotated[
-        Path | None, SinkOption("Else ATTRI_WEBHOOK_SECRET from the environment.", _FILE, needs="webhook")
+        Path | None, SinkOption("File with the signing secret. [$ATTRI_WEBHOOK_SECRET]", _FILE, needs="webhook")
     ] = None
     spool: Annotated[
         Path | None, SinkOption("Folder for events that wait for delivery. [~/.local/state/attri]", _FILE)
     ] = None
     metrics: Annotated[
         str | None,
-        SinkOption("Prometheus figures at http://HOST:PORT/metrics.", modules=_METRICS, metavar=_ADDRESS, group=WEB),
+        SinkOption("Prometheus metrics at http://HOST:PORT/metrics.", modules=_METRICS, metavar=_ADDRESS, group=WEB),
     ] = None
     serve: Annotated[
         str | None,
         SinkOption(
-            "A page with live images, /healthz and /metrics.",
+            "Preview page with live images, /healthz and /metrics.",
             modules=("starlette", "uvicorn", *_METRICS),
             metavar=_ADDRESS,
             group=WEB,
         ),
     ] = None
     serve_token_file: Annotated[
-        Path | None, SinkOption("Needed to change labels. Else ATTRI_SERVE_TOKEN.", _FILE, needs="serve", group=WEB)
+        Path | None,
+        SinkOption("File with the token to change labels. [$ATTRI_SERVE_TOKEN]", _FILE, needs="serve", group=WEB),
     ] = None
     serve_allowed_host: Annotated[
         tuple[str, ...],
-        SinkOption("Another name that the page is reached by.", needs="serve", metavar="NAME", group=WEB),
+        SinkOption("Another host name of the page; may be repeated.", needs="serve", metavar="NAME", group=WEB),
     ] = ()
     log_json: Annotated[bool, SinkOption("Logs on stderr as JSON objects.", group=SERVICE)] = False
     install_service: Annotated[

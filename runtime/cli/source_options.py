@@ -63,8 +63,8 @@ class Inputs:
         watch: Whether folders are watched.
         options: How sources are read.
         batch: Frames of files that are classified at once, at most.
-        freeze_timeout: Seconds without a new image that are a fault of a live source; None is the usual time.
-        max_retries: To open a live source again, in a row; None is the usual number.
+        freeze_timeout: Seconds without a new image after which a live source counts as frozen; None is the default.
+        max_retries: Failed attempts in a row before a live source is given up; None is the default.
         template: Of all sources that have none of their own; None is the bundle's.
         smooth: Of DecisionRule.
         majority: Likewise.
@@ -113,17 +113,20 @@ OPTIONS = [
         type=click.IntRange(1),
         default=4,
         show_default=True,
-        help="Frames of files that are classified at once; cameras and streams go one by one.",
+        help="Frames of files to classify at once; cameras and streams go one by one.",
     ),
     option(
         CAPTURE,
         "--freeze-timeout",
         type=click.FloatRange(0),
         metavar="SECONDS",
-        help="Reopen a camera or stream without a new image for so long; 0 lets it stand still. [10]",
+        help="Reopen a camera or stream after so long without a new image; 0 is never. [10]",
     ),
     option(
-        CAPTURE, "--max-retries", type=click.IntRange(0), help="Of opening a camera or stream again, in a row. [20]"
+        CAPTURE,
+        "--max-retries",
+        type=click.IntRange(0),
+        help="Failed attempts in a row to reopen a camera or stream, before it is given up. [20]",
     ),
     option(LABELS, "--template", help="Sentence around each label, with {} in its place. [the bundle's own]"),
     option(
@@ -132,7 +135,7 @@ OPTIONS = [
         type=click.FloatRange(0),
         default=0.0,
         metavar="SECONDS",
-        help="Average scores over about so long.",
+        help="Average scores over time, with this time constant.",
     ),
     option(
         LABELS,
@@ -140,7 +143,7 @@ OPTIONS = [
         type=click.IntRange(1),
         default=1,
         metavar="N",
-        help="Take the label of most of the last N frames.",
+        help="Take the most frequent label of the last N frames.",
     ),
     option(
         LABELS,
@@ -148,7 +151,7 @@ OPTIONS = [
         type=click.FloatRange(0),
         default=0.0,
         metavar="SECONDS",
-        help="A label must hold so long to be decided.",
+        help="A label must last this long before it is decided.",
     ),
     option(
         LABELS,
@@ -156,9 +159,9 @@ OPTIONS = [
         type=click.FloatRange(0),
         default=0.0,
         metavar="SECONDS",
-        help="At most one result in so long.",
+        help="At most one result per interval.",
     ),
-    option(LABELS, "--on-change", is_flag=True, help="Only results whose label differs from the one before."),
+    option(LABELS, "--on-change", is_flag=True, help="Only results whose label differs from the previous one."),
 ]
 
 

@@ -18,7 +18,7 @@ _LOGGER = logging.getLogger("attri")
 __all__ = ["Dataset", "LabelledImage", "read_data", "read_target"]
 
 
-def read_data(path: Path, holdout: float = 0.25, shots: int | None = None, seed: int = 1) -> Dataset:
+def read_data(path: Path | str, holdout: float = 0.25, shots: int | None = None, seed: int = 1) -> Dataset:
     """Read the dataset at `path`: see `read_table`, `read_coop` and `read_class_folders`.
 
     Without test images a seeded share `holdout` of every class is kept for testing. `shots` images per class are
@@ -31,7 +31,7 @@ def read_data(path: Path, holdout: float = 0.25, shots: int | None = None, seed:
         raise UsageError(f"holdout is {holdout}: it must lie between 0 and 1")
     if shots is not None and shots < 1:
         raise UsageError(f"shots is {shots}: it must be 1 or more")
-    dataset = _read(path.expanduser().resolve())
+    dataset = _read(Path(path).expanduser().resolve())
     check(dataset)
     if not dataset.test:
         dataset = hold_out(dataset, holdout, seed)
@@ -39,13 +39,13 @@ def read_data(path: Path, holdout: float = 0.25, shots: int | None = None, seed:
     return few_shot(dataset, shots, seed) if shots else dataset
 
 
-def read_target(path: Path) -> Dataset:
+def read_target(path: Path | str) -> Dataset:
     """Read a dataset that is only scored: its test images, or all its images where it has no test part.
 
     Raises:
         UsageError: see `read_data`.
     """
-    dataset = _read(path.expanduser().resolve())
+    dataset = _read(Path(path).expanduser().resolve())
     check(dataset)
     return replace(dataset, train=[], val=[], test=dataset.test or [*dataset.train, *dataset.val])
 

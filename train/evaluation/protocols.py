@@ -121,7 +121,7 @@ def run(
     backbone: Backbone,
     prompt: PromptConfig,
     config: TrainConfig,
-    output: Path | None = None,
+    output: Path | str | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Train and score everything in `spec`; write results.json and results.md.

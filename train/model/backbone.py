@@ -89,7 +89,7 @@ class Backbone:
         return Preprocess(height, mean, std)
 
 
-def load_backbone(name: str = "pocket", pretrained: str | None = None) -> Backbone:
+def load_backbone(name: str = "pocket", pretrained: Path | str | None = None) -> Backbone:
     """Load a model by open_clip name and tag or weights file; "pocket" is embedded and needs no network.
 
     Args:
@@ -109,6 +109,7 @@ def load_backbone(name: str = "pocket", pretrained: str | None = None) -> Backbo
         return freeze(pocket.load(), name, "embedded")
     import open_clip
 
+    pretrained = None if pretrained is None else str(pretrained)
     if name not in open_clip.list_models():
         raise UsageError(f"unknown model {name!r}: open_clip knows {_near(name, open_clip.list_models())}")
     tags = open_clip.list_pretrained_tags_by_model(name)

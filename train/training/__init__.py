@@ -3,7 +3,6 @@
 from attri.train.training.checkpoint import Run, load_run
 from attri.train.training.features import FeatureCache, Features
 from attri.train.training.progress import Progress
-from attri.train.training.run_folder import RunFolder, claim
 from attri.train.training.trainer import Trainer
 
-__all__ = ["FeatureCache", "Features", "Progress", "Run", "RunFolder", "Trainer", "claim", "load_run"]
+__all__ = ["FeatureCache", "Features", "Progress", "Run", "Trainer", "load_run"]

@@ -78,13 +78,14 @@ def describe(prompt: PromptConfig, train: TrainConfig, backbone: dict[str, str],
     }
 
 
-def load_run(folder: Path) -> Run:
+def load_run(folder: Path | str) -> Run:
     """Read `folder/prompt.safetensors`.
 
     Raises:
         UsageError: there is no finished run, or it is of another version of attri.
         FailedError: the file is damaged.
     """
+    folder = Path(folder)
     path = folder / "prompt.safetensors"
     if not path.is_file():
         unfinished = (folder / "state.safetensors").exists()

@@ -95,7 +95,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def claim(output: Path | None, name: str, meta: dict[str, Any]) -> Iterator[RunFolder]:
+def claim(output: Path | str | None, name: str, meta: dict[str, Any]) -> Iterator[RunFolder]:
     """Claim `output`, or the first folder runs/NAME-1, -2, ... that is empty or holds this very run unfinished.
 
     Of several processes rank 0 claims it for all.
@@ -105,7 +105,8 @@ def claim(output: Path | None, name: str, meta: dict[str, Any]) -> Iterator[RunF
         FailedError: `output` is in use by another process, is damaged, or cannot be written.
     """
     with ExitStack() as held:
-        yield distributed.on_rank_zero(lambda: held.enter_context(_claim(output, name, meta)))
+        folder = None if output is None else Path(output)
+        yield distributed.on_rank_zero(lambda: held.enter_context(_claim(folder, name, meta)))
 
 
 @contextmanager

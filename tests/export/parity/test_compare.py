@@ -157,7 +157,9 @@ def test_another_crop_than_open_clips_is_noticed(pocket_model, image_files, monk
 
 def test_parity_without_images_is_refused(pocket_model, tmp_path):
     (tmp_path / "a.png").write_text("not an image")
-    with pytest.raises(FailedError, match=r"only 0 of 1 images .* can be read, half .* name a folder with --parity-d"):
+    with pytest.raises(
+        FailedError, match=r"only 0 of 1 images .* can be read, half .* name another folder as `parity_d"
+    ):
         export_bundle(pocket_model, tmp_path / "bundle", LABELS, [tmp_path / "a.png"])
     assert not (tmp_path / "bundle").exists()
 
