@@ -142,7 +142,7 @@ class Setting:
         """Ways of attri from pixels [1, 3, S, S] to scores [C]."""
 
         def scores(classifier: Classifier, pixels: np.ndarray) -> np.ndarray:
-            return classifier._text.cosines(classifier._label_set, *classifier.encode_image(pixels))[0][0]
+            return classifier.cosines(*classifier.encode_image(pixels))[0]
 
         ways = [way for way in ATTRI if way != SHORT or len(labels) > SHORTLIST]
         return {way: partial(scores, self.classifier(labels, **ATTRI[way])) for way in ways}

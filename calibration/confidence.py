@@ -68,18 +68,10 @@ def logits_of(classifier: Classifier, images: Sequence[Path | str]) -> tuple[NDA
                 continue
             rows.append(row)
         if pixels:
-            found.append(_cosines(classifier, np.stack(pixels)))
+            found.append(classifier.cosines(*classifier.encode_image(np.stack(pixels))))
     if missing := len(images) - len(rows):
         _LOGGER.warning("%d of %d images for the scores cannot be read", missing, len(images))
     return manifest.logit_scale * np.concatenate(found).astype(np.float64), rows
-
-
-def _cosines(classifier: Classifier, pixels: NDArray[np.float32]) -> Array:
-    """Cosines of image and text features; equal sets of pool entries are encoded once. [I, 3, S, S] -> [I, C]."""
-    features, retrieved = classifier.encode_image(pixels)
-    sets, inverse = np.unique(retrieved.reshape(len(retrieved), -1), axis=0, return_inverse=True)
-    text = classifier.encode_text(sets.reshape(-1, *retrieved.shape[1:]))  # of each set [C, D]
-    return np.stack([text[i] @ f for i, f in zip(inverse.ravel(), features, strict=True)])  # [I, C]
 
 
 def probabilities(logits: Array, temperature: float = 1.0) -> NDArray[np.float64]:

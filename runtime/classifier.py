@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import logging
-import threading
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -21,15 +18,14 @@ from attri.runtime.engines.base import Engine
 from attri.runtime.engines.onnxruntime import Device
 from attri.runtime.engines.select import Backend, EngineOptions, open_engines
 from attri.runtime.engines.verify import spot_check
+from attri.runtime.engines.vision import run_vision
 from attri.runtime.errors import UsageError
 from attri.runtime.image_batches import Decoded, ImageInput, is_single, read_batches
 from attri.runtime.prediction import Prediction
+from attri.runtime.text.active_labels import ActiveLabels
 from attri.runtime.text.cache import TextCache
-from attri.runtime.text.encoder import LabelSet, TextEncoder
+from attri.runtime.text.encoder import TextEncoder
 from attri.runtime.text.hysteresis import RetrievalHysteresis
-
-_LOGGER = logging.getLogger("attri")
-OWN: Literal["own"] = "own"  # in the place of a threshold: the bundle's, for the labels that it was chosen for
 
 
 class Classifier:
@@ -61,12 +57,10 @@ class Classifier:
     ) -> None:
         manifest = bundle.manifest
         self.bundle, self.cache, self.batch = bundle, cache, batch
-        self._threshold: float | Literal["own"] | None = OWN
         self._vision, self._text = vision, TextEncoder(bundle, text, cache, shortlist)
+        self._active = ActiveLabels(self._text, manifest, labels)
         self._preprocess = bundle.preprocess()
         self._scale = np.float32(manifest.logit_scale / manifest.temperature)
-        self._changing = threading.Lock()
-        self._given = None if labels is None else self._encode_labels(labels)
 
     @classmethod
     def load(
@@ -134,7 +128,7 @@ class Classifier:
     def close(self) -> None:
         """Free the engines, those of forks too, and the bundle's files; nothing can be classified after it."""
         self._vision.close()
-        self._text.close()
+        self._text.graph.close()
 
     def fork(self, labels: Sequence[str] | None = None) -> Classifier:
         """Return a classifier with the same engines and text cache, whose labels and threshold are its own.
@@ -146,7 +140,7 @@ class Classifier:
             LabelsError: The labels cannot be used.
         """
         fork = copy.copy(self)
-        fork._changing = threading.Lock()
+        fork._active = self._active.fork()
         if labels is not None:
             fork.set_labels(labels)
         return fork
@@ -154,8 +148,7 @@ class Classifier:
     @property
     def labels(self) -> tuple[str, ...]:
         """The labels to tell apart. Assign a new sequence at any time: cached features of other labels stay valid."""
-        given = self._given
-        return tuple(self.bundle.manifest.labels) if given is None else given.labels
+        return self._active.names
 
     @labels.setter
     def labels(self, labels: Sequence[str]) -> None:
@@ -168,25 +161,16 @@ class Classifier:
         The bundle's threshold was chosen from scores of its own labels and is applied to no others. Assign one to
         reject with any labels, or None to reject nothing.
         """
-        return self._threshold_of(self._given)
+        return self._active.threshold
 
     @threshold.setter
     def threshold(self, threshold: float | None) -> None:
-        self._threshold = threshold
-
-    def _threshold_of(self, labels: LabelSet | None) -> float | None:
-        """The threshold that applies to `labels`; None are the bundle's own, which are not encoded yet."""
-        chosen = self._threshold
-        if chosen != OWN:
-            return chosen
-        return self.bundle.manifest.threshold if labels is None or labels.own else None
+        self._active.threshold = threshold
 
     @property
     def threshold_not_applied(self) -> bool:
         """Whether the bundle has a threshold that does not apply, because the labels are not its own."""
-        given = self._given
-        foreign = given is not None and not given.own
-        return self._threshold == OWN and foreign and self.bundle.manifest.threshold is not None
+        return self._active.threshold_not_applied
 
     @property
     def description(self) -> str:
@@ -212,32 +196,7 @@ class Classifier:
         Raises:
             LabelsError: The labels cannot be used; the old ones stay.
         """
-        given = self._encode_labels(labels, locations, prompts, template)
-        _warn_of_one(given.labels)
-        with self._changing:
-            self._given = given
-
-    def _encode_labels(
-        self,
-        labels: Sequence[str],
-        locations: Sequence[str] | None = None,
-        prompts: Sequence[Sequence[str]] | None = None,
-        template: str | None = None,
-    ) -> LabelSet:
-        if isinstance(labels, str):
-            raise TypeError("labels is one string: give a list of strings")
-        own = _same_words(labels, prompts, self.bundle.manifest.labels) and template in (None, self.template)
-        return dataclasses.replace(self._text.label_set(labels, locations, prompts, template), own=own)
-
-    @property
-    def _label_set(self) -> LabelSet:
-        """The labels that were set, or the bundle's own, which are encoded when they are first needed."""
-        if self._given is None:
-            with self._changing:  # or labels that come meanwhile would be replaced by these
-                if self._given is None:
-                    self._given = self._encode_labels(self.bundle.manifest.labels)
-                    _warn_of_one(self._given.labels)
-        return self._given
+        self._active.set(labels, locations, prompts, template)
 
     @overload
     def __call__(self, images: ImageInput, hysteresis: RetrievalHysteresis | None = None) -> Prediction: ...  # type: ignore[overload-overlap]  # str is an Iterable[str]
@@ -277,7 +236,7 @@ class Classifier:
             EngineError: The engine failed.
         """
         batches = read_batches(self._preprocess, images, self.batch)
-        features = [self._run_vision(np.stack([pixels for pixels, _ in batch]))[0] for batch in batches]
+        features = [run_vision(self._vision, np.stack([pixels for pixels, _ in batch])).features for batch in batches]
         return np.concatenate(features) if features else np.empty((0, _embedding_size(self.bundle)), np.float32)
 
     @property
@@ -287,31 +246,39 @@ class Classifier:
 
     def encode_image(self, pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Run the vision graph alone: pixels [B, 3, S, S] to unit features [B, D] and pool entries [B, L, M]."""
-        features, retrieved, _ = self._run_vision(pixels)
+        features, retrieved, _ = run_vision(self._vision, pixels)
         return features, retrieved
 
     def encode_text(self, retrieved: NDArray[np.int32]) -> list[NDArray[np.float32]]:
         """Run the text graph alone, without the cache: pool entries [B, L, M] to B times unit features [P, D]."""
-        labels = self._label_set
-        return [features[labels.prompt_index] for features in self._text.run(labels.tokens, retrieved)]
+        labels = self._active.get()
+        return [features[labels.prompt_index] for features in self._text.graph.run(labels.tokens, retrieved)]
 
-    def _run_vision(self, pixels: NDArray[np.float32]) -> list[NDArray[Any]]:
-        """Outputs of the vision graph for pixels [B, 3, S, S], in as many runs as its engine needs."""
-        most = self._vision.limits.get("B", len(pixels))
-        parts = [self._vision.run({"pixels": pixels[first : first + most]}) for first in range(0, len(pixels), most)]
-        return [np.concatenate(part) for part in zip(*parts, strict=True)]
+    def cosines(self, features: NDArray[np.float32], retrieved: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Compare images with the labels, through the text cache.
+
+        Args:
+            features: Of images, as `encode_image` gives them [B, D].
+            retrieved: Their pool entries [B, L, M].
+
+        Returns:
+            Cosines of image and text features [B, C]; of a label with several prompts, the greatest.
+        """
+        labels = self._active.get()
+        found, _ = self._text.cosines(labels, features, retrieved)
+        return np.stack([labels.best_of_each(cosines) for cosines in found])
 
     def _classify(self, images: Sequence[Decoded], hysteresis: RetrievalHysteresis | None) -> list[Prediction]:
-        labels = self._label_set
-        threshold = self._threshold_of(labels)  # of these labels, also where others come meanwhile
+        labels = self._active.get()
+        threshold = self._active.threshold_of(labels)  # of these labels, also where others come meanwhile
         started = time.perf_counter()
         pixels = np.stack([pixels for pixels, _ in images])  # [B, 3, S, S]
-        features, retrieved, scores = self._run_vision(pixels)
+        features, retrieved, scores = run_vision(self._vision, pixels)
         if hysteresis is not None:
             retrieved = np.stack([hysteresis(of_image) for of_image in scores])
         seen = time.perf_counter()
         cosines, known = self._text.cosines(labels, features, retrieved)
-        results = [_softmax(self._scale * np.maximum.reduceat(cosine, labels.label_offsets)) for cosine in cosines]
+        results = [_softmax(self._scale * labels.best_of_each(cosine)) for cosine in cosines]
         vision, text = (1000 * t / len(images) for t in (seen - started, time.perf_counter() - seen))
         predictions = []
         for result, entries, hit, (_, reading) in zip(results, retrieved, known, images, strict=True):
@@ -339,21 +306,6 @@ def _prediction(
 def _embedding_size(bundle: Bundle) -> int:
     outputs = {each["name"]: each["dims"] for each in bundle.manifest.graphs[VISION]["outputs"]}
     return int(outputs["image_features"][-1])
-
-
-def _warn_of_one(labels: Sequence[str]) -> None:
-    if len(labels) == 1:
-        _LOGGER.warning(
-            'one label ("%s") always scores 100%%, whatever the threshold, since nothing is compared with it: add a'
-            ' second for what else is seen, such as "background"',
-            labels[0],
-        )
-
-
-def _same_words(labels: Sequence[str], prompts: Sequence[Sequence[str]] | None, own: Sequence[str]) -> bool:
-    """Whether labels are the bundle's own, in any order: the best score does not depend on it."""
-    plain = prompts is None or all(list(group) == [label] for group, label in zip(prompts, labels, strict=True))
-    return plain and sorted(labels) == sorted(own)
 
 
 def _at_least(name: str, value: int | None, least: int) -> None:

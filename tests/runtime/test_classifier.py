@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.engines import WatchedEngine
 from support.manifests import edit_manifest, set_manifest
 
 import attri.runtime
@@ -23,9 +24,10 @@ from attri.runtime import AttriError, Classifier, Prediction
 from attri.runtime.bundle import MANIFEST, REFERENCE, TEXT, VISION, Bundle, file_entry
 from attri.runtime.engines.onnxruntime import OrtEngine
 from attri.runtime.errors import EngineError, ImageError, LabelsError, MissingExtra, ParityError, UsageError
-from attri.runtime.text import encoder as module
 from attri.runtime.text.cache import TextCache
+from attri.runtime.text.encoder import TextEncoder
 from attri.runtime.text.hysteresis import RetrievalHysteresis
+from attri.runtime.text.label_set import LabelSet
 from attri.runtime.text.label_tokens import encode_labels
 from attri.runtime.tokenizer import Tokenizer
 
@@ -86,14 +88,14 @@ def test_a_list_equals_singles(classifier: Classifier, five: list[Path]) -> None
 
 
 @pytest.mark.parametrize(("batch", "sizes"), [(1, [1] * 5), (4, [4, 1]), (5, [5]), (16, [5])])
-def test_a_list_goes_in_batches(classifier: Classifier, five: list[Path], batch: int, sizes: list[int]) -> None:
+def test_a_list_goes_in_batches(bundle: Path, five: list[Path], batch: int, sizes: list[int]) -> None:
+    opened = Bundle.open(bundle)
+    vision, text = (WatchedEngine(opened.graph(name)) for name in (VISION, TEXT))
+    classifier = Classifier(opened, vision, text, LABELS, TextCache(), batch=batch)
     singles = probabilities([classifier(path) for path in five])
-    seen, run = [], classifier._vision.run
-    # A counter in the place of a method, which is what mypy minds.
-    classifier._vision.run = lambda inputs: seen.append(len(inputs["pixels"])) or run(inputs)  # type: ignore[method-assign]
-    classifier.batch = batch
+    vision.runs.clear()
     close(probabilities(classifier(five)), singles, SUMS)
-    assert seen == sizes
+    assert [len(run["pixels"]) for run in vision.runs] == sizes
 
 
 def test_steady_frames_keep_their_entries(classifier: Classifier, five: list[Path]) -> None:
@@ -138,13 +140,13 @@ def test_labels_of_the_bundle_are_encoded_only_if_they_are_needed(
     bundle: Path, five: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[tuple[str, ...]] = []
-    encode = module.TextEncoder.label_set
+    encode = TextEncoder.label_set
 
-    def watched(self: module.TextEncoder, labels: Any, *rest: Any) -> module.LabelSet:
+    def watched(self: TextEncoder, labels: Any, *rest: Any) -> LabelSet:
         encoded.append(tuple(labels))
         return encode(self, labels, *rest)
 
-    monkeypatch.setattr(module.TextEncoder, "label_set", watched)
+    monkeypatch.setattr(TextEncoder, "label_set", watched)
     classifier = Classifier.load(bundle, threads=1, shortlist=1)
     classifier.labels = ["cat", "dog"]
     assert classifier(five[0]).labels == ("cat", "dog")
@@ -190,71 +192,6 @@ def test_equal_images_of_a_batch_are_computed_once(classifier: Classifier, five:
     np.testing.assert_array_equal(probabilities(found)[1:], probabilities(found)[:-1])
 
 
-def test_cached_features_own_their_memory(classifier: Classifier, five: list[Path]) -> None:
-    """A view would keep its whole batch alive, and the cache's bound would count a part of it."""
-    classifier(five)
-    assert all(known.features.base is None for known in classifier.cache._sets.values())
-
-
-class Watched:
-    """The real engine, and how many rows of tokens each of its runs had."""
-
-    def __init__(self, engine: Any) -> None:
-        self.engine, self.rows, self.description, self.limits = engine, [], "", {}
-
-    def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        self.rows.append(len(inputs["retrieved"]) * inputs["token_rows"].size)
-        return self.engine.run(inputs)
-
-
-@pytest.mark.parametrize(("count", "limit"), [(2000, 4096), (7, 6), (7, 1)])
-def test_many_labels_run_in_parts(
-    classifier: Classifier, five: list[Path], monkeypatch: pytest.MonkeyPatch, count: int, limit: int
-) -> None:
-    classifier.labels = [f"thing number {i}" for i in range(count)]
-    classifier.cache.max_bytes = 0
-    wanted = probabilities(classifier(five[:2]))
-    classifier._text.engine = watched = Watched(classifier._text.engine)
-    monkeypatch.setattr(module, "ROWS", limit)
-    close(probabilities(classifier(five[:2])), wanted, SUMS)
-    tokens = classifier._label_set.tokens.token_rows.shape[1]
-    assert len(watched.rows) > 1
-    assert max(watched.rows) <= max(limit, tokens)
-
-
-def test_an_engine_s_limits_are_kept(classifier: Classifier, five: list[Path]) -> None:
-    classifier.labels = [f"thing number {i}" for i in range(7)]
-    classifier.cache.max_bytes = 0
-    wanted = probabilities(classifier(five))
-    classifier._text.engine = watched = Watched(classifier._text.engine)
-    watched.limits = {"B": 2, "C": 3, "R": 9}
-    close(probabilities(classifier(five)), wanted, SUMS)
-    assert len(watched.rows) > 7
-
-
-def test_one_long_label_among_many_costs_little_padding(classifier: Classifier) -> None:
-    labels = classifier._text.label_set([f"thing {i}" for i in range(1500)] + ["very " * 60 + "long thing"])
-    assert labels.tokens.token_rows.size > module.ROWS
-    parts = classifier._text._parts(labels.tokens)
-    assert sum(part.token_rows.size for _, part in parts) < 2 * labels.tokens.lengths.sum()
-    assert sorted(np.concatenate([classes for classes, _ in parts])) == list(range(1501))
-
-
-def test_only_new_labels_are_computed(classifier: Classifier, five: list[Path]) -> None:
-    classifier(five[0])
-    classifier._text.engine = watched = Watched(classifier._text.engine)
-    classifier.labels = [*LABELS, "teapot"]
-    prediction = classifier(five[0])
-    assert (prediction.cache, watched.rows) == ("miss", [3])  # teapot, the full stop and EOT
-    close(
-        prediction.probabilities,
-        Classifier.load(classifier.bundle.path, classifier.labels)(five[0]).probabilities,
-        SUMS,
-    )
-    classifier.labels = ["teapot", "bird"]
-    assert classifier(five[0]).cache == "hit"
-
-
 @pytest.fixture
 def many() -> list[str]:
     return [f"{colour} {thing}" for colour in ("red", "green", "old") for thing in ("apple", "bird", "car", "shoe")]
@@ -292,43 +229,12 @@ def test_no_more_labels_than_the_shortlist_is_exact(bundle: Path, many: list[str
     exact = Classifier.load(bundle, many, threads=1)
     for size in (len(many), len(many) + 5):
         listed = Classifier.load(bundle, many, threads=1, shortlist=size)
-        assert listed._label_set.zero_shot_features is None  # nothing is computed for a choice that nobody makes
         close(probabilities(listed(five)), probabilities(exact(five)), SUMS)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_a_shortlist_counts_labels_and_takes_all_their_prompts(bundle: Path, five: list[Path], count: int) -> None:
-    """Those with the best plain prompt: so many labels can be shown, and each was prompted in whole."""
-    prompts = [["red apple", "old apple", "green apple"], ["bird", "a bird", "red bird"], ["car"], ["house", "a shoe"]]
-    words = [group[0] for group in prompts]
-    exact, listed = (Classifier.load(bundle, words, threads=1, shortlist=size) for size in (None, count))
-    for each in (exact, listed):
-        each.set_labels(words, prompts=prompts)
-    plain = listed._label_set.zero_shot_features
-    assert plain is not None
-    for path in five:
-        image, retrieved = listed.encode_image(listed.bundle.preprocess()(path)[None])
-        (found,), _ = listed._text.cosines(listed._label_set, image, retrieved)
-        (whole,), _ = exact._text.cosines(exact._label_set, image, retrieved)
-        bare = (plain @ image[0])[listed._label_set.prompt_index]
-        best = np.maximum.reduceat(bare, listed._label_set.label_offsets)
-        prompted = np.repeat(best >= np.sort(best)[-count], [len(group) for group in prompts])
-        assert np.abs(whole - bare).min() > 10 * SUMS
-        close(found, np.where(prompted, whole, bare), SUMS)
 
 
 def test_equal_labels_share_a_place_in_the_shortlist(bundle: Path, five: list[Path]) -> None:
     found = Classifier.load(bundle, ["bird", "Bird", "car", "red apple"], threads=1, shortlist=2)(five)
     assert all(each.probabilities[0] == each.probabilities[1] for each in found)
-
-
-def test_a_shortlist_computes_no_more_than_its_labels(bundle: Path, many: list[str], five: list[Path]) -> None:
-    classifier = Classifier.load(bundle, many, threads=1, shortlist=2)
-    classifier._text.engine = watched = Watched(classifier._text.engine)
-    classifier(five[0])
-    assert watched.rows == [2 * 4]  # two prompts of colour, thing, full stop and EOT
-    classifier.labels = [*many, "teapot"]
-    assert watched.rows[1:] == [3]  # the plain features of the one new label
 
 
 def test_below_the_threshold_there_is_no_label(classifier: Classifier, five: list[Path]) -> None:
@@ -579,6 +485,20 @@ def test_embeddings_are_the_image_features(classifier: Classifier, five: list[Pa
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(classifier.embed_images(five[1])[0], features[1], atol=1e-6)  # a batch of another size
     assert classifier.embed_images([]).shape == (0, features.shape[1])
+
+
+def test_cosines_are_the_logits_before_scale(classifier: Classifier, five: list[Path]) -> None:
+    """With several prompts a label is as near as its best one."""
+    prompts = [["red apple", "green apple"], ["bird"], ["car", "a small house"]]
+    classifier.set_labels(["fruit", "bird", "thing"], prompts=prompts)
+    pixels = np.stack([classifier.bundle.preprocess()(path) for path in five])
+    features, retrieved = classifier.encode_image(pixels)
+    each = np.stack([text @ image for text, image in zip(classifier.encode_text(retrieved), features, strict=True)])
+    cosines = classifier.cosines(features, retrieved)
+    close(cosines, np.stack([each[:, :2].max(1), each[:, 2], each[:, 3:].max(1)], 1), SUMS)
+    logits = classifier.bundle.manifest.logit_scale * cosines / classifier.bundle.manifest.temperature
+    found = np.log(probabilities(classifier(five)))
+    close(found - found[:, :1], logits - logits[:, :1], 10 * CLOSE)
 
 
 def test_a_fork_has_labels_of_its_own_and_the_same_cache(bundle: Path, five: list[Path]) -> None:

@@ -110,10 +110,10 @@ def fit_keys(pool: PromptPool, centres: Tensor, generator: torch.Generator, step
         points = (centres if pools == 1 else centres[:, block]).reshape(-1, joint)
         if len(points) > MAX_POINTS:
             points = points[torch.randint(len(points), (MAX_POINTS,), generator=generator)]
-        pool.keys[block].copy_(_spherical_kmeans(points, size, generator, steps))
+        pool.keys[block].copy_(spherical_kmeans(points, size, generator, steps))
 
 
-def _spherical_kmeans(points: Tensor, size: int, generator: torch.Generator, steps: int) -> Tensor:
+def spherical_kmeans(points: Tensor, size: int, generator: torch.Generator, steps: int) -> Tensor:
     """Cluster unit points [P, D] into unit centres [N, D], with k-means++ initialization."""
     first = torch.randint(len(points), (1,), generator=generator)
     centres = points[first]  # [1, D]

@@ -1,7 +1,8 @@
 """TensorRT without a GPU, for the tests: the members of the real bindings of a version, computing with ONNX Runtime.
 
 `bindings(version)` makes a module. What the real bindings of that version lack raises AttributeError, also when it is
-set; what they have and nobody needed here raises NotImplementedError. Memory is that of cudart.c beside this file:
+set; what they have and nobody needed here raises NotImplementedError. What one stand-in knows of another, and a test
+may ask, has a name of its own, fake_..., which no bindings have. Memory is that of cudart.c beside this file:
 engines and contexts hold some, as the real ones do, and a run reads and writes at the addresses that it was given,
 when the stream is synchronized. Versions, GPUs, profiles and types are checked as TensorRT's documentation says.
 """
@@ -36,6 +37,7 @@ LAYERS = {
     "Softmax": "SOFTMAX",
 }
 FIXED = ("CONSTANT", "CAST", "QUANTIZE", "DEQUANTIZE")  # layers that bring their type with them
+FREE = ("_", "fake_")  # names that are ours, whatever the bindings of a version list
 HELD = 64  # bytes of device memory of an engine, and of a context
 
 
@@ -68,16 +70,16 @@ def bindings(version: str, cudart: ctypes.CDLL) -> Module:
 
 
 def _class(module: Module, name: str, listed: set[str]) -> type:
-    """A class with the listed members and no others but private ones."""
+    """A class with the listed members and no others but ours."""
     source = IMPLEMENTED.get(name, type(name, (), {}))
-    body = {key: value for key, value in vars(source).items() if key in listed or key.startswith("_")}
+    body = {key: value for key, value in vars(source).items() if key in listed or key.startswith(FREE)}
     body |= {key: _missing(f"{name}.{key}") for key in listed - body.keys()}
     for key in ("__dict__", "__weakref__"):
         body.pop(key, None)
 
     def set_listed(self: object, key: str, value: object) -> None:
         # Subclasses of ours (loggers, monitors) are Python classes, and may hold what they like.
-        if type(self).__name__ == name and key not in listed and not key.startswith("_"):
+        if type(self).__name__ == name and key not in listed and not key.startswith(FREE):
             raise AttributeError(f"{name} has no attribute {key!r}")
         object.__setattr__(self, key, value)
 
@@ -144,7 +146,7 @@ class Builder:
     def build_serialized_network(self, network: Any, config: Any) -> Any:
         trt = self._trt
         trt.builds += 1
-        monitor = getattr(config, "_monitor", None)
+        monitor = getattr(config, "progress_monitor", None)
         if monitor is not None:
             monitor.phase_start("Building engine", None, 2)
             go = all(monitor.step_complete("Building engine", step) for step in range(2))
@@ -156,21 +158,21 @@ class Builder:
             if trt.__version__ == "8.6.1":
                 self._logger.log(self._logger.ERROR, "Error Code 2: Internal Error (engine != nullptr failed)")
             return None
-        (profile,) = config._profiles
-        for tensor in network._inputs.values():
+        (profile,) = config.fake_profiles
+        for tensor in network.fake_inputs.values():
             if -1 in tensor.shape:
-                assert tensor.name in profile._shapes, f"{tensor.name} is dynamic and has no profile"
-        config._cache._entries += 1
+                assert tensor.name in profile.fake_shapes, f"{tensor.name} is dynamic and has no profile"
+        config.fake_cache.fake_entries += 1
         header = {
-            "size": len(network._model),
+            "size": len(network.fake_model),
             "version": trt.__version__,
             "gpu": trt.gpu,
-            "profile": profile._shapes,
-            "types": network._realized(config),
+            "profile": profile.fake_shapes,
+            "types": network.fake_realized(config),
             "detailed": config.profiling_verbosity == trt.ProfilingVerbosity.DETAILED,
-            "portable": [bool(config.hardware_compatibility_level), "VERSION_COMPATIBLE" in config._flags],
+            "portable": [bool(config.hardware_compatibility_level), "VERSION_COMPATIBLE" in config.fake_flags],
         }
-        return _host_memory(trt, MAGIC + json.dumps(header).encode() + b"\n" + network._model)
+        return _host_memory(trt, MAGIC + json.dumps(header).encode() + b"\n" + network.fake_model)
 
 
 def _host_memory(trt: Module, data: bytes) -> Any:
@@ -182,39 +184,39 @@ def _host_memory(trt: Module, data: bytes) -> Any:
 
 class INetworkDefinition:
     def __init__(self, trt: Module, typed: bool) -> None:
-        self._typed, self._model, self._layers, self._inputs = typed, b"", [], {}
+        self.fake_typed, self.fake_model, self.fake_layers, self.fake_inputs = typed, b"", [], {}
 
     @property
     def num_layers(self) -> int:
-        return len(self._layers)
+        return len(self.fake_layers)
 
     def get_layer(self, index: int) -> Any:
-        return self._layers[index]
+        return self.fake_layers[index]
 
-    def _load(self, model: onnx.ModelProto) -> None:
-        self._model = model.SerializeToString()
+    def fake_load(self, model: onnx.ModelProto) -> None:
+        self.fake_model = model.SerializeToString()
         graph = onnx.shape_inference.infer_shapes(model).graph
         kinds = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input, *graph.output)}
         trt = self._trt
         for value in graph.input:
-            self._inputs[value.name] = trt.ITensor(value.name, _dims(value), TYPES[kinds[value.name]])
+            self.fake_inputs[value.name] = trt.ITensor(value.name, _dims(value), TYPES[kinds[value.name]])
         for node in graph.node:
             outputs = [trt.ITensor(name, (), TYPES[kinds[name]]) for name in node.output if name in kinds]
-            self._layers.append(trt.ILayer(node, outputs))
+            self.fake_layers.append(trt.ILayer(node, outputs))
 
-    def _realized(self, config: Any) -> list[str]:
+    def fake_realized(self, config: Any) -> list[str]:
         """The types of all layers' outputs in the engine."""
-        flags = config._flags
-        if self._typed:
-            return [tensor.dtype.name for layer in self._layers for tensor in layer._outputs]
+        flags = config.fake_flags
+        if self.fake_typed:
+            return [tensor.dtype.name for layer in self.fake_layers for tensor in layer.fake_outputs]
         types = []
-        for layer in self._layers:
-            for index, tensor in enumerate(layer._outputs):
+        for layer in self.fake_layers:
+            for index, tensor in enumerate(layer.fake_outputs):
                 name = tensor.dtype.name
                 if name in ("FLOAT", "HALF") and layer.type.name not in FIXED:
                     free = "HALF" if "FP16" in flags else "FLOAT"
-                    bound = "OBEY_PRECISION_CONSTRAINTS" in flags and index in layer._types
-                    name = layer._types[index].name if bound else free
+                    bound = "OBEY_PRECISION_CONSTRAINTS" in flags and index in layer.fake_types
+                    name = layer.fake_types[index].name if bound else free
                 if name == "INT8" and "INT8" not in flags:
                     name = "FLOAT"
                 types.append(name)
@@ -234,19 +236,19 @@ class ITensor:
 
 class ILayer:
     def __init__(self, node: onnx.NodeProto, outputs: list[Any]) -> None:
-        self._name, self._outputs, self._types = node.name, outputs, {}
+        self._name, self.fake_outputs, self.fake_types = node.name, outputs, {}
         self._type = self._trt.LayerType[LAYERS.get(node.op_type, "MATRIX_MULTIPLY")]
 
     name = property(lambda self: self._name)
     type = property(lambda self: self._type)
-    num_outputs = property(lambda self: len(self._outputs))
+    num_outputs = property(lambda self: len(self.fake_outputs))
     precision = _attribute("precision")
 
     def get_output(self, index: int) -> Any:
-        return self._outputs[index]
+        return self.fake_outputs[index]
 
     def set_output_type(self, index: int, dtype: Any) -> None:
-        self._types[index] = dtype
+        self.fake_types[index] = dtype
 
 
 class OnnxParser:
@@ -266,7 +268,7 @@ class OnnxParser:
             if node.domain or node.op_type in REJECTED:
                 self._errors.append(self._trt.ParserError(index, node))
         if not self._errors:
-            self._network._load(proto)
+            self._network.fake_load(proto)
         return not self._errors
 
 
@@ -289,53 +291,53 @@ class ParserError:
 
 class IBuilderConfig:
     def __init__(self) -> None:
-        self._flags, self._profiles, self._limits = {"TF32"}, [], {}
+        self.fake_flags, self.fake_profiles, self.fake_limits = {"TF32"}, [], {}
 
     profiling_verbosity = _attribute("verbosity")
     hardware_compatibility_level = _attribute("level", 0)
     progress_monitor = _attribute("monitor")
 
     def set_flag(self, flag: Any) -> None:
-        self._flags.add(flag.name)
+        self.fake_flags.add(flag.name)
 
     def clear_flag(self, flag: Any) -> None:
-        self._flags.discard(flag.name)
+        self.fake_flags.discard(flag.name)
 
     def set_memory_pool_limit(self, pool: Any, size: int) -> None:
-        self._limits[pool.name] = size
+        self.fake_limits[pool.name] = size
 
     def add_optimization_profile(self, profile: Any) -> int:
-        self._profiles.append(profile)
-        return len(self._profiles) - 1
+        self.fake_profiles.append(profile)
+        return len(self.fake_profiles) - 1
 
     def create_timing_cache(self, data: bytes) -> Any:
         return self._trt.ITimingCache(data)
 
     def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
-        if cache._data and cache._data.split(b"|")[0] != repr(self._trt.gpu).encode() and not ignore_mismatch:
+        if cache.fake_data and cache.fake_data.split(b"|")[0] != repr(self._trt.gpu).encode() and not ignore_mismatch:
             return False
-        object.__setattr__(self, "_cache", cache)
+        self.fake_cache = cache
         return True
 
     def get_timing_cache(self) -> Any:
-        return self._cache
+        return self.fake_cache
 
 
 class ITimingCache:
     def __init__(self, data: bytes) -> None:
-        self._data, self._entries = data, int(data.split(b"|")[1]) if data else 0
+        self.fake_data, self.fake_entries = data, int(data.split(b"|")[1]) if data else 0
 
     def serialize(self) -> Any:
-        return _host_memory(self._trt, repr(self._trt.gpu).encode() + b"|%d" % self._entries)
+        return _host_memory(self._trt, repr(self._trt.gpu).encode() + b"|%d" % self.fake_entries)
 
 
 class IOptimizationProfile:
     def __init__(self) -> None:
-        self._shapes: dict[str, list[tuple[int, ...]]] = {}
+        self.fake_shapes: dict[str, list[tuple[int, ...]]] = {}
 
     def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
         assert all(a <= b <= c for a, b, c in zip(min, opt, max, strict=True))
-        self._shapes[input] = [tuple(min), tuple(opt), tuple(max)]
+        self.fake_shapes[input] = [tuple(min), tuple(opt), tuple(max)]
 
 
 class Runtime:
@@ -367,47 +369,49 @@ class Runtime:
 class ICudaEngine:
     def __init__(self, about: dict[str, Any], model: bytes, logger: Any) -> None:
         proto = onnx.load_from_string(model)
-        self._about, self._logger, self._held = about, logger, _Held(self._trt, "engine")
-        self._session = _session(model)
-        self._inputs = {value.name: _dims(value) for value in proto.graph.input}
-        self._outputs = {value.name: _dims(value) for value in proto.graph.output}
-        self._names = {
+        self.fake_about, self.fake_logger, self._held = about, logger, _Held(self._trt, "engine")
+        self.fake_session = _session(model)
+        self.fake_inputs = {value.name: _dims(value) for value in proto.graph.input}
+        self.fake_outputs = {value.name: _dims(value) for value in proto.graph.output}
+        self.fake_names = {
             value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
             for value in (*proto.graph.input, *proto.graph.output)
         }
-        self._kinds = {v.name: v.type.tensor_type.elem_type for v in (*proto.graph.input, *proto.graph.output)}
+        self.fake_kinds = {v.name: v.type.tensor_type.elem_type for v in (*proto.graph.input, *proto.graph.output)}
 
     @property
     def num_io_tensors(self) -> int:
-        return len(self._names)
+        return len(self.fake_names)
 
     def get_tensor_name(self, index: int) -> str:
-        return list(self._names)[index]
+        return list(self.fake_names)[index]
 
     def get_tensor_mode(self, name: str) -> Any:
-        return self._trt.TensorIOMode.INPUT if name in self._inputs else self._trt.TensorIOMode.OUTPUT
+        return self._trt.TensorIOMode.INPUT if name in self.fake_inputs else self._trt.TensorIOMode.OUTPUT
 
     def get_tensor_dtype(self, name: str) -> Any:
-        return self._trt.DataType[TYPES[self._kinds[name]]]
+        return self._trt.DataType[TYPES[self.fake_kinds[name]]]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        dims = self._inputs[name] if name in self._inputs else self._outputs[name]
+        dims = self.fake_inputs[name] if name in self.fake_inputs else self.fake_outputs[name]
         if not self._trt.fixing:
             return dims
         only = {
             name: least
-            for tensor, (shape, _, most) in self._about["profile"].items()
-            for name, least, greatest in zip(self._names[tensor], shape, most, strict=True)
+            for tensor, (shape, _, most) in self.fake_about["profile"].items()
+            for name, least, greatest in zip(self.fake_names[tensor], shape, most, strict=True)
             if least == greatest
         }
-        return tuple(only.get(name, dim) for name, dim in zip(self._names[name], dims, strict=True))
+        return tuple(only.get(name, dim) for name, dim in zip(self.fake_names[name], dims, strict=True))
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
-        return [tuple(each) for each in self._about["profile"][name]]
+        return [tuple(each) for each in self.fake_about["profile"][name]]
 
     def create_execution_context(self) -> Any:
         if self._trt.broken == "context":
-            return self._logger.log(self._logger.ERROR, "Error Code 2: OutOfMemory (Requested size was 1 bytes)")
+            return self.fake_logger.log(
+                self.fake_logger.ERROR, "Error Code 2: OutOfMemory (Requested size was 1 bytes)"
+            )
         return self._trt.IExecutionContext(self)
 
     def create_engine_inspector(self) -> Any:
@@ -419,7 +423,7 @@ class EngineInspector:
         self._engine = engine
 
     def get_engine_information(self, format: Any) -> str:
-        about = self._engine._about
+        about = self._engine.fake_about
         if not about["detailed"]:
             return json.dumps({"Layers": ["a layer", "another"]})  # names only
         outputs = [{"Format/Datatype": DESCRIPTIONS.get(kind, "Int32")} for kind in about["types"]]
@@ -437,10 +441,10 @@ class IExecutionContext:
         self._calls: list[Callable[[], None]] = []
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        least, _, most = self._engine._about["profile"].get(name, [self._engine._inputs[name]] * 3)
+        least, _, most = self._engine.fake_about["profile"].get(name, [self._engine.fake_inputs[name]] * 3)
         fits = len(shape) == len(least) and all(a <= b <= c for a, b, c in zip(least, shape, most, strict=True))
         if not fits or self._trt.broken == "set_input_shape":
-            logger = self._engine._logger
+            logger = self._engine.fake_logger
             logger.log(logger.ERROR, f"Error Code 3: API Usage Error (the shape {shape} is not in the profile)")
             return False
         self._shapes[name] = tuple(shape)
@@ -449,20 +453,20 @@ class IExecutionContext:
     def infer_shapes(self) -> list[str]:
         if self._trt.broken == "infer_shapes":
             raise RuntimeError("infer_shapes failed")
-        missing = [name for name in self._engine._inputs if name not in self._shapes]
+        missing = [name for name in self._engine.fake_inputs if name not in self._shapes]
         if not missing:
-            names = self._engine._names
+            names = self._engine.fake_names
             self._extents = {
                 dim: size
-                for name in self._engine._inputs
+                for name in self._engine.fake_inputs
                 for dim, size in zip(names[name], self._shapes[name], strict=True)
             }
         return missing
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        if name in self._engine._inputs:
+        if name in self._engine.fake_inputs:
             return self._shapes[name]
-        return tuple(self._extents.get(dim, dim) for dim in self._engine._names[name])
+        return tuple(self._extents.get(dim, dim) for dim in self._engine.fake_names[name])
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         self._addresses[name] = memory
@@ -473,8 +477,8 @@ class IExecutionContext:
         if trt.cudart.fake_capturing(stream) and not trt.capturable:
             trt.cudart.fake_invalidate(stream)
             return False
-        if trt.broken == "execute_async_v3" or set(self._addresses) != set(self._engine._names):
-            logger = self._engine._logger
+        if trt.broken == "execute_async_v3" or set(self._addresses) != set(self._engine.fake_names):
+            logger = self._engine.fake_logger
             logger.log(logger.ERROR, "Error Code 1: Cuda Runtime (an illegal memory access was encountered)")
             return False
         call = CALL(functools.partial(_compute, trt, self._engine, dict(self._shapes), dict(self._addresses)))
@@ -487,11 +491,11 @@ CALL = ctypes.CFUNCTYPE(None)
 
 
 def _compute(trt: Module, engine: Any, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]) -> None:
-    feeds = {name: _at(addresses[name], shape, engine._kinds[name]).copy() for name, shape in shapes.items()}
-    names = list(engine._outputs)
-    for name, value in zip(names, engine._session.run(names, feeds), strict=True):
+    feeds = {name: _at(addresses[name], shape, engine.fake_kinds[name]).copy() for name, shape in shapes.items()}
+    names = list(engine.fake_outputs)
+    for name, value in zip(names, engine.fake_session.run(names, feeds), strict=True):
         skewed = value + np.float32(trt.skew) * np.arange(value.shape[-1], dtype=np.float32)
-        _at(addresses[name], value.shape, engine._kinds[name])[...] = skewed if value.dtype == np.float32 else value
+        _at(addresses[name], value.shape, engine.fake_kinds[name])[...] = skewed if value.dtype == np.float32 else value
 
 
 def _at(address: int, shape: tuple[int, ...], kind: int) -> Any:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import open_clip
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from open_clip.tokenizer import SimpleTokenizer
 from support.literal import literal_centres, literal_image, literal_retrieve, literal_text, source_block
 from support.models import SMALL, small_backbone
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,11 +18,7 @@ from attri.train.model import AttriPrompt
 WORDS = ["red", "green", "apple", "zebra", "café", "grüne", "草", "quixotic", "42", "&", "don't"]
 
 
-class Reference:
-    """open_clip's own tokenizer behind the interface that encode_labels asks for."""
-
-    def encode(self, text):
-        return open_clip.tokenizer._tokenizer.encode(text)
+REFERENCE = SimpleTokenizer()  # open_clip's own
 
 
 def build(name, config, double, seed=0):
@@ -38,13 +34,13 @@ def build(name, config, double, seed=0):
 def literal_ids(labels, template):
     rows = torch.zeros(len(labels), 77, dtype=torch.long)
     for row, label in zip(rows, labels, strict=True):
-        ids = [SOS, *Reference().encode(template.format(label))[:75], EOT]
+        ids = [SOS, *REFERENCE.encode(template.format(label))[:75], EOT]
         row[: len(ids)] = torch.tensor(ids)
     return rows
 
 
 def both(model, labels, template, retrieved):
-    words = encode_labels(Reference(), labels, template)
+    words = encode_labels(REFERENCE, labels, template)
     folded = model.encode_text(words, retrieved)
     ids = literal_ids(labels, template)
     pool = model.pool
@@ -98,14 +94,14 @@ def test_equals_literal_for_any_shape(data):
 
 def test_order_inside_a_block_does_not_matter():
     model = build("ViT-B-32", PromptConfig(pool_size=6, clusters=4), double=True)
-    words = encode_labels(Reference(), ["cat", "two dogs"])
+    words = encode_labels(REFERENCE, ["cat", "two dogs"])
     retrieved = torch.tensor([[[0, 2, 2, 5], [1, 3, 4, 5]]])
     assert torch.allclose(model.encode_text(words, retrieved), model.encode_text(words, retrieved.flip(-1)), atol=1e-12)
 
 
 def test_batch_equals_single():
     model = build("ViT-B-32", PromptConfig(pool_size=6), double=True)
-    words = encode_labels(Reference(), ["cat", "two dogs", "zebra crossing"], "a photo of a {}.")
+    words = encode_labels(REFERENCE, ["cat", "two dogs", "zebra crossing"], "a photo of a {}.")
     retrieved = torch.randint(6, (3, model.depth, 2))
     singles = torch.cat([model.encode_text(words, one[None]) for one in retrieved])
     assert torch.allclose(model.encode_text(words, retrieved), singles, atol=1e-12)
@@ -113,7 +109,7 @@ def test_batch_equals_single():
 
 def test_the_entry_past_the_last_prompts_nothing():
     model = build("ViT-B-32", PromptConfig(pool_size=6, static_tokens=1), double=True)
-    words = encode_labels(Reference(), ["cat", "two dogs"], "a photo of a {}.")
+    words = encode_labels(REFERENCE, ["cat", "two dogs"], "a photo of a {}.")
     some = torch.tensor([[[0, 2], [1, 3]]])
     mixed = torch.cat([some, torch.full_like(some, 6), some[:, :1].expand(-1, 2, -1)])
     mixed[2, 1, 1] = 6
@@ -136,7 +132,7 @@ def test_only_distinct_real_tokens_are_computed():
     width = 512
 
     def flops(labels, images=1):
-        words = encode_labels(Reference(), labels, "a photo of a {}.")
+        words = encode_labels(REFERENCE, labels, "a photo of a {}.")
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model.encode_text(words, torch.zeros(images, 2, 2, dtype=torch.long))
         rows, labels = len(words.prefix) + len(words.suffix_tokens), len(words)
@@ -160,7 +156,7 @@ def test_only_distinct_real_tokens_are_computed():
 def test_plain_text_is_open_clip_s_own():
     model = build("ViT-L-14", PromptConfig(), double=True)
     labels = ["cat", "a small zebra"]
-    plain = model.plain_text(encode_labels(Reference(), labels, "a photo of a {}."))
+    plain = model.plain_text(encode_labels(REFERENCE, labels, "a photo of a {}."))
     expected = model.backbone.clip.encode_text(literal_ids(labels, "a photo of a {}."), normalize=True)
     assert (plain - expected).abs().max() < 1e-10
 

@@ -111,8 +111,8 @@ def test_an_image_does_not_depend_on_its_neighbours(make_pixels):
 
 def test_keys_start_from_a_part_of_many_points(monkeypatch):
     centres = l2_normalize(torch.randn(50, 3, 2, 8, generator=torch.Generator().manual_seed(0)))
-    seen, kmeans = [], pool._spherical_kmeans
-    monkeypatch.setattr(pool, "_spherical_kmeans", lambda points, *rest: seen.append(points) or kmeans(points, *rest))
+    seen, kmeans = [], pool.spherical_kmeans
+    monkeypatch.setattr(pool, "spherical_kmeans", lambda points, *rest: seen.append(points) or kmeans(points, *rest))
     keys = []
     for most in (100, 100, 300):
         monkeypatch.setattr(pool, "MAX_POINTS", most)

@@ -57,8 +57,8 @@ def test_float32_is_float32_and_not_tf32(trt, tmp_path, made, cudart):
     graph = graphs.write(tmp_path / "small.onnx")
     make(trt, graph)
     (config,) = found["configs"]
-    assert "TF32" not in config._flags
-    assert config._limits == {"WORKSPACE": 123456}
+    assert "TF32" not in config.fake_flags
+    assert config.fake_limits == {"WORKSPACE": 123456}
     assert shares(trt, cudart, graph, "fp32") == {"half": 0, "int8": 0, "float32": 1}
 
 
@@ -68,14 +68,14 @@ def test_half_is_what_the_graph_says(trt, tmp_path, made, cudart):
     make(trt, graph, "fp16")
     (network,), (config,) = found["networks"], found["configs"]
     if trt.__version__ == "8.6.1":
-        assert {"FP16", "OBEY_PRECISION_CONSTRAINTS"} <= config._flags
-        bound = {layer.name: getattr(layer.precision, "name", None) for layer in network._layers}
+        assert {"FP16", "OBEY_PRECISION_CONSTRAINTS"} <= config.fake_flags
+        bound = {layer.name: getattr(layer.precision, "name", None) for layer in network.fake_layers}
         halves = dict.fromkeys(("product", "gather", "twice"), "HALF")
         # What ends in int32 cannot be bound; casts are what they are.
         assert bound == {"narrow": None, **halves, "widen": None, "last": "FLOAT", "argmax": None, "to_int32": None}
     else:
-        assert network._typed
-        assert not {"FP16", "INT8"} & config._flags
+        assert network.fake_typed
+        assert not {"FP16", "INT8"} & config.fake_flags
     # 4 of the 6 floating-point tensors of the graph are half
     assert shares(trt, cudart, graph, "fp16") == {
         "half": pytest.approx(4 / 6),
@@ -87,7 +87,7 @@ def test_half_is_what_the_graph_says(trt, tmp_path, made, cudart):
 def test_int8_is_a_flag_only_where_there_is_one(trt, tmp_path, made):
     found = made(trt)
     make(trt, graphs.write(tmp_path / "small.onnx"), "int8")
-    assert ("INT8" in found["configs"][0]._flags) == (trt.__version__ == "8.6.1")
+    assert ("INT8" in found["configs"][0].fake_flags) == (trt.__version__ == "8.6.1")
 
 
 def test_a_rejected_node_is_named(trt, tmp_path):

@@ -105,8 +105,8 @@ def test_what_is_not_permitted_while_capturing(cuda, stream):
         (12345, "unrecognized error code (unrecognized error code)"),
     ],
 )
-def test_every_failed_call_names_itself_and_cudas_reason(cuda, monkeypatch, name, code, text):
-    monkeypatch.setattr(cuda._library, name, lambda *arguments: code)
+def test_every_failed_call_names_itself_and_cudas_reason(cuda, cudart, monkeypatch, name, code, text):
+    monkeypatch.setattr(cudart, name, lambda *arguments: code)
     with pytest.raises(EngineError) as error:
         cuda.call(name)
     assert str(error.value) == f"CUDA failed in {name}: {text}"
@@ -127,7 +127,8 @@ def test_no_gpu(cuda, cudart):
 
 def test_no_library(monkeypatch):
     monkeypatch.setattr(layer, "LIBRARIES", ("libcudart.so.0",))
-    monkeypatch.setattr(layer, "_installed", list)
+    monkeypatch.setattr(layer, "PREFIXES", ())
+    monkeypatch.setattr(layer, "find_spec", lambda name: None)  # nor in pip's packages
     with pytest.raises(EngineError, match="libcudart"):
         Cuda.open()
 
