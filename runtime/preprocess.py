@@ -25,7 +25,7 @@ from attri.runtime.images import Source, crop_image, loaded_image
 
 _BICUBIC = Image.Resampling.BICUBIC
 # A thin strip would be blown up to gigabytes, only to be cut to a square.
-_MOST_PIXELS = 2**26
+MAX_RESIZED_PIXELS = 2**26
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def _resized_crop(image: Image.Image, size: int) -> Image.Image:
     short = min(image.size)
     width, height = (size if side == short else int(size * side / short) for side in image.size)
     left, top = round((width - size) / 2.0), round((height - size) / 2.0)
-    if max(width, height) * size > _MOST_PIXELS:
+    if max(width, height) * size > MAX_RESIZED_PIXELS:
         x0, x1, x_start, x_end = _span(image.width, width, left, size)
         y0, y1, y_start, y_end = _span(image.height, height, top, size)
         part = crop_image(image, (x0, y0, x1, y1))

@@ -14,7 +14,7 @@ from PIL import Image
 from attri.runtime.capture.orientation import nbytes
 
 _ROOM = 4  # frames of a file that wait at least: enough to decode the next while one is classified
-_BYTES = 1 << 27  # of a file's frames that wait; one that is larger waits alone
+MAX_BYTES = 1 << 27  # of a file's frames that wait; one that is larger waits alone
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class FrameQueue:
         return None
 
     def _is_full(self, queue: deque[Frame]) -> bool:
-        return len(queue) >= self._room or sum(frame.nbytes for frame in queue) >= _BYTES
+        return len(queue) >= self._room or sum(frame.nbytes for frame in queue) >= MAX_BYTES
 
     def _drained(self) -> int | None:
         return next((source for source in self._ended if not self._queues[source]), None)

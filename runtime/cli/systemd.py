@@ -21,7 +21,7 @@ from attri.runtime.deliver.sink import PipelineControl, SinkFilter
 from attri.runtime.errors import UsageError
 
 SECRETS = "/etc/attri/secrets.env"
-_STATUS_PERIOD = 10.0  # seconds between lines for `systemctl status`, where no watchdog asks for more
+STATUS_PERIOD = 10.0  # seconds between lines for `systemctl status`, where no watchdog asks for more
 
 
 def notify(*lines: str) -> None:
@@ -65,7 +65,7 @@ class WatchdogSink:
         self._thread.join(1.0)
 
     def _run(self) -> None:
-        while not self._stop.wait(self._limit / 2 if self._limit else _STATUS_PERIOD):
+        while not self._stop.wait(self._limit / 2 if self._limit else STATUS_PERIOD):
             alive = ["WATCHDOG=1"] if self._limit and self._makes_progress() else []
             notify(*alive, self._status())
 

@@ -18,7 +18,7 @@ from attri.runtime.errors import SinkError
 _LOGGER = logging.getLogger("attri")
 ROOM = 8  # length of the queue, at least; each result holds a whole frame
 _EVENTS = 32  # the same for sinks that take changes alone: a second at 30 frames per second
-_BYTES = 1 << 27  # of queued frames, above which files have to wait
+MAX_BYTES = 1 << 27  # of queued frames, above which files have to wait
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class SinkWorker:
             return True
         with self._changed:
             held = sum(nbytes(item.raw_image) for item, _ in self._queue if isinstance(item, FrameResult))
-            return held < _BYTES and len(self._queue) + self._batch <= self._room
+            return held < MAX_BYTES and len(self._queue) + self._batch <= self._room
 
     def offer(self, result: FrameResult, due: bool, live: bool) -> None:
         """Queue a result; never blocks.

@@ -205,7 +205,7 @@ def test_a_strip_that_is_cut_first_is_nearly_the_same(
 ) -> None:
     """Two steps of 255 and one byte in a hundred: the box is rounded to float32, the two passes may change places."""
     expected = reference_pixels(photo.resize(size), 64).astype(int)
-    monkeypatch.setattr(preprocess, "_MOST_PIXELS", 0)
+    monkeypatch.setattr(preprocess, "MAX_RESIZED_PIXELS", 0)
     difference = np.abs(Preprocess(64, MEAN, STD).pixels(photo.resize(size)) - expected)
     assert difference.max() <= 2
     assert (difference > 0).mean() <= 0.01

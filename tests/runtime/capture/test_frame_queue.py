@@ -32,7 +32,7 @@ def test_large_frames_of_a_file_wait_in_smaller_numbers(
     monkeypatch: pytest.MonkeyPatch, size: int, waiting: int
 ) -> None:
     """And all of them come through, in batches of what waits."""
-    monkeypatch.setattr(module, "_BYTES", 100)
+    monkeypatch.setattr(module, "MAX_BYTES", 100)
     intake, left, stop = FrameQueue([False], batch=4), threading.Event(), threading.Event()
     put: list[int] = []
 

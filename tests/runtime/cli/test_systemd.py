@@ -103,7 +103,7 @@ def test_a_source_that_gives_nothing_is_no_reason(manager: Manager, state: str) 
 
 def test_a_watchdog_of_somebody_else_is_not_ours(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WATCHDOG_PID", "1")
-    monkeypatch.setattr("attri.runtime.cli.systemd._STATUS_PERIOD", 0.05)
+    monkeypatch.setattr("attri.runtime.cli.systemd.STATUS_PERIOD", 0.05)
     watchdog = WatchdogSink(FakeControl())
     assert not any(beats(manager.hear()) for _ in range(6))
     watchdog.close()
