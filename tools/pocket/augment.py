@@ -12,15 +12,37 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def augment(rgba: Tensor, flippable: Tensor, coloured: Tensor) -> Tensor:
+def augment(rgba: Tensor, flippable: Tensor, coloured: Tensor, behind: Tensor) -> Tensor:
     """RGBA images [B, 4, H, W] to RGB [B, 3, H, W] on random backgrounds.
 
     flippable, coloured: [B] bool. An image is mirrored only if flippable; it keeps its hue if coloured.
+    behind: photographs [B, 3, H', W'], parts of which are the background of some images.
     """
     rgba = recolour(move(rgba, flippable), coloured)
     rgba = outline(rgba)
-    image = rgba[:, :3] + (1 - rgba[:, 3:]) * backgrounds(rgba)
+    image = rgba[:, :3] + (1 - rgba[:, 3:]) * backgrounds(rgba, behind)
     return degrade(image, coloured).clamp(0, 1)
+
+
+def photograph(images: Tensor, flippable: Tensor, coloured: Tensor, side: int) -> Tensor:
+    """Photographs [B, 3, H', W'] to random parts of them, [B, 3, side, side], in other light."""
+    if not len(images):
+        return images.new_empty(0, 3, side, side)
+    opaque = torch.cat([crop(images, flippable, side, 0.6, 1.0), torch.ones(len(images), 1, side, side)], 1)
+    return degrade(recolour(opaque, coloured)[:, :3], coloured).clamp(0, 1)
+
+
+def crop(images: Tensor, flippable: Tensor, side: int, low: float, high: float) -> Tensor:
+    """A part of each image whose sides are between two fractions of the image's, a little turned, at another size."""
+    width = uniform(images, low, high)
+    height = (width * torch.exp(uniform(images, -0.2, 0.2))).clamp(max=1)
+    mirror = 1 - 2 * (flippable & (torch.rand(len(images)) < 0.5)).float()
+    turn = uniform(images, -1, 1) ** 3 * math.radians(25)
+    row_x = torch.stack([width * mirror, -turn * height, uniform(images, -1, 1) * (1 - width)], 1)
+    row_y = torch.stack([turn * width, height, uniform(images, -1, 1) * (1 - height)], 1)
+    shape = [len(images), images.shape[1], side, side]
+    grid = F.affine_grid(torch.stack([row_x, row_y], 1), shape, align_corners=False)  # [B, side, side, 2]
+    return F.grid_sample(images, grid, align_corners=False, padding_mode="reflection")
 
 
 def chance(like: Tensor, probability: float) -> Tensor:
@@ -44,7 +66,14 @@ def move(rgba: Tensor, flippable: Tensor) -> Tensor:
     row_x = torch.stack([cos * stretch * mirror, (shear * cos - sin) * stretch, uniform(rgba, -1, 1) * room], 1)
     row_y = torch.stack([sin / stretch * mirror, (shear * sin + cos) / stretch, uniform(rgba, -1, 1) * room], 1)
     grid = F.affine_grid(torch.stack([row_x, row_y], 1), list(rgba.shape), align_corners=False)  # [B, H, W, 2]
-    return F.grid_sample(rgba, grid, align_corners=False)
+    return F.grid_sample(rgba, grid + bend(rgba), align_corners=False)
+
+
+def bend(rgba: Tensor) -> Tensor:
+    """[B, H, W, 2]: smooth shifts, for half of the images: no two artists draw a thing with the same proportions."""
+    shift = 0.06 * torch.randn(len(rgba), 2, 4, 4) * chance(rgba, 0.5)
+    smooth = F.interpolate(shift, list(rgba.shape[-2:]), mode="bicubic", align_corners=True)
+    return smooth.permute(0, 2, 3, 1)
 
 
 def recolour(rgba: Tensor, coloured: Tensor) -> Tensor:
@@ -97,21 +126,24 @@ def draw_edges(rgba: Tensor) -> Tensor:
     return torch.cat([paper * (1 - (2.5 * edges - 0.4).clamp(0, 1)), alpha], 1)
 
 
-def backgrounds(rgba: Tensor) -> Tensor:
-    """[B, 3, H, W]: white for most of them, else one colour, a gradient, or soft noise."""
+def backgrounds(rgba: Tensor, behind: Tensor) -> Tensor:
+    """[B, 3, H, W]: white for half of them, else part of a photograph, one colour, a gradient, or soft noise."""
     size = list(rgba.shape[-2:])
     colour = torch.rand(len(rgba), 3, 1, 1)
     gradient = F.interpolate(torch.rand(len(rgba), 3, 2, 2), size, mode="bilinear", align_corners=True)
     noise = F.interpolate(torch.rand(len(rgba), 3, 8, 8), size, mode="bilinear", align_corners=True)
+    scene = crop(behind, torch.ones(len(rgba), dtype=torch.bool), size[0], 0.25, 0.7)
     busy = torch.where(chance(rgba, 0.6), gradient, noise)
-    return torch.where(chance(rgba, 0.7), torch.ones(()), torch.where(chance(rgba, 0.5), colour, busy))
+    painted = torch.where(chance(rgba, 0.5), colour, busy)
+    other = torch.where(chance(rgba, 0.5), scene * (0.4 + 0.6 * torch.rand(len(rgba), 1, 1, 1)), painted)
+    return torch.where(chance(rgba, 0.5), torch.ones(()), other)
 
 
 def degrade(image: Tensor, coloured: Tensor) -> Tensor:
     """Blur, make grey, posterize, invert or add noise, each to a few."""
     image = some(image, 0.15, blur)
     image = some(image, 0.06, lambda x: x.mean(1, keepdim=True).expand_as(x), ~coloured)
-    image = some(image, 0.08, lambda x: (x * 3).round() / 3)
+    image = some(image, 0.08, lambda x: (x * 3).round() / 3, ~coloured)
     image = some(image, 0.03, lambda x: 1 - x, ~coloured)
     return some(image, 0.1, lambda x: x + 0.06 * torch.randn_like(x))
 

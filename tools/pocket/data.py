@@ -3,68 +3,141 @@
 import functools
 import json
 import random
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import open_clip
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from attri.train.pocket import CONFIG, MEAN, STD
-from tools.pocket.augment import augment
-from tools.pocket.collect import NAMES, UNSEEN
-from tools.pocket.words import Emoji, from_table
+from tools.pocket import emoji, photos
+from tools.pocket.augment import augment, photograph
+from tools.pocket.concepts import Concept, from_table, key
+from tools.pocket.render import open_square
+from tools.pocket.words import Emoji
 
 TEMPLATES = ["a photo of a {}."] * 4 + ["a photo of the {}."] * 2 + ["a photo of {}.", "a picture of a {}.", "{}", "{}"]
 TEMPLATES += ["an icon of a {}.", "a drawing of a {}.", "a picture of the {}.", "an emoji of a {}.", "this is a {}."]
+# The share of a batch that each source has. Icons that are named as an emoji is are among that emoji's images.
+SHARES = {"emoji": 0.66, "drawings": 0.14, "grocery": 0.1, "clothing": 0.05, "trashnet": 0.05, "caltech101": 1.0}
 
 
-class Data:
-    """The cached images and words, and which phrase is true of which emoji."""
+class Batch(NamedTuple):
+    """What one step learns from."""
 
-    def __init__(self, cache: Path) -> None:
+    images: Tensor  # [B, 3, H, W]
+    concepts: Tensor  # [B]
+    captions: list[str]  # one of each image
+    true: Tensor  # [B, C]: of which concepts each caption is true, as a distribution: rows sum to 1
+
+
+class Data(Dataset[Batch]):
+    """The images, the concepts and their phrases. Item `step` is the batch of that step, the same whenever asked."""
+
+    def __init__(self, cache: Path, batch: int, seed: int, more: Mapping[str, Path] | None = None) -> None:
         arrays = np.load(cache)
-        self.emoji: list[Emoji] = from_table(json.loads(str(arrays["emoji"])))
+        self.batch, self.seed = batch, seed
+        self.emoji = from_table(Emoji, json.loads(str(arrays["emoji"])))
+        self.concepts = from_table(Concept, json.loads(str(arrays["concepts"])))
+        self.styles: list[str] = arrays["styles"].tolist()
         self.pixels = torch.from_numpy(arrays["pixels"])  # [N, H, W, 4] uint8
-        self.rows: list[list[int]] = arrays["rows"].tolist()  # style, emoji, is a skin tone
-        self.phrases = sorted({phrase for one in self.emoji for phrase in (*one.names, *one.kinds, *one.tags)})
+        self.rows: list[list[int]] = arrays["rows"].tolist()  # style, concept, is a skin tone
+        self.photos = torch.from_numpy(arrays["photos"])  # [M, H', W', 3] uint8
+        self.photo_rows = [(photos.SETS[source], concept) for source, concept in arrays["photo_rows"].tolist()]
+        for name, folder in (more or {}).items():
+            self._add_photos(name, folder)
+        self.sources = self._sources()
+        phrases = [one.phrases for one in self.concepts]
+        self.phrases = sorted({phrase for group in phrases for phrase in group})
         self.number = {phrase: number for number, phrase in enumerate(self.phrases)}
-        self.true = torch.zeros(len(self.phrases), len(self.emoji), dtype=torch.bool)  # [P, E]
-        for index, one in enumerate(self.emoji):
-            self.true[[self.number[phrase] for phrase in (*one.names, *one.kinds, *one.tags)], index] = True
-        self.styles: list[dict[int, list[int]]] = [{} for _ in self.emoji]  # images by style, skin tones at -1
+        self.true = torch.zeros(len(self.phrases), len(self.concepts), dtype=torch.bool)  # [P, C]
+        for index, group in enumerate(phrases):
+            self.true[[self.number[phrase] for phrase in group], index] = True
+        kinds = sorted({one.kinds[0] for one in self.concepts if one.kinds})
+        number = {kind: place for place, kind in enumerate(kinds)}
+        self.kind = torch.tensor([number[one.kinds[0]] if one.kinds else -1 for one in self.concepts])  # [C]
+        self.flippable = torch.tensor([one.flippable for one in self.concepts])
+        self.coloured = torch.tensor([one.coloured for one in self.concepts])
+
+    def _add_photos(self, name: str, folder: Path) -> None:
+        known = {key(one.names[0]): index for index, one in enumerate(self.concepts)}
+        pixels = []
+        for photo in photos.photos_of_set(name, folder):
+            if photo.part == "train":
+                index = known.setdefault(key(photo.concept.names[0]), len(self.concepts))
+                self.concepts += [photo.concept] if index == len(self.concepts) else []
+                self.photo_rows.append((name, index))
+                pixels.append(open_square(photo.path, self.photos.shape[1]))
+        self.photos = torch.cat([self.photos, torch.from_numpy(np.stack(pixels))])
+
+    def _sources(self) -> list[tuple[str, list[int], list[float]]]:
+        """Every source's name, its concepts, and how often each is drawn."""
+        self.drawn: list[dict[int, list[int]]] = [{} for _ in self.concepts]  # images by style, skin tones at -1
         for image, (style, index, variant) in enumerate(self.rows):
-            if NAMES[style] not in UNSEEN:
-                self.styles[index].setdefault(-1 if variant else style, []).append(image)
-        self.weight = torch.tensor([0.35 if "country" in one.subcategory else 1.0 for one in self.emoji])
-        kinds = sorted({one.kinds[0] for one in self.emoji})
-        self.kind = torch.tensor([kinds.index(one.kinds[0]) for one in self.emoji])  # [E]
-        self.flippable = torch.tensor([one.flippable for one in self.emoji])
-        self.coloured = torch.tensor([one.coloured for one in self.emoji])
+            if self.styles[style] not in emoji.UNSEEN:
+                self.drawn[index].setdefault(-1 if variant else style, []).append(image)
+        self.taken: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))  # photos by source
+        for image, (name, index) in enumerate(self.photo_rows):
+            self.taken[name][index].append(image)
+        flags = [0.35 if "country" in one.subcategory else 1.0 for one in self.emoji]
+        others = [index for index in range(len(self.emoji), len(self.concepts)) if self.drawn[index]]
+        sources = [("emoji", list(range(len(self.emoji))), flags), ("drawings", others, [1.0] * len(others))]
+        for name, images in self.taken.items():  # the root lies between equal classes and equal photographs
+            sources.append((name, list(images), [len(numbers) ** 0.5 for numbers in images.values()]))
+        return sources
 
-    def sample(self, batch: int) -> tuple[Tensor, Tensor, list[str], Tensor]:
-        """Images [B, 3, H, W], their emoji [B], a caption of each, and of which emoji each caption is true [B, E]."""
-        emoji = torch.multinomial(self.weight, batch)
-        chosen = [random.choice(self._images(index)) for index in emoji.tolist()]
-        images = augment(premultiplied(self.pixels[chosen]), self.flippable[emoji], self.coloured[emoji])
-        lists = random.random() < 0.1  # now and then, so that late positions are trained too; long captions cost time
-        said = [self._say(index, lists) for index in emoji.tolist()]
-        true = torch.stack([self.true[phrases].all(0) for phrases in said])  # [B, E]
-        captions = [random.choice(TEMPLATES).format(", ".join(self.phrases[p] for p in phrases)) for phrases in said]
-        return normal(images), emoji, captions, true
+    def __len__(self) -> int:
+        return 1_000_000_000  # steps are not counted here
 
-    def _images(self, index: int) -> list[int]:
-        styles = self.styles[index]
+    def __getitem__(self, step: int) -> Batch:
+        random.seed(self.seed * 1_000_003 + step)
+        torch.manual_seed(self.seed * 1_000_003 + step)
+        return self.sample()
+
+    def sample(self) -> Batch:
+        """One batch from the state of the random generators: first the drawings, then the photographs."""
+        shares = [SHARES[name] for name, _, _ in self.sources]
+        places = sorted(random.choices(range(len(shares)), shares, k=self.batch))
+        drawings, taken, concepts = [], [], []
+        for name, members, weights in (self.sources[place] for place in places):
+            index = random.choices(members, weights)[0]
+            concepts.append(index)
+            if name in self.taken:
+                taken.append(random.choice(self.taken[name][index]))
+            else:
+                drawings.append(self._drawing(index))
+        chosen = torch.tensor(concepts)
+        flippable, coloured, split = self.flippable[chosen], self.coloured[chosen], len(drawings)
+        behind = self.photos[random.choices(range(len(self.photos)), k=split)].permute(0, 3, 1, 2).float() / 255
+        drawn = augment(premultiplied(self.pixels[drawings]), flippable[:split], coloured[:split], behind)
+        seen = self.photos[taken].permute(0, 3, 1, 2).float() / 255
+        images = torch.cat([drawn, photograph(seen, flippable[split:], coloured[split:], drawn.shape[-1])])
+        return Batch(normal(images), chosen, *self._captions(concepts))
+
+    def _drawing(self, index: int) -> int:
+        styles = self.drawn[index]
         tones = -1 in styles and random.random() < 0.1
-        return styles[-1] if tones else random.choice([styles[style] for style in styles if style >= 0])
+        return random.choice(styles[-1] if tones else random.choice([styles[style] for style in styles if style >= 0]))
+
+    def _captions(self, concepts: list[int]) -> tuple[list[str], Tensor]:
+        lists = random.random() < 0.1  # now and then, so that late positions are trained too; long captions cost time
+        said = [self._say(index, lists) for index in concepts]
+        true = torch.stack([self.true[phrases].all(0) for phrases in said]).float()  # [B, C]
+        true /= true.sum(1, keepdim=True)
+        return [random.choice(TEMPLATES).format(", ".join(self.phrases[p] for p in phrases)) for phrases in said], true
 
     def _say(self, index: int, lists: bool) -> list[int]:
-        one, named = self.emoji[index], random.random() < 0.6
-        pool = one.names if named else random.choice((one.kinds[:1], one.kinds, one.tags or one.kinds))
+        one, named = self.concepts[index], random.random() < 0.65
+        other = random.choice((one.kinds[:1], one.kinds, one.tags or one.kinds))
+        pool = one.names if named or not other else other
         said = [one.names[0] if named and random.random() < 0.6 else random.choice(pool)]
         if lists and not named:
-            said += random.sample((*one.names, *one.tags, *one.kinds), 2)
+            said += random.sample(one.phrases, min(2, len(one.phrases)))
         return [self.number[phrase] for phrase in dict.fromkeys(said)]
 
 
@@ -102,6 +175,10 @@ class Vocabulary:
         return [self.row.get(token, unknown) for token in self.tokenizer(caption)[0].tolist() if token != 0]
 
     def __call__(self, captions: Sequence[str]) -> Tensor:
-        """[N, T] with T the longest caption: causal attention never looks past EOT, so shorter is the same."""
-        rows = [torch.tensor(self.encode(caption)) for caption in captions]
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        """[N, T] with T a little over the longest caption: causal attention never looks past EOT, so that is the same.
+
+        Few different lengths, because a compiled text tower is compiled anew for each.
+        """
+        rows = [self.encode(caption) for caption in captions]
+        length = min(-(-max(map(len, rows)) // 12) * 12, CONFIG["text_cfg"]["context_length"])
+        return torch.tensor([row + [0] * (length - len(row)) for row in rows])

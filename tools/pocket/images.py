@@ -1,6 +1,6 @@
 """Write the pocket image folders from the cache that collect wrote.
 
-    python -m tools.pocket.images emoji.npz
+    python -m tools.pocket.images pocket.npz
 
 IMAGES holds Twemoji, in train/ val/ test/ with no emoji in two of them; OTHER_STYLE holds OpenMoji's drawings of the
 emoji in val/ and test/. Neither style is in the backbone's training.
@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image
 
 from attri.train.pocket import IMAGES, OTHER_STYLE
-from tools.pocket.collect import NAMES, RgbaImage
-from tools.pocket.words import Emoji, from_table
+from tools.pocket.concepts import from_table
+from tools.pocket.render import RgbaImage
+from tools.pocket.words import Emoji
 
 # Class and the sub-categories it holds. People are left out: one drawing in several genders would be in two splits.
 CLASSES = {
@@ -91,8 +92,10 @@ def write_images(cache: Path, seed: int = 0) -> None:
     """Write both trees into train/pocket/images, with a licence note in each."""
     shutil.rmtree(IMAGES.parent, ignore_errors=True)
     arrays = np.load(cache)
-    emoji, pixels = from_table(json.loads(str(arrays["emoji"]))), arrays["pixels"]
-    row = {(NAMES[style], emoji[index].hexcode): n for n, (style, index, tone) in enumerate(arrays["rows"]) if not tone}
+    emoji = from_table(Emoji, json.loads(str(arrays["emoji"])))
+    styles, pixels = arrays["styles"].tolist(), arrays["pixels"]
+    emoji_rows = [(n, *row) for n, row in enumerate(arrays["rows"].tolist()) if row[1] < len(emoji) and not row[2]]
+    row = {(styles[style], emoji[index].hexcode): n for n, style, index, _ in emoji_rows}
     for name in CLASSES:
         parts = split(members_of(emoji, name), seed)
         print(f"{name:20} " + " ".join(f"{part} {len(members)}" for part, members in parts.items()))

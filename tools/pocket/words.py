@@ -6,10 +6,10 @@ OpenMoji's table carries, and SUBCATEGORIES, our plain words for Unicode's sub-c
 
 import json
 import re
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from tools.pocket.concepts import Concept, plain
 
 # The first word names the sub-category in the evaluation; the others are only further captions.
 SUBCATEGORIES = {
@@ -138,6 +138,10 @@ class Emoji:
         directed = re.search(r"\b(left|right|clockwise|north|south|east|west|forward|reverse)\b", " ".join(self.names))
         return directed is None and self.subcategory not in UNFLIPPABLE.split(" ")
 
+    def concept(self) -> Concept:
+        """What training uses of it."""
+        return Concept(self.names, self.kinds, self.tags, self.coloured, self.flippable)
+
 
 COLOURS = "red|orange|yellow|green|blue|purple|brown|black|white|grey|gray|pink|tone"
 UNFLIPPABLE = "arrow alphanum keycap time math punctuation currency flag country-flag subdivision-flag "
@@ -147,12 +151,6 @@ UNFLIPPABLE += "zodiac av-symbol transport-sign warning place-map other-symbol"
 def normal_hexcode(code: str) -> str:
     """Upper case without the variation selector, so that every source agrees: 2764-fe0f -> 2764."""
     return "-".join(part for part in code.upper().split("-") if part != "FE0F")
-
-
-def plain(text: str) -> str:
-    """One phrase in lower-case words: `face_with_tongue` -> `face with tongue`."""
-    text = unicodedata.normalize("NFKC", text).lower().replace("“", "").replace("”", "").replace("’", "'")
-    return re.sub(r"[\s_:,-]+", " ", text).strip()
 
 
 def read_emoji(datasource: Path, openmoji: Path) -> list[Emoji]:
@@ -182,12 +180,3 @@ def _emoji(row: dict[str, object], cldr: dict[str, dict[str, str]]) -> Emoji:
         kinds=kinds,
         tags=tuple(dict.fromkeys(tag for tag in tags if tag and tag not in (*names, *kinds))),
     )
-
-
-def from_table(rows: list[dict[str, Any]]) -> list[Emoji]:
-    """The inverse of `dataclasses.asdict` on each."""
-    return [Emoji(**{name: _frozen(value) for name, value in row.items()}) for row in rows]
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -33,12 +33,15 @@ def build(vocabulary: int = CONFIG["text_cfg"]["vocab_size"]) -> "CLIP":
     return CLIP(CONFIG["embed_dim"], CONFIG["vision_cfg"], CONFIG["text_cfg"] | {"vocab_size": vocabulary})
 
 
-def load() -> "CLIP":
-    """Load the trained model, float32, in eval mode. Rows of tokens that training never saw are zeros."""
+def load(file: str | Path | None = None) -> "CLIP":
+    """Load the trained model, float32, in eval mode. Rows of tokens that training never saw are zeros.
+
+    file: weights to load instead of those that come with attri, as tools/pocket writes them.
+    """
     import torch
     from safetensors.torch import load_file
 
-    packed = load_file(weights())
+    packed = load_file(file or weights())
     ids = packed.pop("token_ids").long()  # [V']
     tensors = {name: _unpack(packed, name) for name in packed if not name.endswith(":scale")}
     rows = tensors["token_embedding.weight"]  # [V', W]
