@@ -30,9 +30,9 @@ def read_idx(file: Path, header: int) -> np.ndarray:
     return np.frombuffer(gzip.decompress(file.read_bytes()), np.uint8, offset=header)
 
 
-def unpack(data: Path, folder: Path) -> None:
+def unpack(data: Path, folder: Path, splits: dict[str, tuple[str, int]] = SPLITS) -> None:
     """Class folders of PNG files, from the first images of every class in the IDX files."""
-    for split, (prefix, count) in SPLITS.items():
+    for split, (prefix, count) in splits.items():
         images = 255 - read_idx(data / f"{prefix}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)
         labels = read_idx(data / f"{prefix}-labels-idx1-ubyte.gz", 8)
         for number, name in enumerate(CLASSES):

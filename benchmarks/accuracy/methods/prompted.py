@@ -1,0 +1,82 @@
+"""Prompts in every text block, trained by attri-train's own loop: AttriPrompt and three kinds of static prompts.
+
+static      AttriPrompt's losses and as many tokens per block, the same for every image (`attri-train --method static`)
+deep        static prompts by cross-entropy alone: what deep prompt tuning is without regularization
+promptsrc   the text side of PromptSRC (Khattak et al. 2023): cross-entropy, self-regularization of features (weight 25)
+            and predictions (weight 1), Gaussian-weighted average over the epochs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from attri.train.config import FROZEN_TEMPLATES, PromptConfig, TrainConfig
+from attri.train.data.dataset import Dataset, LabelledImage
+from attri.train.evaluation.protocols import static_config
+from attri.train.fitting import new_trainer
+from attri.train.model.attriprompt import AttriPrompt
+from attri.train.training.features import FeatureCache, Features
+from attri.train.training.predict import predict
+from attri.train.training.progress import Progress
+from attri.train.training.trainer import Trainer
+from benchmarks.accuracy.methods.task import Classifier, Task
+
+
+def attriprompt(task: Task) -> Classifier:
+    """AttriPrompt with attri-train's defaults."""
+    return train(task, task.model.config)
+
+
+def static(task: Task) -> Classifier:
+    """Static prompts of AttriPrompt's length with AttriPrompt's losses."""
+    return train(task, static_config(task.model.config))
+
+
+def deep(task: Task) -> Classifier:
+    """Static prompts by cross-entropy alone."""
+    weights = {f"weight_{term}": 0.0 for term in ("instance", "text", "logits", "retrieval", "diversity")}
+    return train(task, static_config(task.model.config), **weights)
+
+
+def promptsrc(task: Task) -> Classifier:
+    """PromptSRC's text side."""
+    weights = {"weight_instance": 0.0, "weight_text": 25.0, "weight_logits": 1.0}
+    return train(task, static_config(task.model.config), average=True, **weights)
+
+
+class Cached(FeatureCache):
+    """Features that are known already, for a trainer that would compute them."""
+
+    def __init__(self, data: Features) -> None:
+        super().__init__(Progress(quiet=True))
+        self.data = data
+
+    def get(self, name: str, model: AttriPrompt, images: list[LabelledImage], **how: int) -> Features:
+        """The training images, whatever is asked for."""
+        return self.data
+
+
+def trained(
+    task: Task, prompt: PromptConfig, on_epoch: Callable[[Trainer], object] = lambda trainer: None, **changed: object
+) -> AttriPrompt:
+    """Train as attri-train does; `changed` are fields of TrainConfig, `on_epoch` is called after each epoch."""
+    config = TrainConfig(
+        template=task.template,
+        frozen_templates=(task.template, *FROZEN_TEMPLATES[1:]),
+        epochs=task.epochs,
+        augmentations=task.train.features.shape[1],
+        precision=task.precision,
+        seed=task.seed,
+    )
+    dataset = Dataset(Path(), "task", task.classes, [], [], [], task.template)
+    trainer = new_trainer(task.model.backbone, dataset, prompt, replace(config, **changed), Cached(task.train))
+    trainer.run(lambda record: None, on_epoch)
+    return trainer.model
+
+
+def train(task: Task, prompt: PromptConfig, **changed: object) -> Classifier:
+    """The classifier of `trained`."""
+    model = trained(task, prompt, **changed)
+    return lambda data, classes: predict(model, task.labels(classes), data)
