@@ -46,8 +46,11 @@ class Objective(nn.Module):
             The terms by name, and the logits [B, C].
         """
         model, pool, config = self.model, self.model.pool, self.config
+        retrieved = pool.retrieve(centres)  # [B, L, M]
+        if retrieved.shape[-1] == 0:
+            retrieved = retrieved[:1]  # without a pool every image has the same text features
         with torch.autocast(features.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            text = model.encode_text(self.labels, pool.retrieve(centres))  # [B, C, D]
+            text = model.encode_text(self.labels, retrieved).expand(len(features), -1, -1)  # [B, C, D]
         logits = model.logits(features, text)
         keys = pool.keys_of_blocks()
 
