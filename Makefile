@@ -6,6 +6,9 @@ VENV ?= .venv
 WORKERS ?= 2
 BIN = $(VENV)/bin
 SOURCES := $(shell find train export runtime calibration -type f -not -name '*.pyc')
+EXPORTING := $(shell find train export -type f -not -name '*.pyc') runtime/bundle.py runtime/tokenizer.py \
+	runtime/preprocess.py $(wildcard runtime/text/*.py) tests/support/make_bundle.py
+BUNDLE = $(abspath $(VENV))/test-bundle
 PACKAGES = -p attri.runtime -p attri.train -p attri.calibration -p attri.export
 
 .PHONY: test lint types unit quick demo docs dist hooks clean
@@ -21,11 +24,16 @@ types: $(VENV)/installed
 
 unit: $(VENV)/installed
 	@echo "tests: some minutes, more on few cores"
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 10
 
-# For the edit loop: no server, no browser, no training, no export, no process.
-quick: $(VENV)/installed
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not (slow or training or export or browser or server or process)"
+# For the edit loop: no server, no browser, no training, no export, no process; but for the first time, see below.
+quick: $(VENV)/installed $(BUNDLE)/manifest.json
+	ATTRI_TEST_BUNDLE=$(BUNDLE) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 10 --quick
+
+# The tests' bundle, which make quick keeps for as long as the code that writes it stays the same.
+$(BUNDLE)/manifest.json: $(VENV)/dependencies $(EXPORTING) | $(VENV)/installed
+	@echo "exporting the bundle that tests read: a minute, only the first time"
+	$(BIN)/python tests/support/make_bundle.py $(BUNDLE)
 
 # The commands in the middle are the product; tools/demo.py only lays out images and draws the sheet.
 demo: $(VENV)/installed

@@ -59,8 +59,8 @@ def measure(folder: Path) -> dict[str, Any]:
         images = find_parity_images(Path(run.data), 16)
         export_bundle(load_model(run), path, run.classes, images, ExportOptions(scores=request))
         classifier = Classifier.load(path, device="cpu")
-        manifest = classifier.bundle.manifest
-        temperature, threshold = manifest.temperature, manifest.threshold
+        facts = classifier.prompt.facts
+        temperature, threshold = facts.temperature, facts.threshold
         assert threshold is not None
         found: dict[str, Any] = {"temperature": temperature, "threshold": threshold}
         scores = {}

@@ -83,10 +83,14 @@ def speed(folder: Path, arguments: argparse.Namespace) -> str:
     }
     pixels = model.backbone.preprocess()(images[0])[None]
     opened = Bundle.open(bundles["fp32"])
-    retrieved = engines["fp32", VISION].run({"pixels": pixels})[1]
+    retrieved = engines["fp32", VISION].run({"pixels": pixels, **opened.prompt.vision_inputs})[1]
     feeds = {
-        VISION: {"pixels": pixels},
-        TEXT: {"retrieved": retrieved, **label_tokens(opened).feed(opened.token_embedding())},
+        VISION: {"pixels": pixels, **opened.prompt.vision_inputs},
+        TEXT: {
+            "retrieved": retrieved,
+            **opened.prompt.text_inputs,
+            **label_tokens(opened).feed(opened.token_embedding()),
+        },
     }
     turns = {key: partial(timed, partial(engine.run, feeds[key[1]]), before=1) for key, engine in engines.items()}
     times = {key: np.array(found) for key, found in in_turn(turns, arguments.rounds).items()}

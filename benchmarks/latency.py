@@ -29,13 +29,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from attri.export.bundle.writer import copy_merges, describe, save_embedding, save_manifest
+from attri.export.bundle.writer import copy_merges, describe, save, save_embedding
 from attri.export.graph.modules import to_trace
 from attri.export.graph.trace import strip_metadata, trace_text, trace_vision
 from attri.export.onnx import save_graph
 from attri.export.parity.compare import compare
 from attri.export.parity.gates import Gates
 from attri.export.parity.reference import save_reference
+from attri.export.prompt import make_prompt
 from attri.runtime import Classifier
 from attri.runtime.bundle import EMBEDDING, MERGES, TEXT, VISION, Bundle
 from attri.runtime.engines.onnxruntime import OrtEngine
@@ -122,10 +123,11 @@ class Setting:
         save_graph(trace_text(model, "fp32", 18), folder / TEXT)
         save_embedding(model.backbone.token_embedding, folder / EMBEDDING, "fp32")
         copy_merges(folder / MERGES)
-        manifest, pixels = describe(model, names(LABELS), TEMPLATE, "fp32", 18), np.concatenate(self.images)
-        save_reference(model, Bundle(folder, manifest), pixels)
-        parity = compare(model, Bundle(folder, manifest), pixels, Gates.of("fp32")).to_dict()
-        save_manifest(dataclasses.replace(manifest, parity=parity), folder)
+        prompt = make_prompt(model, names(LABELS), TEMPLATE)
+        bundle, pixels = Bundle(folder, describe(model, "fp32", 18), prompt), np.concatenate(self.images)
+        save_reference(model, bundle, pixels)
+        parity = compare(model, bundle, pixels, Gates.of("fp32")).to_dict()
+        save(dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, parity=parity)))
         export(Plain(model), {"pixels": torch.from_numpy(self.images[0])}, folder / PLAIN)
 
     def literal(self, classes: int) -> OrtEngine:

@@ -26,6 +26,7 @@ import torch
 
 from attri.export.graph.trace import trace_text, trace_vision
 from attri.export.onnx import save_graph
+from attri.export.prompt import make_prompt
 from attri.runtime.bundle import TEXT, VISION
 from attri.runtime.text.label_tokens import encode_labels
 from attri.runtime.tokenizer import Tokenizer
@@ -100,6 +101,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     model = AttriPrompt(load_backbone(arguments.model), PromptConfig()).eval()
+    prompt = make_prompt(model, ["label"], TEMPLATE)
     side = model.backbone.preprocess().size
     pixels = np.random.default_rng(0).standard_normal((1, 3, side, side), np.float32)
     tokens = encode_labels(Tokenizer(), names(arguments.labels), TEMPLATE)
@@ -111,11 +113,11 @@ def main() -> None:
         sessions = {setting: (session(vision, *setting), session(text, *setting)) for setting in SETTINGS}
 
     def frame(see: ort.InferenceSession, read: ort.InferenceSession) -> np.ndarray:
-        _, retrieved, _ = see.run(None, {"pixels": pixels})
-        return read.run(None, {"retrieved": retrieved, **feed})[0]  # [1, C, D]
+        _, retrieved, _ = see.run(None, {"pixels": pixels, **prompt.vision_inputs})
+        return read.run(None, {"retrieved": retrieved, **prompt.text_inputs, **feed})[0]  # [1, C, D]
 
     def cached(see: ort.InferenceSession, product: Callable[..., np.ndarray]) -> np.ndarray:
-        return product(texts, see.run(None, {"pixels": pixels})[0][0])
+        return product(texts, see.run(None, {"pixels": pixels, **prompt.vision_inputs})[0][0])
 
     texts = np.random.default_rng(0).standard_normal((1000, model.backbone.joint_width), np.float32)
     texts /= np.linalg.norm(texts, axis=1, keepdims=True)

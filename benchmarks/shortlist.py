@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from attri.export.onnx import export_bundle
+from attri.export.onnx import ExportOptions, export_bundle
 from attri.runtime import Classifier
 from attri.runtime.images import list_images
 from attri.train.fitting import load_model
@@ -96,7 +96,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
         run = load_run(arguments.run)
-        export_bundle(load_model(run), bundle, run.classes, images[:32], template=run.train.template)
+        export_bundle(load_model(run), bundle, run.classes, images[:32], ExportOptions(template=run.train.template))
         lines = [
             f"Pocket, trained, {len(images)} test images in two styles, {len(known)} names of pictographs,"
             f" {arguments.threads} threads.",

@@ -24,6 +24,7 @@ from attri.runtime.bundle import Bundle
 from attri.runtime.engines.base import Engine
 from attri.runtime.errors import FailedError, ImageError, UsageError
 from attri.runtime.preprocess import Preprocess
+from attri.runtime.prompt import Prompt
 from attri.runtime.text.label_tokens import LabelTokens, encode_labels
 from attri.runtime.tokenizer import Tokenizer
 
@@ -49,6 +50,7 @@ class Samples:
     Attributes:
         images: readable image files, or uint8 arrays [H, W, 3].
         preprocess: the model's preprocessing.
+        prompt: of the bundle.
         retrieved: the distinct sets of pool entries that the images retrieve, int32 [I, L, M].
         labels: tokens of the bundle's labels.
         embedding: of tokens, [49408, W].
@@ -56,6 +58,7 @@ class Samples:
 
     images: Sequence[Path | NDArray[np.uint8]]
     preprocess: Preprocess
+    prompt: Prompt
     retrieved: NDArray[np.int32]
     labels: LabelTokens
     embedding: NDArray[Any]
@@ -63,7 +66,8 @@ class Samples:
     def vision(self, count: int | None = None) -> Iterator[Feed]:
         """Yield inputs of the vision graph: the first `count` images, or all."""
         for batch in _batches(self.images[:count]):
-            yield {"pixels": np.stack([self.preprocess(image) for image in batch])}
+            pixels = np.stack([self.preprocess(image) for image in batch])
+            yield {"pixels": pixels, **self.prompt.vision_inputs}
 
     def text(self, count: int | None = None) -> Iterator[Feed]:
         """Yield inputs of the text graph: sets of pool entries, each with the next `TEXT_LABELS` of the labels.
@@ -75,19 +79,21 @@ class Samples:
         rounds = len(sets) if count is not None else max(len(sets), math.ceil(total / TEXT_LABELS))
         for number in range(rounds):
             chosen = (np.arange(min(total, TEXT_LABELS)) + number * TEXT_LABELS) % total
-            yield {"retrieved": sets[number % len(sets)][None], **self.labels.take(chosen).feed(self.embedding)}
+            labels = self.labels.take(chosen).feed(self.embedding)
+            yield {"retrieved": sets[number % len(sets)][None], **self.prompt.text_inputs, **labels}
 
 
 def label_tokens(bundle: Bundle) -> LabelTokens:
     """Encode a bundle's default labels with its own template."""
-    text = bundle.manifest.text
-    return encode_labels(Tokenizer(), bundle.manifest.labels, text["template"], text["context_length"])
+    facts, length = bundle.prompt.facts, bundle.manifest.text["context_length"]
+    return encode_labels(Tokenizer(), facts.labels, facts.template, length)
 
 
 def collect_samples(
     folder: Path | str,
     vision: Engine,
     preprocess: Preprocess,
+    prompt: Prompt,
     labels: LabelTokens,
     embedding: NDArray[Any],
     excluded: Sequence[Path] = (),
@@ -100,6 +106,7 @@ def collect_samples(
         folder: holds the images.
         vision: an engine of the float32 vision graph.
         preprocess: the model's preprocessing.
+        prompt: of the bundle.
         labels: tokens of the bundle's labels.
         embedding: of tokens, [49408, W].
         excluded: images of the parity check.
@@ -113,13 +120,14 @@ def collect_samples(
         readable = [(path, pixels) for path in batch if (pixels := _read(path, preprocess)) is not None]
         if readable:
             usable += [path for path, _ in readable]
-            retrieved.append(vision.run({"pixels": np.stack([pixels for _, pixels in readable])})[1])
+            stacked = np.stack([pixels for _, pixels in readable])
+            retrieved.append(vision.run({"pixels": stacked, **prompt.vision_inputs})[1])
     if not usable:
         raise UsageError(f"no image of {folder} can be read: int8 is calibrated on about {WANTED_IMAGES} real ones")
     if len(usable) < WANTED_IMAGES:
         count = plural(len(usable), "image")
         _LOGGER.warning("int8 is calibrated on %s, %d are wanted: its ranges may clip", count, WANTED_IMAGES)
-    return Samples(usable, preprocess, np.unique(np.concatenate(retrieved), axis=0), labels, embedding)
+    return Samples(usable, preprocess, prompt, np.unique(np.concatenate(retrieved), axis=0), labels, embedding)
 
 
 def _read(path: Path, preprocess: Preprocess) -> NDArray[np.float32] | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from attri.calibration.activation_ranges import METHODS, CalibrationMethod
 from attri.calibration.images import find_calibration_images
@@ -40,7 +41,12 @@ class _Number(click.FloatRange):
 class CommandOptions:
     """The options as they were given; their help texts are in `_OPTIONS`."""
 
-    output: Path
+    output: Path | None
+    prompt_only: bool
+    base: Path | None
+    zero_shot: bool
+    model: str | None
+    pretrained: str | None
     fp16: bool
     int8: bool
     calibration_data: Path | None
@@ -64,11 +70,52 @@ class CommandOptions:
         """The precision that was asked for."""
         return "int8" if self.int8 else "fp16" if self.fp16 else "fp32"
 
-    def gates(self) -> Gates:
+    @property
+    def target(self) -> Path:
+        """The bundle, or with --prompt-only the file, to write."""
+        return self.output or Path("prompt.attri" if self.prompt_only else "bundle")
+
+    def check_prompt_only(self) -> None:
+        """Refuse options that have no use with --prompt-only, or without it.
+
+        Raises:
+            UsageError: names them.
+        """
+        if self.base is not None and not self.prompt_only:
+            raise UsageError("--base is the bundle of a prompt that is exported alone: add --prompt-only")
+        if not self.prompt_only:
+            return
+        if self.base is None:
+            raise UsageError("--prompt-only makes a prompt for the graphs of a bundle: name it with --base")
+        context = click.get_current_context()
+        of_base = ("fp16", "int8", "opset", "calibration_data", "calibration_method", "int8_target", "trt")
+        given = [name for name in of_base if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+        if given:
+            named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise UsageError(f"with --prompt-only the graphs are those of {self.base}: leave out {named}")
+
+    def check_zero_shot(self) -> None:
+        """Refuse options that have no use with --zero-shot, or without it.
+
+        Raises:
+            UsageError: names them, or what is missing.
+        """
+        if not self.zero_shot:
+            if given := [f"--{name}" for name in ("model", "pretrained") if getattr(self, name) is not None]:
+                raise UsageError(f"{' and '.join(given)} without --zero-shot: a run names its model itself")
+            return
+        if click.get_current_context().get_parameter_source("run") is ParameterSource.COMMANDLINE:
+            raise UsageError("--zero-shot exports plain CLIP, which no run has trained: leave out RUN")
+        if self.labels is None or self.parity_data is None:
+            raise UsageError("--zero-shot has no run to take labels and images from: give --labels and --parity-data")
+        if self.calibrate or self.validation_data or self.negatives or self.false_rejects is not None:
+            raise UsageError("--zero-shot has no run whose validation images could be taken: leave its scores")
+
+    def gates(self, precision: Precision) -> Gates:
         """Combine the gates that were given with the default ones of the precision."""
         from attri.export.parity.gates import Gates
 
-        default = Gates.of(self.precision)
+        default = Gates.of(precision)
         return Gates(
             default.cosine if self.min_cosine is None else self.min_cosine,
             default.retrieved if self.min_retrieved is None else self.min_retrieved,
@@ -145,10 +192,13 @@ _OPTIONS = [
         BUNDLE,
         "--output",
         type=_PATH,
-        default=Path("bundle"),
-        show_default=True,
-        help="Bundle to write; an older bundle there is replaced.",
+        help="Bundle, or prompt, to write; an older one there is replaced. [bundle, prompt.attri]",
     ),
+    option(BUNDLE, "--prompt-only", is_flag=True, help="Only make a prompt file for the graphs of --base, in seconds."),
+    option(BUNDLE, "--zero-shot", is_flag=True, help="Export plain CLIP, without a prompt, in the place of a run."),
+    option(BUNDLE, "--model", help="With --zero-shot: open_clip model name. [pocket]"),
+    option(BUNDLE, "--pretrained", metavar="TAG|FILE", help="With --zero-shot: weights of --model."),
+    option(BUNDLE, "--base", type=_PATH, metavar="BUNDLE", help="Bundle whose graphs will run the prompt."),
     option(BUNDLE, "--fp16", is_flag=True, help="Half precision; retrieval, norms and softmax stay float32."),
     option(BUNDLE, "--int8", is_flag=True, help="Int8 products for ONNX Runtime and TensorRT; the rest stays float32."),
     option(

@@ -25,13 +25,15 @@ from attri.export.parity.images import ParityImages, read_images
 from attri.export.parity.outputs import open_unfinished
 from attri.export.parity.reference import save_reference
 from attri.export.parity.report import ParityReport
+from attri.export.pooled import as_pool
 from attri.export.progress import Progress
+from attri.export.prompt import make_prompt
 from attri.export.quantize import Calibration, quantize_bundle
 from attri.export.score_calibration import ScoreCalibrationRequest, calibrate_scores
 from attri.runtime._util.wording import plural
 from attri.runtime.bundle import EMBEDDING, MERGES, TEXT, VISION, Bundle, Precision
 from attri.runtime.errors import UsageError
-from attri.train.config import PromptConfig
+from attri.runtime.prompt import Prompt
 from attri.train.model import AttriPrompt
 
 __all__ = ["ExportOptions", "export_bundle"]
@@ -49,6 +51,7 @@ class ExportOptions:
         calibration: what int8 is fitted on; for int8 alone.
         scores: what temperature and rejection threshold are fitted on; by default neither is.
         card: what the report says about the training.
+        zero_shot: the model is plain CLIP (`attri.export.pooled.zero_shot_model`): no image gets a prompt.
     """
 
     precision: Precision = "fp32"
@@ -58,12 +61,12 @@ class ExportOptions:
     calibration: Calibration | None = None
     scores: ScoreCalibrationRequest = field(default_factory=ScoreCalibrationRequest)
     card: Card = field(default_factory=Card)
+    zero_shot: bool = False
 
-    def check(self, prompt: PromptConfig, path: Path, labels: list[str], images: Sequence[Path]) -> None:
+    def check(self, path: Path, labels: list[str], images: Sequence[Path]) -> None:
         """Refuse everything that cannot be exported, before anything takes long.
 
         Args:
-            prompt: of the model.
             path: of the bundle.
             labels: the bundle's default labels.
             images: of the parity check.
@@ -76,10 +79,6 @@ class ExportOptions:
         if (self.precision == "int8") != (self.calibration is not None):
             raise UsageError("int8 needs calibration images, and nothing else does: see `calibration_data`")
         check_opset(self.opset)
-        if prompt.retrieved == 0:
-            raise UsageError(
-                "a prompt without a pool is a baseline of training and cannot be exported: train one with a pool"
-            )
         if self.calibration is not None:
             self.calibration.excluding(images).check(self.gates or Gates.of(self.precision))
         self.scores.check(labels)
@@ -109,14 +108,14 @@ def export_bundle(
 
     Raises:
         ParityError: the graphs do not agree with the model; nothing is written.
-        UsageError: an unknown precision or opset, no pool, no calibration images, or `path` is something that is not
+        UsageError: an unknown precision or opset, no calibration images, or `path` is something that is not
             a bundle.
         FailedError: the tracer did not write what was asked for, a graph called fp16 or int8 would not be, most images
             cannot be read, or the disk is full.
     """
     options, progress = options or ExportOptions(), progress or Progress()
     target, files = Path(path), [Path(image) for image in images]
-    options.check(model.config, target, labels, files)
+    options.check(target, labels, files)
     progress.begin(f"reading {plural(len(files), 'image')} for the parity check")
     model = model.eval().cpu()
     parity_images = read_images(model.backbone, files)
@@ -136,13 +135,15 @@ class _Export:
         options: ExportOptions,
         progress: Progress,
     ) -> None:
+        model, selection = as_pool(model)
+        selection = "none" if options.zero_shot else selection
         self.model = model
         self.images = images
         self.options = options
         self.progress = progress
         self.gates = options.gates or Gates.of(options.precision)
-        manifest = writer.describe(model, labels, options.template, options.precision, options.opset)
-        self.bundle = Bundle(folder, manifest)
+        manifest = writer.describe(model, options.precision, options.opset)
+        self.bundle = Bundle(folder, manifest, make_prompt(model, labels, options.template, selection))
 
     @property
     def pixels(self) -> NDArray[np.float32]:
@@ -202,18 +203,19 @@ class _Export:
         return calibrate_scores(self.options.scores, open_unfinished(self.bundle))
 
     def finish(self, report: ParityReport, arithmetic: dict[str, Any], confidence: dict[str, Any]) -> None:
-        """Write parity.json and report.html, and last the manifest."""
-        manifest = dataclasses.replace(
-            self.bundle.manifest,
-            arithmetic=arithmetic,
-            parity=report.to_dict(),
+        """Write parity.json and report.html, and last prompt and manifest."""
+        parity = report.to_dict()
+        manifest = dataclasses.replace(self.bundle.manifest, arithmetic=arithmetic, parity=parity)
+        facts = dataclasses.replace(
+            self.bundle.prompt.facts,
             temperature=confidence["temperature"],
             threshold=confidence["threshold"],
+            parity=parity,
         )
         self.progress.begin("writing the report")
-        bundle = Bundle(self.bundle.path, manifest)
+        bundle = Bundle(self.bundle.path, manifest, Prompt.of(facts, self.bundle.prompt.tensors))
         write_report(bundle, report, self.images, self.model.backbone.preprocess(), self.options.card, confidence)
-        writer.save_manifest(manifest, bundle.path)
+        writer.save(bundle)
 
 
 def save_graph(proto: onnx.ModelProto, path: Path) -> None:

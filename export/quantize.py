@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ from attri.runtime.engines.verify import ParityStage
 from attri.runtime.errors import FailedError, UsageError
 from attri.train.model import AttriPrompt
 
-__all__ = ["Calibration", "ParityCheck", "quantize_bundle"]
+__all__ = ["Calibration", "ParityCheck", "compare_int8", "quantize_bundle"]
 
 GRAPHS = {U8S8: {VISION: VISION, TEXT: TEXT}, S8S8: SYMMETRIC}
 SENSITIVITY_SAMPLES = 8  # images, and sets of pool entries; the ranking of layers does not change with more
@@ -100,14 +100,31 @@ class ParityCheck:
     @classmethod
     def of(cls, model: AttriPrompt, bundle: Bundle, pixels: NDArray[np.float32]) -> ParityCheck:
         """Run the model on the images."""
-        manifest = bundle.manifest
-        return cls(bundle, pixels, run_model(model, pixels, manifest.labels, manifest.text["template"]))
+        facts = bundle.prompt.facts
+        return cls(bundle, pixels, run_model(model, pixels, facts.labels, facts.template, bundle.prompt))
 
     def run(self, flavour: Flavour, gates: Gates) -> ParityReport:
         """Compare the bundle's graphs of that flavour."""
         files = GRAPHS[flavour]
         classifier = open_unfinished(self.bundle, (files[VISION], files[TEXT]), integers=flavour.integers)
         return compare_outputs(self.reference, run_bundle(classifier, self.pixels, self.reference.retrieved), gates)
+
+
+def compare_int8(model: AttriPrompt, bundle: Bundle, pixels: NDArray[np.float32], gates: Gates) -> ParityReport:
+    """Compare the int8 graphs of a bundle, of both flavours, with the model on images [I, 3, S, S]."""
+    parity = ParityCheck.of(model, bundle, pixels)
+    return both_flavours({flavour: parity.run(flavour, gates) for flavour in GRAPHS})
+
+
+def both_flavours(reports: Mapping[Flavour, ParityReport]) -> ParityReport:
+    """One report of the stages of several, each with the name of its flavour."""
+    stages = [
+        dataclasses.replace(stage, arithmetic=flavour.name)
+        for flavour, report in reports.items()
+        for stage in report.stages
+    ]
+    first = next(iter(reports.values()))
+    return ParityReport(stages, first.images, first.labels)
 
 
 def quantize_bundle(
@@ -140,26 +157,23 @@ def quantize_bundle(
         vision = OrtEngine(bundle.file(VISION), "cpu")
         tokens, embedding = label_tokens(bundle), bundle.token_embedding()
         preprocess = model.backbone.preprocess()
-        samples = collect_samples(calibration.data, vision, preprocess, tokens, embedding, calibration.excluded)
+        samples = collect_samples(
+            calibration.data, vision, preprocess, bundle.prompt, tokens, embedding, calibration.excluded
+        )
         count = plural(len(samples.images), "calibration image")
         progress.say(f"int8: {count}, {plural(len(samples.retrieved), 'set')} of pool entries")
         sources = {
             name: measure_source(bundle.file(name), samples, calibration.method, folder, progress) for name in FEATURES
         }
         target = gates if calibration.target is None else dataclasses.replace(gates, cosine=calibration.target)
-        reports: list[ParityReport] = []
+        reports: dict[Flavour, ParityReport] = {}
         graphs: dict[str, Any] = {}
         for flavour, files in GRAPHS.items():
             search = _Search(flavour, files, sources, parity, folder, progress)
-            reports.append(search.run(target))
+            reports[flavour] = search.run(target)
             graphs |= search.summary()
-    stages = [
-        dataclasses.replace(stage, arithmetic=flavour.name)
-        for flavour, report in zip(GRAPHS, reports, strict=True)
-        for stage in report.stages
-    ]
     summary = {"method": calibration.method, "images": len(samples.images), "graphs": graphs}
-    return ParityReport(stages, reports[0].images, reports[0].labels), summary
+    return both_flavours(reports), summary
 
 
 @contextmanager

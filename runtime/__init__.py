@@ -20,6 +20,7 @@ from attri.runtime.errors import (
 )
 from attri.runtime.prediction import Prediction
 from attri.runtime.preprocess import Preprocess
+from attri.runtime.prompt import Prompt
 
 if TYPE_CHECKING:
     from attri.runtime.streaming import stream
@@ -40,6 +41,7 @@ __all__ = [
     "ParityError",
     "Prediction",
     "Preprocess",
+    "Prompt",
     "SinkError",
     "SourceError",
     "UsageError",

@@ -2,14 +2,19 @@
 
 manifest.json         what the model is, what the graphs expect, every other file with its size and sha256, and a
                       sha256 of all that
-vision.onnx           pixels float32 [B, 3, H, W]
+vision.onnx           pixels float32 [B, 3, H, W] and of the prompt keys float32 [L, D, N]
                       -> image_features float32 [B, D], retrieved int32 [B, L, M], scores float32 [B, L, K, N]
-text.onnx             retrieved, and labels (`LabelTokens`): prefix float32 [P, W], suffix_tokens float32 [R, W],
-                      suffix_positions int32 [R], token_rows int32 [C, T], scatter_index int32 [R], eot_rows int32 [C]
+text.onnx             retrieved; of the prompt prompt_table float32 [L, N, p, 2 W] and, with static tokens, static_table
+                      float32 [L, q, 2 W]; and labels (`LabelTokens`): prefix float32 [P, W], suffix_tokens float32
+                      [R, W], suffix_positions int32 [R], token_rows int32 [C, T], scatter_index int32 [R], eot_rows
+                      int32 [C]
                       -> text_features float32 [B, C, D]
 token_embedding.npy   float16 or float32 [49408, W], read with mmap: a label touches a handful of its rows
 merges.txt.gz         the tokenizer's merges
-reference.npz             a few images with what the PyTorch model made of them: what runs the graphs is held against it
+reference.npz         a few images with what the PyTorch model made of them, and the prompt that it had: what runs the
+                      graphs is held against it
+prompt.attri          the prompt that was trained (`attri.runtime.prompt`): the one part that is not of the base, is not
+                      listed in the manifest, and may be replaced
 parity.json           how far the bundle is from the PyTorch model, image by image; the runtime does not read it
 report.html           the same to read, and the model card
 
@@ -41,8 +46,9 @@ from attri.runtime._util.atomic import write_file
 from attri.runtime._util.held_files import HeldFiles, entry_of
 from attri.runtime.errors import BundleError, BundleNotFoundError
 from attri.runtime.preprocess import Preprocess
+from attri.runtime.prompt import Prompt
 
-SCHEMA = 3  # 2 had other names for the inputs of the text graph, and no signatures
+SCHEMA = 4  # 3 had the prompt in the graphs
 MANIFEST, VISION, TEXT, EMBEDDING, MERGES = (
     "manifest.json",
     "vision.onnx",
@@ -50,7 +56,7 @@ MANIFEST, VISION, TEXT, EMBEDDING, MERGES = (
     "token_embedding.npy",
     "merges.txt.gz",
 )
-REFERENCE = "reference.npz"
+REFERENCE, PROMPT = "reference.npz", "prompt.attri"
 ENGINES = "engines"  # folder of TensorRT's
 FILES = (VISION, TEXT, EMBEDDING, MERGES, REFERENCE)
 DIGEST = "sha256"  # the manifest's own, of everything else in it
@@ -58,6 +64,7 @@ TRIES, PAUSE = 5, 0.05  # of opening a folder that changes under it; seconds bet
 SYMMETRIC = {VISION: "vision.s8.onnx", TEXT: "text.s8.onnx"}
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+PROMPT_SHAPE = ("depth", "clusters", "topk", "prompt_length", "static_tokens")  # that is fixed in the graphs
 RESIZE = "shorter side to size, Pillow bicubic with antialias; centre crop; RGB"
 
 
@@ -70,18 +77,23 @@ class Manifest:
     created: str  # UTC, ISO 8601
     model: dict[str, str]  # name, pretrained, sha256 of the weights
     image: dict[str, Any]  # size in pixels, mean, std, resize
-    text: dict[str, Any]  # template, context_length, width
+    text: dict[str, Any]  # context_length, width
     logit_scale: float  # the factor of the cosine, already exponentiated
-    retrieval: dict[str, Any]  # depth L, retrieved M, and how they came about
+    retrieval: dict[str, Any]  # depth L, retrieved M, and how they came about; not the entries, N, which are a prompt's
     precision: Precision
     arithmetic: dict[str, Any]  # for each graph, how much of it computes in that precision, and what was left out
     opset: int
     graphs: dict[str, Any]  # of each ONNX file its inputs and outputs: name, dtype and dims of each
-    labels: list[str]  # default labels: the classes of the training
-    temperature: float  # logits are divided by it; 1 is uncalibrated
-    threshold: float | None  # scores below it are "none of these"; None never rejects
-    parity: dict[str, Any]  # figures, gates, and whether each held
+    parity: dict[str, Any]  # figures, gates, and whether each held, with the prompt of the export
     files: dict[str, dict[str, Any]] = field(repr=False)  # size in bytes and sha256 of each other file
+
+    @property
+    def base(self) -> dict[str, Any]:
+        """What a prompt must have been made for: bundles with an equal base take each other's prompts."""
+        shape = {key: self.retrieval[key] for key in PROMPT_SHAPE}
+        graphs = {name: self.files[name]["sha256"] for name in (VISION, TEXT)}
+        model = {"model": self.model["name"], "weights": self.model["sha256"]}
+        return {**model, "precision": self.precision, **shape, **graphs}
 
     def to_json(self) -> str:
         """The text of manifest.json, with the digest of all other fields."""
@@ -105,11 +117,13 @@ class Bundle:
     Attributes:
         path: Where it was opened, for messages and for its engines; something else may be there by now.
         manifest: What stands in its manifest.json.
+        prompt: The one that lies in it.
         held: Its files, open; None while it is being written, and they are read by their paths.
     """
 
     path: Path
     manifest: Manifest
+    prompt: Prompt
     held: HeldFiles | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -153,10 +167,12 @@ class Bundle:
             for name, entry in manifest.files.items():
                 if not _is_engine(name):  # they are rebuilt at will, and another machine's are of no use
                     _verify(held, path, name, entry)
+            prompt = _read_prompt(held.folder, path)
+            prompt.require_fit(manifest.base, f"{path / PROMPT}")
         except BaseException:
             held.close()
             raise
-        return cls(path, manifest, held)
+        return cls(path, manifest, prompt, held)
 
     def __enter__(self) -> Bundle:
         return self
@@ -254,22 +270,22 @@ def _checks(manifest: Manifest) -> dict[str, bool]:
     image, text, files = manifest.image, manifest.text, manifest.files
     tables = {name: isinstance(getattr(manifest, name), dict) for name in ("model", "arithmetic", "graphs", "parity")}
     return tables | {
+        "model": isinstance(manifest.model, dict)
+        and all(isinstance(manifest.model.get(key), str) for key in ("name", "sha256")),
         "image": isinstance(image, dict)
         and _is_count(image.get("size"))
         and _is_colour(image.get("mean"))
         and _is_colour(image.get("std"))
         and all(map(_is_number, image["std"])),
-        "text": isinstance(text, dict)
-        and isinstance(text.get("template"), str)
-        and text["template"].count("{}") == 1
-        and _is_count(text.get("context_length")),
+        "text": isinstance(text, dict) and _is_count(text.get("context_length")),
         "precision": manifest.precision in PRECISIONS,
         "logit_scale": _is_number(manifest.logit_scale),
         "retrieval": isinstance(manifest.retrieval, dict)
-        and all(_is_count(manifest.retrieval.get(key)) for key in ("depth", "retrieved", "pool_size", "topk")),
-        "labels": isinstance(manifest.labels, list) and all(isinstance(label, str) for label in manifest.labels),
-        "temperature": _is_number(manifest.temperature),
-        "threshold": manifest.threshold in (None, 0) or _is_number(manifest.threshold),
+        and all(
+            _is_count(manifest.retrieval.get(key))
+            for key in ("depth", "retrieved", "clusters", "topk", "prompt_length")
+        )
+        and type(manifest.retrieval.get("static_tokens")) is int,
         "files": isinstance(files, dict) and all(isinstance(entry, dict) for entry in files.values()),
     }
 
@@ -302,6 +318,15 @@ def save_manifest(manifest: Manifest, folder: Path) -> None:
         OSError: it cannot be written.
     """
     write_file(folder / MANIFEST, manifest.to_json().encode())
+
+
+def _read_prompt(folder: Path, path: Path) -> Prompt:
+    """path: what messages call the folder."""
+    try:
+        data = (folder / PROMPT).read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path} has no {PROMPT} that can be read: copy or export it again") from error
+    return Prompt.parse(data, f"{path / PROMPT}")
 
 
 def _is_engine(name: str) -> bool:

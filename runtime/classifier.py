@@ -19,9 +19,10 @@ from attri.runtime.engines.onnxruntime import Device
 from attri.runtime.engines.select import Backend, EngineOptions, open_engines
 from attri.runtime.engines.verify import spot_check
 from attri.runtime.engines.vision import run_vision
-from attri.runtime.errors import UsageError
+from attri.runtime.errors import EngineError, UsageError
 from attri.runtime.image_batches import Decoded, ImageInput, is_single, read_batches
 from attri.runtime.prediction import Prediction
+from attri.runtime.prompt import Prompt
 from attri.runtime.text.active_labels import ActiveLabels
 from attri.runtime.text.cache import TextCache
 from attri.runtime.text.encoder import TextEncoder
@@ -34,10 +35,10 @@ class Classifier:
         with Classifier.load("bundle", labels=["red apple", "green apple"]) as classifier:
             print(classifier("photo.jpg").label)
 
-    Thread safety: calls may come from several threads, and labels and threshold may be set from any thread at any time;
-    each prediction is made with one set of labels and the threshold that belongs to it. ONNX Runtime runs calls side by
-    side, TensorRT in turn. A `RetrievalHysteresis` is the memory of one video: do not share it between threads. Labels
-    of its own for a thread or a source: `fork`.
+    Thread safety: calls may come from several threads, and prompt, labels and threshold may be set from any thread at
+    any time; each prediction is made with one prompt, one set of labels and the threshold that belongs to them. ONNX
+    Runtime runs calls side by side, TensorRT in turn. A `RetrievalHysteresis` is the memory of one video: do not share
+    it between threads. Labels of its own for a thread or a source: `fork`.
 
     Attributes:
         bundle: The bundle; its files are closed once the classifier is loaded.
@@ -55,12 +56,10 @@ class Classifier:
         shortlist: int | None = None,
         batch: int = 16,
     ) -> None:
-        manifest = bundle.manifest
         self.bundle, self.cache, self.batch = bundle, cache, batch
         self._vision, self._text = vision, TextEncoder(bundle, text, cache, shortlist)
-        self._active = ActiveLabels(self._text, manifest, labels)
+        self._active = ActiveLabels(self._text, bundle.prompt, labels)
         self._preprocess = bundle.preprocess()
-        self._scale = np.float32(manifest.logit_scale / manifest.temperature)
 
     @classmethod
     def load(
@@ -68,6 +67,7 @@ class Classifier:
         path: Path | str = "bundle",
         labels: Sequence[str] | None = None,
         *,
+        prompt: Prompt | Path | str | None = None,
         backend: Backend = "auto",
         device: Device = "auto",
         threads: int | None = None,
@@ -83,6 +83,7 @@ class Classifier:
             path: the bundle's folder.
             labels: what to tell apart, in plain words; None takes the classes that the prompt was trained on, and
                 encodes them when they are needed.
+            prompt: a prompt, or its file; None takes the one in the bundle.
             backend: "auto", "onnxruntime" or "tensorrt", see `EngineOptions`.
             device: "auto", "cpu", "cuda" or "tensorrt".
             threads: CPU threads; None is one per CPU that this process may use.
@@ -112,6 +113,8 @@ class Classifier:
             spot_check(bundle, *engines)
             classifier = cls(bundle, *engines, None, TextCache(cache_bytes), shortlist, batch)
             bundle.require_unchanged()
+            if prompt is not None:
+                classifier.set_prompt(prompt)
             if labels is not None:
                 classifier.set_labels(labels)
             undo.pop_all()
@@ -198,6 +201,32 @@ class Classifier:
         """
         self._active.set(labels, locations, prompts, template)
 
+    @property
+    def prompt(self) -> Prompt:
+        """The learned prompt in use."""
+        return self._active.prompt
+
+    def set_prompt(self, prompt: Prompt | Path | str) -> None:
+        """Replace the learned prompt, at any time; no graph is loaded and no engine built.
+
+        Labels that were set stay, others are the new prompt's own. Predictions that have begun keep the old prompt.
+
+        Args:
+            prompt: A prompt, or its file.
+
+        Raises:
+            BundleError: The file is missing or damaged, or was made for another bundle; the old prompt stays.
+            EngineError: It has more pool entries than the engine takes.
+            LabelsError: The labels cannot be used with it.
+        """
+        name = "the prompt" if isinstance(prompt, Prompt) else str(prompt)
+        prompt = prompt if isinstance(prompt, Prompt) else Prompt.read(prompt)
+        prompt.require_fit(self.bundle.manifest.base, name)
+        most = self._vision.limits.get("N", prompt.entries)
+        if prompt.entries > most:
+            raise EngineError(f"{name} has {prompt.entries} pool entries, this engine takes {most}")
+        self._active.set_prompt(prompt)
+
     @overload
     def __call__(self, images: ImageInput, hysteresis: RetrievalHysteresis | None = None) -> Prediction: ...  # type: ignore[overload-overlap]  # str is an Iterable[str]
     @overload
@@ -236,23 +265,24 @@ class Classifier:
             EngineError: The engine failed.
         """
         batches = read_batches(self._preprocess, images, self.batch)
-        features = [run_vision(self._vision, np.stack([pixels for pixels, _ in batch])).features for batch in batches]
+        features = [self.encode_image(np.stack([pixels for pixels, _ in batch]))[0] for batch in batches]
         return np.concatenate(features) if features else np.empty((0, _embedding_size(self.bundle)), np.float32)
 
     @property
     def template(self) -> str:
-        """The bundle's sentence around each prompt, with {} in its place."""
-        return self._text.template
+        """The learned prompt's sentence around each label, with {} in its place."""
+        return self._active.prompt.facts.template
 
     def encode_image(self, pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Run the vision graph alone: pixels [B, 3, S, S] to unit features [B, D] and pool entries [B, L, M]."""
-        features, retrieved, _ = run_vision(self._vision, pixels)
+        features, retrieved, _ = run_vision(self._vision, pixels, self._active.prompt)
         return features, retrieved
 
     def encode_text(self, retrieved: NDArray[np.int32]) -> list[NDArray[np.float32]]:
         """Run the text graph alone, without the cache: pool entries [B, L, M] to B times unit features [P, D]."""
         labels = self._active.get()
-        return [features[labels.prompt_index] for features in self._text.graph.run(labels.tokens, retrieved)]
+        texts = self._text.graph.run(labels.tokens, retrieved, labels.prompt)
+        return [features[labels.prompt_index] for features in texts]
 
     def cosines(self, features: NDArray[np.float32], retrieved: NDArray[np.int32]) -> NDArray[np.float32]:
         """Compare images with the labels, through the text cache.
@@ -273,12 +303,13 @@ class Classifier:
         threshold = self._active.threshold_of(labels)  # of these labels, also where others come meanwhile
         started = time.perf_counter()
         pixels = np.stack([pixels for pixels, _ in images])  # [B, 3, S, S]
-        features, retrieved, scores = run_vision(self._vision, pixels)
-        if hysteresis is not None:
-            retrieved = np.stack([hysteresis(of_image) for of_image in scores])
+        features, retrieved, scores = run_vision(self._vision, pixels, labels.prompt)
+        if hysteresis is not None and labels.prompt.retrieves:
+            retrieved = np.stack([hysteresis(of_image, labels.prompt.digest) for of_image in scores])
         seen = time.perf_counter()
         cosines, known = self._text.cosines(labels, features, retrieved)
-        results = [_softmax(self._scale * labels.best_of_each(cosine)) for cosine in cosines]
+        scale = np.float32(self.bundle.manifest.logit_scale / labels.prompt.facts.temperature)
+        results = [_softmax(scale * labels.best_of_each(cosine)) for cosine in cosines]
         vision, text = (1000 * t / len(images) for t in (seen - started, time.perf_counter() - seen))
         predictions = []
         for result, entries, hit, (_, reading) in zip(results, retrieved, known, images, strict=True):

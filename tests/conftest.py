@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,25 +14,61 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers side by side get one thread e
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that spins takes a core from whoever has work
 
 
-# What the files and folders of tests need. `make quick` leaves all of them out.
+with contextlib.suppress(ImportError):  # a device has pytest, and no more than a test of TensorRT needs
+    import hypothesis
+
+    # No example is too slow: a busy machine takes a second for what an idle one does in milliseconds.
+    unhurried = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+    hypothesis.settings.register_profile("unhurried", **unhurried)
+    hypothesis.settings.load_profile("unhurried")
+
+
+TESTS = Path(__file__).parent
+# What the files and folders of tests need. With --quick they are not even imported.
 LANES = {
     "training": "train/test_fit.py train/evaluation train/training/test_distributed.py train/report",
-    "export": "export calibration/test_activation_ranges.py calibration/test_qdq.py "
-    "runtime/engines/tensorrt/test_rtx.py",
+    "models": "train/model/test_backbone.py train/model/test_fold.py train/model/test_retrieval.py",
+    "export": "export/graph export/bundle/test_report.py export/parity/test_drift.py export/test_command.py "
+    "export/test_onnx.py export/test_quantize.py export/test_roundtrip.py calibration/test_activation_ranges.py "
+    "calibration/test_qdq.py runtime/engines/tensorrt/test_rtx.py",
     "browser": "runtime/web/test_page.py",
     "server": "runtime/deliver/test_mqtt.py runtime/capture/test_streams.py runtime/web/test_server.py",
     "process": "docs runtime/cli runtime/capture/test_cameras.py runtime/engines/tensorrt/test_load.py "
     "runtime/engines/tensorrt/test_gpu_tests.py benchmarks test_project.py test_imports.py",
 }
+MODEL = "pocket_model"  # the fixture that loads PyTorch's
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    tests = Path(__file__).parent
+def lanes_of(path: Path) -> set[str]:
+    names = {path.relative_to(TESTS).as_posix(), *map(str, path.relative_to(TESTS).parents)}
+    return {lane for lane, places in LANES.items() if names & set(places.split())}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="only tests that load no PyTorch model and start nothing")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    quick = config.getoption("--quick") and collection_path.is_relative_to(TESTS)
+    return True if quick and lanes_of(collection_path) else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        names = {item.path.relative_to(tests).as_posix(), *map(str, item.path.relative_to(tests).parents)}
-        for lane, places in LANES.items():
-            if names & set(places.split()):
-                item.add_marker(lane)
+        for lane in sorted(lanes_of(item.path)):
+            item.add_marker(lane)
+    if config.getoption("--quick"):
+        config.hook.pytest_deselected(items=[item for item in items if MODEL in fixtures_of(item)])
+        items[:] = [item for item in items if MODEL not in fixtures_of(item)]
+    # Workers begin with a half each: one with what trains and exports, the other with what needs no bundle, until the
+    # first has made it. Files stay together, because of what a module's tests share.
+    waiting = {item.path for item in items if "bundle" in fixtures_of(item)}
+    longest = {item.path for item in items if lanes_of(item.path) & {"training", "export"}}
+    items.sort(key=lambda item: (item.path not in longest, item.path in waiting))
+
+
+def fixtures_of(item: pytest.Item) -> Sequence[str]:
+    return item.fixturenames if isinstance(item, pytest.Function) else ()
 
 
 @pytest.fixture(scope="session")
@@ -46,15 +85,18 @@ def photos(tmp_path_factory) -> Path:
     """Five of the embedded classes, a folder each: 4 real images to train on, 1 to test."""
     import shutil
 
+    from support.shared import made_once
+
     from attri.train.pocket import IMAGES
 
-    root = tmp_path_factory.mktemp("data") / "photos"
-    for part, count in (("train", 4), ("test", 1)):
-        for folder in sorted((IMAGES / part).iterdir())[:5]:
-            (root / part / folder.name).mkdir(parents=True)
-            for image in sorted(folder.iterdir())[:count]:
-                shutil.copy(image, root / part / folder.name)
-    return root
+    def copy(root: Path) -> None:
+        for part, count in (("train", 4), ("test", 1)):
+            for folder in sorted((IMAGES / part).iterdir())[:5]:
+                (root / "photos" / part / folder.name).mkdir(parents=True)
+                for image in sorted(folder.iterdir())[:count]:
+                    shutil.copy(image, root / "photos" / part / folder.name)
+
+    return made_once(tmp_path_factory, "data", copy) / "photos"
 
 
 @pytest.fixture(scope="session")
@@ -75,15 +117,23 @@ def pocket_model():
     return random_model()
 
 
-@pytest.fixture
-def shared_traces(monkeypatch):
-    """Graphs of the same model are traced once for all tests that use this."""
-    from support.traces import cached
+@pytest.fixture(scope="session")
+def traced(tmp_path_factory):
+    """traced(trace_vision) or traced(trace_text): that function, tracing each model once in a session."""
+    from support.traces import shared
 
+    return functools.partial(shared, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def shared_traces(traced) -> Iterator[None]:
+    """From here on `export_bundle` traces each model once in a session."""
     from attri.export import onnx as exporter
 
-    monkeypatch.setattr(exporter, "trace_vision", cached(exporter.trace_vision))
-    monkeypatch.setattr(exporter, "trace_text", cached(exporter.trace_text))
+    with pytest.MonkeyPatch.context() as patch:
+        for trace in (exporter.trace_vision, exporter.trace_text):
+            patch.setattr(exporter, trace.__name__, traced(trace))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -97,6 +147,7 @@ def bundle(request, image_files, tmp_path_factory) -> Path:
     def export(path: Path) -> None:
         from attri.export.onnx import export_bundle
 
+        request.getfixturevalue("shared_traces")
         export_bundle(request.getfixturevalue("pocket_model"), path, LABELS, image_files[:8])
 
     return made_once(tmp_path_factory, "fp32-bundle", export)

@@ -22,7 +22,7 @@ MAY_IMPORT = {
 FLOORS = {
     "runtime": [
         "errors _util",
-        "images preprocess labels tokenizer bundle prediction image_batches",
+        "images preprocess labels tokenizer tensor_file prompt bundle prediction image_batches",
         "engines text",
         "classifier",
         "capture decide",
@@ -35,6 +35,8 @@ FLOORS = {
         "graph progress engine_options score_calibration",
         "parity",
         "quantize bundle",
+        "pooled",
+        "prompt",
         "onnx",
         "command_options summary",
         "cli",
@@ -163,7 +165,7 @@ def test_the_runtime_is_imported_about_as_fast_as_what_it_stands_on() -> None:
     """Measured: 1.1 times. Whatever heavy comes in at module level costs more than the 3 allowed (torch: 17 times)."""
     code = "from time import perf_counter as now; start = now(); import {}; print(now() - start)"
     took: dict[str, list[float]] = {"attri.runtime": [], "numpy, PIL.Image, click": []}
-    for _ in range(5):
+    for _ in range(3):
         for names, times in took.items():
             times.append(float(python(code.format(names)).stdout))
     ours, base = (min(times) for times in took.values())

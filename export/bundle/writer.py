@@ -20,18 +20,32 @@ import onnx
 from torch import Tensor
 
 from attri.export.graph.signature import signature_of
-from attri.runtime import bundle, tokenizer
+from attri.runtime import tokenizer
 from attri.runtime._util.filelock import try_lock, unlock
-from attri.runtime.bundle import MANIFEST, MERGES, RESIZE, SCHEMA, Manifest, Precision, file_entry
+from attri.runtime.bundle import (
+    ENGINES,
+    MANIFEST,
+    MERGES,
+    PROMPT,
+    RESIZE,
+    SCHEMA,
+    Bundle,
+    Manifest,
+    Precision,
+    file_entry,
+    save_manifest,
+)
 from attri.runtime.errors import FailedError, UsageError
+from attri.runtime.prompt import Prompt
 from attri.train.model import AttriPrompt
 
 __all__ = [
     "check_target",
     "copy_merges",
     "describe",
+    "save",
     "save_embedding",
-    "save_manifest",
+    "shape_of",
     "staging",
     "weights_name",
 ]
@@ -53,7 +67,7 @@ def check_target(path: Path) -> None:
     if listed is None:
         raise UsageError(f"{path} exists and is not a bundle: choose another `output`, or remove it")
     files = (file.relative_to(path) for file in path.rglob("*") if file.is_symlink() or not file.is_dir())
-    others = (file for file in files if file.parts[0] != bundle.ENGINES and file.as_posix() not in listed)
+    others = (file for file in files if file.parts[0] != ENGINES and file.as_posix() not in listed)
     if other := next(others, None):
         raise UsageError(
             f"{path} holds {other}, which is not part of the bundle: move it away, or choose another `output`"
@@ -65,7 +79,7 @@ def listed_files(path: Path) -> set[str] | None:
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         ours = isinstance(manifest["schema"], int) and isinstance(manifest["attri"], str)
-        return {MANIFEST, *manifest["files"]} if ours and isinstance(manifest["files"], dict) else None
+        return {MANIFEST, PROMPT, *manifest["files"]} if ours and isinstance(manifest["files"], dict) else None
     except (OSError, ValueError, RecursionError, LookupError, TypeError):
         return None
 
@@ -181,9 +195,9 @@ def weights_name(tag: str) -> str:
     return name if name == tag or Path(name).suffix else f"./{name}"
 
 
-def describe(model: AttriPrompt, labels: list[str], template: str, precision: Precision, opset: int) -> Manifest:
+def describe(model: AttriPrompt, precision: Precision, opset: int) -> Manifest:
     """Make the manifest, still without the figures of its arithmetic and parity, and without files."""
-    backbone, config = model.backbone, model.config
+    backbone = model.backbone
     preprocess = backbone.preprocess()
     return Manifest(
         schema=SCHEMA,
@@ -192,35 +206,42 @@ def describe(model: AttriPrompt, labels: list[str], template: str, precision: Pr
         model={"name": backbone.name, "pretrained": weights_name(backbone.tag), "sha256": backbone.sha256},
         image={"size": preprocess.size, "mean": preprocess.mean, "std": preprocess.std, "resize": RESIZE},
         text={
-            "template": template,
             "context_length": backbone.context_length,
             "width": int(backbone.token_embedding.shape[1]),
         },
         logit_scale=backbone.logit_scale,
         retrieval={
-            "depth": model.depth,
-            "retrieved": config.retrieved,
-            "clusters": config.clusters,
-            "topk": config.topk,
-            "pool_size": config.pool_size,
-            "prompt_length": config.prompt_length,
-            "static_tokens": config.static_tokens,
+            **shape_of(model),
+            "retrieved": model.config.retrieved,
             "sources": model.vision.sources,
         },
         precision=precision,
         arithmetic={},
         opset=opset,
         graphs={},
-        labels=labels,
-        temperature=1.0,
-        threshold=None,
         parity={},
         files={},
     )
 
 
-def save_manifest(manifest: Manifest, folder: Path) -> None:
-    """Write the manifest, the last file of a bundle: it lists all others."""
+def shape_of(model: AttriPrompt) -> dict[str, int]:
+    """What of a prompt's shape is fixed in the graphs, by names of `Manifest.retrieval`."""
+    config = model.config
+    return {
+        "depth": model.depth,
+        "clusters": config.clusters,
+        "topk": config.topk,
+        "prompt_length": config.prompt_length,
+        "static_tokens": config.static_tokens,
+    }
+
+
+def save(bundle: Bundle) -> None:
+    """Write the prompt, which names its base, and the manifest, which lists all other files and is the last."""
+    folder = bundle.path
     files = {file.name: file_entry(file) for file in sorted(folder.iterdir())}
     graphs = {file.name: signature_of(onnx.load(file)).to_dict() for file in sorted(folder.glob("*.onnx"))}
-    bundle.save_manifest(dataclasses.replace(manifest, graphs=graphs, files=files), folder)
+    manifest = dataclasses.replace(bundle.manifest, graphs=graphs, files=files)
+    prompt = Prompt.of(dataclasses.replace(bundle.prompt.facts, base=manifest.base), bundle.prompt.tensors)
+    prompt.save(folder / PROMPT)
+    save_manifest(manifest, folder)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from attri.export.graph.precision import DTYPES, in_precision
 from attri.runtime.bundle import Precision
 from attri.train.model import AttriPrompt
+from attri.train.model.pool import top_entries
 from attri.train.model.prompted_text import EmbeddedLabels, TextTower, prompted_text
 
 Tower = TypeVar("Tower", bound=nn.Module)
@@ -36,62 +37,62 @@ def to_trace(tower: Tower, precision: Precision) -> Tower:
 
 
 class VisionGraph(nn.Module):
-    """Image encoder and retrieval.
+    """Image encoder and retrieval; the keys of the prompt pool are an input.
 
-    pixels float32 [B, 3, H, W] -> image_features float32 [B, D], retrieved int32 [B, L, M], scores float32 [B, L, K, N]
+    pixels float32 [B, 3, H, W], keys float32 [L, D, N]
+    -> image_features float32 [B, D], retrieved int32 [B, L, M], scores float32 [B, L, K, N]
 
     `scores` are the cosines of centres and keys, `retrieved` is their top-k; retrieval hysteresis across frames
-    (`attri.runtime.text.hysteresis`) needs all scores.
+    (`attri.runtime.text.hysteresis`) needs all scores. Keys are unit columns: the product then needs no transpose.
     """
 
     def __init__(self, model: AttriPrompt, precision: Precision) -> None:
         super().__init__()
         self.vision = copy.copy(model.vision)
         self.vision._modules = {**model.vision._modules, "visual": to_trace(model.vision.visual, precision)}
-        self.pool = model.pool
+        self.topk = model.config.topk
         self.dtype = DTYPES[precision]
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, pixels: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode images and retrieve pool entries."""
         features, centres = self.vision(pixels.to(self.dtype))
-        scores = self.pool.scores(centres)
-        return features, self.pool.choose(scores).to(torch.int32), scores
+        scores = centres @ keys
+        return features, top_entries(scores, self.topk).to(torch.int32), scores
 
 
 class TextGraph(nn.Module):
-    """Folded text encoder.
+    """Folded text encoder; the key/value tables of the prompt are inputs.
 
-    retrieved int32 [B, L, M] and labels (`LabelTokens`) -> text_features float32 [B, C, D]
+    retrieved int32 [B, L, M], prompt_table float32 [L, N, p, 2 W] and labels (`LabelTokens`), and for a model with
+    static tokens static_table float32 [L, q, 2 W] -> text_features float32 [B, C, D]
 
     Of the labels, prefix [P, W] and suffix_tokens [R, W] are float32 token embeddings; suffix_positions [R],
-    token_rows [C, T], scatter_index [R] and eot_rows [C] are int32. The key and value tables are constants of the
-    graph: prompts have been folded away.
+    token_rows [C, T], scatter_index [R] and eot_rows [C] are int32.
     """
 
-    pool: Tensor
-    static: Tensor
+    no_static: Tensor
 
     def __init__(self, model: AttriPrompt, precision: Precision) -> None:
         super().__init__()
-        dtype = DTYPES[precision]
-        self.dtype = dtype
+        self.dtype = DTYPES[precision]
         self.text: TextTower = to_trace(model.text, precision)
-        with torch.no_grad():
-            pool, static = model.tables()
-        self.register_buffer("pool", pool.detach().to(dtype))
-        self.register_buffer("static", static.detach().to(dtype))
+        width = model.text.positional_embedding.shape[1]
+        self.register_buffer("no_static", torch.zeros(model.depth, 0, 2 * width), persistent=False)
 
     def forward(
         self,
         retrieved: Tensor,
+        prompt_table: Tensor,
         prefix: Tensor,
         suffix_tokens: Tensor,
         suffix_positions: Tensor,
         token_rows: Tensor,
         scatter_index: Tensor,
         eot_rows: Tensor,
+        static_table: Tensor | None = None,
     ) -> Tensor:
         """Encode labels for the pool entries of each image."""
         prefix, suffix_tokens = prefix.to(self.dtype), suffix_tokens.to(self.dtype)
         labels = EmbeddedLabels(prefix, suffix_tokens, suffix_positions, token_rows, scatter_index, eot_rows)
-        return prompted_text(self.text, self.pool, self.static, retrieved, labels)
+        static = (self.no_static if static_table is None else static_table).to(self.dtype)
+        return prompted_text(self.text, prompt_table.to(self.dtype), static, retrieved, labels)

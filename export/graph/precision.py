@@ -7,7 +7,7 @@ float32.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -72,9 +72,12 @@ def half_report(bundle: Bundle, preprocess: Preprocess, pixels: NDArray[np.float
     graphs: dict[str, dict[str, float]] = {name: half_shares(protos[name], name, FEATURES[name]) for name in FEATURES}
     extremes = [preprocess(image) for image in extreme_images(preprocess.size)]
     some = np.stack([*extremes, *pixels[:PEAK_IMAGES]])
-    retrieved = OrtEngine(bundle.file(VISION), "cpu").run({"pixels": some})[1]
-    samples = Samples([], preprocess, np.unique(retrieved, axis=0), label_tokens(bundle), bundle.token_embedding())
-    graphs[VISION]["peak"] = half_peak(protos[VISION], VISION, ({"pixels": one[None]} for one in some))
+    prompt = bundle.prompt
+    retrieved = OrtEngine(bundle.file(VISION), "cpu").run({"pixels": some, **prompt.vision_inputs})[1]
+    entries = np.unique(retrieved, axis=0)
+    samples = Samples([], preprocess, prompt, entries, label_tokens(bundle), bundle.token_embedding())
+    feeds: Iterator[Feed] = ({"pixels": one[None], **prompt.vision_inputs} for one in some)
+    graphs[VISION]["peak"] = half_peak(protos[VISION], VISION, feeds)
     graphs[TEXT]["peak"] = half_peak(protos[TEXT], TEXT, samples.text())
     return {"graphs": graphs}
 

@@ -19,33 +19,39 @@ from attri.train.model import AttriPrompt
 
 __all__ = ["assert_signature", "strip_metadata", "trace", "trace_text", "trace_vision"]
 
+EXAMPLE_ENTRIES = 7  # of a pool while tracing: no other dimension has this extent
 MAX_BYTES = 2**31 - 1  # that protobuf writes
 
 
 def trace_vision(model: AttriPrompt, precision: Precision, opset: int) -> onnx.ModelProto:
     """Trace the vision graph; see `VisionGraph` for its inputs and outputs."""
-    side = model.backbone.preprocess().size
-    batch = torch.export.Dim("B", min=1)
+    side, joint = model.backbone.preprocess().size, model.backbone.joint_width
+    batch, entries = torch.export.Dim("B", min=1), torch.export.Dim("N", min=model.config.topk)
     # A batch of 1 in the example would be frozen into the graph.
-    inputs = {"pixels": (torch.zeros(2, 3, side, side), {0: batch})}
+    inputs = {
+        "pixels": (torch.zeros(2, 3, side, side), {0: batch}),
+        "keys": (torch.zeros(model.depth, joint, EXAMPLE_ENTRIES), {2: entries}),
+    }
     shapes: dict[str, list[Any]] = {
         "pixels": ["B", 3, side, side],
-        "image_features": ["B", model.backbone.joint_width],
+        "keys": [model.depth, joint, "N"],
+        "image_features": ["B", joint],
         "retrieved": ["B", model.depth, model.config.retrieved],
-        "scores": ["B", model.depth, model.config.clusters, model.config.pool_size],
+        "scores": ["B", model.depth, model.config.clusters, "N"],
     }
     return trace(VisionGraph(model, precision), inputs, ["image_features", "retrieved", "scores"], shapes, opset)
 
 
 def trace_text(model: AttriPrompt, precision: Precision, opset: int) -> onnx.ModelProto:
     """Trace the text graph; see `TextGraph` for its inputs and outputs."""
-    B, P, R, C, T = (torch.export.Dim(name, min=1) for name in "BPRCT")
-    width, count = model.text.positional_embedding.shape[1], model.config.retrieved
+    B, P, R, C, T, N = (torch.export.Dim(name, min=1) for name in "BPRCTN")
+    width, config, depth = model.text.positional_embedding.shape[1], model.config, model.depth
     tokens, lengths = np.arange(18, dtype=np.int32).reshape(3, 6), np.array([2, 6, 3], np.int32)
     labels = LabelTokens.pack(np.zeros(5, np.int32), tokens, lengths)
     rows = len(labels.suffix_tokens)
     inputs: dict[str, tuple[torch.Tensor, dict[int, Any]]] = {
-        "retrieved": (torch.zeros(2, model.depth, count, dtype=torch.int32), {0: B}),
+        "retrieved": (torch.zeros(2, depth, config.retrieved, dtype=torch.int32), {0: B}),
+        "prompt_table": (torch.zeros(depth, EXAMPLE_ENTRIES, config.prompt_length, 2 * width), {1: N}),
         "prefix": (torch.zeros(5, width), {0: P}),
         "suffix_tokens": (torch.zeros(rows, width), {0: R}),
         "suffix_positions": (torch.from_numpy(labels.suffix_positions), {0: R}),
@@ -54,7 +60,9 @@ def trace_text(model: AttriPrompt, precision: Precision, opset: int) -> onnx.Mod
         "eot_rows": (torch.from_numpy(labels.eot_rows), {0: C}),
     }
     shapes: dict[str, list[Any]] = {
-        "retrieved": ["B", model.depth, count],
+        "retrieved": ["B", depth, config.retrieved],
+        "prompt_table": [depth, "N", config.prompt_length, 2 * width],
+        "static_table": [depth, config.static_tokens, 2 * width],
         "prefix": ["P", width],
         "suffix_tokens": ["R", width],
         "suffix_positions": ["R"],
@@ -63,6 +71,8 @@ def trace_text(model: AttriPrompt, precision: Precision, opset: int) -> onnx.Mod
         "eot_rows": ["C"],
         "text_features": ["B", "C", model.backbone.joint_width],
     }
+    if config.static_tokens:  # a graph takes no empty input
+        inputs["static_table"] = (torch.zeros(depth, config.static_tokens, 2 * width), {})
     return trace(TextGraph(model, precision), inputs, ["text_features"], shapes, opset)
 
 

@@ -24,7 +24,7 @@ __all__ = ["compare", "compare_outputs"]
 def compare(model: AttriPrompt, bundle: Bundle, pixels: NDArray[np.float32], gates: Gates) -> ParityReport:
     """Run the model and a bundle, which may be unfinished, on images [I, 3, S, S], and compare their outputs."""
     classifier = open_unfinished(bundle)
-    reference = run_model(model, pixels, list(classifier.labels), classifier.template)
+    reference = run_model(model, pixels, list(classifier.labels), classifier.template, classifier.prompt)
     return compare_outputs(reference, run_bundle(classifier, pixels, reference.retrieved), gates)
 
 

@@ -90,7 +90,7 @@ def _worst_feeds(model: AttriPrompt, bundle: Bundle, pixels: NDArray[np.float32]
 
     classifier = open_unfinished(bundle, wrap=record)
     labels = list(classifier.labels)
-    reference = run_model(model, pixels, labels, classifier.template)
+    reference = run_model(model, pixels, labels, classifier.template, classifier.prompt)
     same = cosine(reference.text, run_bundle(classifier, pixels, reference.retrieved).text)[0]  # [C]
     classifier.set_labels([labels[i] for i in np.nan_to_num(same, nan=-1).argsort(kind="stable")[:2]])
     classifier.encode_text(reference.retrieved)
@@ -110,7 +110,7 @@ def _graph_tensors(proto: onnx.ModelProto, features: str, feed: Feed) -> list[Ar
 def _module_tensors(module: nn.Module, proto: onnx.ModelProto, feed: Feed) -> list[tuple[str, Array]]:
     """The same tensors of the module, each with the layer that computed it. Inputs are in the order of the graph."""
     with _Norms() as norms:
-        result = module.eval()(*(torch.from_numpy(feed[value.name]) for value in proto.graph.input))
+        result = module.eval()(*(torch.from_numpy(feed[value.name].copy()) for value in proto.graph.input))
     features = result if isinstance(result, torch.Tensor) else result[0]
     weights = {parameter.data_ptr(): name for name, parameter in module.named_parameters()}
     names = name_layers(weights.get(weight.data_ptr(), "") for weight, _, _ in norms.calls)

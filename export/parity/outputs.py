@@ -13,6 +13,7 @@ from attri.runtime.bundle import TEXT, VISION, Bundle
 from attri.runtime.classifier import Classifier
 from attri.runtime.engines.base import Engine
 from attri.runtime.engines.onnxruntime import OrtEngine
+from attri.runtime.prompt import Prompt
 from attri.runtime.text.cache import TextCache
 from attri.runtime.text.label_tokens import encode_labels
 from attri.runtime.tokenizer import Tokenizer
@@ -49,20 +50,32 @@ def open_unfinished(
         integers: as of `OrtEngine`.
     """
     vision, text = (wrap(OrtEngine(bundle.file(name), "cpu", integers=integers)) for name in files)
-    return Classifier(bundle, vision, text, bundle.manifest.labels, TextCache(0))
+    return Classifier(bundle, vision, text, bundle.prompt.facts.labels, TextCache(0))
 
 
 @torch.no_grad()
-def run_model(model: AttriPrompt, pixels: NDArray[np.float32], labels: list[str], template: str) -> Outputs:
-    """Run the PyTorch model on images [I, 3, S, S]."""
+def run_model(
+    model: AttriPrompt, pixels: NDArray[np.float32], labels: list[str], template: str, prompt: Prompt | None = None
+) -> Outputs:
+    """Run the PyTorch model.
+
+    Args:
+        model: the reference.
+        pixels: of the images [I, 3, S, S].
+        labels: to encode.
+        template: the sentence around each label.
+        prompt: selects the pool entries that images get; None takes those nearest to their centres.
+    """
     tokens = encode_labels(Tokenizer(), labels, template, model.backbone.context_length)
     parts = []
     for batch in torch.split(torch.from_numpy(pixels), BATCH):
         features, centres = model.encode_image(batch)
-        retrieved = model.pool.retrieve(centres)
+        retrieved = model.pool.retrieve(centres).int()
+        if prompt is not None:
+            retrieved = torch.from_numpy(prompt.select(retrieved.numpy()))
         text = model.encode_text(tokens, retrieved)
         cosines = (text @ features[:, :, None]).squeeze(-1)  # [B, C]
-        parts.append((features.numpy(), retrieved.int().numpy(), text.numpy(), cosines.numpy()))
+        parts.append((features.numpy(), retrieved.numpy(), text.numpy(), cosines.numpy()))
     return Outputs(model.backbone.logit_scale, *(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 

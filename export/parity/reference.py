@@ -28,17 +28,18 @@ IMAGES = 8  # so many that a gate allows for one flipped pool entry among them
 
 def save_reference(model: AttriPrompt, unfinished: Bundle, pixels: NDArray[np.float32]) -> None:
     """Write reference.npz from a few of the parity images [I, 3, S, S]."""
-    manifest = unfinished.manifest
+    facts = unfinished.prompt.facts
     some = np.stack(evenly(list(pixels), IMAGES))
-    labels = _few_labels(manifest.labels, manifest.text["template"])
-    reference = run_model(model, some, labels, manifest.text["template"])
-    tokens = encode_labels(Tokenizer(), labels, manifest.text["template"], manifest.text["context_length"])
-    feed = tokens.feed(unfinished.token_embedding())
+    labels = _few_labels(facts.labels, facts.template)
+    reference = run_model(model, some, labels, facts.template)
+    tokens = encode_labels(Tokenizer(), labels, facts.template, unfinished.manifest.text["context_length"])
+    feed = unfinished.prompt.text_inputs | tokens.feed(unfinished.token_embedding())
     arrays: dict[str, Any] = {
         "pixels": _to_bytes(some, model.backbone.preprocess()),
         "image_features": reference.features,
         "retrieved": reference.retrieved,
         "text_features": reference.text,
+        **{f"vision.{name}": value for name, value in unfinished.prompt.vision_inputs.items()},
         **{f"text.{name}": value for name, value in feed.items()},
     }
     np.savez_compressed(unfinished.path / REFERENCE, **arrays)

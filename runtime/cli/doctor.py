@@ -223,7 +223,7 @@ def _agreement(bundle: Bundle) -> Finding:
     from attri.runtime.errors import EngineError, MissingExtra, ParityError
 
     manifest, name = bundle.manifest, str(bundle.path)
-    labels = plural(len(manifest.labels), "label")
+    labels = plural(len(bundle.prompt.facts.labels), "label")
     value = f"{manifest.model.get('name', 'a model')}, {manifest.precision}, {labels}, verified"
     try:
         engines = open_engines(bundle, EngineOptions("onnxruntime"))  # TensorRT's are held against the model when built

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from attri.runtime._util.wording import plural
+from attri.runtime.bundle import PROMPT
 from attri.runtime.cli.command import ARGUMENTS, ENGINE, LABELS, Command, option
 from attri.runtime.cli.sink_options import Outputs, output_options
 from attri.runtime.cli.source_options import Inputs, input_options
@@ -24,6 +25,9 @@ _BUNDLE = "Folder that attri-export wrote."
     LABELS, "--labels", type=click.Path(path_type=Path), help="Text file with one label per line. [the bundle's own]"
 )
 @option(ENGINE, "--bundle", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True, help=_BUNDLE)
+@option(
+    LABELS, "--prompt", type=click.Path(path_type=Path), help="Prompt file; a new one is taken over. [the bundle's]"
+)
 @option(
     ENGINE, "--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What runs the graphs."
 )
@@ -48,6 +52,7 @@ def main(
     words: tuple[str, ...],
     labels: Path | None,
     bundle: Path,
+    prompt: Path | None,
     backend: Backend,
     device: Device,
     engine_dir: Path | None,
@@ -84,6 +89,7 @@ def main(
         return 0
     with Classifier.load(
         bundle,
+        prompt=prompt,
         backend=backend,
         device=device,
         threads=threads,
@@ -95,7 +101,7 @@ def main(
     ) as classifier:
         if threshold is not None:
             classifier.threshold = threshold
-        pipeline = open_pipeline(specs, classifier, files, labels, inputs)
+        pipeline = open_pipeline(specs, classifier, files, labels, inputs, prompt or bundle / PROMPT)
         counted = plural(len(pipeline.labels()), "label")
         logging.getLogger("attri").info("%s: %s, %s", bundle, classifier.description, counted)
         return 0 if pipeline.run(open_sinks(outputs, secrets, pipeline)) else 1

@@ -266,6 +266,7 @@ def open_pipeline(
     files: Mapping[Path, LabelsFile],
     labels: Path | None,
     inputs: Inputs,
+    prompt: Path | None = None,
 ) -> Pipeline:
     """Make the pipeline: labels, decision rules and the retry policy of each source.
 
@@ -275,6 +276,7 @@ def open_pipeline(
         files: The labels files that were read.
         labels: The labels file of sources that have none of their own.
         inputs: The options.
+        prompt: The prompt file that is watched.
 
     Raises:
         LabelsError: The labels cannot be used.
@@ -305,4 +307,5 @@ def open_pipeline(
         policy = replace(policy, max_retries=inputs.max_retries)
     if inputs.freeze_timeout is not None:
         policy = replace(policy, freeze_timeout=inputs.freeze_timeout)
-    return Pipeline(specs, chosen, rules, Schedule(inputs.min_interval, inputs.on_change), policy, inputs.batch)
+    schedule = Schedule(inputs.min_interval, inputs.on_change)
+    return Pipeline(specs, chosen, rules, schedule, policy, inputs.batch, prompt)

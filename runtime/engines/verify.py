@@ -7,7 +7,8 @@ pixels uint8 [I, S, S, 3]             images after resizing and cropping, RGB
 image_features float32 [I, D]         the model's
 retrieved int32 [I, L, M]             the model's
 text_features float32 [I, C, D]       the model's, at those entries, for a few of the default labels
-text.NAME                             what the text graph reads for these labels, but for `retrieved`
+vision.keys                           keys of the prompt that the model had
+text.NAME                             what the text graph reads for this prompt and these labels, but for `retrieved`
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class ReferenceSet:
     image_features: NDArray[np.float32]
     retrieved: NDArray[np.int32]
     text_features: NDArray[np.float32]
+    vision: Mapping[str, NDArray[Any]]
     text: Mapping[str, NDArray[Any]]
 
 
@@ -81,8 +83,13 @@ def read_reference(bundle: Bundle, count: int | None = None) -> ReferenceSet:
         raise BundleError(f"{bundle.path} has no {REFERENCE} to check an engine with: export it again") from error
     pixels, image, retrieved, text = (array[:count] for array in (pixels, image, retrieved, text))
     preprocess = bundle.preprocess()
-    inputs = {name.partition(".")[2]: value for name, value in arrays.items() if name.startswith("text.")}
-    return ReferenceSet(np.stack([preprocess(each) for each in pixels]), image, retrieved, text, inputs)
+    of_vision, of_text = (_inputs(arrays, graph) for graph in ("vision", "text"))
+    return ReferenceSet(np.stack([preprocess(each) for each in pixels]), image, retrieved, text, of_vision, of_text)
+
+
+def _inputs(arrays: Mapping[str, NDArray[Any]], graph: str) -> dict[str, NDArray[Any]]:
+    """Inputs of a graph among the arrays, by their names in the graph."""
+    return {name.partition(".")[2]: value for name, value in arrays.items() if name.startswith(f"{graph}.")}
 
 
 def compare(bundle: Bundle, name: str, engine: Engine) -> dict[ParityStage, float]:
@@ -152,10 +159,8 @@ def read_gates(bundle: Bundle) -> dict[ParityStage, float]:
 
 
 def _vision(check: ReferenceSet, engine: Engine) -> dict[ParityStage, float]:
-    features, retrieved = (
-        np.concatenate(part)
-        for part in zip(*(engine.run({"pixels": rows})[:2] for rows in _rows(check.pixels, engine)), strict=True)
-    )
+    parts = [engine.run({"pixels": rows, **check.vision})[:2] for rows in _rows(check.pixels, engine)]
+    features, retrieved = (np.concatenate(part) for part in zip(*parts, strict=True))
     cosines = np.einsum("icd,id->ic", check.text_features, features)
     return {
         ParityStage.IMAGE_FEATURES: float(cosine(features, check.image_features).min()),

@@ -9,6 +9,7 @@ from attri.runtime.deliver.sink import LabelsOrigin
 from attri.runtime.errors import LabelsError
 from attri.runtime.pipeline.channel import Channel
 from attri.runtime.pipeline.live_labels import LiveLabels
+from attri.runtime.prompt import Prompt
 
 
 class LabelControl:
@@ -45,6 +46,13 @@ class LabelControl:
             chosen = self._channels_named(source)
             changed = {id(each): each.fork(text) for each in label_sets(chosen)}  # all of them, or it raises before any
             for channel in chosen:
+                channel.labels = changed[id(channel.labels)]
+
+    def set_prompt(self, prompt: Prompt) -> None:
+        """Replace the learned prompt of all sources between two frames. Raises AttriError, and then changes nothing."""
+        with self._changing:
+            changed = {id(each): each.with_prompt(prompt) for each in label_sets(self.channels)}
+            for channel in self.channels:
                 channel.labels = changed[id(channel.labels)]
 
     def write_labels(self, source: str | None = None) -> None:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
 import os
 import re
-import stat
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from attri.runtime._util.atomic import rewrite_file
 from attri.runtime._util.wording import plural
 from attri.runtime.classifier import Classifier
 from attri.runtime.errors import AttriError, FailedError, LabelsError
 from attri.runtime.labels import Label, decode, parse_labels, unreadable
+from attri.runtime.pipeline.watched_file import read_file, state_of
+from attri.runtime.prompt import Prompt
 
 _LOGGER = logging.getLogger("attri")
 _POLL = 0.3  # seconds: with the second look below, an edit counts within 0.6
@@ -49,7 +50,7 @@ class LabelsFile:
         try:
             with path.open("rb") as file:
                 data = file.read()
-                state = _state(os.fstat(file.fileno()), data)  # of what was read, whatever the path leads to by now
+                state = state_of(os.fstat(file.fileno()), data)  # of what was read, whatever the path leads to by now
         except OSError as error:
             raise unreadable(path, error) from error
         text = decode(data, path)
@@ -113,11 +114,28 @@ class LiveLabels:
         fork.set(text)
         return fork
 
+    def with_prompt(self, prompt: Prompt) -> LiveLabels:
+        """A copy that uses another learned prompt; this one stays as it is.
+
+        Labels that came from a file or were edited stay; others become the prompt's own.
+
+        Raises:
+            AttriError: The prompt cannot be used.
+        """
+        other = copy.copy(self)
+        other.classifier, other._lock = self.classifier.fork(), threading.Lock()
+        other.classifier.set_prompt(prompt)
+        if self.file is None and not self.edited:
+            own = [Label(text, (text,), number) for number, text in enumerate(prompt.facts.labels, start=1)]
+            other._apply("\n".join(map(str, own)), own, "the labels")
+            other._original = other.text
+        return other
+
     def poll(self) -> None:
         """Take over what the file says now, if it changed and keeps still."""
         if self.file is None:
             return
-        state, found = _read_file(self.file)
+        state, found = read_file(self.file)
         if state in (None, self._taken) or state != self._seen:
             self._seen = state
             return
@@ -143,10 +161,10 @@ class LiveLabels:
         if self.file is None:
             raise LabelsError("these labels came from no file, so there is none to write them to")
         with self._lock:
-            if _read_file(self.file)[0] != self._taken:
+            if read_file(self.file)[0] != self._taken:
                 raise LabelsError(f"{self.file} was changed by somebody else just now: look at its labels first")
             _replace(self.file, self.text.encode())
-            self._taken = self._seen = _read_file(self.file)[0]
+            self._taken = self._seen = read_file(self.file)[0]
             self._original = self.text
         _LOGGER.info("%s: %d labels written", self.file, len(self.labels))
 
@@ -162,30 +180,19 @@ class LiveLabels:
             self.text = re.sub(r"\r\n|\r", "\n", text).rstrip("\n") + "\n"
 
 
-def watch(sets: Callable[[], Sequence[LiveLabels]], stop: threading.Event) -> None:
-    """Look at the files of all sets that there are, until `stop`."""
+class Watched(Protocol):
+    """Whatever takes over a file that changes."""
+
+    def poll(self) -> None:
+        """Look at the file."""
+        ...
+
+
+def watch(files: Callable[[], Sequence[Watched]], stop: threading.Event) -> None:
+    """Look at all files that there are, until `stop`."""
     while not stop.wait(_POLL):
-        for each in sets():
+        for each in files():
             each.poll()
-
-
-def _read_file(file: Path) -> tuple[object, bytes | OSError]:
-    """State and content of one and the same file, even while it is replaced; of a missing one, the error."""
-    try:
-        # Without waiting for the writer of a pipe that has taken its place.
-        with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as opened:
-            status = os.fstat(opened.fileno())
-            data = opened.read() if stat.S_ISREG(status.st_mode) else b""
-            return _state(status, data), data
-    except OSError as error:
-        return error.errno, error
-
-
-def _state(status: os.stat_result, data: bytes) -> object:
-    """Time, size and content (editors on some file systems leave the first two as they were); of a pipe, None."""
-    if not stat.S_ISREG(status.st_mode):
-        return None
-    return status.st_mtime_ns, status.st_size, hashlib.sha256(data).digest()
 
 
 def _replace(path: Path, data: bytes) -> None:

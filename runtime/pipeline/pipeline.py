@@ -15,6 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from attri.runtime._util.redact import redact
 from attri.runtime._util.signals import defer_signals
@@ -32,7 +33,8 @@ from attri.runtime.deliver.worker import SinkWorker
 from attri.runtime.errors import ImageError
 from attri.runtime.pipeline.channel import Channel
 from attri.runtime.pipeline.label_control import LabelControl, label_sets
-from attri.runtime.pipeline.live_labels import LiveLabels, watch
+from attri.runtime.pipeline.live_labels import LiveLabels, Watched, watch
+from attri.runtime.pipeline.live_prompt import LivePrompt
 from attri.runtime.prediction import Prediction
 
 _LOGGER = logging.getLogger("attri")
@@ -50,6 +52,7 @@ class Pipeline(LabelControl):
         schedule: Which results are due.
         policy: How live sources that fail are opened again.
         batch: Frames of a file that are classified at once, at most; those of live sources go one by one.
+        prompt: The prompt file that is taken over when it changes; None watches none.
     """
 
     def __init__(
@@ -60,11 +63,14 @@ class Pipeline(LabelControl):
         schedule: Schedule,
         policy: RetryPolicy,
         batch: int = 1,
+        prompt: Path | None = None,
     ) -> None:
         self.queue = FrameQueue([spec.live for spec in specs], batch)
         readers = [Reader(i, spec, self.queue, policy, self._fail) for i, spec in enumerate(specs)]
         super().__init__([Channel(*each, schedule) for each in zip(readers, labels, rules, strict=True)])
         self._batch = batch
+        current = self.channels[0].labels.classifier.prompt if prompt else None
+        self._prompt = [LivePrompt(prompt, current, self.set_prompt)] if prompt and current else []
         self._workers: list[SinkWorker] = []
         self._stop = threading.Event()
         self._stopped = 0.0  # when that was noticed, monotonic
@@ -123,11 +129,14 @@ class Pipeline(LabelControl):
         """Files one after the other, so that they come in the order of the command; all others at once."""
         readers = [channel.reader for channel in self.channels]
         files = [reader for reader in readers if _in_turn(reader.spec)]
-        for job in (lambda: _run_all(files), lambda: watch(lambda: label_sets(self.channels), self._stop)):
+        for job in (lambda: _run_all(files), lambda: watch(self._watched, self._stop)):
             threading.Thread(target=self._guarded, args=(job,), daemon=True).start()
         for reader in readers:
             if reader not in files:
                 reader.start()
+
+    def _watched(self) -> list[Watched]:
+        return [*self._prompt, *label_sets(self.channels)]
 
     def _classify(self) -> None:
         while (item := self.queue.take(self._sinks_have_room, self._stop)) is not None:

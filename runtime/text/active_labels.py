@@ -1,4 +1,4 @@
-"""The labels in use and the rejection threshold that goes with them. Both may change at any time, from any thread."""
+"""The prompt, the labels and the rejection threshold in use. All may change at any time, from any thread."""
 
 from __future__ import annotations
 
@@ -6,51 +6,86 @@ import dataclasses
 import logging
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
-from attri.runtime.bundle import Manifest
+from attri.runtime.prompt import Prompt
 from attri.runtime.text.encoder import TextEncoder
 from attri.runtime.text.label_set import LabelSet
 
 _LOGGER = logging.getLogger("attri")
-_OWN: Literal["own"] = "own"  # in the place of a threshold: the bundle's, for the labels that it was chosen for
+_OWN: Literal["own"] = "own"  # in the place of a threshold: the prompt's, for the labels that it was chosen for
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Labels as they were given; they are encoded anew for another prompt."""
+
+    labels: Sequence[str]
+    locations: Sequence[str] | None = None
+    prompts: Sequence[Sequence[str]] | None = None
+    template: str | None = None
+
+
+@dataclass(frozen=True)
+class _State:
+    """What changes together.
+
+    Attributes:
+        prompt: in use.
+        request: the labels that were given; None are the prompt's own.
+        labels: the same, encoded; None are own ones that are not encoded yet.
+    """
+
+    prompt: Prompt
+    request: _Request | None = None
+    labels: LabelSet | None = None
 
 
 class ActiveLabels:
-    """The labels of one classifier and its forks' starting point: the bundle's own until others are set.
+    """The prompt and the labels of one classifier: the prompt's own labels until others are set.
 
     Args:
         encoder: Tokenizes labels.
-        manifest: Gives the bundle's own labels, and the threshold that was chosen for them.
-        labels: The first labels; None are the bundle's own, which are encoded when they are first needed.
+        prompt: The first prompt. It gives its own labels, and the threshold that was chosen for them.
+        labels: The first labels; None are the prompt's own, which are encoded when they are first needed.
     """
 
-    def __init__(self, encoder: TextEncoder, manifest: Manifest, labels: Sequence[str] | None = None) -> None:
-        self._encoder, self._manifest = encoder, manifest
+    def __init__(self, encoder: TextEncoder, prompt: Prompt, labels: Sequence[str] | None = None) -> None:
+        self._encoder = encoder
         self._changing = threading.Lock()
         self._threshold: float | Literal["own"] | None = _OWN
-        self._given = None if labels is None else self._encode(labels)
+        self._state = self._made(prompt, None if labels is None else _Request(labels))
 
     def fork(self) -> ActiveLabels:
         """Return a copy that changes by itself."""
-        fork = ActiveLabels(self._encoder, self._manifest)
-        fork._given, fork._threshold = self._given, self._threshold
+        fork = ActiveLabels(self._encoder, self._state.prompt)
+        fork._state, fork._threshold = self._state, self._threshold
         return fork
+
+    @property
+    def prompt(self) -> Prompt:
+        """The prompt in use."""
+        return self._state.prompt
 
     @property
     def names(self) -> tuple[str, ...]:
         """The labels as they were given."""
-        given = self._given
-        return tuple(self._manifest.labels) if given is None else given.labels
+        state = self._state
+        return tuple(state.prompt.facts.labels) if state.labels is None else state.labels.labels
 
     def get(self) -> LabelSet:
-        """Return the labels that were set, or the bundle's own."""
-        if self._given is None:
+        """Return the labels that were set, or the prompt's own, with the prompt that they are for."""
+        labels = self._state.labels
+        if labels is None:
             with self._changing:  # or labels that come meanwhile would be replaced by these
-                if self._given is None:
-                    self._given = self._encode(self._manifest.labels)
-                    _warn_of_one(self._given.labels)
-        return self._given
+                labels = self._state.labels
+                if labels is None:
+                    prompt = self._state.prompt
+                    labels = self._encode(prompt, _Request(prompt.facts.labels))
+                    _warn_of_one(labels.labels)
+                    self._state = _State(prompt, None, labels)
+        return labels
 
     def set(
         self,
@@ -64,45 +99,58 @@ class ActiveLabels:
         Raises:
             LabelsError: The labels cannot be used; the old ones stay.
         """
-        given = self._encode(labels, locations, prompts, template)
-        _warn_of_one(given.labels)
         with self._changing:
-            self._given = given
+            self._state = self._made(self._state.prompt, _Request(labels, locations, prompts, template))
+
+    def set_prompt(self, prompt: Prompt) -> None:
+        """Replace the prompt; labels that were set stay, others are the new prompt's own.
+
+        Raises:
+            LabelsError: The labels cannot be used with it; the old prompt stays.
+        """
+        with self._changing:
+            self._state = self._made(prompt, self._state.request)
 
     @property
     def threshold(self) -> float | None:
         """The threshold that applies to the labels in use; None never rejects. Assigned, it applies to any labels."""
-        return self.threshold_of(self._given)
+        state = self._state
+        return self._threshold_of(state.prompt, state.labels is None or state.labels.own)
 
     @threshold.setter
     def threshold(self, threshold: float | None) -> None:
         self._threshold = threshold
 
-    def threshold_of(self, labels: LabelSet | None) -> float | None:
-        """Return the threshold that applies to `labels`; None are the bundle's own, not encoded yet."""
+    def threshold_of(self, labels: LabelSet) -> float | None:
+        """Return the threshold that applies to `labels`."""
+        return self._threshold_of(labels.prompt, labels.own)
+
+    def _threshold_of(self, prompt: Prompt, own: bool) -> float | None:
         chosen = self._threshold
         if chosen != _OWN:
             return chosen
-        return self._manifest.threshold if labels is None or labels.own else None
+        return prompt.facts.threshold if own else None
 
     @property
     def threshold_not_applied(self) -> bool:
-        """Whether the bundle has a threshold that does not apply, because the labels are not its own."""
-        given = self._given
-        foreign = given is not None and not given.own
-        return self._threshold == _OWN and foreign and self._manifest.threshold is not None
+        """Whether the prompt has a threshold that does not apply, because the labels are not its own."""
+        state = self._state
+        foreign = state.labels is not None and not state.labels.own
+        return self._threshold == _OWN and foreign and state.prompt.facts.threshold is not None
 
-    def _encode(
-        self,
-        labels: Sequence[str],
-        locations: Sequence[str] | None = None,
-        prompts: Sequence[Sequence[str]] | None = None,
-        template: str | None = None,
-    ) -> LabelSet:
-        if isinstance(labels, str):
+    def _made(self, prompt: Prompt, request: _Request | None) -> _State:
+        if request is None:
+            return _State(prompt)
+        labels = self._encode(prompt, request)
+        _warn_of_one(labels.labels)
+        return _State(prompt, request, labels)
+
+    def _encode(self, prompt: Prompt, request: _Request) -> LabelSet:
+        if isinstance(request.labels, str):
             raise TypeError("labels is one string: give a list of strings")
-        own = _same_words(labels, prompts, self._manifest.labels) and template in (None, self._encoder.template)
-        return dataclasses.replace(self._encoder.label_set(labels, locations, prompts, template), own=own)
+        own = _same_words(request, prompt) and request.template in (None, prompt.facts.template)
+        encoded = self._encoder.label_set(prompt, request.labels, request.locations, request.prompts, request.template)
+        return dataclasses.replace(encoded, own=own)
 
 
 def _warn_of_one(labels: Sequence[str]) -> None:
@@ -114,7 +162,8 @@ def _warn_of_one(labels: Sequence[str]) -> None:
         )
 
 
-def _same_words(labels: Sequence[str], prompts: Sequence[Sequence[str]] | None, own: Sequence[str]) -> bool:
-    """Whether labels are the bundle's own, in any order: the best score does not depend on it."""
+def _same_words(request: _Request, prompt: Prompt) -> bool:
+    """Whether labels are the prompt's own, in any order: the best score does not depend on it."""
+    labels, prompts = request.labels, request.prompts
     plain = prompts is None or all(list(group) == [label] for group, label in zip(prompts, labels, strict=True))
-    return plain and sorted(labels) == sorted(own)
+    return plain and sorted(labels) == sorted(prompt.facts.labels)

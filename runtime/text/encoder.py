@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from attri.runtime.bundle import MERGES, Bundle
 from attri.runtime.engines.base import Engine
+from attri.runtime.prompt import Prompt
 from attri.runtime.text.cache import Features, TextCache
 from attri.runtime.text.graph import TextGraph
 from attri.runtime.text.label_set import LabelSet, tokenize_labels
@@ -20,28 +21,25 @@ class TextEncoder:
     """The text side of a bundle: tokenizer, text graph and text cache.
 
     Args:
-        bundle: Gives tokenizer, token embedding and the shape of the prompt pool.
+        bundle: Gives tokenizer, token embedding and how many entries are retrieved.
         engine: Runs the text graph.
         cache: May be shared with other encoders of the same bundle.
         shortlist: Most labels that are prompted for an image; None is all. See `cosines`.
 
     Attributes:
-        template: The bundle's sentence around each prompt, with {} in its place.
         graph: The text graph alone.
     """
 
     def __init__(self, bundle: Bundle, engine: Engine, cache: TextCache, shortlist: int | None = None) -> None:
-        text, retrieval = bundle.manifest.text, bundle.manifest.retrieval
-        self.template: str = text["template"]
         self.graph = TextGraph(bundle, engine)
         self._cache, self._shortlist = cache, shortlist
-        # One past the last entry is none: what it would bring is masked (`attri.train.model.prompted_text`).
-        self._nothing = np.full((1, retrieval["depth"], retrieval["retrieved"]), retrieval["pool_size"], np.int32)
-        self._context_length: int = text["context_length"]
+        self._retrieved = (1, bundle.manifest.retrieval["depth"], bundle.manifest.retrieval["retrieved"])
+        self._context_length: int = bundle.manifest.text["context_length"]
         self._tokenizer = Tokenizer(bundle.file(MERGES))
 
     def label_set(
         self,
+        prompt: Prompt,
         labels: Sequence[str],
         locations: Sequence[str] | None = None,
         prompts: Sequence[Sequence[str]] | None = None,
@@ -49,16 +47,22 @@ class TextEncoder:
     ) -> LabelSet:
         """Tokenize labels, and encode them without prompts where there are more than the shortlist takes.
 
-        Arguments are those of `Classifier.set_labels`.
+        Args:
+            prompt: The learned prompt that they are encoded with.
+            labels: What to tell apart; this and the others are as of `Classifier.set_labels`.
+            locations: Where each label came from.
+            prompts: Sentences of each label.
+            template: The sentence around each of them; None is that of the learned prompt.
 
         Raises:
             LabelsError: There are no labels.
         """
-        template = self.template if template is None else template
-        result = tokenize_labels(self._tokenizer, labels, template, self._context_length, locations, prompts)
+        result = tokenize_labels(self._tokenizer, prompt, labels, self._context_length, locations, prompts, template)
         if self._shortlist is None or len(labels) <= self._shortlist:
             return result
-        (plain,), _ = self.features(result, self._nothing, count=False)
+        # One past the last entry is none: what it would bring is masked (`attri.train.model.prompted_text`).
+        nothing = np.full(self._retrieved, prompt.entries, np.int32)
+        (plain,), _ = self.features(result, nothing, count=False)
         return replace(result, zero_shot_features=plain)
 
     def cosines(
@@ -106,7 +110,8 @@ class TextEncoder:
         """
         hashes = labels.prompt_hashes if chosen is None else labels.prompt_hashes[chosen]
         chosen = np.arange(len(hashes)) if chosen is None else chosen
-        keys = [entries.tobytes() for entries in retrieved]
+        pool = bytes.fromhex(labels.prompt.digest)  # entries of equal numbers are others in another prompt
+        keys = [pool + entries.tobytes() for entries in retrieved]
         found = {key: self._cache.get(key, hashes, count) for key in dict.fromkeys(keys)}
         done = {key: features for key, (known, features) in found.items() if known.all()}
         hits = [key in done or key in keys[:row] for row, key in enumerate(keys)]
@@ -121,7 +126,7 @@ class TextEncoder:
             missing = chosen[~known]
             tokens = labels.tokens if len(missing) == len(labels.prompt_hashes) else labels.tokens.take(missing)
             rows = np.stack([retrieved[keys.index(key)] for key in group])
-            for key, computed in zip(group, self.graph.run(tokens, rows), strict=True):
+            for key, computed in zip(group, self.graph.run(tokens, rows, labels.prompt), strict=True):
                 self._cache.put(key, labels.prompt_hashes[missing], computed)
                 done[key] = _together(known, found[key][1], computed)
         return [done[key] for key in keys], hits

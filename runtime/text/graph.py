@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from attri.runtime.bundle import Bundle
 from attri.runtime.engines.base import Engine
+from attri.runtime.prompt import Prompt
 from attri.runtime.text.cache import Features
 from attri.runtime.text.label_tokens import LabelTokens
 
@@ -32,19 +33,20 @@ class TextGraph:
         self._engine.close()
         self._embedding = np.empty((0, self._embedding.shape[1]), self._embedding.dtype)
 
-    def run(self, tokens: LabelTokens, retrieved: NDArray[np.int32]) -> list[Features]:
+    def run(self, tokens: LabelTokens, retrieved: NDArray[np.int32], prompt: Prompt) -> list[Features]:
         """Compute the text features of all prompts for each image.
 
         Args:
             tokens: Of U prompts.
             retrieved: Pool entries of the images [B, L, M].
+            prompt: The prompt whose entries they are.
 
         Returns:
             B times unit features [U, D], each an array of its own.
         """
         result: list[Features] | None = None
         for prompts, part in self._parts(tokens):
-            feed = part.feed(self._embedding)
+            feed = {**prompt.text_inputs, **part.feed(self._embedding)}
             most = max(1, min(ROWS // _cells(part), self._engine.limits.get("B", ROWS)))
             images: list[NDArray[Any]] = []
             for first in range(0, len(retrieved), most):

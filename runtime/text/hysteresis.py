@@ -38,12 +38,19 @@ class RetrievalHysteresis:
             raise UsageError(f"topk is {topk}: it must be 1 or more")
         self.margin, self.topk = margin, topk
         self._chosen: NDArray[np.intp] | None = None  # [L, K, k]
+        self._pool = ""
 
-    def __call__(self, scores: NDArray[Any]) -> NDArray[np.int32]:
+    def __call__(self, scores: NDArray[Any], pool: str = "") -> NDArray[np.int32]:
         """The next frame. scores: cosines of centres and keys, float32 [L, K, N] -> int32 [L, K k], rows ascending.
 
         Equal scores go to the lower entry, as in the graph.
+
+        Args:
+            scores: of one frame.
+            pool: names the prompt whose keys they are of; nothing is remembered from another one.
         """
+        if pool != self._pool:
+            self._chosen, self._pool = None, pool
         favoured = scores.copy()
         if self._chosen is not None:
             kept = np.take_along_axis(scores, self._chosen, -1) + scores.dtype.type(self.margin)

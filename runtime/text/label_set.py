@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from attri.runtime.prompt import Prompt
 from attri.runtime.text.cache import Features, Ids
 from attri.runtime.text.label_tokens import Encoder, LabelTokens, encode_labels, warn_of_alike
 
@@ -18,15 +19,17 @@ class LabelSet:
     """Tokenized labels, replaced as a whole, so that other threads see the old set or the new one.
 
     Attributes:
+        prompt: The learned prompt that they are encoded with.
         labels: C labels as they were given.
         tokens: Token ids of the U distinct prompts among them.
         prompt_hashes: uint64 [U], ascending, 64-bit hashes of the prompts' token ids.
         prompt_index: intp [P], the distinct prompt of each prompt; a label has one prompt or several.
         label_offsets: intp [C], where the prompts of each label begin.
         zero_shot_features: Plain CLIP's features [U, D], where there are more labels than a shortlist takes.
-        own: Whether they are the bundle's own labels, which its rejection threshold was chosen for.
+        own: Whether they are the prompt's own labels, which its rejection threshold was chosen for.
     """
 
+    prompt: Prompt
     labels: tuple[str, ...]
     tokens: LabelTokens
     prompt_hashes: Ids
@@ -57,21 +60,23 @@ class LabelSet:
 
 def tokenize_labels(
     tokenizer: Encoder,
+    prompt: Prompt,
     labels: Sequence[str],
-    template: str,
     context_length: int,
     locations: Sequence[str] | None = None,
     prompts: Sequence[Sequence[str]] | None = None,
+    template: str | None = None,
 ) -> LabelSet:
     """Tokenize labels, without zero-shot features.
 
     Args:
         tokenizer: Turns text into token ids.
+        prompt: The learned prompt that they are encoded with.
         labels: What to tell apart.
-        template: The sentence around each prompt, with {} in its place.
         context_length: Most tokens of a prompt, with SOS and EOT.
         locations: Where each label came from, for warnings.
         prompts: One or more prompts for each label; None is the label itself.
+        template: The sentence around each prompt, with {} in its place; None is that of the learned prompt.
 
     Raises:
         LabelsError: There are no labels.
@@ -80,8 +85,9 @@ def tokenize_labels(
     sizes = [len(group) for group in groups]
     if len(sizes) != len(labels) or 0 in sizes:
         raise ValueError("every label needs its own prompts, one or more")
-    words = [prompt for group in groups for prompt in group]
+    words = [each for group in groups for each in group]
     named = locations and [each for each, size in zip(locations, sizes, strict=True) for _ in range(size)]
+    template = prompt.facts.template if template is None else template
     tokens = encode_labels(tokenizer, words, template, context_length, named)
     digests = [hashlib.blake2b(np.array(ids, np.int32).tobytes(), digest_size=8) for ids in tokens.whole()]
     every = np.frombuffer(b"".join(digest.digest() for digest in digests), np.uint64)
@@ -89,4 +95,4 @@ def tokenize_labels(
     hashes, first, index = np.unique(every, return_index=True, return_inverse=True)
     offsets = np.cumsum([0, *sizes[:-1]])
     warn_of_alike(labels, offsets, index, locations)
-    return LabelSet(tuple(labels), tokens.take(first), hashes, index, offsets)
+    return LabelSet(prompt, tuple(labels), tokens.take(first), hashes, index, offsets)

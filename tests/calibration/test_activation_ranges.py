@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from support.traces import cached
 
 from attri.calibration import activation_ranges as module
 from attri.calibration import qdq
 from attri.calibration.activation_ranges import Samples, collect_samples, measure_ranges
 from attri.calibration.images import evenly, find_calibration_images
 from attri.export.graph.trace import trace_vision
+from attri.export.prompt import make_prompt
 from attri.runtime.errors import FailedError, UsageError
 from attri.runtime.text.label_tokens import LabelTokens
 
@@ -38,8 +38,8 @@ class Seen:
 
 
 @pytest.fixture(scope="module")
-def graph(pocket_model, tmp_path_factory):
-    proto = cached(trace_vision)(pocket_model, "fp32", 18)
+def graph(pocket_model, traced, tmp_path_factory):
+    proto = traced(trace_vision)(pocket_model, "fp32", 18)
     qdq.fold_weights(proto)
     path = tmp_path_factory.mktemp("graph") / "vision.onnx"
     onnx.save(proto, path)
@@ -48,7 +48,9 @@ def graph(pocket_model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def samples(pocket_model, image_files):
-    return Samples(image_files[:12], pocket_model.backbone.preprocess(), np.zeros((1, 6, 2), np.int32), WORDS, TABLE)
+    prompt = make_prompt(pocket_model, ["bird"], "a {}")
+    preprocess = pocket_model.backbone.preprocess()
+    return Samples(image_files[:12], preprocess, prompt, np.zeros((1, 6, 2), np.int32), WORDS, TABLE)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,7 @@ def values(graph, samples, tensors):
     proto.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, None) for name in tensors)
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     pixels = np.concatenate([feed["pixels"] for feed in samples.vision()])
-    return dict(zip(tensors, session.run(tensors, {"pixels": pixels}), strict=True))
+    return dict(zip(tensors, session.run(tensors, {"pixels": pixels, **samples.prompt.vision_inputs}), strict=True))
 
 
 def measured(graph, samples, tensors, method, tmp_path):
@@ -130,8 +132,8 @@ def test_entropy_loses_about_the_least_information(graph, samples, tensors, valu
     assert capsys.readouterr().out == ""
 
 
-def test_a_tensor_that_is_not_finite_is_named(graph, tensors, tmp_path):
-    bad = [{"pixels": np.full((1, 3, 64, 64), np.inf, np.float32)}]
+def test_a_tensor_that_is_not_finite_is_named(graph, samples, tensors, tmp_path):
+    bad = [{"pixels": np.full((1, 3, 64, 64), np.inf, np.float32), **samples.prompt.vision_inputs}]
     with pytest.raises(FailedError, match="on the calibration images: int8 cannot hold it"):
         measure_ranges(graph, set(tensors[:1]), bad, "minmax", tmp_path)
 
@@ -140,7 +142,7 @@ def test_images_come_a_few_at_a_time(samples, image_files, tmp_path, caplog):
     for number, file in enumerate(image_files[:9]):
         shutil.copy(file, tmp_path / f"{number}.png")
     engine = Seen()
-    found = collect_samples(tmp_path, engine, samples.preprocess, WORDS, TABLE)
+    found = collect_samples(tmp_path, engine, samples.preprocess, samples.prompt, WORDS, TABLE)
     assert engine.sizes == [4, 4, 1]
     assert len(found.images) == 9
     assert len(found.retrieved) <= 2  # distinct sets only
@@ -154,7 +156,7 @@ def test_damaged_images_are_named_and_left_out(samples, image_files, tmp_path, c
     shutil.copy(image_files[0], tmp_path / "good.png")
     (tmp_path / "cut.png").write_bytes(image_files[1].read_bytes()[:200])
     (tmp_path / "empty.jpg").touch()
-    found = collect_samples(tmp_path, Seen(), samples.preprocess, WORDS, TABLE)
+    found = collect_samples(tmp_path, Seen(), samples.preprocess, samples.prompt, WORDS, TABLE)
     assert found.images == [tmp_path / "good.png"]
     assert "left out of the calibration" in caplog.text
     assert "cut.png" in caplog.text
@@ -168,7 +170,7 @@ def test_a_folder_without_a_usable_image_is_refused(samples, tmp_path):
         find_calibration_images(tmp_path)
     (tmp_path / "a.png").write_text("not an image")
     with pytest.raises(UsageError, match=r"no image of .* can be read: int8 is calibrated on about 100 real ones"):
-        collect_samples(tmp_path, Seen(), samples.preprocess, WORDS, TABLE)
+        collect_samples(tmp_path, Seen(), samples.preprocess, samples.prompt, WORDS, TABLE)
 
 
 def test_training_images_are_taken_where_there_are_such(tmp_path, image_files):
@@ -211,12 +213,13 @@ def test_a_large_folder_is_sampled_evenly():
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_all_labels_and_all_sets_have_their_turn(samples, monkeypatch, count):
     monkeypatch.setattr(module, "TEXT_LABELS", 3)
-    every = Samples([], samples.preprocess, np.arange(count, dtype=np.int32).reshape(count, 1, 1), WORDS, TABLE)
-    labels, sets = set(), set()
+    sets = np.arange(count, dtype=np.int32).reshape(count, 1, 1)
+    every = Samples([], samples.preprocess, samples.prompt, sets, WORDS, TABLE)
+    labels, seen = set(), set()
     for feed in every.text():
         assert feed["retrieved"].shape == (1, 1, 1)
         assert len(feed["eot_rows"]) == 3
         labels |= {int(row // 4) for row in feed["suffix_tokens"][:, 0]}
-        sets.add(int(feed["retrieved"].item()))
-    assert (labels, sets) == (set(range(7)), set(range(count)))
+        seen.add(int(feed["retrieved"].item()))
+    assert (labels, seen) == (set(range(7)), set(range(count)))
     assert len(list(every.text(1))) == 1

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from support.manifests import edit_manifest
-from support.traces import cached
+from support.shared import made_once
 
 from attri.export import onnx as exporter
 from attri.export import quantize as module
@@ -21,7 +21,7 @@ from attri.export.parity.gates import Gates
 from attri.export.progress import Progress
 from attri.export.quantize import Calibration
 from attri.runtime import Classifier
-from attri.runtime.bundle import FILES, MANIFEST, REFERENCE, SYMMETRIC, TEXT, VISION, Bundle
+from attri.runtime.bundle import FILES, MANIFEST, PROMPT, REFERENCE, SYMMETRIC, TEXT, VISION, Bundle
 from attri.runtime.cli.run import main as run_main
 from attri.runtime.errors import BundleError, FailedError, UsageError
 
@@ -29,14 +29,6 @@ LABELS = ["red apple", "bird", "a small house"]
 EXTRAS = (JSON, PAGE, REFERENCE)
 # Prompts that nobody trained leave the labels nearly tied: of 24 images, one or two may fall to another.
 GATES = Gates(0.98, 0.9, 0.9)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _shared_traces():
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("trace_vision", "trace_text"):
-            patch.setattr(exporter, name, cached(getattr(exporter, name)))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +40,15 @@ def photos(image_files, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def told():
-    return []
+def exported(pocket_model, image_files, photos, tmp_path_factory):
+    """Read it, copy it, do not write to it; beside it is what was told while it was made."""
 
+    def make(folder):
+        told = []
+        export(pocket_model, image_files, folder / "bundle", Calibration(photos), told.append)
+        (folder / "told.txt").write_text("\n".join(told))
 
-@pytest.fixture(scope="module")
-def exported(pocket_model, image_files, photos, told, tmp_path_factory):
-    """Read it, copy it, do not write to it."""
-    path = tmp_path_factory.mktemp("int8") / "bundle"
-    export(pocket_model, image_files, path, Calibration(photos), told.append)
-    return path
+    return made_once(tmp_path_factory, "int8", make) / "bundle"
 
 
 class Recorded(Progress):
@@ -83,7 +74,7 @@ def test_a_bundle_holds_both_flavours_and_the_reader_picks(exported):
     opened = Bundle.open(exported)
     assert opened.manifest.precision == "int8"
     listed = set(opened.manifest.files)
-    assert listed == {*FILES, *SYMMETRIC.values(), *EXTRAS} == {f.name for f in exported.iterdir()} - {MANIFEST}
+    assert listed == {*FILES, *SYMMETRIC.values(), *EXTRAS} == {f.name for f in exported.iterdir()} - {MANIFEST, PROMPT}
     for name in (VISION, TEXT):
         assert opened.graph(name).resolve() == exported / name
         assert opened.graph(name, tensorrt=True).resolve() == exported / SYMMETRIC[name]
@@ -105,7 +96,7 @@ def test_a_bundle_without_its_second_flavour_is_refused(exported, tmp_path):
         Bundle.open(copy)
 
 
-def test_both_flavours_went_through_the_gates(exported, told):
+def test_both_flavours_went_through_the_gates(exported):
     manifest = Bundle.open(exported).manifest
     names = ["image features", "retrieved entries", "text features", "top-1"]
     stages = [s for s in manifest.parity["stages"] if s["gate"] is not None and s["arithmetic"]]
@@ -123,7 +114,7 @@ def test_both_flavours_went_through_the_gates(exported, told):
         SYMMETRIC[TEXT]: "S8S8",
     }
     assert all(graph["initializers"] > 0.9 and graph["float_layers"] == [] for graph in graphs.values())
-    assert told[0].startswith("int8: 16 calibration images")
+    assert (exported.parent / "told.txt").read_text().startswith("int8: 16 calibration images")
 
 
 def test_attri_run_takes_it(exported, bundle, photos):
@@ -146,7 +137,7 @@ def test_the_same_images_give_the_same_bytes_and_an_old_bundle_is_replaced_whole
     assert first == second  # it holds the sha256 of every other file
     export_bundle(pocket_model, tmp_path / "bundle", LABELS, image_files[:2])
     assert set(Bundle.open(tmp_path / "bundle").manifest.files) == {*FILES, *EXTRAS}
-    assert {file.name for file in (tmp_path / "bundle").iterdir()} == {*FILES, *EXTRAS, MANIFEST}
+    assert {file.name for file in (tmp_path / "bundle").iterdir()} == {*FILES, *EXTRAS, MANIFEST, PROMPT}
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
 

@@ -5,6 +5,7 @@ The model is tiny, one block a tower, and unusual on purpose: QuickGELU, and a l
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -21,6 +22,7 @@ from attri.export.bundle.writer import weights_name
 from attri.export.cli import main
 from attri.runtime import Classifier
 from attri.runtime.preprocess import Preprocess
+from attri.runtime.prompt import Prompt
 from attri.train import pocket
 from attri.train.config import PromptConfig, TrainConfig
 from attri.train.data import read_data
@@ -82,18 +84,18 @@ def bundle(run, tmp_path_factory):
     return path
 
 
-def literal_probabilities(clip, run, manifest, image):
+def literal_probabilities(clip, run, bundle, image):
     """Probabilities of open_clip's own blocks with the run's tensors, the whole sentences, and the temperature."""
     pool, tokenizer = run.tensors, open_clip.SimpleTokenizer(context_length=24)
-    about = manifest.image
+    about, facts = bundle.manifest.image, bundle.prompt.facts
     pixels = torch.from_numpy(Preprocess(about["size"], about["mean"], about["std"])(image))[None]
     with torch.no_grad():
         feature, tokens = literal_image(clip, pixels)
         centres = literal_centres(clip, tokens[0], PROMPT.clusters, PROMPT.lloyd_steps, PROMPT.kmeans_init)
         retrieved = torch.tensor([literal_retrieve(centres, pool["keys"][0], PROMPT.topk)])
-        ids = tokenizer([run.train.template.format(label) for label in manifest.labels])
+        ids = tokenizer([run.train.template.format(label) for label in facts.labels])
         text = literal_text(clip, pool["tokens"], pool["static"], retrieved, ids)
-        return (SCALE / manifest.temperature * text @ feature).softmax(0).numpy()
+        return (SCALE / facts.temperature * text @ feature).softmax(0).numpy()
 
 
 def test_quickgelu_and_a_scale_of_its_own_survive_save_load_and_export(run, bundle, image_files):
@@ -107,8 +109,8 @@ def test_quickgelu_and_a_scale_of_its_own_survive_save_load_and_export(run, bund
     apart = []
     for image in image_files[:3]:
         ours = classifier(image).probabilities
-        assert np.abs(ours - literal_probabilities(clip, trained, manifest, image)).max() < 1e-5
-        apart.append(np.abs(ours - literal_probabilities(other, trained, manifest, image)).max())
+        assert np.abs(ours - literal_probabilities(clip, trained, classifier.bundle, image)).max() < 1e-5
+        apart.append(np.abs(ours - literal_probabilities(other, trained, classifier.bundle, image)).max())
     assert max(apart) > 3e-4  # another activation would show: 30 times the tolerance
     assert manifest.logit_scale == pytest.approx(SCALE)
 
@@ -129,9 +131,12 @@ def test_another_process_writes_the_same_bytes(config, run, bundle, tmp_path):
     names = sorted(file.name for file in bundle.iterdir())
     assert names == sorted(file.name for file in (tmp_path / "again").iterdir())
     assert {"vision.onnx", "text.onnx", "parity.json", "report.html"} < set(names)
-    for name in set(names) - {"manifest.json"}:
+    for name in set(names) - {"manifest.json", "prompt.attri"}:
         assert (bundle / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
     first, second = (json.loads((path / "manifest.json").read_text()) for path in (bundle, tmp_path / "again"))
     for manifest in (first, second):
         del manifest["created"], manifest["sha256"]  # the second covers the first
     assert first == second
+    first, second = (Prompt.read(path / "prompt.attri") for path in (bundle, tmp_path / "again"))
+    assert dataclasses.replace(first.facts, created="") == dataclasses.replace(second.facts, created="")
+    assert all(np.array_equal(first.tensors[name], second.tensors[name]) for name in first.tensors)

@@ -9,7 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
-from support.manifests import set_manifest
+from support.manifests import set_prompt
 
 from attri.calibration.confidence import fit_temperature, logits_of
 from attri.export import score_calibration as module
@@ -66,7 +66,7 @@ def test_validation_images_are_taken(data):
 def test_and_training_images_that_were_not_drawn(data, val):
     root = data(train=16, test=5, **({"val": val} if val else {}))
     found = Validation.of_run(run_on(root, shots=2, seed=7))
-    left = "training images that --shots left out"
+    left = "training images beyond the shots"
     assert found.what == (f"validation images and {left}" if val else left)
     drawn = {image.path for image in read_data(root, shots=2, seed=7).train}
     assert len(found.base.test) == 4 * (14 + val)
@@ -91,7 +91,7 @@ def test_images_held_out_for_testing_are_never_taken(data):
     [
         ({"train": 8, "test": 5}, {}, "0 validation images that can be used, 50 are needed"),
         ({"train": 8, "val": 12, "test": 5}, {}, "48 validation images that can be used, 50 are needed"),
-        ({"train": 8, "test": 5}, {"shots": 2}, "24 training images that --shots left out that can be used, 50 are"),
+        ({"train": 8, "test": 5}, {"shots": 2}, "24 training images beyond the shots that can be used, 50 are"),
     ],
 )
 def test_where_there_are_none_it_is_said(data, parts, train, message):
@@ -233,10 +233,10 @@ def test_images_that_are_all_right_leave_the_temperature_at_one(bundle, validati
     assert (found["temperature"], found["why"]) == (1.0, "these images have no best temperature, it stays 1")
 
 
-def changed(bundle, tmp_path, **manifest):
+def changed(bundle, tmp_path, **facts):
     path = tmp_path / "changed"
     shutil.copytree(bundle, path)
-    set_manifest(path, **manifest)
+    set_prompt(path, **facts)
     return Classifier.load(path, device="cpu")
 
 

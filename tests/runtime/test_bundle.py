@@ -14,9 +14,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.manifests import edit_manifest as edit
-from support.manifests import set_manifest
+from support.manifests import set_manifest, set_prompt
 
-from attri.runtime.bundle import EMBEDDING, FILES, MANIFEST, SCHEMA, TEXT, VISION, Bundle, file_entry, save_manifest
+from attri.runtime.bundle import (
+    EMBEDDING,
+    FILES,
+    MANIFEST,
+    PROMPT,
+    SCHEMA,
+    TEXT,
+    VISION,
+    Bundle,
+    file_entry,
+    read_manifest,
+    save_manifest,
+)
 from attri.runtime.engines.verify import read_reference
 from attri.runtime.errors import BundleError
 
@@ -37,8 +49,8 @@ def refused(path: Path) -> str:
 
 def test_opens_and_says_what_the_model_is(bundle: Path) -> None:
     opened = Bundle.open(str(bundle))
-    assert opened.manifest.labels == ["red apple", "bird", "a small house"]
-    assert set(opened.manifest.files) == {file.name for file in bundle.iterdir()} - {MANIFEST}
+    assert opened.prompt.facts.labels == ["red apple", "bird", "a small house"]
+    assert set(opened.manifest.files) == {file.name for file in bundle.iterdir()} - {MANIFEST, PROMPT}
     assert set(opened.manifest.files) == {*FILES, "parity.json", "report.html"}
     assert json.loads(opened.manifest.to_json()) == json.loads((bundle / MANIFEST).read_text())
 
@@ -108,6 +120,9 @@ def test_an_older_schema_asks_for_a_new_export(copy: Path) -> None:
     assert f"schema {SCHEMA - 1}, of an older attri; this one reads {SCHEMA}: export it again" in refused(copy)
 
 
+SHAPE = {"depth": 2, "retrieved": 4, "clusters": 2, "topk": 2, "prompt_length": 1, "static_tokens": 0}
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -119,22 +134,18 @@ def test_an_older_schema_asks_for_a_new_export(copy: Path) -> None:
         {"image": {"size": 64, "mean": ["0.5"] * 3, "std": [1] * 3}},
         {"image": {"size": 64, "mean": [float("nan")] * 3, "std": [1] * 3}},
         {"image": {"size": 64, "mean": [0.5] * 3, "std": [1, 0, 1]}},
-        {"text": {"template": "a {}"}},
-        {"text": {"template": "a", "context_length": 77}},
-        {"text": {"template": "{} or {}", "context_length": 77}},
-        {"text": {"template": "a {}", "context_length": 7.5}},
-        {"retrieval": {"depth": 2, "retrieved": 4, "pool_size": 8}},
-        {"retrieval": {"depth": 2.5, "retrieved": 4, "pool_size": 8, "topk": 1}},
+        {"text": {}},
+        {"text": {"context_length": 7.5}},
+        {"retrieval": SHAPE | {"depth": 2.5}},
+        {"retrieval": SHAPE | {"static_tokens": None}},
+        {"retrieval": {"depth": 2}},
+        {"model": {"name": "pocket"}},
         {"model": []},
         {"arithmetic": None},
         {"parity": "passed"},
         {"text": []},
         {"logit_scale": "100"},
         {"logit_scale": float("nan")},
-        {"labels": "bird"},
-        {"labels": [1]},
-        {"temperature": 0},
-        {"threshold": "0.5"},
         {"files": []},
         {"files": dict.fromkeys(FILES)},
     ],
@@ -192,7 +203,7 @@ def test_a_name_that_leads_outside(copy: Path, tmp_path: Path, name: str) -> Non
 
 @pytest.mark.parametrize(
     "change",
-    [{"logit_scale": 7.5}, {"temperature": 2.0}, {"labels": ["cat"]}, {"threshold": 0.9}, {"created": "yesterday"}],
+    [{"logit_scale": 7.5}, {"precision": "fp16"}, {"created": "yesterday"}],
     ids=str,
 )
 def test_a_manifest_that_was_edited_by_hand_is_refused(copy: Path, change: dict[str, object]) -> None:
@@ -224,8 +235,8 @@ def test_the_layout_of_a_manifest_is_free(copy: Path) -> None:
 
 
 def test_a_manifest_that_is_saved_again_opens(copy: Path) -> None:
-    save_manifest(dataclasses.replace(Bundle.open(copy).manifest, labels=["Äpfel", "\u2028"]), copy)
-    assert Bundle.open(copy).manifest.labels == ["Äpfel", "\u2028"]
+    save_manifest(dataclasses.replace(Bundle.open(copy).manifest, parity={"Äpfel": "\u2028"}), copy)
+    assert Bundle.open(copy).manifest.parity == {"Äpfel": "\u2028"}
 
 
 def test_a_file_that_is_replaced_after_opening_is_not_read(copy: Path) -> None:
@@ -251,9 +262,9 @@ def test_a_manifest_is_saved_to_the_folder_that_was_opened(copy: Path, tmp_path:
     opened = Bundle.open(copy)
     copy.rename(tmp_path / "old")
     (tmp_path / "copy").mkdir()
-    save_manifest(dataclasses.replace(opened.manifest, labels=["cat"]), opened.folder)
+    save_manifest(dataclasses.replace(opened.manifest, parity={"cat": 1}), opened.folder)
     assert not list((tmp_path / "copy").iterdir())
-    assert Bundle.open(tmp_path / "old").manifest.labels == ["cat"]
+    assert Bundle.open(tmp_path / "old").manifest.parity == {"cat": 1}
 
 
 def test_a_file_that_is_written_to_in_place_is_told(copy: Path) -> None:
@@ -315,14 +326,15 @@ def test_a_bundle_that_is_swapped_all_the_time_opens_whole(bundle: Path, tmp_pat
         for name in FILES:
             (path / name).write_bytes(mark + name.encode())
         files = {name: file_entry(path / name) for name in FILES}
-        set_manifest(path, labels=[mark.decode()], files=files)
+        set_manifest(path, files=files)
+        set_prompt(path, labels=[mark.decode()], base=read_manifest(path).base)
     seen = set()
     with subprocess.Popen([sys.executable, "-c", SWAP, *map(str, paths)], stdout=subprocess.PIPE) as swapper:
         assert swapper.stdout is not None
         swapper.stdout.readline()
         for _ in range(300):
             with Bundle.open(paths[0]) as opened:
-                (mark,) = opened.manifest.labels
+                (mark,) = opened.prompt.facts.labels
                 assert {opened.file(name).read_bytes() for name in FILES} == {
                     mark.encode() + name.encode() for name in FILES
                 }

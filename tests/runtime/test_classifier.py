@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.engines import WatchedEngine
-from support.manifests import edit_manifest, set_manifest
+from support.manifests import edit_manifest, set_manifest, set_prompt
 
 import attri.runtime
 from attri.runtime import AttriError, Classifier, Prediction
-from attri.runtime.bundle import MANIFEST, REFERENCE, TEXT, VISION, Bundle, file_entry
+from attri.runtime.bundle import REFERENCE, TEXT, VISION, Bundle, file_entry, read_manifest
 from attri.runtime.engines.onnxruntime import OrtEngine
 from attri.runtime.errors import EngineError, ImageError, LabelsError, MissingExtra, ParityError, UsageError
+from attri.runtime.prompt import Prompt
 from attri.runtime.text.cache import TextCache
 from attri.runtime.text.encoder import TextEncoder
 from attri.runtime.text.hysteresis import RetrievalHysteresis
@@ -142,9 +143,9 @@ def test_labels_of_the_bundle_are_encoded_only_if_they_are_needed(
     encoded: list[tuple[str, ...]] = []
     encode = TextEncoder.label_set
 
-    def watched(self: TextEncoder, labels: Any, *rest: Any) -> LabelSet:
+    def watched(self: TextEncoder, prompt: Prompt, labels: Any, *rest: Any) -> LabelSet:
         encoded.append(tuple(labels))
-        return encode(self, labels, *rest)
+        return encode(self, prompt, labels, *rest)
 
     monkeypatch.setattr(TextEncoder, "label_set", watched)
     classifier = Classifier.load(bundle, threads=1, shortlist=1)
@@ -268,9 +269,9 @@ def test_a_prediction_has_the_threshold_of_its_own_labels(
 ) -> None:
     """Other labels come while an image is classified: the bundle's threshold is for its own alone."""
     path = Path(shutil.copytree(bundle, tmp_path / "copy"))
-    set_manifest(path, threshold=1.0)
+    set_prompt(path, threshold=1.0)
     opened = Bundle.open(path)
-    own, others = opened.manifest.labels, ["cat", "dog", "teapot"]
+    own, others = opened.prompt.facts.labels, ["cat", "dog", "teapot"]
     first, second = (own, others) if own_first else (others, own)
     engine = Interrupted(OrtEngine(opened.graph(VISION)), lambda: classifier.set_labels(second))
     classifier = Classifier(opened, engine, OrtEngine(opened.graph(TEXT)), first, TextCache(0))
@@ -300,7 +301,7 @@ def test_one_label_of_the_bundle_itself_is_warned_of(
     bundle: Path, five: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = Path(shutil.copytree(bundle, tmp_path / "copy"))
-    set_manifest(path, labels=["cat"])
+    set_prompt(path, labels=["cat"])
     classifier = Classifier.load(path, threads=1)
     classifier(five[0]), classifier(five[1])
     assert caplog.messages == [ONE]
@@ -400,14 +401,15 @@ def test_labels_that_are_none(bundle: Path, classifier: Classifier, labels: Any,
     assert classifier.labels == tuple(LABELS)
 
 
-@pytest.mark.parametrize("change", [{"logit_scale": 100.0}, {"temperature": 2.0}], ids=str)
-def test_the_manifest_sets_scale_and_temperature(
-    bundle: Path, classifier: Classifier, five: list[Path], tmp_path: Path, change: dict[str, float]
+@pytest.mark.parametrize(("scale", "temperature"), [(100.0, 1.0), (None, 2.0)])
+def test_the_base_sets_the_scale_and_the_prompt_the_temperature(
+    bundle: Path, classifier: Classifier, five: list[Path], tmp_path: Path, scale: float | None, temperature: float
 ) -> None:
     path = Path(shutil.copytree(bundle, tmp_path / "copy"))
-    raw = json.loads((path / MANIFEST).read_text())
-    set_manifest(path, **change)
-    factor = change.get("logit_scale", raw["logit_scale"]) / raw["logit_scale"] / change.get("temperature", 1)
+    old = read_manifest(path).logit_scale
+    set_manifest(path, logit_scale=scale or old)
+    set_prompt(path, temperature=temperature)
+    factor = (scale or old) / old / temperature
     powers = probabilities(classifier(five)).astype(np.float64) ** factor
     found = probabilities(Classifier.load(path, LABELS, threads=1)(five))
     close(found, powers / powers.sum(1, keepdims=True), CLOSE)
@@ -496,7 +498,7 @@ def test_cosines_are_the_logits_before_scale(classifier: Classifier, five: list[
     each = np.stack([text @ image for text, image in zip(classifier.encode_text(retrieved), features, strict=True)])
     cosines = classifier.cosines(features, retrieved)
     close(cosines, np.stack([each[:, :2].max(1), each[:, 2], each[:, 3:].max(1)], 1), SUMS)
-    logits = classifier.bundle.manifest.logit_scale * cosines / classifier.bundle.manifest.temperature
+    logits = classifier.bundle.manifest.logit_scale * cosines / classifier.prompt.facts.temperature
     found = np.log(probabilities(classifier(five)))
     close(found - found[:, :1], logits - logits[:, :1], 10 * CLOSE)
 

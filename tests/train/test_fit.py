@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,6 +44,12 @@ def dataset(photos):
     return read_data(photos, shots=2)
 
 
+@pytest.fixture(scope="module")
+def finished(backbone, dataset, tmp_path_factory):
+    """A finished run with PROMPT and QUICK; read it, copy it, do not write to it."""
+    return fit(dataset, backbone, PROMPT, QUICK, tmp_path_factory.mktemp("finished") / "run", latest=False)
+
+
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -74,11 +81,11 @@ def test_a_run_is_complete_and_can_be_loaded(backbone, dataset):
     assert load_model(run).pool.tokens.shape == (1, 8, 2, 128)
 
 
-def test_the_same_seed_gives_the_same_prompt_and_another_another(backbone, dataset):
-    first, second = fit(dataset, backbone, PROMPT, QUICK), fit(dataset, backbone, PROMPT, QUICK)
-    assert first != second
+def test_the_same_seed_gives_the_same_prompt_and_another_another(backbone, dataset, finished):
+    again = fit(dataset, backbone, PROMPT, QUICK)
     other = fit(dataset, backbone, PROMPT, dataclasses.replace(QUICK, seed=2))
-    a, b, c = (load_file(folder / "prompt.safetensors") for folder in (first, second, other))
+    assert again != other
+    a, b, c = (load_file(folder / "prompt.safetensors") for folder in (finished, again, other))
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not torch.equal(a["tokens"], c["tokens"])
 
@@ -113,17 +120,13 @@ def digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def test_fresh_processes_with_several_threads_write_the_same_bytes(photos, tmp_path):
-    for number in range(3):
-        command = command_line(photos, "--epochs", "4", "--output", str(tmp_path / str(number)))
-        subprocess.run(command, env=threads(2), capture_output=True, check=True)
-    assert len({digest(tmp_path / str(number) / "prompt.safetensors") for number in range(3)}) == 1
-
-
-def test_a_stopped_run_ends_with_the_same_bytes_though_the_machine_now_has_one_thread(photos, tmp_path):
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+def test_runs_with_several_threads_write_the_same_bytes_stopped_or_not(photos, tmp_path):
+    """Each in a fresh process; one is stopped, and goes on where the machine now has one thread."""
+    whole, again, stopped = tmp_path / "whole", tmp_path / "again", tmp_path / "stopped"
     options = ["--epochs", "12", "--output"]
-    subprocess.run(command_line(photos, *options, str(whole)), env=threads(2), capture_output=True, check=True)
+    for output in (whole, again):
+        subprocess.run(command_line(photos, *options, str(output)), env=threads(2), capture_output=True, check=True)
+    assert digest(again / "prompt.safetensors") == digest(whole / "prompt.safetensors")
     process = subprocess.Popen(
         command_line(photos, *options, str(stopped)), env=threads(2), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -131,10 +134,10 @@ def test_a_stopped_run_ends_with_the_same_bytes_though_the_machine_now_has_one_t
     process.send_signal(signal.SIGINT)
     process.communicate()
     assert process.returncode == 130
-    again = subprocess.run(
+    resumed = subprocess.run(
         command_line(photos, *options, str(stopped)), env=threads(1), capture_output=True, text=True, check=True
     )
-    assert "going on after epoch" in again.stderr
+    assert "going on after epoch" in resumed.stderr
     assert digest(stopped / "prompt.safetensors") == digest(whole / "prompt.safetensors")
     assert json.loads((stopped / "results.json").read_text())["threads"] == 2
 
@@ -248,21 +251,20 @@ def test_a_loss_of_weight_0_is_not_there(backbone, dataset, term):
     assert set(record) == {"epoch", "loss", "accuracy", "lr", *TERMS} - {term}
 
 
-def test_the_averaged_prompt_is_what_is_kept_and_evaluated(backbone, dataset):
+def test_the_averaged_prompt_is_what_is_kept_and_evaluated(backbone, dataset, finished):
     late = dataclasses.replace(QUICK, average=True, average_mean=1.0, average_std=1e-3)  # all weight on the last epoch
     early = dataclasses.replace(late, average_mean=1 / 3)  # on the first
-    plain, last, first = (
-        load_file(fit(dataset, backbone, PROMPT, config) / "prompt.safetensors") for config in (QUICK, late, early)
-    )
+    averaged = [fit(dataset, backbone, PROMPT, config) for config in (late, early)]
+    plain, last, first = (load_file(folder / "prompt.safetensors") for folder in (finished, *averaged))
     assert torch.equal(plain["tokens"], last["tokens"])
     assert not torch.allclose(plain["tokens"], first["tokens"], atol=1e-3)
 
 
-def test_bf16_keeps_prompts_in_single_precision(backbone, dataset):
+def test_bf16_keeps_prompts_in_single_precision(backbone, dataset, finished):
     folder = fit(dataset, backbone, PROMPT, dataclasses.replace(QUICK, precision="bf16"))
     tensors = load_file(folder / "prompt.safetensors")
     assert {value.dtype for value in tensors.values()} == {torch.float32}
-    full = load_file(fit(dataset, backbone, PROMPT, QUICK) / "prompt.safetensors")
+    full = load_file(finished / "prompt.safetensors")
     assert not torch.equal(tensors["tokens"], full["tokens"])
     # bf16 has 8 bits; Adam moves a prompt by about the learning rate, three times, whatever the gradient's length.
     assert (tensors["tokens"] - full["tokens"]).abs().mean() < QUICK.lr / 4
@@ -439,15 +441,15 @@ def test_a_class_needs_a_training_image_that_can_be_read(backbone, dataset, tmp_
         fit(dataclasses.replace(dataset, train=train), backbone, PROMPT, QUICK)
 
 
-def test_changed_backbone_weights_are_noticed(backbone, dataset):
-    run = load_run(fit(dataset, backbone, PROMPT, QUICK))
+def test_changed_backbone_weights_are_noticed(finished):
+    run = load_run(finished)
     changed = dataclasses.replace(run, backbone=run.backbone | {"sha256": "0" * 64})
     with pytest.raises(UsageError, match="the weights of pocket have changed"):
         load_model(changed)
 
 
-def test_a_damaged_prompt_is_one_line(backbone, dataset):
-    folder = fit(dataset, backbone, PROMPT, QUICK)
+def test_a_damaged_prompt_is_one_line(finished, tmp_path):
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
     file = folder / "prompt.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(FailedError, match="not a readable attri file"):

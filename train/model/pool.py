@@ -59,21 +59,7 @@ class PromptPool(nn.Module):
 
     def retrieve(self, centres: Tensor) -> Tensor:
         """Retrieve pool entries. centres: unit [B, L, K, D] -> indices int64 [B, L, K k], ascending, with repeats."""
-        return self.choose(self.scores(centres))
-
-    def choose(self, scores: Tensor) -> Tensor:
-        """Choose the top k pool entries of each centre. scores [B, L, K, N] -> indices [B, L, K k], ascending.
-
-        Equal scores go to the lower index, as argmax does in PyTorch and in ONNX.
-        """
-        if scores.shape[-1] == 0:
-            return scores.new_zeros((*scores.shape[:2], 0), dtype=torch.long)
-        entries = torch.arange(scores.shape[-1], device=scores.device)
-        chosen = [scores.argmax(-1, keepdim=True)]  # [B, L, K, 1]
-        while len(chosen) < self.topk:
-            scores = scores.masked_fill(entries == chosen[-1], -2.0)  # below every cosine
-            chosen.append(scores.argmax(-1, keepdim=True))
-        return ascending(torch.cat(chosen, -1).flatten(2))
+        return top_entries(self.scores(centres), self.topk)
 
     def usage(self, retrieved: Tensor) -> Tensor:
         """Return the share of retrievals that each pool entry gets. retrieved [B, L, M] -> [L, N], rows sum to 1.
@@ -84,6 +70,21 @@ class PromptPool(nn.Module):
         of_pool = retrieved.transpose(0, 1).reshape(pools, -1)
         counts = torch.stack([torch.bincount(entries, minlength=size) for entries in of_pool])
         return counts / counts.sum(1, keepdim=True).clamp_min(1)
+
+
+def top_entries(scores: Tensor, topk: int) -> Tensor:
+    """Choose the top k pool entries of each centre. scores [B, L, K, N] -> indices [B, L, K k], ascending.
+
+    Equal scores go to the lower index, as argmax does in PyTorch and in ONNX.
+    """
+    if scores.shape[-1] == 0:
+        return scores.new_zeros((*scores.shape[:2], 0), dtype=torch.long)
+    entries = torch.arange(scores.shape[-1], device=scores.device)
+    chosen = [scores.argmax(-1, keepdim=True)]  # [B, L, K, 1]
+    while len(chosen) < topk:
+        scores = scores.masked_fill(entries == chosen[-1], -2.0)  # below every cosine
+        chosen.append(scores.argmax(-1, keepdim=True))
+    return ascending(torch.cat(chosen, -1).flatten(2))
 
 
 def ascending(entries: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ class BuildOptions:
     Attributes:
         max_batch: images at once.
         max_labels: labels at once; larger sets take several runs.
+        max_entries: pool entries of a prompt, or of all prompts that run together.
         workspace: bytes that TensorRT may use beside weights; None is half of what is free.
         hardware_compatible: the engine runs on Ampere and newer GPUs, at some cost in speed.
         version_compatible: the engine runs with later TensorRT versions, at some cost in speed.
@@ -47,6 +48,7 @@ class BuildOptions:
 
     max_batch: int = 4
     max_labels: int = 128
+    max_entries: int = 256
     workspace: int | None = None
     hardware_compatible: bool = False
     version_compatible: bool = False
@@ -60,7 +62,8 @@ class BuildOptions:
     def ranges(self, context_length: int) -> dict[str, Range]:
         """Ranges of the dynamic dimensions, by their names in the graphs.
 
-        B are images, P prefix tokens, C labels, T suffix tokens of one label and R suffix tokens of all labels.
+        B are images, N pool entries, P prefix tokens, C labels, T suffix tokens of one label and R suffix tokens of all
+        labels.
 
         Args:
             context_length: greatest number of tokens of a prompt.
@@ -69,6 +72,7 @@ class BuildOptions:
         labels = min(self.max_labels, 100)
         return {
             "B": (1, 1, self.max_batch),
+            "N": (1, min(16, self.max_entries), self.max_entries),
             "P": (1, min(5, context_length), context_length),
             "C": (1, labels, self.max_labels),
             "T": (1, min(4, context_length), context_length),

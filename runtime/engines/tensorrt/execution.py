@@ -44,6 +44,7 @@ class Execution:
         self._graph: Graph | None = None
         self._can_capture = True  # until a capture fails
         self._shapes: Shapes = {}  # of inputs and outputs, as the context has them
+        self._resident: dict[str, NDArray[Any]] = {}  # read-only inputs whose content is on the device
         self._runs = 0  # with these shapes
         log.start()
         self._context = engine.create_execution_context()
@@ -58,6 +59,9 @@ class Execution:
 
     def run(self, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Copy inputs to the device, compute, and copy outputs back, as arrays of their own.
+
+        An input that is the same read-only array as in the run before is on the device already: a prompt is copied
+        once.
 
         Args:
             inputs: arrays that `check_inputs` has passed.
@@ -85,8 +89,10 @@ class Execution:
         shapes = {name: array.shape for name, array in inputs.items()}
         if not shapes.items() <= self._shapes.items():
             self._set_shapes(shapes)
+        self._keep({name: array for name, array in inputs.items() if not array.flags.writeable})
         for name, array in inputs.items():
-            np.copyto(self._buffers[name].view(array.dtype, array.shape), array)
+            if name not in self._resident:
+                np.copyto(self._buffers[name].view(array.dtype, array.shape), array)
         self._launch()
         self._stream.synchronize()
         self._runs += 1
@@ -94,6 +100,20 @@ class Execution:
             self._buffers[tensor.name].view(tensor.dtype, self._shapes[tensor.name]).copy()
             for tensor in self._signature.outputs
         ]
+
+    def _keep(self, fixed: dict[str, NDArray[Any]]) -> None:
+        """Copy read-only inputs to the device, but for those that are there since the run before."""
+        if fixed.keys() != self._resident.keys():
+            self._drop_graph()  # which copies other inputs
+            self._runs = 0
+        new = {name: array for name, array in fixed.items() if self._resident.get(name) is not array}
+        self._resident = {}  # until all of them are there
+        for name, array in new.items():
+            np.copyto(self._buffers[name].view(array.dtype, array.shape), array)
+            self._buffers[name].upload(array.nbytes, self._stream)
+        if new:
+            self._stream.synchronize()  # a capture begins with nothing under way
+        self._resident = fixed
 
     def _launch(self) -> None:
         if self._graph is None and self._runs and self._can_capture:
@@ -116,7 +136,8 @@ class Execution:
 
     def _enqueue(self) -> None:
         for tensor in self._signature.inputs:
-            self._buffers[tensor.name].upload(_nbytes(tensor, self._shapes), self._stream)
+            if tensor.name not in self._resident:
+                self._buffers[tensor.name].upload(_nbytes(tensor, self._shapes), self._stream)
         if not self._context.execute_async_v3(self._stream.handle):
             raise EngineError(f"{self._version} failed: {self._log.reason()}")
         for tensor in self._signature.outputs:
@@ -125,7 +146,7 @@ class Execution:
     def _set_shapes(self, inputs: Shapes) -> None:
         """Set the shapes of the inputs, infer those of the outputs, and make buffers for all."""
         self._drop_graph()  # it holds the old shapes and addresses
-        self._shapes = {}
+        self._shapes, self._resident = {}, {}
         self._runs = 0
         for name, shape in inputs.items():
             if not self._context.set_input_shape(name, shape):

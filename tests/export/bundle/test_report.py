@@ -26,8 +26,9 @@ from attri.export.parity.outputs import open_unfinished
 from attri.export.parity.report import ParityReport, Stage
 from attri.export.score_calibration import ScoreCalibrationRequest, calibrate_scores
 from attri.runtime import Classifier
-from attri.runtime.bundle import TEXT, VISION, Bundle, read_manifest
+from attri.runtime.bundle import PROMPT, TEXT, VISION, Bundle, read_manifest
 from attri.runtime.engines.verify import ParityStage
+from attri.runtime.prompt import Prompt
 from attri.train.data import Dataset, LabelledImage
 
 HOSTILE = ["<script>alert(1)</script>", "\"><img src=x onerror='alert(1)'>", "{{ 7 * 7 }}"]
@@ -54,16 +55,16 @@ def report(pocket_model, bundle, image_files, tmp_path_factory):
     def write(name, labels=None, confidence=None, card=None, gates=None):
         path = folder / name
         shutil.copytree(bundle, path)
-        for file in ("parity.json", "report.html", "manifest.json"):
+        for file in ("parity.json", "report.html", "manifest.json", PROMPT):
             (path / file).unlink()
-        manifest = read_manifest(bundle)
-        unfinished = Bundle(path, dataclasses.replace(manifest, labels=labels or manifest.labels))
+        prompt = Prompt.read(bundle / PROMPT)
+        given = Prompt.of(dataclasses.replace(prompt.facts, labels=labels or prompt.facts.labels), prompt.tensors)
+        unfinished = Bundle(path, read_manifest(bundle), given)
         found = compare(pocket_model, unfinished, seen.pixels, gates or Gates.of("fp32"))
         found = dataclasses.replace(found, stages=[seen.stage, *found.stages])
         confidence = calibrate_scores(confidence or ScoreCalibrationRequest(), open_unfinished(unfinished))
-        manifest = dataclasses.replace(unfinished.manifest, temperature=confidence["temperature"])
         preprocess = pocket_model.backbone.preprocess()
-        write_report(Bundle(path, manifest), found, seen, preprocess, card or Card(), confidence)
+        write_report(unfinished, found, seen, preprocess, card or Card(), confidence)
         return path, json.loads((path / "parity.json").read_text(encoding="utf-8"))
 
     return write
@@ -119,7 +120,7 @@ def test_operations_are_counted_as_on_paper(full, pocket_model):
     retrieval = found["products"] - blocks - patches - projection
     keys = L * 2 * D * 16  # of six blocks and two centres with sixteen keys
     assert keys < retrieval < 0.06 * blocks
-    assert found["inputs"] == {"pixels": [1, 3, 64, 64]}
+    assert found["inputs"] == {"pixels": [1, 3, 64, 64], "keys": [6, 192, 16]}
     assert found["nodes"]["LayerNormalization"] == 1 + 2 * L + L + 1  # ln_pre, two a block, ln_post for each source
     assert found["constants"] > sum(p.numel() for p in pocket_model.backbone.visual.parameters()) - W * D
 

@@ -11,6 +11,7 @@ import pytest
 
 from attri.export.bundle import writer
 from attri.export.bundle.writer import staging
+from attri.export.graph.trace import trace_text, trace_vision
 from attri.export.onnx import export_bundle
 from attri.runtime.errors import FailedError, UsageError
 
@@ -119,9 +120,10 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     assert names(tmp_path) == ["file"]
 
 
-@pytest.mark.usefixtures("shared_traces")
-def test_a_full_disk_leaves_the_old_bundle(bundle, pocket_model, image_files):
+def test_a_full_disk_leaves_the_old_bundle(bundle, pocket_model, traced, image_files):
     """As far as the writer can tell: no file may grow over a megabyte."""
+    for trace in (trace_vision, trace_text):
+        traced(trace)(pocket_model, "fp32", 18)  # and keeps it in a file that is larger
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
     try:

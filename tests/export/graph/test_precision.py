@@ -10,13 +10,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
-from support.traces import cached
 
 from attri.calibration.activation_ranges import label_tokens
 from attri.export import onnx as exporter
 from attri.export.graph.precision import extreme_images, half_peak, half_shares
 from attri.export.graph.trace import trace_text, trace_vision
 from attri.export.onnx import ExportOptions, export_bundle
+from attri.export.prompt import make_prompt
 from attri.runtime.bundle import TEXT, VISION, Bundle
 from attri.runtime.engines.agreement import cosine
 from attri.runtime.engines.onnxruntime import OrtEngine
@@ -27,9 +27,9 @@ PHOTO = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
 
 
 @pytest.fixture(scope="module")
-def graphs(pocket_model):
+def graphs(pocket_model, traced):
     return {
-        name: {precision: cached(trace)(pocket_model, precision, 18) for precision in ("fp32", "fp16")}
+        name: {precision: traced(trace)(pocket_model, precision, 18) for precision in ("fp32", "fp16")}
         for name, trace in ((VISION, trace_vision), (TEXT, trace_text))
     }
 
@@ -38,6 +38,11 @@ def graphs(pocket_model):
 def pixels(pocket_model, image_files):
     preprocess = pocket_model.backbone.preprocess()
     return np.stack([preprocess(image) for image in (*extreme_images(64), PHOTO, image_files[0])])
+
+
+@pytest.fixture(scope="module")
+def keys(pocket_model):
+    return make_prompt(pocket_model, LABELS, "a {}").vision_inputs
 
 
 def scaled(proto, kind, factor):
@@ -51,27 +56,25 @@ def scaled(proto, kind, factor):
     return changed
 
 
-def test_true_half_arithmetic_agrees_on_extreme_and_real_images(graphs, bundle, pixels, tmp_path):
+def test_true_half_arithmetic_agrees_on_extreme_and_real_images(graphs, bundle, pixels, keys, tmp_path):
     """NumPy rounds every product to half, as a GPU does, and its overflow is a warning, which is an error here."""
     (tmp_path / VISION).write_bytes(graphs[VISION]["fp32"].SerializeToString())
     (tmp_path / TEXT).write_bytes(graphs[TEXT]["fp32"].SerializeToString())
     single = {name: OrtEngine(tmp_path / name, "cpu") for name in (VISION, TEXT)}
-    expected, entries, _ = single[VISION].run({"pixels": pixels})
-    features, retrieved, _ = ReferenceEvaluator(graphs[VISION]["fp16"]).run(None, {"pixels": pixels})
+    expected, entries, _ = single[VISION].run({"pixels": pixels, **keys})
+    features, retrieved, _ = ReferenceEvaluator(graphs[VISION]["fp16"]).run(None, {"pixels": pixels, **keys})
     # The gates of fp16; flat images have equal tokens, so their ties may fall otherwise.
     assert cosine(expected, features).min() > 0.999
     assert (entries == retrieved)[3:].mean() >= 0.95
     opened = Bundle.open(bundle)
-    feed = {"retrieved": entries[:3], **label_tokens(opened).feed(opened.token_embedding())}
+    labels = label_tokens(opened).feed(opened.token_embedding())
+    feed = {"retrieved": entries[:3], **opened.prompt.text_inputs, **labels}
     text = ReferenceEvaluator(graphs[TEXT]["fp16"]).run(None, feed)[0]
     assert cosine(single[TEXT].run(feed)[0], text).min() > 0.999
 
 
-def test_shares_and_peak_are_kept_in_the_manifest(graphs, pocket_model, image_files, tmp_path, monkeypatch):
-    monkeypatch.setattr(exporter, "trace_vision", cached(trace_vision))
-    monkeypatch.setattr(exporter, "trace_text", cached(trace_text))
-    export_bundle(pocket_model, tmp_path / "b", LABELS, image_files[:2], ExportOptions(precision="fp16"))
-    kept = Bundle.open(tmp_path / "b").manifest.arithmetic["graphs"]
+def test_shares_and_peak_are_kept_in_the_manifest(graphs, fp16_bundle):
+    kept = Bundle.open(fp16_bundle).manifest.arithmetic["graphs"]
     for name, output in ((VISION, "image_features"), (TEXT, "text_features")):
         assert {"initializers", "tensors", "peak"} == set(kept[name])
         assert kept[name]["initializers"] > 0.95
@@ -87,11 +90,10 @@ def test_shares_are_counted_by_hand(graphs):
     assert half_shares(proto, VISION, "image_features")["initializers"] == half / (half + single)
 
 
-def test_a_graph_that_is_called_fp16_and_is_not_writes_nothing(pocket_model, image_files, tmp_path, monkeypatch):
-    monkeypatch.setattr(exporter, "trace_vision", cached(trace_vision))
-    monkeypatch.setattr(
-        exporter, "trace_text", lambda model, precision, opset: cached(trace_text)(model, "fp32", opset)
-    )
+def test_a_graph_that_is_called_fp16_and_is_not_writes_nothing(
+    pocket_model, traced, image_files, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(exporter, "trace_text", lambda model, _, opset: traced(trace_text)(model, "fp32", opset))
     with pytest.raises(
         FailedError, match=r"text.onnx is not fp16 as it should be, a product is not half \(node_"
     ) as error:
@@ -106,15 +108,16 @@ def test_retrieval_in_half_is_refused(graphs):
         half_shares(graphs[VISION]["fp16"], VISION, "retrieved_by_nobody")
 
 
-def test_overflow_is_found_where_float32_hides_it(graphs, pixels, tmp_path):
-    peak = half_peak(graphs[VISION]["fp16"], VISION, [{"pixels": pixels[:2]}])
+def test_overflow_is_found_where_float32_hides_it(graphs, pixels, keys, tmp_path):
+    feed = {"pixels": pixels[:2], **keys}
+    peak = half_peak(graphs[VISION]["fp16"], VISION, [feed])
     assert 1 < peak < 1000
     loud = scaled(graphs[VISION]["fp16"], "MatMul", 3e4)
     with pytest.raises(FailedError, match=r"vision.onnx overflows half precision .*: use fp32"):
-        half_peak(loud, VISION, [{"pixels": pixels[:2]}])
+        half_peak(loud, VISION, [feed])
     (tmp_path / VISION).write_bytes(loud.SerializeToString())
     # ONNX Runtime on a CPU computes on in float32 and says nothing: the reason why the check is there.
-    assert np.isfinite(OrtEngine(tmp_path / VISION, "cpu").run({"pixels": pixels[:2]})[0]).all()
+    assert np.isfinite(OrtEngine(tmp_path / VISION, "cpu").run(feed)[0]).all()
 
 
 def test_the_extremes_are_what_they_are_called():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -17,12 +18,12 @@ from attri.export.parity.gates import Gates
 from attri.export.parity.images import read_images
 from attri.export.parity.outputs import Outputs
 from attri.export.parity.report import ParityReport, Stage
+from attri.runtime import Classifier
 from attri.runtime.engines.agreement import cosine, same_top1
 from attri.runtime.engines.verify import ParityStage
 from attri.runtime.errors import FailedError, ParityError
 
 LABELS = ["bird", "apple", "house"]
-pytestmark = pytest.mark.usefixtures("shared_traces")
 
 
 def stages(rng):
@@ -104,7 +105,7 @@ def test_ties_may_fall_either_way():
     assert same_top1(reference, reference[:, ::-1]).tolist() == [1.0, 0.0]
 
 
-def test_a_graph_that_drifted_writes_nothing_and_is_named(pocket_model, image_files, tmp_path, monkeypatch):
+def test_a_graph_that_drifted_writes_nothing_and_is_named(bundle, pocket_model, image_files, tmp_path, monkeypatch):
     trace = exporter.trace_text
 
     def drifted(model, precision, opset):
@@ -114,7 +115,7 @@ def test_a_graph_that_drifted_writes_nothing_and_is_named(pocket_model, image_fi
         table.raw_data = np.roll(values, 1).tobytes()
         return proto
 
-    export_bundle(pocket_model, tmp_path / "bundle", LABELS, image_files[:4])
+    shutil.copytree(bundle, tmp_path / "bundle")
     before = (tmp_path / "bundle" / "manifest.json").read_bytes()
     monkeypatch.setattr(exporter, "trace_text", drifted)
     where = r"text.onnx drifts first in block 0, MLP \(1 - cosine [\de.-]+\)"
@@ -179,11 +180,8 @@ def test_images_that_cannot_be_read_are_named_and_counted(pocket_model, image_fi
         read_images(pocket_model.backbone, [*broken, image_files[0]])
 
 
-def test_black_white_and_checkerboard_stay_finite_in_half(pocket_model, image_files, tmp_path):
-    from attri.runtime import Classifier
-
-    export_bundle(pocket_model, tmp_path / "bundle", LABELS, image_files[:4], ExportOptions(precision="fp16"))
-    classifier = Classifier.load(tmp_path / "bundle")
+def test_black_white_and_checkerboard_stay_finite_in_half(fp16_bundle):
+    classifier = Classifier.load(fp16_bundle)
     checker = ((np.indices((64, 64)).sum(0) // 8 % 2)[..., None] * np.full(3, 255)).astype(np.uint8)
     for image in (np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 255, np.uint8), checker):
         assert np.isfinite(classifier(image).probabilities).all()

@@ -9,21 +9,21 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from support.traces import cached
 
-from attri.export import onnx as exporter
+from attri.export.graph.trace import trace_vision
 from attri.export.parity.compare import compare
 from attri.export.parity.drift import first_jump, layer_drifts, locate_drift, name_layers
 from attri.export.parity.gates import Gates
-from attri.runtime.bundle import TEXT, VISION, Bundle, read_manifest
+from attri.runtime.bundle import PROMPT, TEXT, VISION, Bundle, read_manifest
 from attri.runtime.engines.verify import ParityStage
+from attri.runtime.prompt import Prompt
 
 
 @pytest.fixture
 def unfinished(bundle, tmp_path):
     copy = tmp_path / "bundle"
     shutil.copytree(bundle, copy)
-    return Bundle(copy, read_manifest(copy))
+    return Bundle(copy, read_manifest(copy), Prompt.read(copy / PROMPT))
 
 
 @pytest.fixture
@@ -88,12 +88,14 @@ def test_the_damaged_layer_is_named(pocket_model, unfinished, damage, make_pixel
     assert said.startswith(f"; {graph} drifts first in {layer} (1 - cosine ")
 
 
-def test_keys_that_moved_are_no_layers_fault(pocket_model, unfinished, damage, make_pixels):
-    damage(VISION, pocket_model.pool.keys_of_blocks())
+def test_keys_that_moved_are_no_layers_fault(pocket_model, unfinished, make_pixels):
+    tensors = unfinished.prompt.tensors
+    moved = Prompt.of(unfinished.prompt.facts, {**tensors, "keys": np.roll(tensors["keys"], 1, -1)})
+    bundle = dataclasses.replace(unfinished, prompt=moved)
     pixels = make_pixels(pocket_model.backbone.preprocess(), 4)
-    report = compare(pocket_model, unfinished, pixels, Gates.of("fp32"))
+    report = compare(pocket_model, bundle, pixels, Gates.of("fp32"))
     assert report.missed.id is ParityStage.RETRIEVED
-    said = locate_drift(pocket_model, unfinished, ParityStage.RETRIEVED, pixels[:1])
+    said = locate_drift(pocket_model, bundle, ParityStage.RETRIEVED, pixels[:1])
     assert said == "; no layer of vision.onnx drifts by itself"
 
 
@@ -104,9 +106,9 @@ def test_a_sound_graph_has_no_culprit(pocket_model, unfinished, make_pixels):
     assert locate_drift(pocket_model, unfinished, "pixels", pixels) == ""
 
 
-def test_half_precision_alone_is_no_drift_and_damage_to_it_is(pocket_model, unfinished, damage, make_pixels):
-    half = Bundle(unfinished.path, dataclasses.replace(unfinished.manifest, precision="fp16"))
-    proto = cached(exporter.trace_vision)(pocket_model, "fp16", 18)
+def test_half_precision_alone_is_no_drift_and_damage_to_it_is(pocket_model, traced, unfinished, damage, make_pixels):
+    half = dataclasses.replace(unfinished, manifest=dataclasses.replace(unfinished.manifest, precision="fp16"))
+    proto = traced(trace_vision)(pocket_model, "fp16", 18)
     half.file(VISION).write_bytes(proto.SerializeToString())
     pixels = make_pixels(pocket_model.backbone.preprocess(), 1)
     assert (

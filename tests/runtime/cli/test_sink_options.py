@@ -165,7 +165,7 @@ def test_an_address_that_may_be_had_later_is_exit_1(
         address = f"{host}:{other.getsockname()[1]}"
         result = attri_run("camera0", option, address, "--bundle", tmp_path / "gone")
     assert (result.code, result.out) == (1, "")
-    assert result.err.startswith(f"error: {option} {address}: {complaint}")
+    assert result.err.startswith(f"error: {address}: {complaint}")
     assert len(result.err.splitlines()) == 1
 
 

@@ -511,7 +511,7 @@ def test_parts_of_a_url() -> None:
     assert Broker.parse("mqtt://ann%40plant@h").user == "ann@plant"
     with pytest.raises(UsageError, match="needs a user"):
         Broker.parse("mqtt://h", "x")
-    with pytest.raises(UsageError, match="certificates are for mqtts"):
+    with pytest.raises(UsageError, match="certificates are for a broker at mqtts://"):
         Broker.parse("mqtt://h", ca=Path("ca.pem"))
 
 

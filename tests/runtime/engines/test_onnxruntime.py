@@ -40,11 +40,12 @@ def test_a_provider_that_fails_is_an_error_and_nothing_runs_elsewhere(
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     engine = OrtEngine(bundle / VISION, "cpu", threads=1)
-    pixels = make_pixels(Bundle.open(bundle).preprocess(), 1)
+    opened = Bundle.open(bundle)
+    feed = {"pixels": make_pixels(opened.preprocess(), 1), **opened.prompt.vision_inputs}
     with pytest.raises(EngineError, match="ONNX Runtime failed: CUDA failure 700"):
-        engine.run({"pixels": pixels})
+        engine.run(feed)
     assert capfd.readouterr().out == ""
-    assert engine.run({"pixels": pixels})
+    assert engine.run(feed)
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["raises", "goes on by itself"])

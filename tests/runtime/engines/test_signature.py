@@ -17,7 +17,7 @@ from attri.runtime.errors import BundleError
 def test_the_manifest_holds_the_signature_of_each_graph(bundle, name):
     signature = read_signature(Bundle.open(bundle), name)
     assert signature == signature_of(onnx.load(bundle / name))
-    assert signature.dims == ({"B"} if name == VISION else set("BPRCT"))
+    assert signature.dims == (set("BN") if name == VISION else set("BNPRCT"))
 
 
 def test_read_signature_names_the_file_that_has_none(bundle):

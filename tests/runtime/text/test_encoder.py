@@ -37,22 +37,22 @@ def engine(opened: Bundle) -> WatchedEngine:
 def test_only_new_labels_are_computed(opened: Bundle, engine: WatchedEngine, images: ReferenceSet) -> None:
     encoder = TextEncoder(opened, engine, TextCache())
     entries = images.retrieved[:1]
-    encoder.features(encoder.label_set(LABELS), entries)
+    encoder.features(encoder.label_set(opened.prompt, LABELS), entries)
     engine.runs.clear()
-    (found,), hits = encoder.features(encoder.label_set([*LABELS, "teapot"]), entries)
+    (found,), hits = encoder.features(encoder.label_set(opened.prompt, [*LABELS, "teapot"]), entries)
     assert hits == [False]
     assert [token_rows(run) for run in engine.runs] == [3]  # teapot, the full stop and EOT
     fresh = TextEncoder(opened, engine, TextCache())
-    (wanted,), _ = fresh.features(fresh.label_set([*LABELS, "teapot"]), entries)
+    (wanted,), _ = fresh.features(fresh.label_set(opened.prompt, [*LABELS, "teapot"]), entries)
     np.testing.assert_allclose(found, wanted, rtol=0, atol=SUMS)
-    assert encoder.features(encoder.label_set(["teapot", "bird"]), entries)[1] == [True]
+    assert encoder.features(encoder.label_set(opened.prompt, ["teapot", "bird"]), entries)[1] == [True]
 
 
 @pytest.mark.parametrize("more", [0, 5])
 def test_no_more_labels_than_the_shortlist_need_no_zero_shot_features(
     opened: Bundle, engine: WatchedEngine, more: int
 ) -> None:
-    labels = TextEncoder(opened, engine, TextCache(), shortlist=len(MANY) + more).label_set(MANY)
+    labels = TextEncoder(opened, engine, TextCache(), shortlist=len(MANY) + more).label_set(opened.prompt, MANY)
     assert labels.zero_shot_features is None
     assert engine.runs == []
 
@@ -65,11 +65,11 @@ def test_a_shortlist_counts_labels_and_takes_all_their_prompts(
     prompts = [["red apple", "old apple", "green apple"], ["bird", "a bird", "red bird"], ["car"], ["house", "a shoe"]]
     words = [group[0] for group in prompts]
     exact, listed = (TextEncoder(opened, engine, TextCache(), shortlist) for shortlist in (None, count))
-    labels = listed.label_set(words, prompts=prompts)
+    labels = listed.label_set(opened.prompt, words, prompts=prompts)
     assert labels.zero_shot_features is not None
     for image, retrieved in zip(images.image_features[:, None], images.retrieved[:, None], strict=True):
         (found,), _ = listed.cosines(labels, image, retrieved)
-        (whole,), _ = exact.cosines(exact.label_set(words, prompts=prompts), image, retrieved)
+        (whole,), _ = exact.cosines(exact.label_set(opened.prompt, words, prompts=prompts), image, retrieved)
         bare = (labels.zero_shot_features @ image[0])[labels.prompt_index]
         best = np.maximum.reduceat(bare, labels.label_offsets)
         prompted = np.repeat(best >= np.sort(best)[-count], [len(group) for group in prompts])
@@ -81,10 +81,10 @@ def test_a_shortlist_computes_no_more_than_its_labels(
     opened: Bundle, engine: WatchedEngine, images: ReferenceSet
 ) -> None:
     encoder = TextEncoder(opened, engine, TextCache(), shortlist=2)
-    labels = encoder.label_set(MANY)
+    labels = encoder.label_set(opened.prompt, MANY)
     engine.runs.clear()
     encoder.cosines(labels, images.image_features[:1], images.retrieved[:1])
     assert [token_rows(run) for run in engine.runs] == [2 * 4]  # two prompts of colour, thing, full stop and EOT
     engine.runs.clear()
-    encoder.label_set([*MANY, "teapot"])
+    encoder.label_set(opened.prompt, [*MANY, "teapot"])
     assert [token_rows(run) for run in engine.runs] == [3]  # the plain features of the one new label

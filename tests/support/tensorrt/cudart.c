@@ -19,6 +19,7 @@ static size_t free_bytes = (size_t)4 << 30, total_bytes = (size_t)8 << 30;
 static char device_name[256] = "Orin", failing[64];
 static int failure, failing_after;
 static volatile int hanging, waiting;
+static int uploads; /* copies to the device that were made */
 
 static int fails(const char *name) {
     if (strcmp(name, failing) != 0 || failing_after-- > 0) return OK;
@@ -43,6 +44,7 @@ int fake_alive(int kind) {
 }
 int fake_streams(void) { return streams; }
 int fake_graphs(void) { return graphs; }
+int fake_uploads(void) { return uploads; }
 int fake_capturing(void *stream) { return ((Stream *)stream)->capturing; }
 void fake_invalidate(void *stream) { ((Stream *)stream)->invalid = 1; }
 
@@ -131,6 +133,7 @@ int cudaStreamSynchronize(void *handle) {
         if (each->call) { each->call(); continue; }
         int up = inside(each->to, each->size, DEVICE) && inside(each->from, each->size, HOST);
         int down = inside(each->to, each->size, HOST) && inside(each->from, each->size, DEVICE);
+        uploads += up;
         if (up || down) memcpy(each->to, each->from, each->size); else code = ILLEGAL_ADDRESS; /* freed meanwhile */
     }
     drop(op);

@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from safetensors.torch import load_file
+
+from attri.train.cli import main
 
 TOGETHER = """
 import os, signal, sys
@@ -50,19 +53,28 @@ BIN = Path(sys.executable).parent
 TRAIN = ["--epochs", "2", "--augmentations", "1", "--pool-size", "4", "--device", "cpu"]
 
 
-def run(folder, processes, *command):
-    torchrun = [str(BIN / "torchrun"), "--standalone", f"--nproc_per_node={processes}", "--no-python"]
+def run(folder, *command):
+    torchrun = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node=2", "--no-python"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [*(torchrun if processes > 1 else []), *map(str, command)]
+    command = [*torchrun, *map(str, command)]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
-def train(folder, data, options, processes):
-    """The run folder and what was printed."""
+def train_here(folder, data, options, monkeypatch):
+    """The run folder of the command in this process, and what it printed."""
     folder.mkdir()
-    done = run(folder, processes, BIN / "attri-train", "--data", data, *TRAIN, *options)
+    monkeypatch.chdir(folder)
+    done = CliRunner().invoke(main, ["--data", str(data), *TRAIN, *options])
+    assert done.exit_code == 0, done.stderr
+    return folder / "runs" / "pocket-photos-1", done.stdout
+
+
+def train_together(folder, data, options):
+    """The run folder of two processes, and what they printed."""
+    folder.mkdir()
+    done = run(folder, BIN / "attri-train", "--data", data, *TRAIN, *options)
     assert done.returncode == 0, done.stderr
-    return folder / "runs" / "pocket-photos-1", done
+    return folder / "runs" / "pocket-photos-1", done.stdout
 
 
 @pytest.mark.parametrize(
@@ -76,19 +88,20 @@ def train(folder, data, options, processes):
     ],
     ids=["instance stream", "keys without gradient"],
 )
-def test_two_processes_give_the_prompts_of_one(tmp_path, photos, options):
-    (one, alone), (two, together) = (train(tmp_path / str(n), photos, options, n) for n in (1, 2))
+def test_two_processes_give_the_prompts_of_one(tmp_path, photos, options, monkeypatch):
+    one, alone = train_here(tmp_path / "1", photos, options, monkeypatch)
+    two, together = train_together(tmp_path / "2", photos, options)
     ours, theirs = (load_file(run / "prompt.safetensors") for run in (two, one))
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
         # Sums run in another order, and Adam divides by the root of tiny squares.
         assert value.numel() == 0 or (ours[name] - value).abs().max() < 1e-5, name
-    assert together.stdout == alone.stdout
+    assert together == alone
     assert sorted(p.name for p in two.iterdir()) == sorted(p.name for p in one.iterdir())
 
 
 def test_errors_of_the_first_and_signals_to_any_reach_all(tmp_path, photos):
-    done = run(tmp_path, 2, sys.executable, "-c", TOGETHER, photos)
+    done = run(tmp_path, sys.executable, "-c", TOGETHER, photos)
     assert done.returncode == 0, done.stderr
     first, second = ((tmp_path / f"rank{rank}").read_text() for rank in (0, 1))
     assert first == second == repr([[True, False], "the first says no", 3])
@@ -96,7 +109,7 @@ def test_errors_of_the_first_and_signals_to_any_reach_all(tmp_path, photos):
 
 def test_an_error_is_said_once(tmp_path, photos):
     (tmp_path / "thesis.txt").write_text("precious")
-    done = run(tmp_path, 2, BIN / "attri-train", "--data", photos, *TRAIN, "--output", tmp_path)
+    done = run(tmp_path, BIN / "attri-train", "--data", photos, *TRAIN, "--output", tmp_path)
     assert done.stderr.count("is not empty and not a run (it has thesis.txt)") == 1
     assert done.stderr.count("Traceback") == 1  # torchrun's own, which says that the command failed
     assert "exitcode  : 2 " in done.stderr

@@ -182,7 +182,8 @@ def test_the_timing_cache_is_used_again_but_not_of_another_gpu(trt, tmp_path):
 
 def test_ranges_follow_the_options():
     ranges = BuildOptions(max_batch=2, max_labels=1000).ranges(77)
-    assert ranges == {"B": (1, 1, 2), "P": (1, 5, 77), "C": (1, 100, 1000), "T": (1, 4, 77), "R": (1, 400, 8000)}
+    counts = {"B": (1, 1, 2), "N": (1, 16, 256), "C": (1, 100, 1000)}
+    assert ranges == counts | {"P": (1, 5, 77), "T": (1, 4, 77), "R": (1, 400, 8000)}
     smallest = BuildOptions(max_batch=1, max_labels=16).ranges(77)
     assert smallest["C"] == (1, 16, 16)
     assert smallest["R"] == (1, 64, 128)  # and never fewer than one label's 77

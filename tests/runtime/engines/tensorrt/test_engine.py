@@ -95,6 +95,36 @@ def test_inputs_need_not_lie_in_memory_as_they_are_read(engine):
     assert_right(engine, feeds)
 
 
+def fixed(places: list[int]) -> np.ndarray:
+    """What never changes, such as a prompt: a read-only array."""
+    array = np.array(places, np.int32)
+    array.flags.writeable = False
+    return array
+
+
+def test_a_read_only_input_is_copied_to_the_device_once(engine, cudart):
+    places, copies = fixed([0, 1, 3]), []
+    for number in range(5):
+        before = cudart.fake_uploads()
+        assert_right(engine, graphs.inputs(number) | {"places": places})
+        copies.append(cudart.fake_uploads() - before)
+    assert copies[0] == 2
+    assert copies[1:] == [1] * 4  # pixels alone, in the CUDA graph too
+
+
+def test_another_read_only_input_is_taken_over(engine, cudart):
+    """Also of the same shape, while a CUDA graph is in use; and one that may be written to is copied every time."""
+    for number, places in enumerate([[0, 1, 3]] * 3 + [[3, 2, 1]] * 2 + [[0, 0, 0]]):
+        assert_right(engine, graphs.inputs(number) | {"places": fixed(places)})
+    places = np.array([1, 2, 3], np.int32)
+    for number in range(4):
+        places[0] = number
+        assert_right(engine, graphs.inputs(number) | {"places": places})
+    kept = fixed([2, 2, 1])
+    for number, batch in enumerate([2, 2, 4, 4, 1, 2]):  # buffers that grow lose what they held
+        assert_right(engine, graphs.inputs(number, batch) | {"places": kept})
+
+
 def test_threads_take_turns(engine):
     wrong = []
 

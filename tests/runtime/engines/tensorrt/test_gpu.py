@@ -71,7 +71,10 @@ def engines(path, gpu, folder):
 @pytest.fixture
 def feeds(path):
     check = read_reference(Bundle.open(path))
-    return {VISION: {"pixels": check.pixels[:1]}, TEXT: {"retrieved": check.retrieved[:1], **check.text}}
+    return {
+        VISION: {"pixels": check.pixels[:1], **check.vision},
+        TEXT: {"retrieved": check.retrieved[:1], **check.text},
+    }
 
 
 def test_the_engines_agree_with_the_model(path, engines):
@@ -103,24 +106,26 @@ def test_a_cuda_graph_computes_what_a_first_run_does(engines, feeds, name):
 
 
 def test_a_batch_computes_what_its_images_do(path, engines):
-    engine, pixels = engines[VISION], read_reference(Bundle.open(path)).pixels
+    engine, check = engines[VISION], read_reference(Bundle.open(path))
+    pixels = check.pixels
     count = min(engine.limits["B"], len(pixels))
-    together = engine.run({"pixels": pixels[:count]})
+    together = engine.run({"pixels": pixels[:count], **check.vision})
     for index in range(count):
-        alone = engine.run({"pixels": pixels[index : index + 1]})
+        alone = engine.run({"pixels": pixels[index : index + 1], **check.vision})
         # Another batch may use other kernels, which sum in another order; half rounds to 1e-3.
         np.testing.assert_allclose(alone[0][0], together[0][index], atol=5e-3)
 
 
 def test_threads_take_turns(path, engines):
-    engine, pixels = engines[VISION], read_reference(Bundle.open(path)).pixels
-    wanted = [engine.run({"pixels": each[None]}) for each in pixels]
+    engine, check = engines[VISION], read_reference(Bundle.open(path))
+    pixels = check.pixels
+    wanted = [engine.run({"pixels": each[None], **check.vision}) for each in pixels]
     wrong = []
 
     def work(seed):
         for number in range(25):
             index = (seed + number) % len(pixels)
-            if not np.array_equal(engine.run({"pixels": pixels[index][None]})[0], wanted[index][0]):
+            if not np.array_equal(engine.run({"pixels": pixels[index][None], **check.vision})[0], wanted[index][0]):
                 wrong.append(index)
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
@@ -147,10 +152,10 @@ def test_memory_comes_back(path, gpu, folder, feeds):
 
 
 def test_outside_the_profile_is_an_error(path, engines):
-    engine = engines[VISION]
-    side = np.load(path / REFERENCE)["pixels"].shape[1]
+    engine, check = engines[VISION], read_reference(Bundle.open(path))
+    pixels = np.zeros((engine.limits["B"] + 1, *check.pixels.shape[1:]), np.float32)
     with pytest.raises(EngineError, match="its B must be 1 to"):
-        engine.run({"pixels": np.zeros((engine.limits["B"] + 1, 3, side, side), np.float32)})
+        engine.run({"pixels": pixels, **check.vision})
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty"])

@@ -17,13 +17,11 @@ import open_clip
 import pytest
 import torch
 from open_clip.model import CLIP
-from support.traces import cached
 
 from attri.calibration import qdq
 from attri.calibration.qdq import FEATURES, S8S8
-from attri.export import onnx as exporter
-from attri.export.graph.opset import to_opset_17
 from attri.export.graph.signature import signature_of
+from attri.export.graph.trace import trace_text, trace_vision
 from attri.runtime.bundle import TEXT, VISION
 from attri.runtime.engines.tensorrt.builder import BuildOptions, build
 from attri.runtime.errors import EngineError
@@ -32,7 +30,7 @@ from attri.train.model import AttriPrompt
 from attri.train.model.backbone import freeze
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
-TRACES = {VISION: exporter.trace_vision, TEXT: exporter.trace_text}
+TRACES = {VISION: trace_vision, TEXT: trace_text}
 
 
 def for_a_gpu(config):
@@ -43,11 +41,9 @@ def for_a_gpu(config):
 make = functools.partial(build, rtx, workspace=1 << 30, timing_cache=None, adjust=for_a_gpu)
 
 
-def graph(model, name, precision, opset):
-    """As export writes it. The tracer's part is shared, what comes after is as in `exporter.trace`."""
-    proto = cached(TRACES[name])(model, "fp16" if precision == "fp16" else "fp32", 18)
-    if opset == 17:
-        to_opset_17(proto)
+def graph(traced, model, name, precision, opset):
+    """As export writes it; the tracer's part is shared."""
+    proto = traced(TRACES[name])(model, precision, opset)
     if precision == "int8":
         qdq.fold_weights(proto)
         found = qdq.of_flavour(proto.graph, qdq.layers(proto.graph, FEATURES[name]), S8S8)
@@ -58,8 +54,8 @@ def graph(model, name, precision, opset):
     return proto
 
 
-def assert_builds(model, folder, name, precision, opset):
-    path, lines, proto = folder / name, [], graph(model, name, precision, opset)
+def assert_builds(traced, model, folder, name, precision, opset):
+    path, lines, proto = folder / name, [], graph(traced, model, name, precision, opset)
     path.write_bytes(proto.SerializeToString())
     ranges = BuildOptions().ranges(model.backbone.context_length)
     built = make(path, signature_of(proto), precision, BuildOptions(), ranges, progress=lines.append)
@@ -71,8 +67,8 @@ def assert_builds(model, folder, name, precision, opset):
 # Opset 17 is the same graph with another Split: of the small models one precision of it is built each time.
 @pytest.mark.parametrize(("precision", "opset"), [("fp32", 17), ("fp32", 18), ("fp16", 18), ("int8", 18)])
 @pytest.mark.parametrize("name", [VISION, TEXT])
-def test_it_builds(pocket_model, tmp_path, name, precision, opset):
-    assert_builds(pocket_model, tmp_path, name, precision, opset)
+def test_it_builds(traced, pocket_model, tmp_path, name, precision, opset):
+    assert_builds(traced, pocket_model, tmp_path, name, precision, opset)
 
 
 @pytest.fixture(scope="module", params=["ViT-B-32", "ViT-B-16"])
@@ -87,12 +83,12 @@ def full_size(request):
 @pytest.mark.parametrize("opset", [17, 18])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("name", [VISION, TEXT])
-def test_full_size_builds(full_size, tmp_path, name, precision, opset):
-    assert_builds(full_size, tmp_path, name, precision, opset)
+def test_full_size_builds(traced, full_size, tmp_path, name, precision, opset):
+    assert_builds(traced, full_size, tmp_path, name, precision, opset)
 
 
-def test_a_node_that_tensorrt_does_not_know_is_named(pocket_model, tmp_path):
-    proto = graph(pocket_model, TEXT, "fp32", 18)
+def test_a_node_that_tensorrt_does_not_know_is_named(traced, pocket_model, tmp_path):
+    proto = graph(traced, pocket_model, TEXT, "fp32", 18)
     index, node = next((i, node) for i, node in enumerate(proto.graph.node) if node.op_type == "Softmax")
     node.op_type, node.domain = "QuickGelu", "com.microsoft"
     del node.attribute[:]
@@ -111,6 +107,7 @@ from pathlib import Path
 import onnx
 import tensorrt_rtx as rtx
 from attri.export.graph.signature import signature_of
+from attri.export.graph.trace import trace_text, trace_vision
 from attri.runtime.engines.tensorrt import builder
 from attri.runtime.engines.tensorrt.builder import BuildOptions, build
 
@@ -144,9 +141,9 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.parametrize("callback", ["step", "log"])
-def test_ctrl_c_ends_a_build(pocket_model, tmp_path, callback):
+def test_ctrl_c_ends_a_build(traced, pocket_model, tmp_path, callback):
     path = tmp_path / VISION
-    path.write_bytes(graph(pocket_model, VISION, "fp32", 18).SerializeToString())
+    path.write_bytes(graph(traced, pocket_model, VISION, "fp32", 18).SerializeToString())
     done = subprocess.run([sys.executable, "-c", PRESSED, path, callback], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     interrupted, *told = done.stdout.splitlines()
