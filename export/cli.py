@@ -54,7 +54,7 @@ def main(run: Path, options: CommandOptions, trt: bool, **engines: Any) -> None:
     if options.prompt_only:
         click.echo(_export_prompt(run, options).table())
         size = options.target.stat().st_size / 2**20
-        click.echo(f"prompt  {options.target}  {size:.1f} MB  for {options.base}")
+        click.echo(f"prompt  {options.target}  {size:.2f} MB  for {options.base}")
         return
     report = _export(run, options, calibration)
     from attri.export.summary import summary_lines

@@ -48,7 +48,7 @@ def unpack(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         body = memoryview(data)[8 + length :]
         tensors = {name: _view(body, **entry) for name, entry in header.items()}
     except (struct.error, RecursionError, LookupError, AttributeError, TypeError) as error:
-        raise ValueError(f"it is no safetensors file ({type(error).__name__})") from error
+        raise ValueError("it is no safetensors file") from error
     return tensors, metadata
 
 

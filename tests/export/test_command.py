@@ -23,6 +23,7 @@ from attri.runtime import Classifier
 from attri.runtime.bundle import Bundle
 from attri.runtime.cli.run import main as attri_run
 from attri.runtime.errors import FailedError
+from attri.runtime.prompt import Prompt
 from attri.train import pocket
 from attri.train.config import PromptConfig, TrainConfig
 from attri.train.data import read_data
@@ -221,6 +222,43 @@ def test_an_existing_bundle_is_replaced_whole(run, exported, tmp_path):
     bundle = Bundle.open("bundle")
     assert bundle.prompt.facts.labels == ["cat", "dog"]
     assert {file.name for file in bundle.path.iterdir()} == {"manifest.json", "prompt.attri", *bundle.manifest.files}
+
+
+def test_a_prompt_alone_is_made_for_a_bundle(run, exported):
+    result = export(run, "--prompt-only", "--base", exported, *BRIEFLY)
+    assert result.exit_code == 0, result.output
+    assert re.fullmatch(rf"prompt  prompt.attri  \d+\.\d\d MB  for {exported}", result.stdout.splitlines()[-1])
+    prompt = Prompt.read("prompt.attri")
+    assert prompt.facts.labels == load_run(run).classes
+    prompt.require_fit(Bundle.open(exported).manifest.base)
+
+
+def test_plain_clip_as_a_prompt(exported, photos, tmp_path):
+    (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    given = ("--labels", "labels.txt", "--parity-data", photos, "--output", "plain.attri")
+    result = CliRunner().invoke(main, list(map(str, ["--zero-shot", "--prompt-only", "--base", exported, *given])))
+    assert result.exit_code == 0, result.output
+    facts = Prompt.read("plain.attri").facts
+    assert (facts.selection, facts.labels) == ("none", ["cat", "dog"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prompt-only"], "name it with --base"),
+        (["--base", "b"], "add --prompt-only"),
+        (["--prompt-only", "--base", "b", "--fp16", "--opset", "17"], "leave out --fp16, --opset"),
+        (["--zero-shot"], "give --labels and --parity-data"),
+        (["--model", "pocket", "--pretrained", "x"], "--model and --pretrained without --zero-shot"),
+        (["r", "--zero-shot", "--labels", "l", "--parity-data", "d"], "leave out RUN"),
+        (["--zero-shot", "--labels", "l", "--parity-data", "d", "--calibrate"], "leave its scores"),
+    ],
+)
+def test_options_of_prompts_that_make_no_sense(arguments, message):
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_trt_without_tensorrt_keeps_the_finished_bundle(run, monkeypatch):
