@@ -1,14 +1,13 @@
-"""The classifier: preprocess, vision engine, text cache or text engine, and one product in NumPy."""
+"""The classifier: preprocess, vision engine, text cache or text engine, and one product in NumPy; for tasks, too."""
 
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, overload
+from types import MappingProxyType, TracebackType
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +17,18 @@ from attri.runtime.engines.base import Engine
 from attri.runtime.engines.onnxruntime import Device
 from attri.runtime.engines.select import Backend, EngineOptions, open_engines
 from attri.runtime.engines.verify import spot_check
-from attri.runtime.engines.vision import run_vision
-from attri.runtime.errors import EngineError, UsageError
-from attri.runtime.image_batches import Decoded, ImageInput, is_single, read_batches
+from attri.runtime.engines.vision import VisionGraph
+from attri.runtime.errors import UsageError
+from attri.runtime.image_batches import ImageInput, is_single, read_batches
 from attri.runtime.prediction import Prediction
 from attri.runtime.prompt import Prompt
+from attri.runtime.task import Task, check_task_name, classify
 from attri.runtime.text.active_labels import ActiveLabels
 from attri.runtime.text.cache import TextCache
 from attri.runtime.text.encoder import TextEncoder
 from attri.runtime.text.hysteresis import RetrievalHysteresis
+
+Memories = Mapping[str, RetrievalHysteresis]  # by names of tasks
 
 
 class Classifier:
@@ -57,8 +59,11 @@ class Classifier:
         batch: int = 16,
     ) -> None:
         self.bundle, self.cache, self.batch = bundle, cache, batch
-        self._vision, self._text = vision, TextEncoder(bundle, text, cache, shortlist)
-        self._active = ActiveLabels(self._text, bundle.prompt, labels)
+        self.tasks: Mapping[str, Classifier] = MappingProxyType({})
+        self._vision = VisionGraph(vision, bundle.manifest.retrieval["topk"])
+        self._text = TextEncoder(bundle, text, cache, shortlist)
+        active = ActiveLabels(self._text, bundle.prompt, labels)
+        self._task = Task(self._text, active, bundle.manifest.logit_scale)
         self._preprocess = bundle.preprocess()
 
     @classmethod
@@ -68,6 +73,7 @@ class Classifier:
         labels: Sequence[str] | None = None,
         *,
         prompt: Prompt | Path | str | None = None,
+        prompts: Mapping[str, Prompt | Path | str | None] | None = None,
         backend: Backend = "auto",
         device: Device = "auto",
         threads: int | None = None,
@@ -84,6 +90,8 @@ class Classifier:
             labels: what to tell apart, in plain words; None takes the classes that the prompt was trained on, and
                 encodes them when they are needed.
             prompt: a prompt, or its file; None takes the one in the bundle.
+            prompts: of several tasks, by their names; None in the place of a prompt is `prompt`. `labels` are those of
+                all tasks; where there are none, each has its prompt's own.
             backend: "auto", "onnxruntime" or "tensorrt", see `EngineOptions`.
             device: "auto", "cpu", "cuda" or "tensorrt".
             threads: CPU threads; None is one per CPU that this process may use.
@@ -117,6 +125,8 @@ class Classifier:
                 classifier.set_prompt(prompt)
             if labels is not None:
                 classifier.set_labels(labels)
+            if prompts is not None:
+                classifier._set_tasks(prompts)
             undo.pop_all()
         return classifier
 
@@ -130,20 +140,23 @@ class Classifier:
 
     def close(self) -> None:
         """Free the engines, those of forks too, and the bundle's files; nothing can be classified after it."""
-        self._vision.close()
+        self._vision.engine.close()
         self._text.graph.close()
 
     def fork(self, labels: Sequence[str] | None = None) -> Classifier:
-        """Return a classifier with the same engines and text cache, whose labels and threshold are its own.
+        """Return a classifier with the same engines and text cache, whose prompt, labels and threshold are its own.
+
+        Its tasks are forks too.
 
         Args:
-            labels: Its labels; None are those of this classifier.
+            labels: Its labels, and those of all its tasks; None are those of this classifier and its tasks.
 
         Raises:
             LabelsError: The labels cannot be used.
         """
         fork = copy.copy(self)
-        fork._active = self._active.fork()
+        fork._task = self._task.fork()
+        fork.tasks = MappingProxyType({name: task.fork(labels) for name, task in self.tasks.items()})
         if labels is not None:
             fork.set_labels(labels)
         return fork
@@ -151,7 +164,7 @@ class Classifier:
     @property
     def labels(self) -> tuple[str, ...]:
         """The labels to tell apart. Assign a new sequence at any time: cached features of other labels stay valid."""
-        return self._active.names
+        return self._task.active.names
 
     @labels.setter
     def labels(self, labels: Sequence[str]) -> None:
@@ -164,21 +177,21 @@ class Classifier:
         The bundle's threshold was chosen from scores of its own labels and is applied to no others. Assign one to
         reject with any labels, or None to reject nothing.
         """
-        return self._active.threshold
+        return self._task.active.threshold
 
     @threshold.setter
     def threshold(self, threshold: float | None) -> None:
-        self._active.threshold = threshold
+        self._task.active.threshold = threshold
 
     @property
     def threshold_not_applied(self) -> bool:
         """Whether the bundle has a threshold that does not apply, because the labels are not its own."""
-        return self._active.threshold_not_applied
+        return self._task.active.threshold_not_applied
 
     @property
     def description(self) -> str:
         """The engine in use: runtime, version and device."""
-        return self._vision.description
+        return self._vision.engine.description
 
     def set_labels(
         self,
@@ -199,12 +212,12 @@ class Classifier:
         Raises:
             LabelsError: The labels cannot be used; the old ones stay.
         """
-        self._active.set(labels, locations, prompts, template)
+        self._task.active.set(labels, locations, prompts, template)
 
     @property
     def prompt(self) -> Prompt:
         """The learned prompt in use."""
-        return self._active.prompt
+        return self._task.active.prompt
 
     def set_prompt(self, prompt: Prompt | Path | str) -> None:
         """Replace the learned prompt, at any time; no graph is loaded and no engine built.
@@ -222,10 +235,8 @@ class Classifier:
         name = "the prompt" if isinstance(prompt, Prompt) else str(prompt)
         prompt = prompt if isinstance(prompt, Prompt) else Prompt.read(prompt)
         prompt.require_fit(self.bundle.manifest.base, name)
-        most = self._vision.limits.get("N", prompt.entries)
-        if prompt.entries > most:
-            raise EngineError(f"{name} has {prompt.entries} pool entries, this engine takes {most}")
-        self._active.set_prompt(prompt)
+        self._vision.require_room([prompt], f"{name} has")
+        self._task.active.set_prompt(prompt)
 
     @overload
     def __call__(self, images: ImageInput, hysteresis: RetrievalHysteresis | None = None) -> Prediction: ...  # type: ignore[overload-overlap]  # str is an Iterable[str]
@@ -250,9 +261,41 @@ class Classifier:
             ImageError: An image cannot be read.
             EngineError: The engine failed.
         """
-        batches = read_batches(self._preprocess, images, self.batch)
-        predictions = [each for batch in batches for each in self._classify(batch, hysteresis)]
-        return predictions[0] if is_single(images) else predictions
+        found = [each for (each,) in classify_together([self], images, [hysteresis])]
+        return found[0] if is_single(images) else found
+
+    @overload
+    def classify_tasks(self, images: ImageInput, hysteresis: Memories | None = None) -> dict[str, Prediction]: ...  # type: ignore[overload-overlap]  # str is an Iterable[str]
+    @overload
+    def classify_tasks(
+        self, images: Iterable[ImageInput], hysteresis: Memories | None = None
+    ) -> list[dict[str, Prediction]]: ...
+    def classify_tasks(
+        self, images: ImageInput | Iterable[ImageInput], hysteresis: Memories | None = None
+    ) -> dict[str, Prediction] | list[dict[str, Prediction]]:
+        """Classify images by all `tasks`, with one run of the vision graph for each batch.
+
+        Args:
+            images: As of a call.
+            hysteresis: The memory of the video whose next frames the images are, for each task that has one.
+
+        Returns:
+            The prediction of each task by its name, for one image; a list of these for an iterable or a batch.
+
+        Raises:
+            ImageError: An image cannot be read.
+            EngineError: The engine failed, or the prompts have more pool entries together than it takes.
+            UsageError: There are no tasks, or `hysteresis` names another.
+        """
+        memory = dict(hysteresis or {})
+        if not self.tasks:
+            raise UsageError("this classifier has no tasks: load it with `prompts`")
+        if unknown := memory.keys() - self.tasks.keys():
+            raise UsageError(f"there is no task {', '.join(sorted(unknown))}")
+        tasks = list(self.tasks.values())
+        every = classify_together(tasks, images, [memory.get(name) for name in self.tasks])
+        found = [dict(zip(self.tasks, each, strict=True)) for each in every]
+        return found[0] if is_single(images) else found
 
     def embed_images(self, images: ImageInput | Iterable[ImageInput]) -> NDArray[np.float32]:
         """Image features, unit rows float32 [B, D], as plain CLIP has them; prompts do not change them.
@@ -271,16 +314,16 @@ class Classifier:
     @property
     def template(self) -> str:
         """The learned prompt's sentence around each label, with {} in its place."""
-        return self._active.prompt.facts.template
+        return self._task.active.prompt.facts.template
 
     def encode_image(self, pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Run the vision graph alone: pixels [B, 3, S, S] to unit features [B, D] and pool entries [B, L, M]."""
-        features, retrieved, _ = run_vision(self._vision, pixels, self._active.prompt)
-        return features, retrieved
+        (seen,) = self._vision.run(pixels, [self.prompt])
+        return seen.features, seen.retrieved
 
     def encode_text(self, retrieved: NDArray[np.int32]) -> list[NDArray[np.float32]]:
         """Run the text graph alone, without the cache: pool entries [B, L, M] to B times unit features [P, D]."""
-        labels = self._active.get()
+        labels = self._task.active.get()
         texts = self._text.graph.run(labels.tokens, retrieved, labels.prompt)
         return [features[labels.prompt_index] for features in texts]
 
@@ -294,44 +337,57 @@ class Classifier:
         Returns:
             Cosines of image and text features [B, C]; of a label with several prompts, the greatest.
         """
-        labels = self._active.get()
+        labels = self._task.active.get()
         found, _ = self._text.cosines(labels, features, retrieved)
         return np.stack([labels.best_of_each(cosines) for cosines in found])
 
-    def _classify(self, images: Sequence[Decoded], hysteresis: RetrievalHysteresis | None) -> list[Prediction]:
-        labels = self._active.get()
-        threshold = self._active.threshold_of(labels)  # of these labels, also where others come meanwhile
-        started = time.perf_counter()
-        pixels = np.stack([pixels for pixels, _ in images])  # [B, 3, S, S]
-        features, retrieved, scores = run_vision(self._vision, pixels, labels.prompt)
-        if hysteresis is not None and labels.prompt.retrieves:
-            retrieved = np.stack([hysteresis(of_image, labels.prompt.digest) for of_image in scores])
-        seen = time.perf_counter()
-        cosines, known = self._text.cosines(labels, features, retrieved)
-        scale = np.float32(self.bundle.manifest.logit_scale / labels.prompt.facts.temperature)
-        results = [_softmax(scale * labels.best_of_each(cosine)) for cosine in cosines]
-        vision, text = (1000 * t / len(images) for t in (seen - started, time.perf_counter() - seen))
-        predictions = []
-        for result, entries, hit, (_, reading) in zip(results, retrieved, known, images, strict=True):
-            parts = {"preprocess": 1000 * reading, "vision": vision, "text": text}
-            latency = {name: round(t, 3) for name, t in (parts | {"total": sum(parts.values())}).items()}
-            predictions.append(_prediction(labels.labels, threshold, result, entries, hit, latency))
-        return predictions
+    def _set_tasks(self, prompts: Mapping[str, Prompt | Path | str | None]) -> None:
+        tasks = {}
+        for name, prompt in prompts.items():
+            check_task_name(name)
+            tasks[name] = self.fork()
+            if prompt is not None:
+                tasks[name].set_prompt(prompt)
+        require_room(list(tasks.values()))
+        self.tasks = MappingProxyType(tasks)
 
 
-def _prediction(
-    labels: tuple[str, ...],
-    threshold: float | None,
-    probabilities: NDArray[np.float32],
-    retrieved: NDArray[np.int32],
-    hit: bool,
-    latency: dict[str, float],
-) -> Prediction:
-    best = int(probabilities.argmax())
-    score = float(probabilities[best])
-    label = None if threshold is not None and score < threshold else labels[best]
-    cache: Literal["hit", "miss"] = "hit" if hit else "miss"
-    return Prediction(label, score, probabilities, labels, retrieved, cache, latency, threshold)
+def classify_together(
+    classifiers: Sequence[Classifier],
+    images: ImageInput | Iterable[ImageInput],
+    hysteresis: Sequence[RetrievalHysteresis | None],
+) -> list[list[Prediction]]:
+    """Classify images by several forks of one classifier, with one run of the vision graph for each batch.
+
+    Args:
+        classifiers: One or more, with the same engines. Of each, what it asks is looked at once for each batch.
+        images: As of a call of one.
+        hysteresis: Of each classifier.
+
+    Returns:
+        For each image its predictions, in the order of the classifiers.
+
+    Raises:
+        ImageError: An image cannot be read.
+        EngineError: The engine failed.
+    """
+    first, tasks = classifiers[0], [each._task for each in classifiers]
+    found: list[list[Prediction]] = []
+    for batch in read_batches(first._preprocess, images, first.batch):
+        found += map(list, zip(*classify(first._vision, tasks, batch, hysteresis), strict=True))
+    return found
+
+
+def require_room(classifiers: Sequence[Classifier]) -> None:
+    """Check that the engine takes the prompts of all of these forks of one classifier at once.
+
+    Raises:
+        EngineError: Their prompts have more pool entries together than it takes.
+    """
+    remedy = ": run fewer tasks on a source, or train prompts with smaller pools (--pool-size)"
+    prompts = [each.prompt for each in classifiers]
+    if len(prompts) > 1:
+        classifiers[0]._vision.require_room(prompts, f"the prompts of {len(prompts)} tasks have together", remedy)
 
 
 def _embedding_size(bundle: Bundle) -> int:
@@ -342,9 +398,3 @@ def _embedding_size(bundle: Bundle) -> int:
 def _at_least(name: str, value: int | None, least: int) -> None:
     if value is not None and value < least:
         raise UsageError(f"{name} is {value}: give {least} or more")
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    exponent: NDArray[Any] = np.exp(logits - logits.max())
-    result: NDArray[np.float32] = (exponent / exponent.sum()).astype(np.float32)
-    return result

@@ -21,7 +21,7 @@ class Prediction:
         retrieved: Retrieved pool entries, int32 [L, M], each row ascending.
         cache: "hit" where all text features were cached.
         latency_ms: Milliseconds of "preprocess", "vision", "text", and their "total"; vision and text are the image's
-            share of its batch.
+            share of its batch. Of several tasks on one vision pass each has its share of preprocess and vision.
         threshold: The rejection threshold that applied; None never rejects.
     """
 

@@ -24,6 +24,7 @@ FLOORS = {
         "errors _util",
         "images preprocess labels tokenizer tensor_file prompt bundle prediction image_batches",
         "engines text",
+        "task",
         "classifier",
         "capture decide",
         "deliver",
