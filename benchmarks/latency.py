@@ -80,7 +80,7 @@ class Plain(nn.Module):
 
     def __init__(self, model: AttriPrompt) -> None:
         super().__init__()
-        self.vision = VisionTower(to_trace(model.backbone.visual, "fp32"), None, [])
+        self.vision = VisionTower(to_trace(model.backbone.tower, "fp32"), None, [])
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, S, S] -> unit features [B, D]."""

@@ -49,9 +49,12 @@ class VisionGraph(nn.Module):
     def __init__(self, model: AttriPrompt, precision: Precision) -> None:
         super().__init__()
         self.vision = copy.copy(model.vision)
-        self.vision._modules = {**model.vision._modules, "visual": to_trace(model.vision.visual, precision)}
-        self.topk = model.config.topk
         self.dtype = DTYPES[precision]
+        tower = to_trace(model.vision.tower, precision)
+        if self.dtype == torch.float16:
+            tower.joint = to_trace(model.vision.tower.joint, "fp32")  # the part of it that retrieval computes with
+        self.vision._modules = {**model.vision._modules, "tower": tower}
+        self.topk = model.config.topk
 
     def forward(self, pixels: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode images and retrieve pool entries."""

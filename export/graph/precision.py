@@ -28,7 +28,6 @@ __all__ = ["DTYPES", "extreme_images", "half_peak", "half_report", "half_shares"
 
 Module = TypeVar("Module", bound=nn.Module)
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.float32}  # int8 is made from the float32 graph
-KEPT = ("proj",)  # visual.proj also projects cluster centres, which are part of retrieval; it is cast where it is used
 HALF = onnx.TensorProto.FLOAT16
 PEAK_IMAGES = 4  # that the range is checked on, beside artificial extremes (our choice)
 FLOATS = (onnx.TensorProto.FLOAT, HALF, onnx.TensorProto.DOUBLE)
@@ -40,9 +39,8 @@ def in_precision(module: Module, precision: Precision) -> Module:
     for child in module.modules():
         if isinstance(child, nn.LayerNorm):
             continue
-        for name, parameter in child.named_parameters(recurse=False):
-            if name not in KEPT:
-                parameter.data = parameter.data.to(DTYPES[precision])
+        for parameter in child.parameters(recurse=False):
+            parameter.data = parameter.data.to(DTYPES[precision])
     return module
 
 

@@ -105,9 +105,7 @@ def open_clip_transform(backbone: Backbone) -> Callable[[Image.Image], torch.Ten
     """Open_clip's own preprocessing for this model."""
     from open_clip.transform import image_transform
 
-    cfg = getattr(backbone.visual, "preprocess_cfg", None) or {}
+    cfg = getattr(backbone.clip.visual, "preprocess_cfg", None) or {}
     known = {name: cfg[name] for name in ("mean", "std", "interpolation", "resize_mode") if name in cfg}
-    transform: Callable[[Image.Image], torch.Tensor] = image_transform(
-        backbone.visual.image_size, is_train=False, **known
-    )
+    transform: Callable[[Image.Image], torch.Tensor] = image_transform(backbone.tower.size, is_train=False, **known)
     return transform

@@ -84,7 +84,7 @@ def test_fp16_is_half_where_it_should_be_and_single_where_it_must(pocket_model, 
     big = [i for i in vision.graph.initializer if np.prod(i.dims) >= 1000]
     single = sum(np.prod(i.dims) for i in big if i.data_type == FLOAT)
     # The joint projection (it belongs to retrieval) and the averaging matrix are all that stays single.
-    assert single == pocket_model.backbone.visual.proj.numel()
+    assert single == pocket_model.backbone.clip.visual.proj.numel()
     products = [n for n in vision.graph.node if n.op_type in ("MatMul", "Gemm")]
     half = [n for n in products if known[n.output[0]] == onnx.TensorProto.FLOAT16]
     assert len(half) == 6 * 6 + 1  # qkv, scores, values, out, two of the MLP in each block; the projection

@@ -38,12 +38,13 @@ class AttriPrompt(nn.Module):
         self.depth = layers if config.depth is None else config.depth
         if not 1 <= self.depth <= layers:
             raise UsageError(f"depth is {config.depth}: {backbone.name} has {layers} text blocks")
-        self.pool = PromptPool(config, self.depth, width, backbone.joint_width)
+        tower = backbone.tower
+        self.pool = PromptPool(config, self.depth, width, tower.joint_width)
         try:
-            retrieval = Retrieval(backbone.grid, config.clusters, config.lloyd_steps, config.kmeans_init)
+            retrieval = Retrieval(tower.grid, tower.prefix, config.clusters, config.lloyd_steps, config.kmeans_init)
         except ValueError as error:
             raise UsageError(f"clusters is {config.clusters}: {error}") from error
-        self.vision = VisionTower.of(backbone.visual, retrieval, layers, self.depth)
+        self.vision = VisionTower.of(tower, retrieval, layers, self.depth)
 
     def embed(self, labels: LabelTokens) -> EmbeddedLabels:
         """Look up the token embeddings, on the model's device."""

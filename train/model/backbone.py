@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor, nn
 
 from attri.runtime.errors import FailedError, UsageError
 from attri.runtime.preprocess import Preprocess
-from attri.train.model.open_clip_types import CLIP, TextTransformer, VisionTransformer
+from attri.train.model.foldable import check_config, check_foldable
+from attri.train.model.open_clip_types import CLIP, TextTransformer
 from attri.train.model.prompted_text import TextTower
-
-VOCABULARY = 49408  # CLIP's byte-pair encoding, the one that the runtime speaks
+from attri.train.model.towers import ImageTower, image_tower
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,14 @@ class Backbone:
         name: open_clip model name, or "pocket".
         tag: open_clip tag, weights file, "embedded" or "random".
         sha256: hash of all tensors, whatever file they came from.
+        tower: the image tower in parts; its weights are those of `clip`.
     """
 
     clip: CLIP
     name: str
     tag: str
     sha256: str
-
-    @property
-    def visual(self) -> VisionTransformer:
-        """The image tower."""
-        return self.clip.visual
+    tower: ImageTower
 
     @property
     def text(self) -> TextTransformer:
@@ -56,17 +53,12 @@ class Backbone:
     @property
     def joint_width(self) -> int:
         """D, width of the joint space."""
-        return self.visual.proj.shape[1]
+        return self.tower.joint_width
 
     @property
     def logit_scale(self) -> float:
         """The factor of the cosine: exp of the learned logit scale."""
         return float(self.clip.logit_scale.detach().double().exp())
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
-        return self.visual.grid_size
 
     def text_tower(self) -> TextTower:
         """Return the parts of the text tower that the folded encoder uses."""
@@ -78,15 +70,12 @@ class Backbone:
         Raises:
             UsageError: the model needs another resize than CLIP's.
         """
-        cfg = getattr(self.visual, "preprocess_cfg", None) or {}
+        cfg = getattr(self.clip.visual, "preprocess_cfg", None) or {}
         if cfg.get("interpolation", "bicubic") != "bicubic" or cfg.get("resize_mode", "shortest") != "shortest":
             raise UsageError(f"{self.name} wants {cfg['interpolation']}/{cfg['resize_mode']} resizing: not supported")
-        height, width = self.visual.image_size
-        if height != width:
-            raise UsageError(f"{self.name} takes {height} x {width} images: only square ones are supported")
         mean = tuple(cfg.get("mean", (0.48145466, 0.4578275, 0.40821073)))
         std = tuple(cfg.get("std", (0.26862954, 0.26130258, 0.27577711)))
-        return Preprocess(height, mean, std)
+        return Preprocess(self.tower.size, mean, std)
 
 
 def load_backbone(name: str = "pocket", pretrained: Path | str | None = None) -> Backbone:
@@ -136,7 +125,9 @@ def freeze(clip: nn.Module, name: str, tag: str) -> Backbone:
     """
     check_foldable(clip, name)
     clip = clip.float().eval().requires_grad_(False)
-    return Backbone(cast(CLIP, clip), name, tag, weights_hash(clip))
+    model = cast(CLIP, clip)
+    width = TextTower(cast(TextTransformer, getattr(model, "text", model))).joint_width
+    return Backbone(model, name, tag, weights_hash(clip), image_tower(model.visual, width, name))
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -146,57 +137,6 @@ def weights_hash(module: nn.Module) -> str:
         digest.update(f"{key} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def check_config(name: str, config: dict[str, Any]) -> None:
-    """Check by its config that a model can be folded, before any weight is made or fetched.
-
-    Raises:
-        UsageError: the tower is not a plain open_clip ViT with a causal CLIP text tower.
-    """
-    vision, text = config["vision_cfg"], config["text_cfg"]
-    if text.get("hf_model_name"):
-        raise UsageError(f"{name} cannot be folded: its text tower is a Hugging Face model, not a causal CLIP tower")
-    if vision.get("timm_model_name") or isinstance(vision.get("layers"), list):
-        raise UsageError(f"{name} is not supported: its image tower is not a ViT of open_clip")
-    if config.get("multimodal_cfg") or text.get("embed_cls"):
-        raise UsageError(f"{name} cannot be folded: it reads a class token after the words (CoCa), not EOT")
-    if vision.get("attentional_pool"):
-        raise UsageError(f"{name} is not supported: its image tower pools by attention")
-    if (vocabulary := text.get("vocab_size", VOCABULARY)) != VOCABULARY:
-        raise UsageError(f"{name} is not supported: its vocabulary has {vocabulary} tokens, CLIP's has {VOCABULARY}")
-    if text.get("no_causal_mask"):
-        raise UsageError(f"{name} cannot be folded: its text tower is not causal, so labels would change prompts")
-
-
-def check_foldable(clip: nn.Module, name: str) -> None:
-    """Check that the folded encoder computes this model exactly.
-
-    Raises:
-        UsageError: with the model's name and the reason.
-    """
-    from open_clip import transformer
-
-    visual: Any = clip.visual
-    text: Any = getattr(clip, "text", clip)
-    if not isinstance(visual, transformer.VisionTransformer):
-        raise UsageError(f"{name} is not supported: its image tower is not a ViT of open_clip")
-    if getattr(text, "attn_mask", None) is None:
-        raise UsageError(f"{name} cannot be folded: its text tower is not causal, so labels would change prompts")
-    if getattr(text, "cls_emb", None) is not None:
-        raise UsageError(f"{name} cannot be folded: it reads a class token after the words (CoCa), not EOT")
-    if getattr(text, "pool_type", getattr(clip, "text_pool_type", "argmax")) not in ("argmax", "eos"):
-        raise UsageError(f"{name} cannot be folded: its text feature is not read at EOT")
-    if visual.attn_pool is not None or visual.pool_type not in ("tok", "avg"):
-        raise UsageError(f"{name} is not supported: its image tower pools by attention")
-    if visual.proj is None or not isinstance(visual.patch_dropout, nn.Identity):
-        raise UsageError(f"{name} is not supported: its image tower has no plain projection or drops patches")
-    blocks = [*visual.transformer.resblocks, *text.transformer.resblocks]
-    if not all(type(block) is transformer.ResidualAttentionBlock for block in blocks):
-        raise UsageError(f"{name} is not supported: its blocks are not CLIP's (custom attention)")
-    vocabulary = text.token_embedding.weight.shape[0]
-    if vocabulary != VOCABULARY:
-        raise UsageError(f"{name} is not supported: its vocabulary has {vocabulary} tokens, CLIP's has {VOCABULARY}")
 
 
 def _near(name: str, known: list[str]) -> str:

@@ -75,6 +75,13 @@ class TextTower(nn.Module):
         self.ln_final = text.ln_final
         self.text_projection = text.text_projection
 
+    @property
+    def joint_width(self) -> int:
+        """D, width of the joint space."""
+        if isinstance(self.text_projection, nn.Linear):
+            return self.text_projection.out_features
+        return (self.positional_embedding if self.text_projection is None else self.text_projection).shape[1]
+
     def project(self, x: Tensor) -> Tensor:
         """Project into the joint space. [..., W] -> [..., D]."""
         if self.text_projection is None:

@@ -2,15 +2,17 @@ r"""Attribute retrieval, step 1: cluster an image's patch tokens into the querie
 
 For text block l the patch tokens after vision block s(l) = ceil(l L_v / L_t) are clustered, image by image:
 
-    Z = l2_normalize(ln_post(patch tokens))                       [T, W_v]
+    Z = l2_normalize(x),  x = norm(patch tokens)                  [T, W_v]
     a_t = argmax_j Z_t . m_j,   m_j = l2_normalize(sum_{t: a_t = j} Z_t)      spherical k-means, a fixed number of steps
-    c_j = l2_normalize(m_j @ visual.proj)                         [K, D]
+    c_j = l2_normalize(joint(r m_j)),  r = mean_t |x_t|           [K, D]
 
-T patches, W_v width of the vision tower, K clusters, D joint width. The paper clusters and aggregates; spherical
-k-means, its initial centres and projecting the K centres in place of the T tokens are our choice. Projection is linear,
-so projecting centres equals averaging projected tokens. The sums below weight each row by 1 / |row| (0 for CLS) and so
-need no normalized copy of the tokens. Everything here is float32 or wider: retrieval is a discrete choice, and half
-precision would flip it.
+T patches, W_v width of the vision tower, K clusters, D joint width; `norm` and `joint` are the image tower's own, and
+give its feature of a single patch (`attri.train.model.towers`). The paper clusters and aggregates; spherical k-means,
+its initial centres and mapping the K centres in place of the T tokens are our choice. CLIP's own joint is a matrix:
+then mapping centres equals averaging mapped tokens, and their length r does not matter. With a bias or an activation it
+does, and r is what patches of this image have. The sums below weight each row by 1 / |row| (0 for CLS) and so need no
+normalized copy of the tokens. Everything here is float32 or wider: retrieval is a discrete choice, and half precision
+would flip it.
 """
 
 from __future__ import annotations
@@ -21,11 +23,15 @@ import torch
 from torch import Tensor, nn
 
 from attri.train.config import KmeansInit
-from attri.train.model.blocks import l2_normalize, layer_norm, upcast
+from attri.train.model.blocks import l2_normalize, upcast
+from attri.train.model.towers.base import ImageTower
 
 
 def source_blocks(vision_layers: int, text_layers: int, depth: int) -> list[int]:
-    """Return the vision block (1-based) whose tokens each of the first `depth` text blocks retrieves with."""
+    """Return the vision block (1-based) whose tokens each of the first `depth` text blocks retrieves with.
+
+    With fewer vision blocks than text blocks, neighbouring text blocks share one.
+    """
     return [math.ceil(block * vision_layers / text_layers) for block in range(1, depth + 1)]
 
 
@@ -93,10 +99,11 @@ def lloyd_step(tokens: Tensor, weights: Tensor, centres: Tensor) -> Tensor:
 
 
 class Retrieval(nn.Module):
-    """Cluster the patch tokens of one vision block and project the centres into the joint space.
+    """Cluster the patch tokens of one vision block and map the centres into the joint space.
 
     Args:
         grid: rows and columns of patches.
+        prefix: tokens before the patches, which are in no cluster.
         clusters: K, centres per image.
         steps: Lloyd steps, a fixed number so that the graph is static.
         kmeans_init: "grid" for means of equal regions, "farthest" for farthest-first tokens.
@@ -104,34 +111,33 @@ class Retrieval(nn.Module):
 
     regions: Tensor
 
-    def __init__(self, grid: tuple[int, int], clusters: int, steps: int, kmeans_init: KmeansInit) -> None:
+    def __init__(self, grid: tuple[int, int], prefix: int, clusters: int, steps: int, kmeans_init: KmeansInit) -> None:
         super().__init__()
-        self.clusters, self.steps, self.kmeans_init = clusters, steps, kmeans_init
+        self.prefix, self.clusters, self.steps, self.kmeans_init = prefix, clusters, steps, kmeans_init
         regions = torch.empty(0)
         if kmeans_init == "grid":
-            regions = torch.nn.functional.pad(region_means(grid, clusters), (1, 0))  # [K, 1 + T], CLS in no region
+            regions = torch.nn.functional.pad(region_means(grid, clusters), (prefix, 0))  # [K, prefix + T]
         self.register_buffer("regions", regions, persistent=False)
 
-    def forward(self, tokens: Tensor, ln_post: nn.Module, projection: Tensor) -> Tensor:
-        """Cluster and project.
+    def forward(self, tokens: Tensor, tower: ImageTower) -> Tensor:
+        """Cluster and map. Tokens after one vision block [B, prefix + T, W] -> unit centres [B, K, D]."""
+        x, centres = self.cluster(tokens, tower)
+        if not tower.linear:
+            centres = centres * x[:, self.prefix :].norm(dim=-1).mean(1)[:, None, None]
+        return l2_normalize(tower.joint(centres))
 
-        tokens after one vision block, CLS first [B, 1 + T, W]; projection [W, D] -> unit centres [B, K, D]
-        """
-        _, centres = self.cluster(tokens, ln_post)
-        return l2_normalize(centres @ projection.to(centres.dtype))
-
-    def cluster(self, tokens: Tensor, ln_post: nn.Module) -> tuple[Tensor, Tensor]:
+    def cluster(self, tokens: Tensor, tower: ImageTower) -> tuple[Tensor, Tensor]:
         """Run spherical k-means per image.
 
-        tokens, CLS first [B, 1 + T, W] -> the tokens after `ln_post`, and unit centres [B, K, W]
+        tokens [B, prefix + T, W] -> the tokens after the tower's norm, and unit centres [B, K, W]
         """
-        x = layer_norm(ln_post, upcast(tokens))
-        is_patch = torch.arange(x.shape[1], device=x.device) > 0
-        weights = torch.rsqrt((x * x).sum(-1).clamp_min(1e-24)) * is_patch.to(x.dtype)  # [B, 1 + T]
+        x = tower.normalize(upcast(tokens))
+        is_patch = torch.arange(x.shape[1], device=x.device) >= self.prefix
+        weights = torch.rsqrt((x * x).sum(-1).clamp_min(1e-24)) * is_patch.to(x.dtype)  # [B, prefix + T]
         if self.kmeans_init == "grid":
             centres = l2_normalize((self.regions.to(x.dtype) * weights[:, None]) @ x)  # [B, K, W]
         else:
-            centres = farthest_first((x * weights[..., None])[:, 1:], self.clusters)
+            centres = farthest_first((x * weights[..., None])[:, self.prefix :], self.clusters)
         for _ in range(self.steps):
             centres = lloyd_step(x, weights, centres)
         return x, centres

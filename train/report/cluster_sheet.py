@@ -65,19 +65,19 @@ def usage_by_class(retrieved: Tensor, targets: Tensor, classes: int, size: int) 
 @torch.no_grad()
 def cluster_blocks(model: AttriPrompt, image: Image.Image) -> list[BlockClusters]:
     """Cluster and retrieve for one image with the model's own parts; one view per prompted text block, L in all."""
-    visual, keys = model.backbone.visual, model.pool.keys_of_blocks()  # [L, N, D]
-    ln_post, projection, retrieval = visual.ln_post, visual.proj, model.vision.retrieval
+    keys = model.pool.keys_of_blocks()  # [L, N, D]
+    tower, retrieval = model.vision.tower, model.vision.retrieval
     assert retrieval is not None
-    pixels = torch.from_numpy(model.backbone.preprocess()(image)[None]).to(projection)
-    states = dict(enumerate(model.vision.states(pixels), start=1))
-    centres = torch.stack([retrieval(states[source], ln_post, projection)[0] for source in model.vision.sources])
+    pixels = torch.from_numpy(model.backbone.preprocess()(image)[None]).to(model.backbone.token_embedding)
+    states = dict(enumerate(tower.states(pixels), start=1))
+    centres = torch.stack([retrieval(states[source], tower)[0] for source in model.vision.sources])
     entries = model.pool.retrieve(centres[:, :, None].transpose(0, 1)).transpose(0, 1)  # [L, K, k], a centre at a time
     cosines = (centres @ keys.to(centres.dtype).transpose(1, 2)).gather(-1, entries)  # [L, K, k]
     cosines, order = cosines.sort(dim=-1, descending=True, stable=True)
     views = []
     for block, source in enumerate(model.vision.sources):
-        tokens, found = retrieval.cluster(states[source], ln_post)
-        clusters = nearest_centre(tokens[:, 1:], found).reshape(model.backbone.grid)
+        tokens, found = retrieval.cluster(states[source], tower)
+        clusters = nearest_centre(tokens[:, tower.prefix :], found).reshape(tower.grid)
         views.append(
             BlockClusters(source, clusters.cpu(), entries[block].gather(-1, order[block]).cpu(), cosines[block].cpu())
         )

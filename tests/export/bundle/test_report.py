@@ -122,7 +122,7 @@ def test_operations_are_counted_as_on_paper(full, pocket_model):
     assert keys < retrieval < 0.06 * blocks
     assert found["inputs"] == {"pixels": [1, 3, 64, 64], "keys": [6, 192, 16]}
     assert found["nodes"]["LayerNormalization"] == 1 + 2 * L + L + 1  # ln_pre, two a block, ln_post for each source
-    assert found["constants"] > sum(p.numel() for p in pocket_model.backbone.visual.parameters()) - W * D
+    assert found["constants"] > sum(p.numel() for p in pocket_model.backbone.clip.visual.parameters()) - W * D
 
 
 def test_products_of_every_kind_are_counted():

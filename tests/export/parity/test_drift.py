@@ -51,7 +51,7 @@ def same(values, wanted):
 
 def places(model):
     """A weight, the stage that misses its gate through it, and what must be said."""
-    vision, text = model.backbone.visual, model.backbone.text
+    vision, text = model.backbone.clip.visual, model.backbone.text
     blocks, words = vision.transformer.resblocks, text.transformer.resblocks
     return {
         "patches": (VISION, vision.conv1.weight, ParityStage.IMAGE_FEATURES, "the embedding"),
@@ -115,7 +115,7 @@ def test_half_precision_alone_is_no_drift_and_damage_to_it_is(pocket_model, trac
         locate_drift(pocket_model, half, ParityStage.IMAGE_FEATURES, pixels)
         == "; no layer of vision.onnx drifts by itself"
     )
-    damage(VISION, pocket_model.backbone.visual.transformer.resblocks[2].mlp.c_proj.weight)
+    damage(VISION, pocket_model.backbone.clip.visual.transformer.resblocks[2].mlp.c_proj.weight)
     assert "vision.onnx drifts first in block 2, MLP" in locate_drift(
         pocket_model, half, ParityStage.IMAGE_FEATURES, pixels
     )

@@ -139,10 +139,10 @@ def test_what_is_drawn_is_what_the_literal_method_clusters_and_retrieves(image_f
             centres, labels = literal_clusters(
                 backbone.clip, tokens, config.clusters, config.lloyd_steps, config.kmeans_init
             )
-            assert view.clusters.shape == backbone.grid
+            assert view.clusters.shape == backbone.tower.grid
             assert view.clusters.flatten().tolist() == labels
             for k, centre in enumerate(centres):
-                joint = normal(centre @ backbone.visual.proj)
+                joint = normal(centre @ backbone.clip.visual.proj)
                 assert sorted(view.entries[k].tolist()) == literal_retrieve(joint[None], keys[block], config.topk)
                 cosines = [float(joint @ keys[block, entry]) for entry in view.entries[k]]
                 assert cosines == sorted(cosines, reverse=True)
@@ -182,7 +182,7 @@ def test_the_sheet_colours_the_patches_of_the_image(tmp_path, pocket_model, imag
     want = (palette[:, 0] - palette[:, 1]) / 2
     view = cluster_blocks(model, image)[0]
     seen = 0
-    for row, column in np.ndindex(*model.backbone.grid):
+    for row, column in np.ndindex(*model.backbone.tower.grid):
         x = round((0.15 + (column + 0.2) * SIDE / 8) * INCH)  # in a corner of the patch, off borders and most numbers
         y = round((SIDE + 0.72 + (row + 0.2) * SIDE / 8) * INCH)
         red, _, blue = sheet[y, x]

@@ -1,0 +1,62 @@
+"""What attri needs of an image tower, whatever its architecture: a new family is one class beside this file.
+
+Retrieval clusters the patch tokens after a block, and asks the prompt pool with what the tower itself would make of a
+cluster's centre if it were the only patch: `normalize`, then `joint`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+
+class ImageTower(nn.Module, ABC):
+    """A frozen image tower, run block by block. It owns no weights: they are those of the model.
+
+    A family's class is made of the module, the joint width and the model's name, and raises UsageError for a module
+    that it cannot run exactly.
+
+    Args:
+        size: side of the images, pixels.
+        grid: rows and columns of patches, alike after every block of `states`.
+        prefix: tokens before the patches (CLS, registers).
+        layers: blocks whose tokens can be clustered, L_v; where a tower shrinks its map, those of its last stage.
+        joint: maps a patch after `normalize`, if it were the only one, into the joint space: [..., W] -> [..., D].
+            Retrieval uses it, so it stays float32 in every precision; `feature` may use the same weights in half.
+        joint_width: D.
+        linear: whether `joint` has neither bias nor activation, so that a centre's length does not matter.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        grid: tuple[int, int],
+        prefix: int,
+        layers: int,
+        joint: nn.Module,
+        joint_width: int,
+        linear: bool,
+    ) -> None:
+        super().__init__()
+        self.size, self.grid, self.prefix, self.layers = size, grid, prefix, layers
+        self.joint, self.joint_width, self.linear = joint, joint_width, linear
+
+    @abstractmethod
+    def states(self, pixels: Tensor) -> Iterator[Tensor]:
+        """Yield the tokens after each of the L_v blocks. [B, 3, H, W] -> [B, prefix + T, W]."""
+
+    @abstractmethod
+    def normalize(self, tokens: Tensor) -> Tensor:
+        """Apply the norm that comes before pooling, as to the last block's. [B, T, W] -> [B, T, W]."""
+
+    @abstractmethod
+    def feature(self, tokens: Tensor) -> Tensor:
+        """Pool and project the tokens after the last block, as the tower was trained. [B, prefix + T, W] -> [B, D]."""
+
+
+def is_linear(joint: nn.Module) -> bool:
+    """Whether a map is nothing but products: its parts are without bias, and none is an activation."""
+    plain = (nn.Identity, nn.Linear, nn.Dropout, nn.Sequential)
+    return all(isinstance(part, plain) and getattr(part, "bias", None) is None for part in joint.modules())
