@@ -27,7 +27,8 @@ TESTS = Path(__file__).parent
 # What the files and folders of tests need. With --quick they are not even imported.
 LANES = {
     "training": "train/test_fit.py train/evaluation train/training/test_distributed.py train/report",
-    "models": "train/model/test_backbone.py train/model/test_fold.py train/model/test_retrieval.py",
+    "models": "train/model/test_backbone.py train/model/test_fold.py train/model/test_retrieval.py "
+    "train/model/test_towers.py",
     "export": "export/graph export/bundle/test_report.py export/parity/test_drift.py export/test_command.py "
     "export/test_onnx.py export/test_quantize.py export/test_roundtrip.py calibration/test_activation_ranges.py "
     "calibration/test_qdq.py runtime/engines/tensorrt/test_rtx.py",

@@ -5,10 +5,11 @@ Nothing here is shared with attri but the learned tensors. Everything folded is 
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def text_part(clip, name):
@@ -39,21 +40,104 @@ def literal_text(clip, tokens: Tensor, static: Tensor, retrieved: Tensor, ids: T
 
 
 def literal_image(clip, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """One image [1, 3, H, W] -> its unit feature [D] and the patch tokens after every vision block, each [T, W]."""
-    out = clip.visual.forward_intermediates(pixels, output_fmt="NLC")
-    return torch.nn.functional.normalize(out["image_features"][0], dim=-1), [x[0] for x in out["image_intermediates"]]
+    """One image [1, 3, H, W] -> its unit feature [D] and the patch tokens after every usable vision block, each [T, W].
+
+    Recorded while the model itself runs.
+    """
+    seen: list[Tensor] = []
+    hooks = [block.register_forward_hook(lambda *call: seen.append(patches(call[-1]))) for block in vision_blocks(clip)]
+    feature = clip.encode_image(pixels, normalize=True)[0]
+    for hook in hooks:
+        hook.remove()
+    return feature, seen
+
+
+def vision_blocks(clip) -> list[nn.Module]:
+    """Blocks of a transformer, or of the last stage, which alone has the width that the head takes."""
+    visual = clip.visual
+    if hasattr(visual, "transformer"):
+        return list(visual.transformer.resblocks)
+    if hasattr(visual, "layer4"):
+        return list(visual.layer4)
+    trunk = visual.trunk
+    return list(
+        next(
+            t
+            for t in (trunk, *reversed(getattr(trunk, "stages", getattr(trunk, "layers", []))))
+            if hasattr(t, "blocks")
+        ).blocks
+    )
+
+
+def patches(x: Tensor) -> Tensor:
+    """Of one image [1, n, W], [1, W, h, w] or [1, h, w, W]; the patches are the square at the end."""
+    if x.dim() == 4:
+        return x[0].flatten(0, 1) if x.shape[1] == x.shape[2] else x[0].flatten(1).T
+    return x[0, x.shape[1] - math.isqrt(x.shape[1]) ** 2 :]
+
+
+def last_norms(visual) -> list[tuple[nn.Module, str]]:
+    """The norms between the last block and the joint space, and where they are."""
+    if hasattr(visual, "layer4"):
+        return []
+    if hasattr(visual, "ln_post"):
+        return [(visual, "ln_post")]
+    trunk = visual.trunk
+    if hasattr(trunk, "stages"):
+        return [(trunk.head, "norm")]
+    after_pooling = hasattr(trunk, "fc_norm") and getattr(trunk, "attn_pool", None) is None
+    return [(trunk, "norm")] + [(trunk, "fc_norm")] * after_pooling
+
+
+def pooled_alone(visual, token: Tensor) -> Tensor:
+    """What the tower makes of a token [W] after its last block, if that were its only one, unit [D]."""
+    if hasattr(visual, "layer4"):
+        pool = copy.deepcopy(visual.attnpool)  # a single token has no place
+        pool.positional_embedding.data = torch.zeros_like(pool.positional_embedding[:2])
+        return normal(pool(token[None, :, None, None])[0])
+    if hasattr(visual, "ln_post"):
+        return normal(visual.ln_post(token) @ visual.proj)
+    trunk = visual.trunk
+    if hasattr(trunk, "stages"):
+        pooled = trunk.forward_head(trunk.norm_pre(token[None, :, None, None]))
+    else:
+        pooled = trunk.forward_head(
+            trunk.norm(token[None, None, None] if hasattr(trunk, "layers") else token[None, None])
+        )
+    return normal(visual.head(pooled)[0])
 
 
 def literal_centres(clip, tokens: Tensor, clusters: int, steps: int, start: str) -> Tensor:
-    """Spherical k-means of one image's patch tokens [T, W], by loops -> unit projected centres [K, D]."""
+    """Spherical k-means of one image's patch tokens [T, W], by loops -> unit centres in the joint space [K, D]."""
+    visual = clip.visual
+    length = sum(row.norm() for row in normed(visual, tokens)) / len(tokens)
     centres, _ = literal_clusters(clip, tokens, clusters, steps, start)
-    return torch.stack([normal(centre @ clip.visual.proj) for centre in centres])
+    norms = [(owner, name, getattr(owner, name)) for owner, name in last_norms(visual)]
+    for owner, name, _ in norms:
+        setattr(owner, name, nn.Identity())  # they were applied before clustering
+    mapped = torch.stack([pooled_alone(visual, centre * length) for centre in centres])
+    for owner, name, norm in norms:
+        setattr(owner, name, norm)
+    return mapped
+
+
+def normed(visual, tokens: Tensor) -> list[Tensor]:
+    """The tokens after the last norms, one by one."""
+    for owner, name in last_norms(visual):
+        norm = getattr(owner, name)
+        tokens = (
+            torch.nn.functional.layer_norm(tokens, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+            if hasattr(norm, "eps")
+            else tokens
+        )
+    return list(tokens)
 
 
 def literal_clusters(clip, tokens: Tensor, clusters: int, steps: int, start: str) -> tuple[list[Tensor], list[int]]:
     """The same, not projected -> K unit centres [W], and for each patch the number of the centre most like it."""
-    rows = [x / x.norm() for x in clip.visual.ln_post(tokens)]
-    centres = grid_start(rows, clip.visual.grid_size, clusters) if start == "grid" else farthest_start(rows, clusters)
+    rows = [x / x.norm() for x in normed(clip.visual, tokens)]
+    grid = (math.isqrt(len(rows)),) * 2
+    centres = grid_start(rows, grid, clusters) if start == "grid" else farthest_start(rows, clusters)
     for _ in range(steps):
         labels = nearest(rows, centres)
         groups = [[row for row, label in zip(rows, labels, strict=True) if label == k] for k in range(clusters)]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+from unittest import mock
 
 import open_clip
+import timm
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
 
@@ -19,6 +21,41 @@ SMALL = {
 }
 
 
+# The smallest of each family of image towers, and what makes it small: arguments of timm, or of open_clip's config.
+FAMILIES = {
+    "EVA02-B-16": {"depth": 2, "img_size": 64},
+    "PE-Core-T-16-384": {"depth": 3, "img_size": 96},
+    "ViTamin-S": {"depth": 2, "img_size": 96},
+    "MobileCLIP-B": {"depth": 2, "img_size": 64},
+    "vit_medium_patch16_gap_256": {"depth": 2, "img_size": 64},
+    "vit_relpos_medium_patch16_cls_224": {"depth": 2, "img_size": 64},
+    "convnext_tiny": {"depths": (1, 1, 1, 2), "img_size": 128},
+    "convnext_tiny_d": {"depths": (1, 1, 1, 2), "img_size": 128},
+    "RN50": {"layers": [1, 1, 1, 2], "img_size": 128},
+    "swin_base_patch4_window7_224": {"depths": (1, 1, 1, 2), "img_size": 224},
+}
+
+
+@functools.cache
+def small_tower(name: str, double: bool = False) -> Backbone:
+    """A seeded random model of that family: real widths, a small image tower, and 4 text blocks."""
+    of_timm = dict(FAMILIES[name])
+    config = open_clip.get_model_config(name.removesuffix("_d"))
+    if name.endswith("_d"):
+        config["vision_cfg"] |= {"timm_proj": "mlp"}  # as in convnext_large_d
+    config["vision_cfg"] |= {"image_size": of_timm["img_size"]}
+    if "layers" in of_timm:
+        config["vision_cfg"] |= {"layers": of_timm.pop("layers")}
+    if "convnext" in name:  # takes images of any size
+        del of_timm["img_size"]
+    config["text_cfg"] |= {"layers": 4}
+    torch.manual_seed(0)
+    custom = config.pop("custom_text", False)
+    with mock.patch("open_clip.timm_model.timm.create_model", functools.partial(timm.create_model, **of_timm)):
+        clip = (CustomTextCLIP if custom else CLIP)(**config)
+    return frozen(clip, name, double)
+
+
 @functools.cache
 def small_backbone(name: str, double: bool = False, image_size: int = 128) -> Backbone:
     """A seeded random model of that shape with 2-3 vision and 2 text blocks, at a small image size."""
@@ -31,9 +68,18 @@ def small_backbone(name: str, double: bool = False, image_size: int = 128) -> Ba
     config["text_cfg"] |= {"layers": 2}
     torch.manual_seed(0)
     clip = (CustomTextCLIP if custom else CLIP)(**{k: v for k, v in config.items() if k != "custom_text"})
-    for parameter in clip.parameters():  # biases and norms that are 0 and 1 would hide mistakes
+    return frozen(clip, name, double)
+
+
+def frozen(clip: torch.nn.Module, name: str, double: bool) -> Backbone:
+    """Biases and norms that are 0 and 1 would hide mistakes."""
+    for parameter in clip.parameters():
         if parameter.ndim == 1:
             parameter.data += torch.randn_like(parameter) * 0.05
+    for module in clip.modules():  # as in ResNets
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean += torch.randn_like(module.running_mean) * 0.05
+            module.running_var *= 1 + torch.rand_like(module.running_var) * 0.2
     backbone = freeze(clip, name, "random")
     if double:
         backbone.clip.double()

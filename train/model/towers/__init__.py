@@ -10,12 +10,22 @@ from torch import nn
 from attri.runtime.errors import UsageError
 from attri.train.model.towers.base import ImageTower
 from attri.train.model.towers.clip_vit import ClipVit
+from attri.train.model.towers.stages import ClipResNet, ConvNext, Swin
+from attri.train.model.towers.timm_vit import TimmVit
 
 __all__ = ["FAMILIES", "ImageTower", "family_of", "image_tower"]
 
 # By the module that defines the tower: of open_clip, or of timm's models.
 FAMILIES: dict[str, Callable[[Any, int, str], ImageTower]] = {
     "open_clip.transformer": ClipVit,
+    "open_clip.modified_resnet": ClipResNet,
+    "timm.eva": TimmVit,
+    "timm.vision_transformer": TimmVit,
+    "timm.vision_transformer_hybrid": TimmVit,  # MobileCLIP-B: convolutions instead of a patch embedding
+    "timm.vision_transformer_relpos": TimmVit,
+    "timm.vitamin": TimmVit,  # of the same class as vision_transformer
+    "timm.convnext": ConvNext,
+    "timm.swin_transformer": Swin,
 }
 
 
