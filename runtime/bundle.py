@@ -45,10 +45,10 @@ from numpy.typing import NDArray
 from attri.runtime._util.atomic import write_file
 from attri.runtime._util.held_files import HeldFiles, entry_of
 from attri.runtime.errors import BundleError, BundleNotFoundError
-from attri.runtime.preprocess import Preprocess
+from attri.runtime.preprocess import INTERPOLATIONS, RESIZES, Preprocess
 from attri.runtime.prompt import Prompt
 
-SCHEMA = 4  # 3 had the prompt in the graphs
+SCHEMA = 5  # 4 had one way to resize
 MANIFEST, VISION, TEXT, EMBEDDING, MERGES = (
     "manifest.json",
     "vision.onnx",
@@ -65,7 +65,7 @@ SYMMETRIC = {VISION: "vision.s8.onnx", TEXT: "text.s8.onnx"}
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 PROMPT_SHAPE = ("depth", "clusters", "topk", "prompt_length", "static_tokens")  # that is fixed in the graphs
-RESIZE = "shorter side to size, Pillow bicubic with antialias; centre crop; RGB"
+IMAGE = frozenset(field.name for field in fields(Preprocess))
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Manifest:
     attri: str  # version that wrote it
     created: str  # UTC, ISO 8601
     model: dict[str, str]  # name, pretrained, sha256 of the weights
-    image: dict[str, Any]  # size in pixels, mean, std, resize
+    image: dict[str, Any]  # the fields of `Preprocess`
     text: dict[str, Any]  # context_length, width
     logit_scale: float  # the factor of the cosine, already exponentiated
     retrieval: dict[str, Any]  # depth L, retrieved M, and how they came about; not the entries, N, which are a prompt's
@@ -215,7 +215,7 @@ class Bundle:
     def preprocess(self) -> Preprocess:
         """What turns an image into the input of the vision graph."""
         image = self.manifest.image
-        return Preprocess(image["size"], tuple(image["mean"]), tuple(image["std"]))
+        return Preprocess(**image | {"mean": tuple(image["mean"]), "std": tuple(image["std"])})
 
     def token_embedding(self) -> NDArray[Any]:
         """[49408, W], mapped and not read."""
@@ -273,6 +273,9 @@ def _checks(manifest: Manifest) -> dict[str, bool]:
         "model": isinstance(manifest.model, dict)
         and all(isinstance(manifest.model.get(key), str) for key in ("name", "sha256")),
         "image": isinstance(image, dict)
+        and image.keys() == IMAGE
+        and image["resize"] in RESIZES
+        and image["interpolation"] in INTERPOLATIONS
         and _is_count(image.get("size"))
         and _is_colour(image.get("mean"))
         and _is_colour(image.get("std"))

@@ -1,10 +1,11 @@
-"""Pixels as CLIP was trained on them: the bytes of open_clip's evaluation transform, without torch.
+"""Pixels as the model was trained on them: the bytes of open_clip's evaluation transform, without torch.
 
 `load_image` comes first: upright, 8 bits, transparency on white, no palette. From there on every byte is open_clip's.
 open_clip alone would show what lies hidden under transparent pixels where the image has the size of the model, and
 black where it has to be resized.
 
-Pillow's bicubic with antialias brings the shorter side to `size`, a centre crop follows, then RGB, then normalisation.
+"shortest", CLIP's own: the shorter side is brought to `size`, and a centre crop follows. "squash": the whole image is
+resized to the square. Both by Pillow's bicubic or bilinear, with antialias; then RGB, then normalisation.
 
 Why the whole image is resized, and not only the crop with `Image.resize(box=...)` for half the work: Pillow stores
 the box as float32. For 1920 x 1080 at 224 the crop starts at 419.698... pixels, and a handful of its 150,528 bytes come
@@ -15,6 +16,7 @@ with a cut between them, is no way out: since Pillow 13 tall images go rows firs
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +25,11 @@ from PIL import Image
 from attri.runtime.errors import ImageError
 from attri.runtime.images import Source, crop_image, loaded_image
 
-_BICUBIC = Image.Resampling.BICUBIC
+Resize = Literal["shortest", "squash"]
+Interpolation = Literal["bicubic", "bilinear"]
+RESIZES: tuple[Resize, ...] = get_args(Resize)
+INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 # A thin strip would be blown up to gigabytes, only to be cut to a square.
 MAX_RESIZED_PIXELS = 2**26
 
@@ -40,6 +46,12 @@ class Preprocess:
     size: int  # side of the square, pixels
     mean: tuple[float, float, float]  # of R, G, B, on a scale of 0..1
     std: tuple[float, float, float]
+    resize: Resize = "shortest"
+    interpolation: Interpolation = "bicubic"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by their names, as a manifest keeps them."""
+        return {**vars(self), "mean": list(self.mean), "std": list(self.std)}
 
     def __call__(self, image: Source) -> NDArray[np.float32]:
         """Normalised pixels, float32 [3, size, size], C-contiguous. Takes and raises what `load_image` does."""
@@ -54,14 +66,20 @@ class Preprocess:
     def pixels(self, image: Source) -> NDArray[np.uint8]:
         """The same before normalisation: uint8 [size, size, 3], RGB. Takes and raises what `load_image` does."""
         with loaded_image(image) as loaded:
-            square = _resized_crop(loaded, self.size)
+            square = self._square(loaded)
         try:
             return np.array(square.convert("RGB"))
         except ValueError as error:
             raise ImageError(f"an image of mode {square.mode} cannot be turned into RGB: save it as RGB") from error
 
+    def _square(self, image: Image.Image) -> Image.Image:
+        """The image as [size, size], in its own mode."""
+        if self.resize == "squash":
+            return image.resize((self.size, self.size), _FILTERS[self.interpolation])
+        return _resized_crop(image, self.size, _FILTERS[self.interpolation])
 
-def _resized_crop(image: Image.Image, size: int) -> Image.Image:
+
+def _resized_crop(image: Image.Image, size: int, resampling: Image.Resampling) -> Image.Image:
     """The shorter side resized to `size`, the centre [size, size] cut out, in the mode of `image`."""
     short = min(image.size)
     width, height = (size if side == short else int(size * side / short) for side in image.size)
@@ -70,8 +88,8 @@ def _resized_crop(image: Image.Image, size: int) -> Image.Image:
         x0, x1, x_start, x_end = _span(image.width, width, left, size)
         y0, y1, y_start, y_end = _span(image.height, height, top, size)
         part = crop_image(image, (x0, y0, x1, y1))
-        return part.resize((size, size), _BICUBIC, box=(x_start, y_start, x_end, y_end))
-    return image.resize((width, height), _BICUBIC).crop((left, top, left + size, top + size))
+        return part.resize((size, size), resampling, box=(x_start, y_start, x_end, y_end))
+    return image.resize((width, height), resampling).crop((left, top, left + size, top + size))
 
 
 def _span(source: int, resized: int, offset: int, size: int) -> tuple[int, int, float, float]:

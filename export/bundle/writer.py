@@ -27,7 +27,6 @@ from attri.runtime.bundle import (
     MANIFEST,
     MERGES,
     PROMPT,
-    RESIZE,
     SCHEMA,
     Bundle,
     Manifest,
@@ -198,13 +197,12 @@ def weights_name(tag: str) -> str:
 def describe(model: AttriPrompt, precision: Precision, opset: int) -> Manifest:
     """Make the manifest, still without the figures of its arithmetic and parity, and without files."""
     backbone = model.backbone
-    preprocess = backbone.preprocess()
     return Manifest(
         schema=SCHEMA,
         attri=version("attri"),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         model={"name": backbone.name, "pretrained": weights_name(backbone.tag), "sha256": backbone.sha256},
-        image={"size": preprocess.size, "mean": preprocess.mean, "std": preprocess.std, "resize": RESIZE},
+        image=backbone.preprocess().to_dict(),
         text={
             "context_length": backbone.context_length,
             "width": int(backbone.token_embedding.shape[1]),

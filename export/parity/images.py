@@ -102,7 +102,7 @@ def read_images(backbone: Backbone, files: list[Path]) -> ParityImages:
 
 
 def open_clip_transform(backbone: Backbone) -> Callable[[Image.Image], torch.Tensor]:
-    """Open_clip's own preprocessing for this model."""
+    """Open_clip's own preprocessing for this model, from what open_clip keeps of it."""
     from open_clip.transform import image_transform
 
     cfg = getattr(backbone.clip.visual, "preprocess_cfg", None) or {}

@@ -87,8 +87,8 @@ def bundle(run, tmp_path_factory):
 def literal_probabilities(clip, run, bundle, image):
     """Probabilities of open_clip's own blocks with the run's tensors, the whole sentences, and the temperature."""
     pool, tokenizer = run.tensors, open_clip.SimpleTokenizer(context_length=24)
-    about, facts = bundle.manifest.image, bundle.prompt.facts
-    pixels = torch.from_numpy(Preprocess(about["size"], about["mean"], about["std"])(image))[None]
+    facts = bundle.prompt.facts
+    pixels = torch.from_numpy(Preprocess(**bundle.manifest.image)(image))[None]
     with torch.no_grad():
         feature, tokens = literal_image(clip, pixels)
         centres = literal_centres(clip, tokens[0], PROMPT.clusters, PROMPT.lloyd_steps, PROMPT.kmeans_init)

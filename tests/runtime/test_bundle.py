@@ -32,6 +32,8 @@ from attri.runtime.bundle import (
 from attri.runtime.engines.verify import read_reference
 from attri.runtime.errors import BundleError
 
+RESIZED = {"resize": "shortest", "interpolation": "bicubic"}
+
 
 @pytest.fixture
 def copy(bundle: Path, tmp_path: Path) -> Path:
@@ -128,12 +130,16 @@ SHAPE = {"depth": 2, "retrieved": 4, "clusters": 2, "topk": 2, "prompt_length": 
     [
         {"precision": "int4"},
         {"image": {}},
-        {"image": {"size": 64, "mean": [0.5], "std": [1, 1, 1]}},
-        {"image": {"size": 63.5, "mean": [0.5] * 3, "std": [1] * 3}},
-        {"image": {"size": True, "mean": [0.5] * 3, "std": [1] * 3}},
-        {"image": {"size": 64, "mean": ["0.5"] * 3, "std": [1] * 3}},
-        {"image": {"size": 64, "mean": [float("nan")] * 3, "std": [1] * 3}},
-        {"image": {"size": 64, "mean": [0.5] * 3, "std": [1, 0, 1]}},
+        {"image": {"size": 64, "mean": [0.5], "std": [1, 1, 1], **RESIZED}},
+        {"image": {"size": 63.5, "mean": [0.5] * 3, "std": [1] * 3, **RESIZED}},
+        {"image": {"size": True, "mean": [0.5] * 3, "std": [1] * 3, **RESIZED}},
+        {"image": {"size": 64, "mean": ["0.5"] * 3, "std": [1] * 3, **RESIZED}},
+        {"image": {"size": 64, "mean": [float("nan")] * 3, "std": [1] * 3, **RESIZED}},
+        {"image": {"size": 64, "mean": [0.5] * 3, "std": [1, 0, 1], **RESIZED}},
+        {"image": {"size": 64, "mean": [0.5] * 3, "std": [1] * 3}},
+        {"image": {"size": 64, "mean": [0.5] * 3, "std": [1] * 3, **RESIZED, "resize": "longest"}},
+        {"image": {"size": 64, "mean": [0.5] * 3, "std": [1] * 3, **RESIZED, "interpolation": ["bicubic"]}},
+        {"image": {"size": 64, "mean": [0.5] * 3, "std": [1] * 3, **RESIZED, "crop": 1}},
         {"text": {}},
         {"text": {"context_length": 7.5}},
         {"retrieval": SHAPE | {"depth": 2.5}},

@@ -14,8 +14,10 @@ from PIL import Image, ImageColor, ImageOps
 from attri.runtime import preprocess
 from attri.runtime.errors import ImageError
 from attri.runtime.images import load_image
-from attri.runtime.preprocess import Preprocess
+from attri.runtime.preprocess import INTERPOLATIONS, RESIZES, Interpolation, Preprocess, Resize
 
+Colour = tuple[float, float, float]
+HALF: Colour = (0.5, 0.5, 0.5)  # SigLIP's and PE-Core's mean and deviation; MobileCLIP has 0 and 1
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 MODES = ["1", "L", "LA", "P", "P+alpha", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"]
 SIZES = [
@@ -39,8 +41,8 @@ def plain(image: Image.Image) -> Image.Image:
     return image.convert({"1": "L", "P": "RGB"}.get(image.mode, image.mode))
 
 
-def reference_pixels(image: Image.Image, size: int) -> np.ndarray:
-    for step in reference(size).transforms[:3]:  # resize, crop, RGB; then come the tensor and the normalisation
+def reference_pixels(image: Image.Image, size: int, **options: Any) -> np.ndarray:
+    for step in reference(size, **options).transforms[:-2]:  # resize, crop, RGB; then the tensor and the normalisation
         image = step(image)
     return np.asarray(image)
 
@@ -71,12 +73,18 @@ def make_image(photo: Image.Image, mode: str, size: tuple[int, int]) -> Image.Im
     return image.convert(mode)
 
 
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize("resize", RESIZES)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")  # from the reference; ours must not
-def test_same_pixels_in_every_mode_and_size(photo: Image.Image, mode: str) -> None:
+def test_same_pixels_in_every_mode_and_size(
+    photo: Image.Image, mode: str, resize: Resize, interpolation: Interpolation
+) -> None:
+    ours = Preprocess(32, MEAN, STD, resize, interpolation)
     for size in SIZES:
         image = make_image(photo, mode, size)
-        assert np.array_equal(Preprocess(32, MEAN, STD).pixels(image), reference_pixels(plain(image), 32)), size
+        expected = reference_pixels(plain(image), 32, resize_mode=resize, interpolation=interpolation)
+        assert np.array_equal(ours.pixels(image), expected), size
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
@@ -112,16 +120,22 @@ def test_a_palette_with_alpha_warns_of_nothing(photo: Image.Image) -> None:
     assert Preprocess(32, MEAN, STD)(make_image(photo, "P+alpha", (40, 50))).shape == (3, 32, 32)
 
 
-@pytest.mark.parametrize("size", [17, 224, 336])
-def test_same_tensor_on_random_shapes(photo: Image.Image, size: int) -> None:
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize(("size", "mean", "std"), [(17, MEAN, STD), (224, (0.0,) * 3, (1.0,) * 3), (512, HALF, HALF)])
+def test_same_tensor_on_random_shapes(
+    photo: Image.Image, size: int, mean: Colour, std: Colour, resize: Resize, interpolation: Interpolation
+) -> None:
     """Bit for bit, so there is no tolerance: both sides round three times in float32, in the same order."""
-    rng, transform = random.Random(size), reference(size)
-    for _ in range(60):
+    rng = random.Random(size)
+    ours = Preprocess(size, mean, std, resize, interpolation)
+    transform = reference(size, mean=mean, std=std, resize_mode=resize, interpolation=interpolation)
+    for _ in range(25):
         width, height = (int(2 ** rng.uniform(3, 9.5)) for _ in range(2))
         if max(width, height) > 8 * min(width, height):
             continue
         image = make_image(photo, rng.choice(["RGB", "L", "RGBA", "CMYK"]), (width, height))
-        assert np.array_equal(Preprocess(size, MEAN, STD)(image), transform(plain(image)).numpy()), (width, height)
+        assert np.array_equal(ours(image), transform(plain(image)).numpy()), (width, height)
 
 
 @pytest.mark.parametrize("size", [(1920, 1080), (1080, 1920), (640, 480), (2400, 1600), (700, 1800)])
@@ -211,11 +225,12 @@ def test_a_strip_that_is_cut_first_is_nearly_the_same(
     assert (difference > 0).mean() <= 0.01
 
 
+@pytest.mark.parametrize("resize", RESIZES)
 @pytest.mark.parametrize("size", [(1, 300_000), (300_000, 1), (5, 400_000)])
-def test_a_strip_of_any_length_is_taken(photo: Image.Image, size: tuple[int, int]) -> None:
+def test_a_strip_of_any_length_is_taken(photo: Image.Image, size: tuple[int, int], resize: Resize) -> None:
     """Resized as a whole the first would take 60 GB. Its rows are one brightness each, so the middle is known."""
     colour = Image.new("RGB", size, (10, 20, 30))
-    assert (Preprocess(224, MEAN, STD).pixels(colour) == (10, 20, 30)).all()
+    assert (Preprocess(224, MEAN, STD, resize).pixels(colour) == (10, 20, 30)).all()
 
 
 def test_a_mode_without_a_way_to_rgb_is_refused(photo: Image.Image) -> None:

@@ -10,11 +10,18 @@ from typing import cast
 from torch import Tensor, nn
 
 from attri.runtime.errors import FailedError, UsageError
-from attri.runtime.preprocess import Preprocess
+from attri.runtime.preprocess import INTERPOLATIONS, RESIZES, Preprocess
 from attri.train.model.foldable import check_config, check_foldable
 from attri.train.model.open_clip_types import CLIP, TextTransformer
 from attri.train.model.prompted_text import TextTower
 from attri.train.model.towers import ImageTower, image_tower
+
+CLIP_PREPROCESS = {  # where a model does not say
+    "mean": (0.48145466, 0.4578275, 0.40821073),
+    "std": (0.26862954, 0.26130258, 0.27577711),
+    "resize_mode": "shortest",
+    "interpolation": "bicubic",
+}
 
 
 @dataclass(frozen=True)
@@ -68,14 +75,14 @@ class Backbone:
         """Return the preprocessing that this model was trained with.
 
         Raises:
-            UsageError: the model needs another resize than CLIP's.
+            UsageError: the model needs images that are resized in another way.
         """
-        cfg = getattr(self.clip.visual, "preprocess_cfg", None) or {}
-        if cfg.get("interpolation", "bicubic") != "bicubic" or cfg.get("resize_mode", "shortest") != "shortest":
-            raise UsageError(f"{self.name} wants {cfg['interpolation']}/{cfg['resize_mode']} resizing: not supported")
-        mean = tuple(cfg.get("mean", (0.48145466, 0.4578275, 0.40821073)))
-        std = tuple(cfg.get("std", (0.26862954, 0.26130258, 0.27577711)))
-        return Preprocess(self.tower.size, mean, std)
+        cfg = {**CLIP_PREPROCESS, **(getattr(self.clip.visual, "preprocess_cfg", None) or {})}
+        resize, interpolation = cfg["resize_mode"], cfg["interpolation"]
+        if resize not in RESIZES or interpolation not in INTERPOLATIONS:
+            ways = f"{' or '.join(RESIZES)}, {' or '.join(INTERPOLATIONS)}"
+            raise UsageError(f"{self.name} wants {interpolation}/{resize} resizing: attri has {ways}")
+        return Preprocess(self.tower.size, tuple(cfg["mean"]), tuple(cfg["std"]), resize, interpolation)
 
 
 def load_backbone(name: str = "pocket", pretrained: Path | str | None = None) -> Backbone:

@@ -116,6 +116,10 @@ def test_preprocessing_and_scale_are_the_model_s_own():
     backbone.clip.visual.preprocess_cfg = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "interpolation": "bicubic"}
     assert backbone.preprocess().mean == (0.5, 0.5, 0.5)
     backbone.clip.visual.preprocess_cfg = {"interpolation": "bilinear", "resize_mode": "squash"}
-    with pytest.raises(UsageError, match="wants bilinear/squash resizing"):
+    assert (backbone.preprocess().resize, backbone.preprocess().interpolation) == ("squash", "bilinear")
+    backbone.clip.visual.preprocess_cfg = {"resize_mode": "longest"}
+    with pytest.raises(
+        UsageError, match="wants bicubic/longest resizing: attri has shortest or squash, bicubic or bil"
+    ):
         backbone.preprocess()
     del backbone.clip.visual.preprocess_cfg
