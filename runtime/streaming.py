@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
@@ -40,7 +40,7 @@ def stream(
     watch: bool = False,
     batch: int = 4,
     **options: Any,
-) -> Iterator[FrameResult]:
+) -> Generator[FrameResult, None, None]:
     """Classify a source, frame by frame, as attri-run does.
 
     A live source never waits: while the loop is busy, its older results are replaced by the newest. Files lose nothing
@@ -107,7 +107,7 @@ def _results(
     make_pipeline: Callable[[Classifier], Pipeline],
     given: Classifier | None,
     bundle: str | Path | None,
-) -> Iterator[FrameResult]:
+) -> Generator[FrameResult, None, None]:
     with ExitStack() as stack:
         classifier = given or stack.enter_context(Classifier.load(bundle or ""))
         pipeline = make_pipeline(classifier)
