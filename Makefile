@@ -9,7 +9,13 @@ SOURCES := $(shell find train export runtime calibration -type f -not -name '*.p
 EXPORTING := $(shell find train export -type f -not -name '*.pyc') runtime/bundle.py runtime/tokenizer.py \
 	runtime/preprocess.py $(wildcard runtime/text/*.py) tests/support/make_bundle.py
 BUNDLE = $(abspath $(VENV))/test-bundle
-PACKAGES = -p attri.runtime -p attri.train -p attri.calibration -p attri.export
+PACKAGES = -p attri.runtime -p attri.train -p attri.calibration -p attri.export -p benchmarks -p tools
+# Tests need no annotations, but what they call and compare is checked. In them a None that should be none fails by
+# itself, lambdas call what returns nothing, methods are replaced, and stand-ins inherit from Any.
+LENIENT = --explicit-package-bases --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls \
+	--allow-untyped-decorators --allow-any-generics --allow-subclassing-any --implicit-reexport --no-strict-optional \
+	--no-strict-equality --no-warn-return-any --disable-error-code func-returns-value \
+	--disable-error-code var-annotated --disable-error-code method-assign
 
 .PHONY: test lint types unit quick demo docs dist hooks clean
 
@@ -21,6 +27,7 @@ lint: $(VENV)/installed
 
 types: $(VENV)/installed
 	$(BIN)/mypy $(PACKAGES)
+	MYPYPATH=tests$(MYPYPATH:%=:%) $(BIN)/mypy $(LENIENT) --cache-dir .mypy_cache/tests tests
 
 unit: $(VENV)/installed
 	@echo "tests: some minutes, more on few cores"

@@ -75,7 +75,9 @@ def main() -> None:
 def section(runs: list[Run], clips: Path, margins: list[float]) -> str:
     """The tables of runs that are alike."""
     rows = {name: [measure(run, clips / file, margins) for run in runs] for name, (file, _) in CLIPS.items()}
-    means = {name: {key: np.mean([row[key] for row in of_run]) for key in of_run[0]} for name, of_run in rows.items()}
+    means = {
+        name: {key: float(np.mean([row[key] for row in of_run])) for key in of_run[0]} for name, of_run in rows.items()
+    }
     title = (
         f"## {heading(runs[0])}\n\nMean of {len(runs)} runs, seeds {', '.join(str(run.train.seed) for run in runs)}."
     )

@@ -12,7 +12,8 @@ from typing import TypeVar
 
 from attri.runtime._util.cpus import usable_cpus
 
-Name, Result = TypeVar("Name", bound=Hashable), TypeVar("Result")
+Name = TypeVar("Name", bound=Hashable)
+Result = TypeVar("Result")
 REST = 0.1  # seconds between turns: threads of the one before still spin for a while, and there are few cores
 CORES = usable_cpus().count
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import torch
+from numpy.typing import NDArray
 
 from attri.calibration.activation_ranges import label_tokens
 from attri.calibration.qdq import S8S8, U8S8
@@ -93,7 +94,9 @@ def speed(folder: Path, arguments: argparse.Namespace) -> str:
         },
     }
     turns = {key: partial(timed, partial(engine.run, feeds[key[1]]), before=1) for key, engine in engines.items()}
-    times = {key: np.array(found) for key, found in in_turn(turns, arguments.rounds).items()}
+    times: dict[tuple[str, str], NDArray[np.float64]] = {
+        key: np.array(found) for key, found in in_turn(turns, arguments.rounds).items()
+    }
     lines = [
         f"ViT-B-32, {len(labels)} labels (ImageNet's names), ONNX Runtime {ort.__version__}, {arguments.threads}"
         f" threads, batch 1, {arguments.rounds} rounds in turn. Weights are random: time does not depend on them.",

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -98,6 +99,7 @@ def export(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
             opset_version=18,
             verbose=False,
         )
+    assert program is not None
     strip_metadata(program.model_proto)
     save_graph(program.model_proto, path)
 
@@ -149,7 +151,7 @@ class Setting:
         ways = [way for way in ATTRI if way != SHORT or len(labels) > SHORTLIST]
         return {way: partial(scores, self.classifier(labels, **ATTRI[way])) for way in ways}
 
-    def classifier(self, labels: list[str], **options: int) -> Classifier:
+    def classifier(self, labels: list[str], **options: Any) -> Classifier:
         """Load a classifier on the CPU with the setting's threads."""
         return Classifier.load(self.folder, labels, device="cpu", threads=self.threads, **options)
 
@@ -159,6 +161,7 @@ class Setting:
         """What gives the first image's scores [C], by name."""
         model, pixels, ids = self.model, self.images[0], padded(words)
         tensor, static = torch.from_numpy(pixels), model.plain_text(words).numpy()  # [C, D]
+        clip: Any = model.backbone.clip
         literal, engine = Literal(model), self.literal(min(len(ids), LITERAL_CLASSES))
         see = self.classifier(["nothing"]).encode_image
 
@@ -182,7 +185,7 @@ class Setting:
 
         @torch.no_grad()
         def open_clip() -> np.ndarray:
-            return static @ model.backbone.clip.encode_image(tensor, normalize=True)[0].numpy()
+            return static @ clip.encode_image(tensor, normalize=True)[0].numpy()
 
         return {
             FLOOR: lambda: np.einsum("cd,d->c", static, self.plain.run({"pixels": pixels})[0][0]),  # as attri does
@@ -267,7 +270,7 @@ def measure(setting: Setting, labels: list[str], rounds: int) -> str:
             f"The shortlist is not exact: its best label is that of all labels for {sum(same)} of {len(same)} images"
             " (of random weights, to which all labels are alike; trained ones: benchmarks/shortlist.md)."
         )
-    literal, folded = (np.median(times[name]) - np.median(times[CACHED]) for name in (LITERAL_ORT, UNCACHED))
+    literal, folded = (float(np.median(times[name]) - np.median(times[CACHED])) for name in (LITERAL_ORT, UNCACHED))
     text = f"Text alone, a frame less a cached one: literal in ONNX Runtime {literal:.0f} ms, attri {folded:.0f} ms"
     return "\n".join([*lines, f"{text}, {literal / folded:.1f} times less."])
 

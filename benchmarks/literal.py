@@ -5,6 +5,8 @@ tests/support/literal.py, which attri is held against, is another one, for an im
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,7 +27,8 @@ class Literal(nn.Module):
 
     def __init__(self, model: AttriPrompt) -> None:
         super().__init__()
-        self.clip, self.pool = model.backbone.clip, model.pool
+        self.clip: Any = model.backbone.clip
+        self.pool = model.pool
 
     def forward(self, ids: Tensor, retrieved: Tensor) -> Tensor:
         """See the class."""

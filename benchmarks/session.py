@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -57,7 +57,10 @@ SETTINGS = [
 Name = TypeVar("Name")
 REST = 0.5  # seconds, in which the threads of the contestant before have stopped spinning
 AGREE = 1e-5  # largest difference of unit features and scores: float32 rounds by 6e-8, over 12 blocks of long sums
-PRODUCTS = {"BLAS": np.matmul, "einsum (used)": lambda texts, image: np.einsum("cd,d->c", texts, image)}
+PRODUCTS: dict[str, Callable[..., np.ndarray]] = {
+    "BLAS": np.matmul,
+    "einsum (used)": lambda texts, image: np.einsum("cd,d->c", texts, image),
+}
 
 
 def session(path: Path, threads: int, spinning: str, level: str) -> ort.InferenceSession:
@@ -83,7 +86,7 @@ def turn(frame: Callable[[], object]) -> list[tuple[float, float]]:
     return times[1:]
 
 
-def compare(frames: dict[Name, Callable[[], np.ndarray]], rounds: int) -> dict[Name, np.ndarray]:
+def compare(frames: Mapping[Name, Callable[[], np.ndarray]], rounds: int) -> dict[Name, np.ndarray]:
     """Times [2 rounds, 2] of each, in turn; raises AssertionError where they do not make the same."""
     first, *others = (frame() for frame in frames.values())
     for name, other in zip(list(frames)[1:], others, strict=True):

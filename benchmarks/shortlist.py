@@ -69,7 +69,7 @@ def cost(bundle: Path, images: list[Path], labels: list[str], threads: int) -> l
     }
     turns = {key: partial(measured, one, cycle(images)) for key, one in contestants.items()}
     times = in_turn(turns, TURNS * len(images))
-    median = {key: np.median(found) for key, found in times.items()}
+    median = {key: float(np.median(found)) for key, found in times.items()}
     lines = [f"| labels | all, ms | shortlist of {SHORTLIST}, ms | against {SIZES[0]} labels |", "|---|---|---|---|"]
     for size in SIZES:
         ratio = np.median(np.array(times[size, SHORTLIST]) / times[SIZES[0], SHORTLIST])

@@ -22,10 +22,11 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import IO
+from typing import IO, Any
 
 from PIL import Image
 
@@ -84,9 +85,10 @@ def new_labels(bundle: Path, folder: Path, frames: int) -> dict[int, float]:
     labels = folder / "labels.txt"
     labels.write_text("bird\n")
     command = [*COMMAND, "-", "--bundle", str(bundle), "--labels", str(labels), "--json"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     memory, number = {}, 0
     with subprocess.Popen(command, **pipes) as process:
+        assert process.stdout is not None
         threading.Thread(target=_feed, args=(process.stdin, frames), daemon=True).start()
         for number, _ in enumerate(process.stdout, start=1):
             if number % EVERY == 0:
@@ -118,7 +120,7 @@ def soak(bundle: Path, folder: Path, seconds: float) -> Outcome:
     uris = [well.uri("/cam"), well.uri("/frozen"), well.uri("/sizes"), mortal.uri("/cam")]
     command = [*COMMAND, *uris, "--bundle", str(bundle), "--labels", str(labels)]
     command += ["--freeze-timeout", "1", "--max-retries", "1000000", "--text-cache-mb", "1", "--threads", "1", "--json"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, text=True, **pipes) as process:
         log: list[str] = []
         lines: list[None] = []
@@ -162,11 +164,11 @@ def _median(samples: list[Sample]) -> Sample:
     return Sample(memory, *(int(median(getattr(each, name) for each in samples)) for name in ("threads", "files")))
 
 
-def _count(lines: object, found: list[None]) -> None:
+def _count(lines: Iterable[str], found: list[None]) -> None:
     found.extend(None for _ in lines)
 
 
-def _keep(lines: object, found: list[str]) -> None:
+def _keep(lines: Iterable[str], found: list[str]) -> None:
     for line in lines:
         found.append(line)
         del found[:-1000]

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from attri.runtime import Classifier
@@ -51,7 +52,8 @@ def main() -> None:
 
         sizes = {LOOP: 0} | {f"a list, {size} at a time": size for size in arguments.batch}
         times = in_turn({name: partial(turn, size) for name, size in sizes.items()}, ROUNDS)
-    model, loop = Bundle.open(arguments.bundle).manifest.model["name"], np.array(times[LOOP])
+    model = Bundle.open(arguments.bundle).manifest.model["name"]
+    loop: NDArray[np.float64] = np.array(times[LOOP])
     lines = [
         f"{model}, {arguments.images} JPEGs of {SIDE} x {SIDE} ({len(files)} different ones), {ROUNDS} rounds in"
         " turn. Labels are the same in all cases. Against the loop: the median of the ratios within a round.",

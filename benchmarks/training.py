@@ -15,9 +15,11 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from attri.runtime.images import list_images
@@ -56,7 +58,9 @@ class Setting:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return self.model.pool.tokens.grad
+        gradient = self.model.pool.tokens.grad
+        assert gradient is not None
+        return gradient
 
     def folded(self) -> Tensor:
         """One training step on cached features with the folded encoder."""
@@ -79,7 +83,7 @@ def use(side: str, model: str, classes: int, batch: int, threads: int) -> tuple[
     return loaded, peak_memory() / 2**10, seconds
 
 
-def alone(*arguments: object) -> tuple[float, float, float]:
+def alone(*arguments: Any) -> tuple[float, float, float]:
     """`use` in a process of its own, started afresh, whose peak is nobody else's."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(use, *arguments).result()
@@ -108,8 +112,10 @@ def main() -> None:
     # Gradients are sums over all classes, images and blocks, in float32, and each side adds in another order.
     assert difference < 1e-4, f"the gradients differ by {difference}"
     turns = {side: partial(timed, getattr(setting, side)) for side in ("literal", "folded")}
-    times = {side: np.array(found) for side, found in in_turn(turns, arguments.rounds).items()}
-    literal, folded = (np.median(found) for found in times.values())
+    times: dict[str, NDArray[np.float64]] = {
+        side: np.array(found) for side, found in in_turn(turns, arguments.rounds).items()
+    }
+    literal, folded = (float(np.median(found)) for found in times.values())
     ratio = np.median(times["literal"] / times["folded"])
 
     lines = [

@@ -18,8 +18,8 @@ with contextlib.suppress(ImportError):  # a device has pytest, and no more than 
     import hypothesis
 
     # No example is too slow: a busy machine takes a second for what an idle one does in milliseconds.
-    unhurried = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
-    hypothesis.settings.register_profile("unhurried", **unhurried)
+    slow = [hypothesis.HealthCheck.too_slow]
+    hypothesis.settings.register_profile("unhurried", deadline=None, suppress_health_check=slow)
     hypothesis.settings.load_profile("unhurried")
 
 

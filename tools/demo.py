@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -75,17 +76,17 @@ def show(folder: Path) -> None:
     print(f"images with what was said of them: {folder / 'contact-sheet.png'}")
 
 
-def truth(photo: dict) -> str:
+def truth(photo: dict[str, Any]) -> str:
     """The label of an image that `prepare` laid out, from its file name."""
     return class_words(Path(photo["source"]).stem.rpartition("-")[0])
 
 
-def median(records: list[dict], part: str) -> str:
+def median(records: list[dict[str, Any]], part: str) -> str:
     """Median milliseconds of a part, or a dash."""
     return f"{np.median([r['latency_ms'][part] for r in records]):.2f}" if records else "-"
 
 
-def sheet(folder: Path, photos: list[dict], columns: int = 8) -> Image.Image:
+def sheet(folder: Path, photos: list[dict[str, Any]], columns: int = 8) -> Image.Image:
     """Every image with its label and score; a green rule where it is right, red where it is wrong."""
     rows = -(-len(photos) // columns)
     page = Image.new("RGB", (columns * CELL + 12, rows * (CELL + TEXT) + 12), "white")

@@ -13,6 +13,7 @@ import csv
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from attri.train.data.dataset import SPLITS, Dataset, LabelledImage
@@ -106,8 +107,13 @@ def readers(data: Path, work: Path, emoji: Path | None, fashion: Path | None) ->
     if emoji:
         found["emoji"] = lambda: unseen_styles(from_arrays.emoji(emoji, work / "emoji"))
         for style in from_arrays.UNSEEN:
-            found[f"emoji-{style}"] = lambda style=style: Source.of(from_arrays.emoji(emoji, work / "emoji")[style])
+            found[f"emoji-{style}"] = partial(emoji_style, emoji, work / "emoji", style)
     return found
+
+
+def emoji_style(arrays: Path, work: Path, style: str) -> Source:
+    """Drawings in one style that the backbone has not seen."""
+    return Source.of(from_arrays.emoji(arrays, work)[style])
 
 
 def unseen_styles(styles: dict[str, Dataset]) -> Source:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from attri.train.config import PromptConfig
+from attri.train.config import Precision, PromptConfig
 from attri.train.data.dataset import Dataset
 from attri.train.model.attriprompt import AttriPrompt
 from attri.train.model.backbone import Backbone
@@ -74,7 +74,7 @@ class Bench:
     sources: dict[str, Callable[[], Source]]
     epochs: int
     views: int
-    precision: str
+    precision: Precision
     say: Callable[[str], object] = print
     model: AttriPrompt = field(init=False)
     store: FeatureStore = field(init=False)

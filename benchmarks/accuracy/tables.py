@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.accuracy import cells, protocols, statistics
+from benchmarks.accuracy.cells import Cell
 from benchmarks.accuracy.methods import METHODS
 from benchmarks.accuracy.statistics import Correct, Statistic
 
@@ -25,7 +26,7 @@ class Results:
     def __init__(self, folder: Path, seeds: tuple[int, ...]) -> None:
         self.folder, self.seeds = folder, seeds
 
-    def cells(self, protocol: str, dataset: str, method: str, shots: int = protocols.SHOTS) -> list[cells.Cell]:
+    def cells(self, protocol: str, dataset: str, method: str, shots: int = protocols.SHOTS) -> list[Cell]:
         """One per seed, of the seeds that are there; a method that depends on no seed has one."""
         name = f"{method}-{{}}shots-seed{{}}.npz"
         if method in METHODS and not METHODS[method].seeded:
@@ -33,7 +34,7 @@ class Results:
         files = [self.folder / protocol / dataset / name.format(shots, seed) for seed in self.seeds]
         return [cells.load(file) for file in files if file.is_file()]
 
-    def part(self, found: list[cells.Cell], name: str) -> tuple[Correct, NDArray[np.int64]]:
+    def part(self, found: list[Cell], name: str) -> tuple[Correct, NDArray[np.int64]]:
         """Correct [S, I] and targets [I] of one part."""
         return np.stack([cell.parts[name].correct for cell in found]), found[0].parts[name].targets
 
@@ -98,8 +99,8 @@ def few_shot(results: Results, dataset: str) -> str:
             continue
         found = results.cells("few-shot", dataset, name)
         if found and static and name != "static":
-            pair = [[results.part(some, "test")[0]] for some in (found, static)]
-            row.append(difference(*pair, statistics.accuracy))
+            ours, theirs = ([results.part(some, "test")[0]] for some in (found, static))
+            row.append(difference(ours, theirs, statistics.accuracy))
         body.append([*row, ""][: len(protocols.FEW_SHOTS) + 2])
     if not body:
         return ""

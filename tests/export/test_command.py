@@ -359,7 +359,7 @@ def test_a_run_of_another_version_is_one_line(run, tmp_path, change, code, said)
 
 
 def test_metadata_that_is_no_object_is_one_line(tmp_path):
-    save_tensors(tmp_path / "prompt.safetensors", {}, [])
+    save_tensors(tmp_path / "prompt.safetensors", {}, [])  # type: ignore[arg-type]  # no dict
     result = export(tmp_path)
     assert result.exit_code == 2
     assert "is of another version of attri, or damaged" in result.stderr

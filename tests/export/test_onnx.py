@@ -140,7 +140,7 @@ def test_other_models_survive_the_way_to_the_runtime(name, options, image_files,
 
 def test_what_cannot_be_written_is_refused_first(pocket_model, image_files, tmp_path):
     with pytest.raises(UsageError, match="choose fp32, fp16, int8"):
-        export_bundle(pocket_model, tmp_path / "b", LABELS, image_files[:1], ExportOptions(precision="int4"))
+        export_bundle(pocket_model, tmp_path / "b", LABELS, image_files[:1], ExportOptions(precision="int4"))  # type: ignore[arg-type]  # refused
     with pytest.raises(
         UsageError, match="opset is 9: these graphs are written at 17 or 18, the lowest that works is 17"
     ):

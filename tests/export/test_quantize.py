@@ -215,7 +215,7 @@ def test_what_cannot_be_calibrated_is_refused_before_anything_is_traced(
         (None, "int8 needs calibration images"),
         (Calibration(tmp_path / "nowhere"), "no such folder"),
         (Calibration(tmp_path / "empty"), "holds no images"),
-        (Calibration(photos, "kmeans"), "choose minmax, percentile, entropy"),
+        (Calibration(photos, "kmeans"), "choose minmax, percentile, entropy"),  # type: ignore[arg-type]  # refused
     ]:
         with pytest.raises(UsageError, match=message):
             export(pocket_model, image_files, tmp_path / "b", calibration)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -262,12 +263,13 @@ def test_a_threshold_is_applied_to_the_labels_that_it_was_chosen_for(bundle, ima
         return classifier(image_files[0]).label is None
 
     assert (classifier.threshold, rejected()) == (0.9999, True)
-    for labels, options in [
+    cases: list[tuple[list[str], dict[str, Any]]] = [
         (["cat", *own], {}),
         (own[:2], {}),
         (own, {"prompts": [["cat"], *([label] for label in own[1:])]}),
         (own, {"template": "{}"}),
-    ]:
+    ]
+    for labels, options in cases:
         classifier.set_labels(labels, **options)
         assert (classifier.threshold, classifier.threshold_not_applied, rejected()) == (None, True, False)
     classifier.labels = own[::-1]

@@ -340,11 +340,11 @@ def test_a_bundle_that_is_swapped_all_the_time_opens_whole(bundle: Path, tmp_pat
         swapper.stdout.readline()
         for _ in range(300):
             with Bundle.open(paths[0]) as opened:
-                (mark,) = opened.prompt.facts.labels
+                (label,) = opened.prompt.facts.labels
                 assert {opened.file(name).read_bytes() for name in FILES} == {
-                    mark.encode() + name.encode() for name in FILES
+                    label.encode() + name.encode() for name in FILES
                 }
-                seen.add(mark)
+                seen.add(label)
         assert swapper.poll() is None
         swapper.kill()
     assert seen == {"one", "two"}

@@ -84,7 +84,7 @@ def test_path_image_and_array_are_alike(classifier: Classifier, five: list[Path]
 
 
 def test_a_list_equals_singles(classifier: Classifier, five: list[Path]) -> None:
-    mixed = [five[0], str(five[1]), Image.open(five[2]), *five[3:]]
+    mixed: list[Any] = [five[0], str(five[1]), Image.open(five[2]), *five[3:]]
     close(probabilities(classifier(mixed)), probabilities([classifier(path) for path in five]), SUMS)
 
 
@@ -160,7 +160,7 @@ def test_labels_of_the_bundle_are_encoded_only_if_they_are_needed(
 @pytest.mark.parametrize(
     ("option", "least"), [({"batch": 0}, 1), ({"shortlist": 0}, 1), ({"threads": -1}, 1), ({"cache_bytes": -1}, 0)]
 )
-def test_numbers_that_are_too_small(bundle: Path, option: dict[str, int], least: int) -> None:
+def test_numbers_that_are_too_small(bundle: Path, option: dict[str, Any], least: int) -> None:
     ((name, value),) = option.items()
     with pytest.raises(UsageError, match=f"^{name} is {value}: give {least} or more$"):
         Classifier.load(bundle, **option)
@@ -273,8 +273,8 @@ def test_a_prediction_has_the_threshold_of_its_own_labels(
     opened = Bundle.open(path)
     own, others = opened.prompt.facts.labels, ["cat", "dog", "teapot"]
     first, second = (own, others) if own_first else (others, own)
-    engine = Interrupted(OrtEngine(opened.graph(VISION)), lambda: classifier.set_labels(second))
-    classifier = Classifier(opened, engine, OrtEngine(opened.graph(TEXT)), first, TextCache(0))
+    engine = Interrupted(OrtEngine(opened.graph(VISION)), lambda: swapped.set_labels(second))
+    classifier = swapped = Classifier(opened, engine, OrtEngine(opened.graph(TEXT)), first, TextCache(0))
     before, after = classifier(five[0]), classifier(five[0])
     assert (before.labels, after.labels) == (tuple(first), tuple(second))
     found = {each.labels: (each.threshold, each.label is None) for each in (before, after)}
@@ -420,7 +420,7 @@ def test_the_base_sets_the_scale_and_the_prompt_the_temperature(
     ("device", "error", "words"),
     [("cuda", EngineError, r"attri\[gpu\]"), ("gpu", UsageError, "auto, cpu, cuda, tensorrt")],
 )
-def test_a_device_that_is_not_there(bundle: Path, device: str, error: type[AttriError], words: str) -> None:
+def test_a_device_that_is_not_there(bundle: Path, device: Any, error: type[AttriError], words: str) -> None:
     import onnxruntime
 
     if device == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():

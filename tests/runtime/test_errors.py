@@ -11,7 +11,7 @@ import pytest
 from attri.runtime import errors
 from attri.runtime.errors import AttriError, MissingExtra, SourceError, UsageError
 
-ARGUMENTS = {MissingExtra: ("tensorrt",)}
+ARGUMENTS: dict[type[AttriError], tuple[str]] = {MissingExtra: ("tensorrt",)}
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, AttriError)]
 EXAMPLES = [kind(*ARGUMENTS.get(kind, ("what to do",))) for kind in KINDS]
 EXAMPLES += [SourceError("the password was refused", final=True)]

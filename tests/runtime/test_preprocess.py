@@ -51,8 +51,8 @@ def reference_pixels(image: Image.Image, size: int, **options: Any) -> np.ndarra
 def photo() -> Image.Image:
     from matplotlib.cbook import get_sample_data
 
-    with get_sample_data("grace_hopper.jpg") as file:
-        return Image.open(file).convert("RGB")
+    with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as file:
+        return file.convert("RGB")
 
 
 def make_image(photo: Image.Image, mode: str, size: tuple[int, int]) -> Image.Image:

@@ -102,12 +102,12 @@ def test_an_image_that_has_begun_keeps_its_prompt(
     opened = Bundle.open(bundle)
 
     def swap() -> None:
-        classifier.set_prompt(second)
+        swapped.set_prompt(second)
 
     vision, text = (
         Interrupted(OrtEngine(opened.graph(name)), swap if name == graph else lambda: None) for name in (VISION, TEXT)
     )
-    classifier = Classifier(opened, vision, text, None, TextCache())
+    classifier = swapped = Classifier(opened, vision, text, None, TextCache())
     assert same(classifier(image_files[0]), answers[first.digest])
     assert same(classifier(image_files[0]), answers[second.digest])
 
@@ -165,10 +165,10 @@ def test_the_old_prompt_stays_on_any_error(
     bundle: Path, second: Prompt, image_files: list[Path], tmp_path: Path, kind: str
 ) -> None:
     opened = Bundle.open(bundle)
-    engines = [Interrupted(OrtEngine(opened.graph(name)), lambda: None) for name in (VISION, TEXT)]
+    vision, text = (Interrupted(OrtEngine(opened.graph(name)), lambda: None) for name in (VISION, TEXT))
     if kind == "too large":
-        engines[0].limits = {"N": 8}
-    classifier = Classifier(opened, *engines, None, TextCache())
+        vision.limits = {"N": 8}
+    classifier = Classifier(opened, vision, text, None, TextCache())
     before, file = classifier(image_files[0]), tmp_path / "new.attri"
     if kind != "missing":
         base = second.facts.base | ({"weights": "0" * 64} if kind == "another base" else {})

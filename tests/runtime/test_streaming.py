@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,7 +130,7 @@ def test_stream_raises_what_breaks(
     ],
     ids=["source", "both", "unknown", "value", "exclusive"],
 )
-def test_stream_refuses_wrong_usage_at_once(options: dict[str, object], error: type[Exception], words: str) -> None:
+def test_stream_refuses_wrong_usage_at_once(options: dict[str, Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         stream("gone.png", classifier=FakeClassifier(), **options)
 

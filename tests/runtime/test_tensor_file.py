@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from attri.runtime.tensor_file import pack, unpack
 
-TENSORS = {
+TENSORS: dict[str, np.ndarray] = {
     "b": np.arange(6, dtype=np.float32).reshape(1, 2, 3),
     "a": np.array([[1.5, -2]], np.float16),
     "bytes": np.arange(5, dtype=np.uint8),

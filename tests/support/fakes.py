@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import EllipsisType, SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,8 +17,13 @@ from attri.runtime.deliver.result import FrameResult
 from attri.runtime.errors import ImageError, LabelsError, SinkError
 from attri.runtime.prediction import Prediction
 
+if TYPE_CHECKING:
+    StandIn = Any  # passes wherever what it stands for is asked for
+else:
+    StandIn = object
 
-class FakeClassifier:
+
+class FakeClassifier(StandIn):
     """Says the label whose number is the red of the first pixel; takes `seconds` for it."""
 
     def __init__(self, *labels: str, seconds: float = 0.0) -> None:
@@ -50,7 +55,7 @@ class FakeClassifier:
         return Prediction(labels[best], float(scores[best]), scores, labels, np.zeros((1, 1), np.int32), "hit", {})
 
 
-class FakeSink:
+class FakeSink(StandIn):
     """Keeps what it is given; slow, full or lossy as told."""
 
     def __init__(self, *, lossless: bool = True, takes: str = "scheduled", seconds: float = 0.0) -> None:
@@ -60,7 +65,7 @@ class FakeSink:
         self.refused = 0  # results that found it full
         self.thread: threading.Thread | None = None
 
-    def write(self, result: FrameResult) -> None:
+    def write(self, result: FrameResult) -> object:
         assert not self.closed
         assert self.thread in (None, threading.current_thread())
         self.thread = threading.current_thread()
@@ -69,6 +74,7 @@ class FakeSink:
             self.refused += 1
             raise SinkError("the disk is full")
         self.results.append(result)
+        return None
 
     def close(self) -> None:
         self.closed = True
@@ -82,7 +88,7 @@ def make_frame(number: int, size: tuple[int, int] = (6, 8)) -> np.ndarray:
 Step = np.ndarray | None | Exception | float | Callable[[], object] | EllipsisType
 
 
-def scripted(*rounds: list[Step]) -> Callable[..., object]:
+def scripted(*rounds: Sequence[Step]) -> Callable[..., object]:
     """An `open_source`: each opening plays one round, the last one again and again.
 
     A round's steps: an image; None for a heartbeat; seconds to wait; an error to raise (the first one: when opening);

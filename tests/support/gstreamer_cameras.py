@@ -11,11 +11,12 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from support.fakes import FakeClassifier, FakeSink
 
 from attri.runtime.capture import opencv, reader
 from attri.runtime.capture.open import open_source
-from attri.runtime.capture.orientation import FLIPS, flipped
+from attri.runtime.capture.orientation import FLIPS, Flip, flipped
 from attri.runtime.capture.parse import find_source
 from attri.runtime.capture.retry import RetryPolicy
 from attri.runtime.capture.spec import SourceOptions, SourceSpec
@@ -35,7 +36,8 @@ def play(spec: SourceSpec, most: int = 1000) -> dict[str, Any]:
             found["description"] = capture.description
             for _, shot in zip(range(most), capture.frames, strict=False):
                 found["frames"] += 1
-                found["pixel"], found["shape"] = shot.image[0, 0].tolist(), shot.image.shape
+                image = np.asarray(shot.image)
+                found["pixel"], found["shape"] = image[0, 0].tolist(), image.shape
     except SourceError as error:
         found["error"] = str(error)
     return found
@@ -64,7 +66,7 @@ def csi(**options: Any) -> dict[str, Any]:
         opencv.pipeline = real
 
 
-def flips() -> list[str]:
+def flips() -> list[Flip]:
     """The flips that differ from GStreamer's own."""
     names = ("identity", "90l", "180", "90r", "horiz", "vert", "ur-ll", "ul-lr")  # of videoflip, in the order of FLIPS
     # Colour bars with a border on two sides: an image with no symmetry.

@@ -200,6 +200,6 @@ def lay_out(name: str, root: Path, images: list[Path]) -> Tree:
         numbers = [str(number) for number in range(len(IMAGENET))]
         test = build.folders("imagenetv2-matched-frequency-format-val", numbers, 2)
         return Tree(root, list(IMAGENET.values()), [], [], test)
-    images = {"ImageNetSketch": "images", "ImageNetA": "imagenet-a", "ImageNetR": "imagenet-r"}[name]
+    folder = {"ImageNetSketch": "images", "ImageNetA": "imagenet-a", "ImageNetR": "imagenet-r"}[name]
     own = list(IMAGENET)[:: 1 if name == "ImageNetSketch" else 2]  # A and R have a part of the classes
-    return Tree(root, [IMAGENET[folder] for folder in own], [], [], build.folders(images, own, 2))
+    return Tree(root, [IMAGENET[folder] for folder in own], [], [], build.folders(folder, own, 2))

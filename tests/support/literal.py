@@ -158,7 +158,7 @@ def grid_start(rows, grid, clusters):
     for y in range(height):
         for x in range(width):
             regions[(y * down // height) * across + x * across // width].append(rows[y * width + x])
-    return [normal(sum(region) / len(region)) for region in regions]
+    return [normal(sum(region, torch.zeros_like(rows[0])) / len(region)) for region in regions]
 
 
 def farthest_start(rows, clusters):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,6 +30,6 @@ def random_model() -> AttriPrompt:
 
 
 if __name__ == "__main__":
-    precision = sys.argv[2] if len(sys.argv) > 2 else "fp32"
+    precision: Any = sys.argv[2] if len(sys.argv) > 2 else "fp32"
     images = [sorted(folder.glob("*.png"))[0] for folder in sorted((IMAGES / "test").iterdir())]
     export_bundle(random_model(), Path(sys.argv[1]), LABELS, images[:8], ExportOptions(precision))

@@ -70,7 +70,7 @@ class Listener:
         self.messages: list[tuple[str, bytes, bool]] = []
         # If it has a name, the broker keeps its subscription and the messages that it misses.
         self.client = Client(CallbackAPIVersion.VERSION2, client_id=name or "", clean_session=name is None)
-        self.client.on_message = lambda _c, _d, m: self.messages.append((m.topic, m.payload, m.retain))
+        self.client.on_message = lambda _c, _d, m: self.messages.append((m.topic, bytes(m.payload), m.retain))
         self.client.on_connect = lambda client, *_: client.subscribe("#", 1)
         self.client.reconnect_delay_set(1, 1)
         if user:

@@ -7,10 +7,12 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from attri.runtime.capture.base import SourceState
 from attri.runtime.capture.spec import LIVE
 from attri.runtime.deliver.result import FrameResult, SourceHealth
 from attri.runtime.deliver.sink import LabelsOrigin
@@ -28,9 +30,9 @@ def make_result(
     label: str | None = "red apple",
     score: float = 0.75,
     time: float | None = None,
-    image: np.ndarray | Path | None = None,
+    image: np.ndarray | Image.Image | Path | None = None,
     changed: bool = False,
-    **others: object,
+    **others: Any,
 ) -> FrameResult:
     """The result of a frame, of a camera by default; `score` is that of its best label, the others share the rest."""
     best = LABELS.index(label) if label in LABELS else 0
@@ -45,7 +47,7 @@ def make_result(
         image = np.asarray(Image.open(image).convert("RGB"))
     moment = NOW + frame / 10 if time is None else time
     kind = str(others.pop("kind", None) or _kind(source))
-    values = {"age_ms": 41.0, "fps": 29.7, "dropped": 0, "clock": moment, "origin": source} | others
+    values: dict[str, Any] = {"age_ms": 41.0, "fps": 29.7, "dropped": 0, "clock": moment, "origin": source} | others
     values |= {"kind": kind, "live": kind in LIVE}
     return FrameResult(source, frame, moment, image, prediction, label, score, changed, **values)
 
@@ -58,7 +60,7 @@ def _kind(source: str) -> str:
 class FakeControl:
     """A `PipelineControl` that keeps labels in memory and reports the state that it is told."""
 
-    def __init__(self, *sources: str, state: str = "live") -> None:
+    def __init__(self, *sources: str, state: SourceState = "live") -> None:
         self.lines = {source: list(LABELS) for source in sources or ("camera0",)}
         self.states = dict.fromkeys(self.lines, state)
         self.written = {source: list(lines) for source, lines in self.lines.items()}  # in a file of that name

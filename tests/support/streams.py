@@ -48,7 +48,7 @@ class RtspServer:
     """One that can be killed, and come back on the same port."""
 
     def __init__(self, account: str = "") -> None:
-        self._account, self.port, self._process = account, 0, None
+        self._account, self.port = account, 0
         self.start()
 
     def uri(self, path: str = "/cam", account: str = "") -> str:
@@ -81,7 +81,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Nothing on stderr."""
 
     def do_GET(self) -> None:
-        server: MjpegServer = self.server.owner
+        assert isinstance(self.server, _Server)
+        server = self.server.owner
         server.requests += 1
         wanted = "Basic " + base64.b64encode(b"user:secret").decode()
         if self.path == "/private" and self.headers.get("Authorization") != wanted:
@@ -128,14 +129,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    owner: MjpegServer
+
+
 class MjpegServer:
     """See `_Handler._stream`; `rate` in frames per second; port 0 is any free one."""
 
     def __init__(self, rate: float = 30, port: int = 0) -> None:
         self.rate, self.sent, self.requests = rate, 0, 0
         self.over = threading.Event()
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), _Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", port), _Handler)
         self.port: int = self._server.server_port
         self._server.owner = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)

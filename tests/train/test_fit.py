@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -245,7 +246,7 @@ def test_tensorboard_scalars(backbone, dataset):
 
 @pytest.mark.parametrize("term", TERMS)
 def test_a_loss_of_weight_0_is_not_there(backbone, dataset, term):
-    weights = {f"weight_{name}": 1.0 for name in TERMS} | {f"weight_{term}": 0.0}
+    weights: dict[str, Any] = {f"weight_{name}": 1.0 for name in TERMS} | {f"weight_{term}": 0.0}
     folder = fit(dataset, backbone, PROMPT, dataclasses.replace(QUICK, epochs=1, **weights))
     record = json.loads((folder / "metrics.jsonl").read_text())
     assert set(record) == {"epoch", "loss", "accuracy", "lr", *TERMS} - {term}
@@ -492,7 +493,7 @@ def test_trainings_that_make_no_sense(options, message):
     "prompt", [PromptConfig(pool_size=0, static_tokens=4), PromptConfig(pool_size=1)], ids=["no keys", "a single key"]
 )
 def test_a_prompt_that_no_loss_reaches_is_refused(backbone, dataset, prompt, tmp_path):
-    weights = {f"weight_{term}": 0.0 for term in TERMS} | {"weight_diversity": 1.0}
+    weights: dict[str, Any] = {f"weight_{term}": 0.0 for term in TERMS} | {"weight_diversity": 1.0}
     with pytest.raises(UsageError, match="no loss of a weight above 0 reaches this prompt: nothing would be learned"):
         fit(dataset, backbone, prompt, dataclasses.replace(QUICK, **weights))
     assert not (tmp_path / "runs").exists()

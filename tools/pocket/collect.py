@@ -17,7 +17,7 @@ import numpy as np
 from tools.pocket import clipart, emoji, furniture, icons, photos
 from tools.pocket.concepts import Concept, Concepts
 from tools.pocket.render import RgbaImage, open_square
-from tools.pocket.words import read_emoji
+from tools.pocket.words import Emoji, read_emoji
 
 PHOTO_SIZE = 96  # larger than the model's input, so that a crop of it is still sharp
 Found = Iterator[tuple[str, int, bool, RgbaImage]]  # style, index of the concept, whether it is a skin tone, its image
@@ -52,7 +52,7 @@ def collect(packages: Path, folder: Path, cache: Path) -> None:
     )
 
 
-def drawings(packages: Path, known: list[emoji.Emoji], concepts: Concepts) -> Found:
+def drawings(packages: Path, known: list[Emoji], concepts: Concepts) -> Found:
     """Emoji of every style, clip art, renderings of furniture, icons. Of unseen styles no skin tones."""
     for style in (*emoji.STYLES, *emoji.UNSEEN):
         for index, variant, image in emoji.images_of_style(style, packages, known):

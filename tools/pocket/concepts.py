@@ -40,7 +40,11 @@ def key(name: str) -> str:
 def unique(*groups: Iterable[str]) -> list[tuple[str, ...]]:
     """The groups without empty phrases and without any phrase that an earlier place has."""
     seen: set[str] = {""}
-    return [tuple(phrase for phrase in group if not (phrase in seen or seen.add(phrase))) for group in groups]
+    found = []
+    for group in groups:
+        found.append(tuple(dict.fromkeys(phrase for phrase in group if phrase not in seen)))
+        seen.update(found[-1])
+    return found
 
 
 class Concepts:

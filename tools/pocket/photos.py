@@ -119,7 +119,8 @@ def grocery(name: str, coarse: str) -> Concept:
         tags += [name.split()[0]]  # the brand
         for part in ("apple juice", "orange juice", "vanilla", "strawberry", "blueberry", "grapefruit", "natural"):
             tags += [part] if part in name else []
-    return Concept(*unique(words, kinds, tags), coloured=True)
+    own, wider, others = unique(words, kinds, tags)
+    return Concept(own, wider, others, coloured=True)
 
 
 def clothing(name: str) -> Concept:

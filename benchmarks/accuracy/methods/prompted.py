@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from attri.train.config import FROZEN_TEMPLATES, PromptConfig, TrainConfig
 from attri.train.data.dataset import Dataset, LabelledImage
@@ -36,13 +37,15 @@ def static(task: Task) -> Classifier:
 
 def deep(task: Task) -> Classifier:
     """Static prompts by cross-entropy alone."""
-    weights = {f"weight_{term}": 0.0 for term in ("instance", "text", "logits", "retrieval", "diversity")}
+    weights: dict[str, Any] = {
+        f"weight_{term}": 0.0 for term in ("instance", "text", "logits", "retrieval", "diversity")
+    }
     return train(task, static_config(task.model.config), **weights)
 
 
 def promptsrc(task: Task) -> Classifier:
     """PromptSRC's text side."""
-    weights = {"weight_instance": 0.0, "weight_text": 25.0, "weight_logits": 1.0}
+    weights: dict[str, Any] = {"weight_instance": 0.0, "weight_text": 25.0, "weight_logits": 1.0}
     return train(task, static_config(task.model.config), average=True, **weights)
 
 
@@ -59,7 +62,7 @@ class Cached(FeatureCache):
 
 
 def trained(
-    task: Task, prompt: PromptConfig, on_epoch: Callable[[Trainer], object] = lambda trainer: None, **changed: object
+    task: Task, prompt: PromptConfig, on_epoch: Callable[[Trainer], object] = lambda trainer: None, **changed: Any
 ) -> AttriPrompt:
     """Train as attri-train does; `changed` are fields of TrainConfig, `on_epoch` is called after each epoch."""
     config = TrainConfig(
@@ -76,7 +79,7 @@ def trained(
     return trainer.model
 
 
-def train(task: Task, prompt: PromptConfig, **changed: object) -> Classifier:
+def train(task: Task, prompt: PromptConfig, **changed: Any) -> Classifier:
     """The classifier of `trained`."""
     model = trained(task, prompt, **changed)
     return lambda data, classes: predict(model, task.labels(classes), data)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attri.runtime.text.label_tokens import LabelTokens
+from attri.train.config import Precision
 from attri.train.fitting import frozen_text, label_tokens
 from attri.train.model.attriprompt import AttriPrompt
 from attri.train.training.features import Features
@@ -37,7 +38,7 @@ class Task:
     train: Features
     val: Features | None
     epochs: int
-    precision: str
+    precision: Precision
     seed: int
 
     @property

@@ -12,6 +12,7 @@ import threading
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,7 +102,7 @@ def test_an_opencv_without_gstreamer_is_named() -> None:
     assert error.value.final
 
 
-def opened(word: str, **options: object) -> Capture:
+def opened(word: str, **options: Any) -> Capture:
     spec = find_source(word)
     spec = SourceSpec(spec.name, spec.kind, spec.uri, input=SourceOptions(**options))
     with open_source(spec, 3, threading.Event()) as capture:
@@ -112,7 +113,7 @@ class Device:
     """A V4L2 camera as OpenCV shows it: 640 x 480 at 30 frames per second at most, blue, until it is unplugged. Nodes
     of odd numbers give metadata alone."""
 
-    def __init__(self, number: int, backend: int) -> None:
+    def __init__(self, number: Any, backend: int) -> None:
         self.number, self.backend, self.calls, self.left, self.released = number, backend, [], 3, False
         self.values = {"FRAME_WIDTH": 320.0, "FRAME_HEIGHT": 240.0, "FPS": 30.0, "FOURCC": 0.0}
 
@@ -206,7 +207,7 @@ def test_a_v4l2_camera(devices: list[Device]) -> None:
             next(capture.frames)
     (device,) = devices
     assert len(frames) == 3
-    assert frames[0].image[0, 0].tolist() == [0, 0, 255]
+    assert np.asarray(frames[0].image)[0, 0].tolist() == [0, 0, 255]
     assert (device.number, device.backend) == (0, 200)
     # The format first, since sizes depend on it.
     assert device.calls == ["FOURCC", "FRAME_WIDTH", "FRAME_HEIGHT", "FPS", "BUFFERSIZE"]

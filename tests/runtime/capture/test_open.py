@@ -91,7 +91,7 @@ def test_a_video_gives_every_frame_in_its_order(shots: list[np.ndarray], tmp_pat
     assert len(found) == COUNT
     np.testing.assert_allclose([frame.time for frame in found], np.arange(COUNT) / RATE, atol=1e-3)  # mkv counts in ms
     # Lossy: each frame is nearer to its own image than to any other.
-    distance = [[np.abs(frame.image.astype(float) - shot).mean() for shot in shots] for frame in found]
+    distance = [[np.abs(np.asarray(frame.image, float) - shot).mean() for shot in shots] for frame in found]
     assert np.argmin(distance, 1).tolist() == list(range(COUNT))
 
 
@@ -104,7 +104,7 @@ def test_a_telephones_video_is_turned_upright(shots: list[np.ndarray], tmp_path:
     upright = tmp_path / "upright.mp4"
     upright.write_bytes(data)
     for found, stored in zip(frames(upright), frames(lying), strict=True):
-        np.testing.assert_array_equal(found.image, np.rot90(stored.image, -1))
+        np.testing.assert_array_equal(found.image, np.rot90(np.asarray(stored.image), -1))
     for path, size in ((lying, f"{WIDTH} x {HEIGHT}"), (upright, f"{HEIGHT} x {WIDTH}")):
         with open_source(find_source(str(path)), 5, threading.Event()) as capture:  # what the log says
             assert capture.description.startswith(f"{size}, 10 fps, h264")
@@ -269,17 +269,18 @@ def test_standard_input(jpegs: list[bytes], shots: list[np.ndarray], monkeypatch
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"".join([*jpegs, jpegs[0][:300]]))))
     *found, broken = shots_of(find_source("-"))
     for shot, data in zip(found, jpegs, strict=True):
-        assert shot.image.tobytes() == Image.open(io.BytesIO(data)).tobytes()
+        np.testing.assert_array_equal(np.asarray(shot.image), np.asarray(Image.open(io.BytesIO(data))))
     assert isinstance(broken.image, ImageError)
 
 
-class Looks:
+class Looks(threading.Event):
     """In the place of the event that ends a watch: before each look the next thing happens, and then it ends."""
 
     def __init__(self, *acts: Callable[[], object]) -> None:
+        super().__init__()
         self.acts = [*acts]
 
-    def wait(self, seconds: float) -> bool:
+    def wait(self, timeout: float | None = None) -> bool:
         if self.acts:
             self.acts.pop(0)()
             return False
@@ -311,7 +312,9 @@ def test_a_writer_that_pauses_is_waited_for(image_files: list[Path], tmp_path: P
     parts = [data[start : start + len(data) // 6 + 1] for start in range(0, len(data), len(data) // 6 + 1)]
     with (tmp_path / "slow.png").open("wb", buffering=0) as writer:
         pause = [time.time] * 26
-        acts = [act for part in parts for act in (functools.partial(writer.write, part), *pause)]
+        acts: list[Callable[[], object]] = []
+        for part in parts:
+            acts += [functools.partial(writer.write, part), *pause]
         spec = find_source(str(tmp_path), watch=True)
         with open_source(spec, 5, Looks(*acts, *[time.time] * MANY_LOOKS)) as capture:
             shots = [shot for shot in capture.frames if shot is not None]
@@ -321,7 +324,8 @@ def test_a_writer_that_pauses_is_waited_for(image_files: list[Path], tmp_path: P
 def test_a_file_that_stays_damaged_is_an_error_once(tmp_path: Path) -> None:
     """It is read when it stops changing and once more at the end, and not at every look."""
     damaged = tmp_path / "damaged.png"
-    acts = [functools.partial(damaged.write_bytes, b"no image"), *[time.time] * 2 * MANY_LOOKS]
+    acts: list[Callable[[], object]] = [functools.partial(damaged.write_bytes, b"no image")]
+    acts += [time.time] * 2 * MANY_LOOKS
     with open_source(find_source(str(tmp_path), watch=True), 5, Looks(*acts)) as capture:
         shots = [shot for shot in capture.frames if shot is not None]
     assert [str(shot.image).partition(" is ")[0] for shot in shots] == [str(damaged)]

@@ -128,6 +128,7 @@ _VALUES = st.one_of(
 @given(st.dictionaries(_KEYS, _VALUES))
 def test_any_table_is_a_source_or_one_line_that_says_why_not(tmp_path: Path, table: dict[str, str]) -> None:
     text = "[door]\n" + "".join(f"{key} = {value}\n" for key, value in table.items())
+    result: SourceSpec | UsageError
     try:
         (result,) = read_sources(write(tmp_path, text)).values()
     except UsageError as error:

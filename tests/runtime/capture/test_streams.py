@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from support.fakes import FakeClassifier, FakeSink, wait_for
 from support.streams import NEEDS_RTSP, MjpegServer, RtspServer, mjpeg_server
@@ -121,7 +122,9 @@ def test_rtsp_with_a_wrong_password_is_final(
 def test_rtsp_over_udp_and_a_stream_that_stands_still(run: Callable[..., Run], rtsp: RtspServer) -> None:
     spec = replace(find_source(rtsp.uri("/cam", "user:secret")), input=SourceOptions(latency=100))
     with open_source(spec, 3, threading.Event()) as capture:
-        assert next(shot for shot in capture.frames if shot is not None).image.shape == (48, 64, 3)
+        shot = next(shot for shot in capture.frames if shot is not None)
+        assert isinstance(shot.image, np.ndarray)
+        assert shot.image.shape == (48, 64, 3)
     found = run(rtsp.uri("/still", "user:secret"), patience=replace(QUICK, max_retries=1))
     assert not found.over(30)
     assert found.states() == ["dead"]

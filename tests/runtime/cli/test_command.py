@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+from typing import Any
 
 import click
 import pytest
@@ -37,7 +38,7 @@ main()
 
 def run(where: str, gone: str) -> tuple[int, str]:
     """Exit code and what can be read of it; the reader of the pipe `gone` leaves before anything is written there."""
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen([sys.executable, "-c", CODE, where], text=True, **pipes) as process:
         if gone:
             getattr(process, gone).close()

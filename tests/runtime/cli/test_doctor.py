@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import onnxruntime
 import pytest
@@ -28,7 +29,7 @@ def ask(capsys: pytest.CaptureFixture[str]) -> Iterator:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
 
-    def ask(*words: str) -> tuple[int, str, str]:
+    def ask(*words: str) -> tuple[Any, str, str]:
         with pytest.raises(SystemExit) as stop:
             main(list(words), prog_name="attri-doctor")
         return stop.value.code, *capsys.readouterr()

@@ -19,14 +19,14 @@ from PIL import Image
 from attri.runtime.cli.run import main
 
 
-class FrameResult(NamedTuple):
-    code: int
+class Finished(NamedTuple):
+    code: str | int | None
     out: str
     err: str
 
 
 @pytest.fixture
-def install(bundle: Path, tmp_path: Path, capfd, monkeypatch) -> Iterator[Callable[[str], FrameResult]]:
+def install(bundle: Path, tmp_path: Path, capfd, monkeypatch) -> Iterator[Callable[[str], Finished]]:
     """attri-run --install-service, in a folder with a bundle, labels, an image, a clip's name and a sources file."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
@@ -47,10 +47,10 @@ def install(bundle: Path, tmp_path: Path, capfd, monkeypatch) -> Iterator[Callab
     program.chmod(0o755)
     monkeypatch.setattr(sys, "argv", [str(program)])
 
-    def run(words: str) -> FrameResult:
+    def run(words: str) -> Finished:
         with pytest.raises(SystemExit) as stop:
             main(["--install-service", *shlex.split(words)], prog_name="attri-run")
-        return FrameResult(stop.value.code, *capfd.readouterr())
+        return Finished(stop.value.code, *capfd.readouterr())
 
     yield run
     root.handlers[:] = handlers

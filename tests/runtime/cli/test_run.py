@@ -31,8 +31,8 @@ from attri.runtime.engines.onnxruntime import OrtEngine
 LABELS = ["red apple", "かりんご", "bird"]
 
 
-class FrameResult(NamedTuple):
-    code: int
+class Finished(NamedTuple):
+    code: str | int | None
     out: str
     err: str
 
@@ -49,37 +49,37 @@ def labels(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def attri_run(bundle: Path, labels: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., FrameResult]]:
+def attri_run(bundle: Path, labels: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Finished]]:
     """The command in this process, with a bundle and labels unless told otherwise."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
 
-    def run(*args: object, bundle: Path = bundle, labels: Path = labels) -> FrameResult:
+    def run(*args: object, bundle: Path = bundle, labels: Path = labels) -> Finished:
         words = [*map(str, args), "--bundle", str(bundle), "--labels", str(labels), "--threads", "1"]
         with pytest.raises(SystemExit) as stop:
             main(words, prog_name="attri-run")
-        return FrameResult(stop.value.code, *capsys.readouterr())
+        return Finished(stop.value.code, *capsys.readouterr())
 
     yield run
     root.handlers[:] = handlers
     root.setLevel(level)
 
 
-def process(bundle: Path, *args: object, setup: str = "", stdin: int | None = None) -> subprocess.Popen[str]:
+def process(bundle: Path, *args: str | Path, setup: str = "", stdin: int | None = None) -> subprocess.Popen[str]:
     """The command in a process of its own; `setup` runs before anything of ours is imported."""
     # A shell that started the tests in the background has SIGINT ignored, and children inherit that.
     start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     code = f"{start}\n{setup}\nfrom attri.runtime.cli.run import main\nmain(prog_name='attri-run')"
-    words = [sys.executable, "-c", code, *map(os.fspath, args), "--bundle", str(bundle), "--threads", "1"]
-    pipes = {"stdin": stdin, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    run = subprocess.Popen(words, text=True, encoding="utf-8", **pipes)
-    if run.stdin:  # bytes as they are
+    words = [sys.executable, "-c", code, *(os.fspath(arg) for arg in args), "--bundle", str(bundle), "--threads", "1"]
+    pipes: dict[str, Any] = {"stdin": stdin, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    run: subprocess.Popen[str] = subprocess.Popen(words, text=True, encoding="utf-8", **pipes)
+    if isinstance(run.stdin, io.TextIOWrapper):  # bytes as they are
         run.stdin.reconfigure(encoding="latin-1", newline="")
     return run
 
 
 def test_json_lines_hold_what_the_documentation_says(
-    attri_run: Callable[..., FrameResult], bundle: Path, image_files: list[Path]
+    attri_run: Callable[..., Finished], bundle: Path, image_files: list[Path]
 ) -> None:
     result = attri_run(*image_files[:2], "--json", "--topk", 2)
     assert result.code == 0
@@ -102,7 +102,7 @@ def test_json_lines_hold_what_the_documentation_says(
 
 
 def test_a_folder_in_batches_says_the_same(
-    attri_run: Callable[..., FrameResult], image_files: list[Path], tmp_path: Path
+    attri_run: Callable[..., Finished], image_files: list[Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -118,7 +118,7 @@ def test_a_folder_in_batches_says_the_same(
 
 
 def test_a_batch_goes_through_the_vision_graph_at_once(
-    attri_run: Callable[..., FrameResult], image_files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    attri_run: Callable[..., Finished], image_files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(41):
         shutil.copy(image_files[0], tmp_path / f"{number:02}.png")
@@ -144,17 +144,17 @@ def test_a_batch_goes_through_the_vision_graph_at_once(
 
 @pytest.mark.parametrize("topk", [1, 2, 99])
 def test_a_line_for_a_person(
-    attri_run: Callable[..., FrameResult], bundle: Path, image_files: list[Path], topk: int
+    attri_run: Callable[..., Finished], bundle: Path, image_files: list[Path], topk: int
 ) -> None:
     best = Classifier.load(bundle, LABELS, threads=1)(image_files[0]).top(topk)
     result = attri_run(image_files[0], "--topk", topk)
     scores = "  ".join(f"{label} {score:.1%}" for label, score in best)
-    assert result == (0, f"{image_files[0]}  {scores}\n", result.err)
+    assert (result.code, result.out) == (0, f"{image_files[0]}  {scores}\n")
     assert result.err.splitlines()[0].endswith("on cpu, 3 labels")
     assert result.err.splitlines()[1] == "1 frame, 0% from the text cache"
 
 
-def test_below_the_threshold(attri_run: Callable[..., FrameResult], image_files: list[Path]) -> None:
+def test_below_the_threshold(attri_run: Callable[..., Finished], image_files: list[Path]) -> None:
     path = image_files[0]
     (found,) = attri_run(path, "--threshold", 1, "--json").objects
     assert found["label"] is None
@@ -180,7 +180,7 @@ def write_video(path: Path, images: list[Path]) -> Path:
 
 @pytest.mark.parametrize("options", [(), ("--threshold", "0.5")], ids=str)
 def test_one_label_is_warned_of_at_start_and_once(
-    attri_run: Callable[..., FrameResult], image_files: list[Path], tmp_path: Path, options: tuple[str, ...]
+    attri_run: Callable[..., Finished], image_files: list[Path], tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     (tmp_path / "one.txt").write_text("cat\n")
     result = attri_run(*image_files[:2], *options, labels=tmp_path / "one.txt")
@@ -189,7 +189,7 @@ def test_one_label_is_warned_of_at_start_and_once(
     assert result.err.count("one label") == 1
 
 
-def test_a_video(attri_run: Callable[..., FrameResult], image_files: list[Path], tmp_path: Path) -> None:
+def test_a_video(attri_run: Callable[..., Finished], image_files: list[Path], tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mp4", [image_files[0]] * 4)
     found = attri_run(path, "--json").objects
     assert [(each["source"], each["frame"], each["time"]) for each in found] == [
@@ -200,7 +200,7 @@ def test_a_video(attri_run: Callable[..., FrameResult], image_files: list[Path],
 
 
 def test_steady_retrieval_remembers_each_video_by_itself(
-    attri_run: Callable[..., FrameResult], bundle: Path, image_files: list[Path], tmp_path: Path
+    attri_run: Callable[..., Finished], bundle: Path, image_files: list[Path], tmp_path: Path
 ) -> None:
     """As the classifier does with a memory for each; with a margin that nothing exceeds, the first frame's entries."""
     clips = [write_video(tmp_path / f"{i}.mkv", image_files[4 * i : 4 * i + 4]) for i in range(2)]
@@ -216,7 +216,7 @@ def test_steady_retrieval_remembers_each_video_by_itself(
 
 
 def test_images_beside_a_video_are_taken_at_their_word(
-    attri_run: Callable[..., FrameResult], image_files: list[Path], tmp_path: Path
+    attri_run: Callable[..., Finished], image_files: list[Path], tmp_path: Path
 ) -> None:
     """A minimum duration that nothing reaches decides nothing of the video, and means nothing to images."""
     clip = write_video(tmp_path / "v.mkv", image_files[:2])
@@ -225,7 +225,7 @@ def test_images_beside_a_video_are_taken_at_their_word(
 
 
 def test_an_unreadable_image_stops_no_other(
-    attri_run: Callable[..., FrameResult], image_files: list[Path], tmp_path: Path
+    attri_run: Callable[..., Finished], image_files: list[Path], tmp_path: Path
 ) -> None:
     bad = tmp_path / "bad.png"
     bad.write_bytes(image_files[0].read_bytes()[:100])
@@ -266,7 +266,7 @@ def test_an_unreadable_image_stops_no_other(
     ],
     ids=str,
 )
-def test_wrong_usage(attri_run: Callable[..., FrameResult], args: list[str], words: str) -> None:
+def test_wrong_usage(attri_run: Callable[..., Finished], args: list[str], words: str) -> None:
     result = attri_run(*args)
     assert (result.code, result.out) == (2, "")
     assert words in result.err.splitlines()[-1]
@@ -274,7 +274,7 @@ def test_wrong_usage(attri_run: Callable[..., FrameResult], args: list[str], wor
 
 @pytest.mark.parametrize("text", [None, "", "# only a comment\n\n"], ids=["missing", "empty", "comment"])
 def test_labels_that_are_none(
-    attri_run: Callable[..., FrameResult], image_files: list[Path], tmp_path: Path, text: str | None
+    attri_run: Callable[..., Finished], image_files: list[Path], tmp_path: Path, text: str | None
 ) -> None:
     path = tmp_path / "none.txt"
     if text is not None:
@@ -287,7 +287,7 @@ def test_labels_that_are_none(
 
 @pytest.mark.parametrize("kind", ["missing", "changed"])
 def test_a_bundle_that_cannot_be_used(
-    attri_run: Callable[..., FrameResult], bundle: Path, image_files: list[Path], tmp_path: Path, kind: str
+    attri_run: Callable[..., Finished], bundle: Path, image_files: list[Path], tmp_path: Path, kind: str
 ) -> None:
     path = tmp_path / "copy"
     if kind == "changed":
@@ -303,7 +303,7 @@ def test_a_bundle_that_cannot_be_used(
 
 
 def test_a_too_long_label_is_named_by_its_line(
-    attri_run: Callable[..., FrameResult], image_files: list[Path], labels: Path
+    attri_run: Callable[..., Finished], image_files: list[Path], labels: Path
 ) -> None:
     labels.write_text("bird\n# a comment\n" + "very " * 90 + "red apple\n")
     result = attri_run(image_files[0])
@@ -312,14 +312,14 @@ def test_a_too_long_label_is_named_by_its_line(
 
 
 def test_labels_as_windows_saves_them(
-    attri_run: Callable[..., FrameResult], image_files: list[Path], labels: Path
+    attri_run: Callable[..., Finished], image_files: list[Path], labels: Path
 ) -> None:
     labels.write_bytes("\r\n".join(LABELS).encode("utf-8-sig"))
     (found,) = attri_run(image_files[0], "--json", "--topk", 9).objects
     assert sorted(each["label"] for each in found["top"]) == sorted(LABELS)
 
 
-def test_labels_from_a_pipe_are_read_once(attri_run: Callable[..., FrameResult], image_files: list[Path]) -> None:
+def test_labels_from_a_pipe_are_read_once(attri_run: Callable[..., Finished], image_files: list[Path]) -> None:
     """As a shell gives them: --labels <(...)"""
     reading, writing = os.pipe()
     os.write(writing, b"red apple\nbird\nbird\n")
@@ -331,7 +331,7 @@ def test_labels_from_a_pipe_are_read_once(attri_run: Callable[..., FrameResult],
     assert result.err.count("repeated labels") == 1
 
 
-def test_cuda_is_not_replaced_in_silence(attri_run: Callable[..., FrameResult], image_files: list[Path]) -> None:
+def test_cuda_is_not_replaced_in_silence(attri_run: Callable[..., Finished], image_files: list[Path]) -> None:
     import onnxruntime
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
@@ -365,7 +365,7 @@ def test_ctrl_c(bundle: Path, image_files: list[Path]) -> None:
 
 
 def test_a_missing_extra_prints_the_line_that_mends_it(
-    attri_run: Callable[..., FrameResult], image_files: list[Path], monkeypatch: pytest.MonkeyPatch
+    attri_run: Callable[..., Finished], image_files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     wanted = "error: onnxruntime is not installed: pip install 'attri[onnx]'\n"
@@ -423,7 +423,7 @@ def test_jpegs_from_standard_input(bundle: Path, image_files: list[Path], tmp_pa
 
 @pytest.mark.parametrize("kind", ["png", "empty", "text"])
 def test_standard_input_without_a_jpeg(
-    attri_run: Callable[..., FrameResult], image_files: list[Path], kind: str, monkeypatch: pytest.MonkeyPatch
+    attri_run: Callable[..., Finished], image_files: list[Path], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`cat x.png | attri-run -` said "0 frames" and exit code 0."""
     data = {"png": image_files[0].read_bytes(), "empty": b"", "text": b"no image\n" * 1000}[kind]
@@ -434,9 +434,7 @@ def test_standard_input_without_a_jpeg(
     assert (code, out) == (1, "")
 
 
-def test_standard_input_that_is_a_terminal(
-    attri_run: Callable[..., FrameResult], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_standard_input_that_is_a_terminal(attri_run: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = os.openpty()
     with os.fdopen(theirs) as terminal:
         monkeypatch.setattr(sys, "stdin", terminal)
@@ -477,7 +475,7 @@ def test_a_password_is_in_no_traceback(bundle: Path) -> None:
 
 
 def test_prompts_of_labels(
-    attri_run: Callable[..., FrameResult], bundle: Path, image_files: list[Path], labels: Path
+    attri_run: Callable[..., Finished], bundle: Path, image_files: list[Path], labels: Path
 ) -> None:
     """A label stands for the prompt that fits best: the logits say so, and softmax goes over labels."""
     labels.write_text("fruit = red apple; green apple\nbird\nhome = a house; a hut; bird\n")
@@ -491,7 +489,7 @@ def test_prompts_of_labels(
 
 
 def test_named_sources_with_labels_of_their_own(
-    attri_run: Callable[..., FrameResult], image_files: list[Path], tmp_path: Path
+    attri_run: Callable[..., Finished], image_files: list[Path], tmp_path: Path
 ) -> None:
     for name, words in (("one", "cat\ndog"), ("two", "red apple\nbird")):
         (tmp_path / f"{name}.txt").write_text(words)
@@ -511,7 +509,7 @@ def test_named_sources_with_labels_of_their_own(
 
 @pytest.mark.parametrize("removed", [False, True])
 def test_sources_and_labels_of_two_versions_are_not_mixed(
-    attri_run: Callable[..., FrameResult], image_files: list[Path], tmp_path: Path, removed: bool
+    attri_run: Callable[..., Finished], image_files: list[Path], tmp_path: Path, removed: bool
 ) -> None:
     """A link to the folder is turned to the next version after the sources file was read and before labels are."""
     for version, words in (("v1", "cat\ndog"), ("v2", "red apple\nbird")):
@@ -544,7 +542,7 @@ def test_sources_and_labels_of_two_versions_are_not_mixed(
 
 
 def test_a_region_is_what_is_classified(
-    attri_run: Callable[..., FrameResult], bundle: Path, image_files: list[Path], tmp_path: Path
+    attri_run: Callable[..., Finished], bundle: Path, image_files: list[Path], tmp_path: Path
 ) -> None:
     image = Image.open(image_files[0]).convert("RGB")
     wide = Image.new("RGB", (3 * image.width, image.height), "blue")

@@ -37,7 +37,7 @@ from attri.runtime.errors import FailedError, UsageError
 
 
 class Finished(NamedTuple):
-    code: int
+    code: str | int | None
     out: str
     err: str
 

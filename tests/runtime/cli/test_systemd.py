@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from support.results import FakeControl
 
+from attri.runtime.capture.base import SourceState
 from attri.runtime.cli.systemd import WatchdogSink, notify, unit_file
 from attri.runtime.deliver.result import SourceHealth
 from attri.runtime.errors import UsageError
@@ -94,7 +95,7 @@ def test_frames_that_wait_and_are_not_classified_are_a_reason(manager: Manager) 
 
 
 @pytest.mark.parametrize("state", ["retrying", "frozen", "live"])
-def test_a_source_that_gives_nothing_is_no_reason(manager: Manager, state: str) -> None:
+def test_a_source_that_gives_nothing_is_no_reason(manager: Manager, state: SourceState) -> None:
     watchdog = WatchdogSink(Counting(state=state))
     manager.hear()
     assert all(beats(manager.hear()) for _ in range(6))

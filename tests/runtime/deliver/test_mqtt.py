@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pytest
@@ -22,6 +23,7 @@ from paho.mqtt.client import Client
 from support.peers import PREFIX, Listener, Mosquitto, Relay, real, wait_for
 from support.results import FakeControl, file_size_limit, make_result
 
+from attri.runtime.capture.base import SourceState
 from attri.runtime.deliver.mqtt.broker import Broker
 from attri.runtime.deliver.mqtt.home_assistant import sensors
 from attri.runtime.deliver.mqtt.sink import MqttSink
@@ -55,7 +57,7 @@ def listen() -> Iterator[Callable[..., Listener]]:
 def connect(tmp_path: Path) -> Iterator[Callable[..., MqttSink]]:
     opened: list[MqttSink] = []
 
-    def connect(broker: Broker | int, *sources: str, **options: object) -> MqttSink:
+    def connect(broker: Broker | int, *sources: str, **options: Any) -> MqttSink:
         target = Broker("127.0.0.1", broker) if isinstance(broker, int) else broker
         spool = tmp_path / "spool.sqlite"
         opened.append(MqttSink(target, PREFIX, lambda: Spool(spool), FakeControl(*sources), **options))
@@ -102,7 +104,7 @@ def test_the_broker_is_killed_and_comes_back(connect, listen, tmp_path: Path, ca
     keep = f"persistence true|persistence_location {tmp_path}/|autosave_on_changes true|autosave_interval 1|user root"
     broker = Mosquitto(tmp_path, *keep.split("|"))
     listener = listen(broker.port, name="listener")
-    on_connect = Client.on_connect
+    on_connect: Any = Client.on_connect
 
     def slowly(client: Client, callback: Callable[..., None]) -> None:
         def call(*args: object) -> None:  # time for newer events to overtake those that were on their way
@@ -203,7 +205,7 @@ def test_a_wrong_password_is_said_once(connect, listen, tmp_path: Path, caplog) 
 def test_tls(connect, listen, tmp_path: Path, caplog) -> None:
     subject = ["-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-days", "2", "-subj"]
     for name in ("broker", "other"):
-        out = ["-keyout", tmp_path / f"{name}.key", "-out", tmp_path / f"{name}.pem"]
+        out = ["-keyout", str(tmp_path / f"{name}.key"), "-out", str(tmp_path / f"{name}.pem")]
         names = ["-addext", "subjectAltName=IP:127.0.0.1"]
         subprocess.run(
             ["openssl", "req", "-x509", *subject, f"/CN={name}", *names, *out], check=True, capture_output=True
@@ -251,7 +253,7 @@ class HomeAssistant:
     """Its rule of availability (MqttAvailabilityMixin), written down from its source: each topic starts out as not
     available, a rendered payload that is neither of the two words changes nothing, and mode "all" wants all topics."""
 
-    def __init__(self, config: dict[str, object]) -> None:
+    def __init__(self, config: dict[str, Any]) -> None:
         assert config["availability_mode"] == "all"
         self.rules = {each["topic"]: each for each in config["availability"]}
         self.available = dict.fromkeys(self.rules, False)
@@ -356,10 +358,14 @@ def test_two_with_their_own_prefixes_leave_each_other_alone(broker, listen, tmp_
         return MqttSink(target, prefix, lambda: Spool(path), FakeControl(*sources), "homeassistant")
 
     listener = listen(broker.port)
+
+    def is_live(topic: str) -> bool:
+        return listener.of(topic)[-1:] == [b"live"]
+
     for left, right in (("camera0", "camera1"), ("camera1", "camera0")):
         sinks = [run("attri/a", left), run("attri/b", right)]
         for name, source in (("a", left), ("b", right)):
-            wait_for(lambda name=name, source=source: listener.of(f"attri/{name}/{source}/state")[-1:] == [b"live"])
+            wait_for(functools.partial(is_live, f"attri/{name}/{source}/state"))
         held = retained(listen, broker.port)
         for sink in sinks:
             sink.close()
@@ -370,7 +376,7 @@ def test_two_with_their_own_prefixes_leave_each_other_alone(broker, listen, tmp_
 
 @real
 @pytest.mark.parametrize(("state", "last"), [("ended", b"ended"), ("opening", b"ended"), ("dead", b"dead")])
-def test_the_last_state_of_a_source_stays(state: str, last: bytes, broker, listen, tmp_path: Path) -> None:
+def test_the_last_state_of_a_source_stays(state: SourceState, last: bytes, broker, listen, tmp_path: Path) -> None:
     control = FakeControl("clip.mp4", state="opening")
     sink = MqttSink(Broker("127.0.0.1", broker.port), PREFIX, lambda: Spool(tmp_path / "s"), control)
     listener = listen(broker.port)
@@ -578,7 +584,7 @@ class Unreadable(sqlite3.Connection):
 
     is_broken = False
 
-    def execute(self, query: str, *rest: object) -> sqlite3.Cursor:
+    def execute(self, query: str, *rest: Any) -> sqlite3.Cursor:
         if self.is_broken and query.startswith("SELECT id"):
             raise sqlite3.OperationalError("disk I/O error")
         return super().execute(query, *rest)

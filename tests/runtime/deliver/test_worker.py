@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 from support.fakes import FakeSink, wait_for
 from support.results import make_result
 
+from attri.runtime.deliver.result import FrameResult
 from attri.runtime.deliver.worker import ROOM, SinkWorker
 
 
 class Stuck(FakeSink):
     """Takes the first result and then nothing, until it is free."""
 
-    def __init__(self, **options: object) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.busy, self.free = threading.Event(), threading.Event()
 
-    def write(self, result: object) -> None:
+    def write(self, result: FrameResult) -> None:
         self.busy.set()
         self.free.wait(10)
         super().write(result)
 
 
 class Bench:
-    def __init__(self, kind: type[Stuck] = Stuck, **options: object) -> None:
+    def __init__(self, kind: type[Stuck] = Stuck, **options: Any) -> None:
         self.sink = kind(**options)
         self.delivery = SinkWorker(self.sink, lambda: None, lambda error: None)
 
@@ -46,7 +48,7 @@ class Bench:
 
 
 @pytest.fixture
-def stuck() -> Iterator[type[Bench]]:
+def stuck() -> Iterator[Callable[..., Bench]]:
     made: list[Bench] = []
     yield lambda **options: made.append(Bench(**options)) or made[-1]
     for each in made:

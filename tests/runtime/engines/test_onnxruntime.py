@@ -34,6 +34,8 @@ def test_a_provider_that_fails_is_an_error_and_nothing_runs_elsewhere(
     bundle: Path, make_pixels: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     class Session(onnxruntime.InferenceSession):
+        _sess: Any
+
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
             self._sess = FailsOnce(self._sess)  # what ONNX Runtime's own `run` calls

@@ -108,7 +108,9 @@ def test_no_image_is_lost_or_mixed_over_many_swaps(
     (tmp_path / "in").mkdir()
     for number in range(300):
         shutil.copy(image_files[number % 20], tmp_path / "in" / f"{number:03}.png")
-    prompts = {labels: with_labels(first, *labels) for labels in (("cat", "dog"), ("bird", "house", "tree"))}
+    prompts: dict[tuple[str, ...], Prompt] = {
+        labels: with_labels(first, *labels) for labels in (("cat", "dog"), ("bird", "house", "tree"))
+    }
     file = tmp_path / "prompt.attri"
     first.save(file)
     classifier = Classifier.load(bundle, threads=1)
@@ -118,7 +120,7 @@ def test_no_image_is_lost_or_mixed_over_many_swaps(
     )
 
     class Swapping(FakeSink):
-        def write(self, result):  # type: ignore[no-untyped-def]
+        def write(self, result):
             super().write(result)
             if len(self.results) % 30 == 0:
                 turn = list(prompts.values())[len(self.results) // 30 % 2]

@@ -8,8 +8,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.fakes import FakeClassifier, FakeSink, Step, frames_until, make_frame, scripted, wait_for
@@ -46,11 +47,13 @@ def at_rate(rate: float, seconds: float, first: int = 0) -> list[Step]:
 class Bench:
     """A pipeline over scripted sources."""
 
+    pipeline: Pipeline
+
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self._patch = patch
         self.classifier = FakeClassifier()
 
-    def make(self, scripts: dict[SourceSpec, list[Step]], **options: object) -> Pipeline:
+    def make(self, scripts: Mapping[SourceSpec, Sequence[Any]], **options: Any) -> Pipeline:
         # One that is lost at its end stays lost.
         openers = {spec.name: scripted(script, script[-1:]) for spec, script in scripts.items()}
         self._patch.setattr(reader_module, "open_source", lambda spec, *rest: openers[spec.name](spec, *rest))
@@ -121,6 +124,8 @@ def test_frames_of_a_batch_do_not_come_at_thousands_a_second(bench: Bench) -> No
 
 def test_sinks_that_ask_are_told_when_a_source_has_ended(bench: Bench) -> None:
     class Follower(FakeSink):
+        results: list[Any]  # and ends
+
         def source_ended(self, origin: str) -> None:
             self.results.append(origin)
 
@@ -147,7 +152,7 @@ def test_an_image_that_cannot_be_read_costs_its_batch_nothing(
 ) -> None:
     classify = FakeClassifier.__call__
 
-    def refuse(self: FakeClassifier, frame: object, *rest: object) -> object:
+    def refuse(self: FakeClassifier, frame: Any, *rest: Any) -> object:
         if not isinstance(frame, list) and frame[0, 0, 0] == 6:
             raise ImageError("number 6 cannot be read")
         return classify(self, frame, *rest)
@@ -209,7 +214,7 @@ def test_every_camera_has_its_turn(bench: Bench) -> None:
     sink = FakeSink()
     classify, seen = FakeClassifier.__call__, []
 
-    def slowly(self: FakeClassifier, *image: object) -> object:
+    def slowly(self: FakeClassifier, *image: Any) -> object:
         seen.append(1)
         wait_for(lambda: len(seen) > 10 or sum(each.waiting for each in bench.pipeline.health()) == 3)
         return classify(self, *image)
@@ -310,7 +315,7 @@ def test_frames_that_wait_for_a_model_that_hangs(bench: Bench) -> None:
     sink.write = lambda result: free.wait(20)
     classify = FakeClassifier.__call__
 
-    def hang(self: FakeClassifier, *image: object) -> object:
+    def hang(self: FakeClassifier, *image: Any) -> object:
         wait_for(lambda: bench.pipeline.health()[1].state == "ended")
         seen.append([health.waiting for health in bench.pipeline.health()])
         return classify(self, *image)
@@ -356,7 +361,7 @@ def test_a_lossy_sink_that_fails_fails_nothing(bench: Bench) -> None:
 def test_a_bug_ends_it_with_its_traceback(bench: Bench, where: str) -> None:
     sink, other = FakeSink(), FakeSink()
 
-    def fail(*_: object) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise BrokenPipeError("bug")
 
     steps: list[Step] = [*at_rate(30, 0.5)]
@@ -561,14 +566,14 @@ def test_labels_of_one_source_change_what_it_alone_says(bench: Bench) -> None:
 
 
 def test_health_while_it_runs(bench: Bench) -> None:
-    seen: list[object] = []
+    seen: list[Any] = []
     sink = FakeSink()
     pipeline = bench.make(
         {
             camera(): [
                 *at_rate(30, 0.5),
                 lambda: wait_for(lambda: len(sink.results) > 2),
-                lambda: seen.extend(pipeline.health()),
+                lambda: seen.extend(bench.pipeline.health()),
             ]
         }
     )
@@ -656,6 +661,7 @@ def test_a_file_that_is_replaced_all_the_time_is_read_whole(tmp_path: Path) -> N
             found = LabelsFile.read(file)
             number = found.labels[0].text.split()[1]
             assert found.text == f"label {number}\nother {number}\n"
+            assert isinstance(found.state, tuple)
             assert found.state[1] == len(found.text)
     finally:
         stop.set()

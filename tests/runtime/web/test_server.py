@@ -23,6 +23,7 @@ from PIL import Image
 from support.results import LABELS, NOW, FakeControl, make_result
 
 from attri.runtime._util.net import is_own_name, parse_address
+from attri.runtime.capture.base import SourceState
 from attri.runtime.deliver.metrics import MetricsSink
 from attri.runtime.errors import EngineError, FailedError, UsageError
 from attri.runtime.web.server import PreviewServer
@@ -44,13 +45,11 @@ class Answer(NamedTuple):
 class Client:
     """Talks to a preview, as a browser on this machine would unless told otherwise."""
 
-    def __init__(
-        self, control: FakeControl, token: str | None = TOKEN, host: str = "127.0.0.1", **others: object
-    ) -> None:
+    def __init__(self, control: FakeControl, token: str | None = TOKEN, host: str = "127.0.0.1", **others: Any) -> None:
         self.control = control
         self.preview = PreviewServer(control, MetricsSink(control), (host, 0), token, **others)
 
-    def __call__(self, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
+    def __call__(self, path: str, method: str = "GET", body: bytes | None = None, **headers: Any) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.preview.port, timeout=10)
         try:
             connection.request(method, path, body, {key.replace("_", "-"): value for key, value in headers.items()})
@@ -83,7 +82,7 @@ def client(open_preview: Callable[..., Client]) -> Client:
     return open_preview(FakeControl("camera0", "rtsp://***@host/b"))
 
 
-def bearer(token: str = TOKEN) -> dict[str, str]:
+def bearer(token: str = TOKEN) -> dict[str, Any]:
     return {"Authorization": f"Bearer {token}"}
 
 
@@ -340,7 +339,7 @@ def test_open_to_others_everything_needs_the_token(open_preview) -> None:
         (["ended", "ended"], 200, "ok"),
     ],
 )
-def test_healthz(client: Client, states: list[str], status: int, word: str) -> None:
+def test_healthz(client: Client, states: list[SourceState], status: int, word: str) -> None:
     client.control.states = dict(zip(client.control.states, states, strict=True))
     answer = client("/healthz")
     assert (answer.status, answer.json["status"]) == (status, word)

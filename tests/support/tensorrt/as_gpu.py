@@ -14,4 +14,4 @@ def pytest_configure() -> None:
 
     library = ctypes.CDLL(os.environ["ATTRI_CUDART"])
     sys.modules["tensorrt"] = bindings("10.3.0", library)
-    Cuda.open = classmethod(lambda cls: cls(library))  # type: ignore[method-assign]  # the stand-in
+    Cuda.open = classmethod(lambda cls: cls(library))  # type: ignore[assignment]  # the stand-in

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,13 +19,14 @@ WEIGHTS = np.arange(12, dtype=np.float32).reshape(3, 4) / 8
 def write(path: Path, half: bool = False, operator: str = "Softmax") -> Path:
     """pixels float32 [B, 3], places int32 [C] -> scores float32 [B, C], best int32 [B]"""
     kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    axis: dict[str, Any] = {"axis": -1} if operator == "Softmax" else {}
     nodes = [
         helper.make_node("Cast", ["pixels"], ["x"], "narrow", to=kind),
         helper.make_node("MatMul", ["x", "weights"], ["product"], "product"),
         helper.make_node("Gather", ["product", "places"], ["gathered"], "gather", axis=1),
         helper.make_node("Add", ["gathered", "gathered"], ["twice"], "twice"),
         helper.make_node("Cast", ["twice"], ["wide"], "widen", to=TensorProto.FLOAT),
-        helper.make_node(operator, ["wide"], ["scores"], "last", **({"axis": -1} if operator == "Softmax" else {})),
+        helper.make_node(operator, ["wide"], ["scores"], "last", **axis),
         helper.make_node("ArgMax", ["wide"], ["index"], "argmax", axis=1, keepdims=0),
         helper.make_node("Cast", ["index"], ["best"], "to_int32", to=TensorProto.INT32),
     ]

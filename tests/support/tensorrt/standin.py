@@ -44,6 +44,7 @@ HELD = 64  # bytes of device memory of an engine, and of a context
 class Module(types.ModuleType):
     """A stand-in, and what the tests ask of it beside."""
 
+    __version__: str
     cudart: ctypes.CDLL
     gpu = ("Orin", "8.7")
     broken = ""  # name of a method that fails
@@ -114,6 +115,12 @@ class _Held:
         self.trt.live[self.kind] -= 1
 
 
+class _Member:
+    """What `_class` adds to each class."""
+
+    _trt: Module
+
+
 class ILogger:
     def __init__(self) -> None:
         pass
@@ -124,7 +131,7 @@ class IProgressMonitor:
         pass
 
 
-class Builder:
+class Builder(_Member):
     def __init__(self, logger: Any) -> None:
         if self._trt.broken == "Builder":
             raise TypeError("pybind11::init(): factory function returned nullptr")
@@ -179,10 +186,11 @@ def _host_memory(trt: Module, data: bytes) -> Any:
     """IHostMemory lends its bytes to memoryview, which a Python class cannot before 3.12: an array of ctypes does."""
     array = ctypes.c_ubyte * len(data)
     body = {name: value for name, value in vars(trt.IHostMemory).items() if not name.startswith("__")}
-    return type("IHostMemory", (array,), body | {"nbytes": property(lambda self: len(data))}).from_buffer_copy(data)
+    kind: Any = type("IHostMemory", (array,), body | {"nbytes": property(lambda self: len(data))})
+    return kind.from_buffer_copy(data)
 
 
-class INetworkDefinition:
+class INetworkDefinition(_Member):
     def __init__(self, trt: Module, typed: bool) -> None:
         self.fake_typed, self.fake_model, self.fake_layers, self.fake_inputs = typed, b"", [], {}
 
@@ -223,7 +231,7 @@ class INetworkDefinition:
         return types
 
 
-class ITensor:
+class ITensor(_Member):
     def __init__(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
         self._name, self._shape, self._dtype = name, shape, self._trt.DataType[dtype] if dtype != "INT64" else None
 
@@ -234,7 +242,7 @@ class ITensor:
     dtype = property(lambda self: self._trt.DataType.INT32 if self._dtype is None else self._dtype)
 
 
-class ILayer:
+class ILayer(_Member):
     def __init__(self, node: onnx.NodeProto, outputs: list[Any]) -> None:
         self._name, self.fake_outputs, self.fake_types = node.name, outputs, {}
         self._type = self._trt.LayerType[LAYERS.get(node.op_type, "MATRIX_MULTIPLY")]
@@ -251,7 +259,7 @@ class ILayer:
         self.fake_types[index] = dtype
 
 
-class OnnxParser:
+class OnnxParser(_Member):
     def __init__(self, network: Any, logger: Any) -> None:
         self._network, self._logger, self._errors = network, logger, []
 
@@ -289,7 +297,7 @@ class ParserError:
         return f"No importer registered for op: {self._node.op_type}"
 
 
-class IBuilderConfig:
+class IBuilderConfig(_Member):
     def __init__(self) -> None:
         self.fake_flags, self.fake_profiles, self.fake_limits = {"TF32"}, [], {}
 
@@ -323,7 +331,7 @@ class IBuilderConfig:
         return self.fake_cache
 
 
-class ITimingCache:
+class ITimingCache(_Member):
     def __init__(self, data: bytes) -> None:
         self.fake_data, self.fake_entries = data, int(data.split(b"|")[1]) if data else 0
 
@@ -340,7 +348,7 @@ class IOptimizationProfile:
         self.fake_shapes[input] = [tuple(min), tuple(opt), tuple(max)]
 
 
-class Runtime:
+class Runtime(_Member):
     engine_host_code_allowed = _attribute("host_code", False)
 
     def __init__(self, logger: Any) -> None:
@@ -366,7 +374,7 @@ class Runtime:
         return trt.ICudaEngine(about, model, self._logger)
 
 
-class ICudaEngine:
+class ICudaEngine(_Member):
     def __init__(self, about: dict[str, Any], model: bytes, logger: Any) -> None:
         proto = onnx.load_from_string(model)
         self.fake_about, self.fake_logger, self._held = about, logger, _Held(self._trt, "engine")
@@ -418,7 +426,7 @@ class ICudaEngine:
         return self._trt.EngineInspector(self)
 
 
-class EngineInspector:
+class EngineInspector(_Member):
     def __init__(self, engine: Any) -> None:
         self._engine = engine
 
@@ -433,7 +441,7 @@ class EngineInspector:
         return json.dumps({"Layers": [{"Outputs": [output]} for output in outputs]})
 
 
-class IExecutionContext:
+class IExecutionContext(_Member):
     def __init__(self, engine: Any) -> None:
         self._engine, self._held = engine, _Held(self._trt, "context")
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -501,7 +509,8 @@ def _compute(trt: Module, engine: Any, shapes: dict[str, tuple[int, ...]], addre
 def _at(address: int, shape: tuple[int, ...], kind: int) -> Any:
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
     size = int(np.prod(shape)) * dtype.itemsize
-    return np.frombuffer((ctypes.c_byte * size).from_address(address), dtype).reshape(shape)
+    memory: Any = (ctypes.c_byte * size).from_address(address)
+    return np.frombuffer(memory, dtype).reshape(shape)
 
 
 def _dims(value: onnx.ValueInfoProto) -> tuple[int, ...]:

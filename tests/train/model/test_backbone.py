@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import open_clip
 import pytest
@@ -94,7 +95,7 @@ def test_weights_get_the_activation_that_they_were_trained_with(name, pretrained
     monkeypatch.setattr(open_clip.factory, "get_model_config", lambda name: copy.deepcopy(config))
     monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda cfg, cache_dir=None: str(file))
     backbone = load_backbone(name, str(file) if pretrained == "file" else pretrained)
-    blocks = (*backbone.clip.visual.transformer.resblocks, *backbone.text.transformer.resblocks)
+    blocks: tuple[Any, ...] = (*backbone.clip.visual.transformer.resblocks, *backbone.text.transformer.resblocks)
     assert {type(block.mlp.gelu).__name__ for block in blocks} == {activation}
     assert backbone.sha256 == small.sha256
 
@@ -113,13 +114,14 @@ def test_preprocessing_and_scale_are_the_model_s_own():
         backbone.clip.logit_scale.fill_(2.0)
     assert backbone.logit_scale == pytest.approx(7.389056, abs=1e-5)
     backbone.clip.logit_scale.data.copy_(previous)
-    backbone.clip.visual.preprocess_cfg = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "interpolation": "bicubic"}
+    visual: Any = backbone.clip.visual
+    visual.preprocess_cfg = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "interpolation": "bicubic"}
     assert backbone.preprocess().mean == (0.5, 0.5, 0.5)
-    backbone.clip.visual.preprocess_cfg = {"interpolation": "bilinear", "resize_mode": "squash"}
+    visual.preprocess_cfg = {"interpolation": "bilinear", "resize_mode": "squash"}
     assert (backbone.preprocess().resize, backbone.preprocess().interpolation) == ("squash", "bilinear")
-    backbone.clip.visual.preprocess_cfg = {"resize_mode": "longest"}
+    visual.preprocess_cfg = {"resize_mode": "longest"}
     with pytest.raises(
         UsageError, match="wants bicubic/longest resizing: attri has shortest or squash, bicubic or bil"
     ):
         backbone.preprocess()
-    del backbone.clip.visual.preprocess_cfg
+    del visual.preprocess_cfg

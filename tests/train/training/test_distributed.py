@@ -56,8 +56,7 @@ TRAIN = ["--epochs", "2", "--augmentations", "1", "--pool-size", "4", "--device"
 def run(folder, *command):
     torchrun = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node=2", "--no-python"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [*torchrun, *map(str, command)]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    return subprocess.run([*torchrun, *map(str, command)], cwd=folder, env=environment, capture_output=True, text=True)
 
 
 def train_here(folder, data, options, monkeypatch):

@@ -187,6 +187,7 @@ def test_ranges_follow_the_options():
     smallest = BuildOptions(max_batch=1, max_labels=16).ranges(77)
     assert smallest["C"] == (1, 16, 16)
     assert smallest["R"] == (1, 64, 128)  # and never fewer than one label's 77
-    for options in ({"max_batch": 0}, {"max_labels": 15}):
-        with pytest.raises(UsageError):
-            BuildOptions(**options)
+    with pytest.raises(UsageError):
+        BuildOptions(max_batch=0)
+    with pytest.raises(UsageError):
+        BuildOptions(max_labels=15)

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -73,7 +74,7 @@ def test_find_returns_none_if_anything_differs(cache, change):
 
 
 def test_key_digest_depends_on_every_field():
-    changes = [
+    changes: list[dict[str, Any]] = [
         {"name": "text"},
         {"graph": "b" * 64},
         {"machine": THOR},

@@ -114,8 +114,8 @@ def test_a_read_only_input_is_copied_to_the_device_once(engine, cudart):
 
 def test_another_read_only_input_is_taken_over(engine, cudart):
     """Also of the same shape, while a CUDA graph is in use; and one that may be written to is copied every time."""
-    for number, places in enumerate([[0, 1, 3]] * 3 + [[3, 2, 1]] * 2 + [[0, 0, 0]]):
-        assert_right(engine, graphs.inputs(number) | {"places": fixed(places)})
+    for number, order in enumerate([[0, 1, 3]] * 3 + [[3, 2, 1]] * 2 + [[0, 0, 0]]):
+        assert_right(engine, graphs.inputs(number) | {"places": fixed(order)})
     places = np.array([1, 2, 3], np.int32)
     for number in range(4):
         places[0] = number

@@ -33,11 +33,11 @@ def test_they_pass_on_the_stand_in(bundle, cudart_file, tmp_path):
         "support.tensorrt.as_gpu",
         "-p",
         "no:cacheprovider",
-        HERE / "test_gpu.py",
+        str(HERE / "test_gpu.py"),
         "-v",
     ]
     # The command is a process of its own, which has no stand-in.
-    options = ["-k", "not the_command", "--basetemp", tmp_path / "pytest"]
+    options = ["-k", "not the_command", "--basetemp", str(tmp_path / "pytest")]
     done = subprocess.run([*command, *options], env=environment, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout
     assert re.search(r" \d+ passed, 1 deselected", done.stdout), done.stdout
@@ -47,7 +47,16 @@ def test_the_documented_line_collects_on_a_device(tmp_path):
     page = (ROOT / "docs/howto/jetson/README.md").read_text(encoding="utf-8")
     (line,) = re.findall(r"^    pytest (-m gpu [^#\n]*)", page, re.MULTILINE)
     code = f"import sys; sys.modules.update(dict.fromkeys({GONE})); import pytest; sys.exit(pytest.main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, *line.split(), "-p", "no:cacheprovider", "--basetemp", tmp_path / "pytest"]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        *line.split(),
+        "-p",
+        "no:cacheprovider",
+        "--basetemp",
+        str(tmp_path / "pytest"),
+    ]
     environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # plugins are packages of this environment too
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr

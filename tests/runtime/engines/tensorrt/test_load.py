@@ -420,7 +420,7 @@ def test_jetpack_5_is_named(copy, jetson):
     [
         EngineOptions("tensorrt"),
         EngineOptions(rebuild_engines=True),
-        EngineOptions(engine_dir="x"),
+        EngineOptions(engine_dir=Path("x")),
         EngineOptions("tensorrt", "cuda"),
     ],
     ids=str,
@@ -436,10 +436,10 @@ def test_tensorrt_that_was_asked_for_is_not_replaced(copy, bare, request_):
         EngineOptions("tensorrt", "cpu"),
         EngineOptions(device="cpu", rebuild_engines=True),
         EngineOptions("onnxruntime", rebuild_engines=True),
-        EngineOptions("onnxruntime", engine_dir="x"),
+        EngineOptions("onnxruntime", engine_dir=Path("x")),
         EngineOptions(device="tensorrt"),
-        EngineOptions("trt"),
-        EngineOptions(device="gpu"),
+        EngineOptions("trt"),  # type: ignore[arg-type]  # refused
+        EngineOptions(device="gpu"),  # type: ignore[arg-type]  # refused
     ],
     ids=str,
 )
