@@ -265,7 +265,7 @@ def test_the_nearest_entries_are_those_of_a_slow_search(topk: int) -> None:
     scores = random.integers(0, 4, (3, 2, 2, 5)).astype(np.float32)
     wanted = [
         [
-            sorted(n for row in block for n in sorted(range(5), key=lambda n, row=row: (-row[n], n))[:topk])
+            sorted(n for row in block for _, n in sorted((-score, n) for n, score in enumerate(row))[:topk])
             for block in image
         ]
         for image in scores.tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 from unittest import mock
 
 import open_clip
@@ -22,7 +23,7 @@ SMALL = {
 
 
 # The smallest of each family of image towers, and what makes it small: arguments of timm, or of open_clip's config.
-FAMILIES = {
+FAMILIES: dict[str, dict[str, Any]] = {
     "EVA02-B-16": {"depth": 2, "img_size": 64},
     "PE-Core-T-16-384": {"depth": 3, "img_size": 96},
     "ViTamin-S": {"depth": 2, "img_size": 96},
