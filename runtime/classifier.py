@@ -385,9 +385,9 @@ def require_room(classifiers: Sequence[Classifier]) -> None:
         EngineError: Their prompts have more pool entries together than it takes.
     """
     remedy = ": run fewer tasks on a source, or train prompts with smaller pools (--pool-size)"
-    prompts = [each.prompt for each in classifiers]
-    if len(prompts) > 1:
-        classifiers[0]._vision.require_room(prompts, f"the prompts of {len(prompts)} tasks have together", remedy)
+    if len(classifiers) > 1:
+        prompts, name = [each.prompt for each in classifiers], f"the prompts of {len(classifiers)} tasks have together"
+        classifiers[0]._vision.require_room(prompts, name, remedy)
 
 
 def _embedding_size(bundle: Bundle) -> int:

@@ -9,8 +9,7 @@ for result in stream("camera0", bundle="bundle", labels=["red apple", "green app
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
@@ -27,6 +26,8 @@ from attri.runtime.deliver.sink import SinkFilter
 from attri.runtime.errors import SourceError, UsageError
 from attri.runtime.pipeline.live_labels import LiveLabels
 from attri.runtime.pipeline.pipeline import Pipeline
+from attri.runtime.pipeline.task import TaskSetup
+from attri.runtime.prompt import Prompt
 
 _SETTINGS = (DecisionRule, Schedule, RetryPolicy, SourceOptions)
 
@@ -37,6 +38,7 @@ def stream(
     classifier: Classifier | None = None,
     bundle: str | Path | None = None,
     labels: Sequence[str] | None = None,
+    prompts: Mapping[str, Prompt | Path | str | None] | None = None,
     watch: bool = False,
     batch: int = 4,
     **options: Any,
@@ -55,6 +57,8 @@ def stream(
         classifier: Classifies the frames, with the labels that it has at that time; it is not closed.
         bundle: In the place of a classifier: a folder that attri-export wrote. It is opened, and closed at the end.
         labels: What to tell apart in this stream alone; None is what the classifier or the bundle has.
+        prompts: Of a bundle: several tasks on one vision pass, as of `Classifier.load`. A classifier with `tasks` has
+            them already. Then every frame has a result of each task, in order, whose `task` is its name.
         watch: Whether the images of a folder are read as they arrive.
         batch: Frames of a file that are classified at once, at most.
         **options: Fields of DecisionRule (smooth, majority, min_duration, threshold), of Schedule (min_interval,
@@ -71,6 +75,8 @@ def stream(
     """
     if (classifier is None) == (bundle is None):
         raise TypeError("give a classifier or a bundle, and not both")
+    if prompts is not None and bundle is None:
+        raise TypeError("prompts are for a bundle: load the classifier with them")
     rule, schedule, policy, source_options = _settings(options)
     spec = find_source(str(source), watch)
     if unused := sorted(source_options.given() - spec.options):
@@ -78,9 +84,12 @@ def stream(
     spec = replace(spec, input=source_options)
 
     def make_pipeline(classifier: Classifier) -> Pipeline:
-        return Pipeline([spec], [_labels(classifier, labels)], [rule], schedule, policy, batch)
+        return Pipeline([spec], [_tasks(classifier, labels, rule)], schedule, policy, batch)
 
-    return _results(spec, make_pipeline, classifier, bundle)
+    def load() -> Classifier:
+        return Classifier.load(bundle or "", prompts=prompts)
+
+    return _results(spec, make_pipeline, classifier, load)
 
 
 def _settings(options: dict[str, Any]) -> tuple[DecisionRule, Schedule, RetryPolicy, SourceOptions]:
@@ -96,20 +105,21 @@ def _settings(options: dict[str, Any]) -> tuple[DecisionRule, Schedule, RetryPol
     return tuple(made)  # type: ignore[return-value]  # in the order of _SETTINGS
 
 
-def _labels(classifier: Classifier, labels: Sequence[str] | None) -> LiveLabels:
+def _tasks(classifier: Classifier, labels: Sequence[str] | None, rule: DecisionRule) -> list[TaskSetup]:
     if labels is not None:
         classifier = classifier.fork(tuple(labels))
-    return LiveLabels(classifier, None, apply=False)
+    named: Mapping[str | None, Classifier] = classifier.tasks or {None: classifier}  # type: ignore[assignment]  # a Mapping is invariant in its keys
+    return [TaskSetup(LiveLabels(each, None, apply=False), rule, name) for name, each in named.items()]
 
 
 def _results(
     spec: SourceSpec,
     make_pipeline: Callable[[Classifier], Pipeline],
     given: Classifier | None,
-    bundle: str | Path | None,
+    load: Callable[[], Classifier],
 ) -> Generator[FrameResult, None, None]:
     with ExitStack() as stack:
-        classifier = given or stack.enter_context(Classifier.load(bundle or ""))
+        classifier = given or stack.enter_context(load())
         pipeline = make_pipeline(classifier)
         handover = _Handover(live=spec.live)
         thread = threading.Thread(target=_run, args=(pipeline, handover), name=f"stream {spec.name}", daemon=True)
@@ -140,7 +150,7 @@ class _Handover:
     """A sink whose results are iterated over in another thread.
 
     Args:
-        live: Whether the newest result replaces one that was not taken yet; else the writer waits.
+        live: Whether the newest result of a task replaces one that was not taken yet; else the writer waits.
     """
 
     name = "stream"
@@ -148,7 +158,7 @@ class _Handover:
 
     def __init__(self, live: bool) -> None:
         self.lossless = not live
-        self._waiting: deque[FrameResult] = deque()
+        self._waiting: dict[str | None, FrameResult] = {}  # by task, the oldest first
         self._changed = threading.Condition()
         self._closed = False  # nobody takes results any more
         self._finished = False  # no results come any more
@@ -157,12 +167,11 @@ class _Handover:
     def write(self, result: FrameResult) -> None:
         """Hand over a result."""
         with self._changed:
-            while self.lossless and self._waiting and not self._closed:
+            while self.lossless and result.task in self._waiting and not self._closed:
                 self._changed.wait()
-            if self._waiting:
-                replaced = self._waiting.popleft()
+            if replaced := self._waiting.pop(result.task, None):
                 result = replace(result, changed=result.changed or replaced.changed)
-            self._waiting.append(result)
+            self._waiting[result.task] = result
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -187,7 +196,7 @@ class _Handover:
             while not self._waiting and not self._finished:
                 self._changed.wait()
             if self._waiting:
-                result = self._waiting.popleft()
+                result = self._waiting.pop(next(iter(self._waiting)))
                 self._changed.notify_all()
                 return result
         if self._error is not None:

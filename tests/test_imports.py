@@ -23,8 +23,7 @@ FLOORS = {
     "runtime": [
         "errors _util",
         "images preprocess labels tokenizer tensor_file prompt bundle prediction image_batches",
-        "engines text",
-        "task",
+        "engines text task",
         "classifier",
         "capture decide",
         "deliver",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 from attri.runtime.capture.orientation import FLIPS, Flip
+from attri.runtime.decide.task_spec import TaskSpec
 
 _SUFFIXES = "mp4 m4v mov mkv webm avi mpg mpeg ts wmv flv ogv"
 VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
@@ -199,6 +200,8 @@ class SourceSpec:
         labels: Its own labels file; None is that of all sources.
         template: Its own template; None is that of all sources.
         threshold: Its own threshold; None is that of all sources.
+        tasks: What is asked of it; none is one task without a name. Labels, template and threshold of the source are
+            those of tasks that have none.
     """
 
     name: str
@@ -209,6 +212,7 @@ class SourceSpec:
     labels: Path | None = None
     template: str | None = None
     threshold: float | None = None
+    tasks: tuple[TaskSpec, ...] = ()
 
     @property
     def live(self) -> bool:

@@ -17,6 +17,7 @@ from attri.runtime.classifier import Classifier
 from attri.runtime.cli.command import require
 from attri.runtime.cli.source_options import Inputs, open_pipeline
 from attri.runtime.cli.systemd import SECRETS, unit_file
+from attri.runtime.cli.task_options import TaskType, absolute_task
 from attri.runtime.engines.select import EngineOptions, choose_tensorrt
 from attri.runtime.errors import UsageError
 from attri.runtime.pipeline.live_labels import LabelsFile
@@ -90,7 +91,7 @@ def absolute_words(words: Sequence[str], command: click.Command, named: Collecti
 
     Args:
         words: the arguments as they were typed.
-        command: the command; its options of type click.Path take paths.
+        command: the command; its options of type click.Path and TaskType take paths.
         named: names of the sources file, which are no paths.
     """
     options = {name: option for option in command.params for name in option.opts if isinstance(option, click.Option)}
@@ -99,18 +100,24 @@ def absolute_words(words: Sequence[str], command: click.Command, named: Collecti
     for number, word in enumerate(words):
         name, equals, value = word.partition("=")
         if option is not None:
-            result.append(_absolute(word) if isinstance(option.type, click.Path) else word)
+            result.append(_absolute_value(option, word))
             option = None
         elif word == "--":
             return [*result, word, *(_absolute_source(each, named) for each in words[number + 1 :])]
         elif name in options and equals:
-            result.append(f"{name}={_absolute(value)}" if isinstance(options[name].type, click.Path) else word)
+            result.append(f"{name}={_absolute_value(options[name], value)}")
         elif name in options:
             option = None if options[name].is_flag else options[name]
             result.append(word)
         else:
             result.append(_absolute_source(word, named))
     return result
+
+
+def _absolute_value(option: click.Option, value: str) -> str:
+    if isinstance(option.type, TaskType):
+        return absolute_task(value)
+    return _absolute(value) if isinstance(option.type, click.Path) else value
 
 
 def _absolute(path: str) -> str:

@@ -75,8 +75,8 @@ def main(
 
     if shortlist is not None and shortlist < outputs.topk:
         raise UsageError(f"--topk {outputs.topk} shows more labels than --shortlist {shortlist} prompts: raise that")
-    secrets = check_sinks(outputs)
     specs, files = read_inputs(words, inputs, labels)  # before anything that takes long
+    secrets = check_sinks(outputs, tasks=any(spec.tasks for spec in specs))
     if outputs.install_service:
         from attri.runtime.capture.sources_file import read_sources
         from attri.runtime.cli.install import absolute_words, check_service, print_unit

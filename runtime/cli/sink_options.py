@@ -55,7 +55,7 @@ class Outputs:
     save_video: Annotated[
         Path | None,
         SinkOption(
-            "Annotated video: out.mp4, or 'out-{source}.mp4' for one per source.",
+            "Annotated video: out.mp4, or 'out-{source}.mp4' for one per source; with tasks, put {task} into it.",
             _FILE,
             modules=("av",),
         ),

@@ -34,10 +34,14 @@ class Secrets:
     serve_token: str | None = None
 
 
-def check_sinks(outputs: Outputs) -> Secrets:
+def check_sinks(outputs: Outputs, *, tasks: bool = False) -> Secrets:
     """Check what can be checked of the sinks without opening one.
 
     For --install-service no secret, certificate or address is looked at: the service runs as another user, later.
+
+    Args:
+        outputs: The options.
+        tasks: Whether sources have tasks.
 
     Returns:
         The secrets, for `open_sinks`.
@@ -48,7 +52,8 @@ def check_sinks(outputs: Outputs) -> Secrets:
         MissingExtra: What a sink needs is not installed.
     """
     secrets = Secrets() if outputs.install_service else _read_secrets(outputs)
-    for check in (_check_files, _check_mqtt, _check_webhook, _check_servers):
+    _check_files(outputs, tasks)
+    for check in (_check_mqtt, _check_webhook, _check_servers):
         check(outputs, secrets)
     return secrets
 
@@ -85,30 +90,31 @@ def _read_secrets(outputs: Outputs) -> Secrets:
     )
 
 
-def _check_files(outputs: Outputs, _secrets: Secrets) -> None:
+def _check_files(outputs: Outputs, tasks: bool) -> None:
     if outputs.csv:
         from attri.runtime.deliver.csv_file import check_csv
 
-        check_csv(outputs.csv)
+        check_csv(outputs.csv, tasks=tasks)
     if outputs.save_video:
         from attri.runtime.deliver.video import check_recording
 
-        check_recording(outputs.save_video)
+        check_recording(outputs.save_video, tasks=tasks)
     if outputs.snapshots:
         from attri.runtime.deliver.snapshots import check_folder
 
         check_folder(outputs.snapshots)
 
 
-def _open_files(outputs: Outputs, _secrets: Secrets, _control: PipelineControl) -> Iterator[Sink]:
+def _open_files(outputs: Outputs, _secrets: Secrets, control: PipelineControl) -> Iterator[Sink]:
+    tasks = any(health.tasks for health in control.health())
     if outputs.csv:
         from attri.runtime.deliver.csv_file import CsvSink
 
-        yield CsvSink(outputs.csv)
+        yield CsvSink(outputs.csv, tasks=tasks)
     if outputs.save_video:
         from attri.runtime.deliver.video import VideoSink
 
-        yield VideoSink(outputs.save_video)
+        yield VideoSink(outputs.save_video, tasks=tasks)
     if outputs.snapshots:
         from attri.runtime.deliver.snapshots import SnapshotSink
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -26,15 +25,16 @@ from attri.runtime.capture.spec import (
     WholeNumber,
 )
 from attri.runtime.cli.command import CAPTURE, LABELS, option
+from attri.runtime.cli.task_options import TaskSetups, TaskType, check_prompts, warn_of_thresholds, with_tasks
+from attri.runtime.decide.smoothing import DecisionRule
+from attri.runtime.decide.task_spec import TaskSpec
 from attri.runtime.errors import UsageError
+from attri.runtime.pipeline.live_labels import LabelsFile
 
 if TYPE_CHECKING:
     from attri.runtime.classifier import Classifier
-    from attri.runtime.pipeline.live_labels import LabelsFile
     from attri.runtime.pipeline.pipeline import Pipeline
 
-
-_LOGGER = logging.getLogger("attri")
 _ATTEMPTS = 5  # to read files that belong together
 
 
@@ -66,6 +66,7 @@ class Inputs:
         freeze_timeout: Seconds without a new image after which a live source counts as frozen; None is the default.
         max_retries: Failed attempts in a row before a live source is given up; None is the default.
         template: Of all sources that have none of their own; None is the bundle's.
+        tasks: Of all sources that have none of their own.
         smooth: Of DecisionRule.
         majority: Likewise.
         min_duration: Likewise.
@@ -80,6 +81,7 @@ class Inputs:
     freeze_timeout: float | None
     max_retries: int | None
     template: str | None
+    tasks: tuple[TaskSpec, ...]
     smooth: float
     majority: int
     min_duration: float
@@ -127,6 +129,15 @@ OPTIONS = [
         "--max-retries",
         type=click.IntRange(0),
         help="Failed attempts in a row to reopen a camera or stream, before it is given up. [20]",
+    ),
+    option(
+        LABELS,
+        "--task",
+        "tasks",
+        type=TaskType(),
+        multiple=True,
+        metavar="NAME=PROMPT[:LABELS]",
+        help="One of several tasks on one vision pass; may be repeated. [the bundle's prompt; --labels]",
     ),
     option(LABELS, "--template", help="Sentence around each label, with {} in its place. [the bundle's own]"),
     option(
@@ -188,15 +199,19 @@ def read_inputs(
     A folder that is replaced meanwhile (a link that is turned to a new version) would give the sources of one version
     with the labels of the other: then all files are read again.
 
+    Prompt files of tasks are read too, to see that they can be used.
+
     Raises:
         UsageError: The sources cannot be used, or their file is still changing after some attempts.
         LabelsError: A labels file cannot be used.
+        BundleError: A prompt file cannot be used.
     """
     for _ in range(_ATTEMPTS):
         before = _version(inputs.sources)
         try:
             specs = find_inputs(words, inputs)
             files = read_labels_files(specs, labels)
+            check_prompts(specs)
         except UsageError:
             if _version(inputs.sources) == before:
                 raise
@@ -227,6 +242,7 @@ def find_inputs(words: tuple[str, ...], inputs: Inputs) -> list[SourceSpec]:
     if not words and not named:
         raise UsageError("name a SOURCE: camera0, rtsp://..., a video, an image, a folder; or give --sources")
     specs = find_sources(words or tuple(named), named, inputs.options, inputs.watch)
+    specs = with_tasks(specs, inputs.tasks)
     if message := next(_unused(specs, inputs), None):
         raise UsageError(message)
     return specs
@@ -254,9 +270,8 @@ def read_labels_files(specs: Sequence[SourceSpec], labels: Path | None) -> dict[
     Raises:
         LabelsError: A file cannot be used.
     """
-    from attri.runtime.pipeline.live_labels import LabelsFile
-
-    paths = dict.fromkeys([labels, *(spec.labels for spec in specs)])
+    own = [task.labels for spec in specs for task in spec.tasks]
+    paths = dict.fromkeys([labels, *(spec.labels for spec in specs), *own])
     return {path: LabelsFile.read(path) for path in paths if path is not None}
 
 
@@ -268,44 +283,33 @@ def open_pipeline(
     inputs: Inputs,
     prompt: Path | None = None,
 ) -> Pipeline:
-    """Make the pipeline: labels, decision rules and the retry policy of each source.
+    """Make the pipeline: tasks with their labels and decision rules, and the retry policy of each source.
 
     Args:
         specs: The sources.
         classifier: Each set of labels gets its own, with the same engines and text cache.
         files: The labels files that were read.
-        labels: The labels file of sources that have none of their own.
+        labels: The labels file of sources and tasks that have none of their own.
         inputs: The options.
-        prompt: The prompt file that is watched.
+        prompt: The prompt file of tasks that have none of their own; the classifier has its prompt.
 
     Raises:
         LabelsError: The labels cannot be used.
+        BundleError: A prompt file cannot be used.
+        EngineError: The prompts have more pool entries together than the engine takes.
     """
     from attri.runtime.capture.retry import RetryPolicy
     from attri.runtime.decide.schedule import Schedule
-    from attri.runtime.decide.smoothing import DecisionRule
-    from attri.runtime.pipeline.live_labels import LiveLabels
     from attri.runtime.pipeline.pipeline import Pipeline
 
-    sets: dict[tuple[Path | None, str | None], LiveLabels] = {}
-    chosen, rules = [], []
-    for spec in specs:
-        path, template = key = (spec.labels or labels, inputs.template if spec.template is None else spec.template)
-        if key not in sets:
-            # The same graphs and cache, other labels.
-            sets[key] = LiveLabels(classifier.fork(), None if path is None else files[path], template)
-        chosen.append(sets[key])
-        rule = DecisionRule(threshold=spec.threshold)
-        if spec.sequential:
-            rule = replace(rule, smooth=inputs.smooth, majority=inputs.majority, min_duration=inputs.min_duration)
-        rules.append(rule)
-    rejecting = [labels for labels, spec in zip(chosen, specs, strict=True) if spec.threshold is None]
-    if any(labels.classifier.threshold_not_applied for labels in rejecting):
-        _LOGGER.warning("the bundle's threshold is for its own labels and not applied to others: give --threshold")
+    tasks = TaskSetups(classifier, files, labels, inputs.template, prompt)
+    rule = DecisionRule(inputs.smooth, inputs.majority, inputs.min_duration)
+    setups = [tasks.of_source(spec, rule) for spec in specs]
+    warn_of_thresholds(setups)
     policy = RetryPolicy()
     if inputs.max_retries is not None:
         policy = replace(policy, max_retries=inputs.max_retries)
     if inputs.freeze_timeout is not None:
         policy = replace(policy, freeze_timeout=inputs.freeze_timeout)
     schedule = Schedule(inputs.min_interval, inputs.on_change)
-    return Pipeline(specs, chosen, rules, schedule, policy, inputs.batch, prompt)
+    return Pipeline(specs, setups, schedule, policy, inputs.batch)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from attri.runtime._util.printable import printable
-from attri.runtime.deliver.format import NO_LABEL
+from attri.runtime.deliver.format import NO_LABEL, title
 from attri.runtime.deliver.result import FrameResult
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -18,7 +18,7 @@ _ACCENT, _TEXT, _MUTED = (255, 196, 0), (255, 255, 255), (170, 170, 170)
 
 
 def annotate(result: FrameResult) -> NDArray[np.uint8]:
-    """Draw the decided label, its score and the source in a strip at the bottom of the frame.
+    """Draw the decided label, its score, the source and the task in a strip at the bottom of the frame.
 
     Returns:
         A copy of the frame, RGB uint8 [H, W, 3].
@@ -34,7 +34,7 @@ def annotate(result: FrameResult) -> NDArray[np.uint8]:
     upper = image.height - strip
     draw.rectangle((0, upper, round(result.score * (image.width - 1)), upper + max(1, pad // 4)), fill=_ACCENT)
     draw.text((pad, upper + pad - top), label, font=font, fill=_TEXT if result.label else _MUTED)
-    source = printable(result.source)
+    source = title(result)
     room = image.width - 3 * pad - font.getlength(label)
     if (width := font.getlength(source)) <= room:
         draw.text((image.width - pad - width, upper + pad - top), source, font=font, fill=_MUTED)

@@ -11,8 +11,8 @@ import unicodedata
 from typing import Any
 
 from attri.runtime._util.printable import printable
-from attri.runtime.deliver.format import NO_LABEL, json_line, text_line
-from attri.runtime.deliver.result import FrameResult
+from attri.runtime.deliver.format import NO_LABEL, json_line, text_line, title
+from attri.runtime.deliver.result import FrameResult, ResultKey
 from attri.runtime.deliver.sink import SinkFilter
 from attri.runtime.errors import SinkError
 
@@ -20,18 +20,18 @@ _BLOCKS = " ▏▎▍▌▋▊▉█"  # a bar in eighths of a cell
 
 
 def live_line(result: FrameResult, columns: int) -> str:
-    """One row of a terminal, at most `columns` cells: source, label, score with a bar, frame rate, age, drops."""
+    """One row of a terminal, at most `columns` cells: source, task, label, score with a bar, frame rate, age, drops."""
     right = f"{result.score:6.1%} {_bar(result.score, 10)} {result.fps:5.1f} fps {result.age_ms:5.0f} ms"
     right += f"  {result.dropped} dropped" if result.dropped else ""
     left = max(0, columns - len(right) - 1)
-    source = _cells(result.source, left // 2)
+    source = _cells(title(result), left // 2)
     label = _cells(result.label or NO_LABEL, left - cell_width(source) - 2)
     line = f"{source}  {label}"
     return _cells(f"{line}{' ' * max(1, left + 1 - cell_width(line))}{right}", columns)
 
 
 class ConsoleSink:
-    """Writes a line per result; on a terminal, each video and live source has one row that is updated in place.
+    """Writes a line per result; on a terminal, each task of a video or live source has a row that is updated in place.
 
     A change of the label is also written as a line that scrolls up and stays, and so is the last row of a source that
     has ended. Log lines go above the rows. If there are more rows than fit on the terminal, the first ones are shown
@@ -51,7 +51,7 @@ class ConsoleSink:
     def __init__(self, style: str, topk: int, stream: Any = None) -> None:
         self._stream = stream or sys.stdout
         self._style, self._topk = style, topk
-        self._rows: dict[str, str] = {}  # the last row of each source
+        self._rows: dict[ResultKey, str] = {}  # the last row of each task of each source
         self._drawn = 0
         self._has_rows = style == "text" and self._stream.isatty()
         self._lock = threading.Lock()  # results and log lines come from different threads
@@ -73,14 +73,14 @@ class ConsoleSink:
                 self._draw(line)
             else:
                 columns = shutil.get_terminal_size().columns
-                self._rows[result.origin] = live_line(result, columns - 1)  # a full row would wrap
+                self._rows[result.key] = live_line(result, columns - 1)  # a full row would wrap
                 self._draw(line if result.changed else None)
 
     def source_ended(self, origin: str) -> None:
-        """Let the row of the source scroll up with the lines that stay."""
+        """Let the rows of the source scroll up with the lines that stay."""
         with self._lock:
-            if row := self._rows.pop(origin, None):
-                self._draw(row)
+            if rows := [self._rows.pop(key) for key in list(self._rows) if key.origin == origin]:
+                self._draw("\n".join(rows))
 
     def log(self, text: str, stream: Any) -> None:
         """Write to `stream`, which is the same terminal, above the rows."""
@@ -124,7 +124,8 @@ class ConsoleSink:
         rows = [_cells(row, columns - 1) for row in self._rows.values()]  # the terminal may be narrower by now
         room = max(1, lines - 1)
         hidden = len(rows) - room + 1
-        return rows if hidden <= 1 else [*rows[: room - 1], f"… and {hidden} more sources"]
+        what = "rows" if any(key.task for key in self._rows) else "sources"
+        return rows if hidden <= 1 else [*rows[: room - 1], f"… and {hidden} more {what}"]
 
     def _say(self, text: str) -> None:
         try:

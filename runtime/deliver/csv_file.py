@@ -17,10 +17,15 @@ from attri.runtime.deliver.sink import SinkFilter
 from attri.runtime.errors import SinkError, UsageError
 
 COLUMNS = ("source", "frame", "time", "label", "score", "changed", "age_ms", "dropped")
+TASK_COLUMNS = ("source", "task", *COLUMNS[1:])  # where sources have tasks
 
 
-def check_csv(path: Path) -> None:
+def check_csv(path: Path, *, tasks: bool = False) -> None:
     """Check that a table can be begun or continued there, as far as can be told without writing.
+
+    Args:
+        path: The file.
+        tasks: Whether it has a column for tasks.
 
     Raises:
         UsageError: The folder does not exist, or the file holds another table or cannot be read.
@@ -31,7 +36,8 @@ def check_csv(path: Path) -> None:
         return
     try:
         with path.open("rb") as file:
-            _check_header(path, file.read(len(_HEADER)))
+            header = _header(tasks)
+            _check_header(path, header, file.read(len(header)))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
 
@@ -44,6 +50,7 @@ class CsvSink:
 
     Args:
         path: The file, or a device or pipe, of which nothing is read.
+        tasks: Whether it has a column for tasks.
 
     Raises:
         UsageError: The file cannot be opened, or holds something else.
@@ -53,8 +60,8 @@ class CsvSink:
     lossless = True
     takes: SinkFilter = "scheduled"
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, tasks: bool = False) -> None:
+        self._path, self._tasks = path, tasks
         with contextlib.ExitStack() as undo:
             try:
                 self._file = undo.enter_context(io.FileIO(path, "a+"))
@@ -73,8 +80,9 @@ class CsvSink:
         moment = f"{result.time:.3f}" if result.kind == "video" else format_utc(result.time)
         label = "" if result.label is None else result.label
         scores = (f"{result.score:.6f}", int(result.changed), f"{result.age_ms:.1f}", result.dropped)
+        names = (result.source, result.task or "") if self._tasks else (result.source,)
         try:
-            self._append(_row(result.source, result.frame, moment, label, *scores))
+            self._append(_row(*names, result.frame, moment, label, *scores))
         except OSError as error:
             raise SinkError(f"{self._path}: {error.strerror or error}") from error
 
@@ -84,15 +92,14 @@ class CsvSink:
 
     def _begin(self) -> None:
         """Remove what was written in part, and write the header of a new table."""
-        size = 0
+        size, header = 0, _header(self._tasks)
         if self._is_regular:
             self._file.seek(0)
-            start = self._file.read(len(_HEADER))
-            _check_header(self._path, start)
+            _check_header(self._path, header, self._file.read(len(header)))
             size = _whole_rows(self._file, self._file.seek(0, os.SEEK_END))
             self._file.truncate(size)
         if size == 0:
-            self._append(_HEADER)
+            self._append(header)
 
     def _append(self, row: bytes) -> None:
         end = self._file.seek(0, os.SEEK_END) if self._is_regular else 0
@@ -105,9 +112,13 @@ class CsvSink:
             raise
 
 
-def _check_header(path: Path, start: bytes) -> None:
-    """Raises UsageError: The first bytes of a file are not those of our header."""
-    if not _HEADER.startswith(start):
+def _header(tasks: bool) -> bytes:
+    return _row(*(TASK_COLUMNS if tasks else COLUMNS))
+
+
+def _check_header(path: Path, header: bytes, start: bytes) -> None:
+    """Raises UsageError: The first bytes of a file are not those of the header."""
+    if not header.startswith(start):
         raise UsageError(f"{path} holds another table: name a new file")
 
 
@@ -122,6 +133,3 @@ def _whole_rows(file: io.FileIO, size: int) -> int:
     tail = min(size, 1 << 16)
     file.seek(size - tail)
     return size - tail + file.read(tail).rfind(b"\n") + 1
-
-
-_HEADER = _row(*COLUMNS)

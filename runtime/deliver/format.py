@@ -15,7 +15,10 @@ NO_LABEL = "(none of the labels)"
 
 def json_object(result: FrameResult, topk: int) -> dict[str, Any]:
     """The fields of `--json` that README lists, in its order; results of live sources have four more."""
-    found = {"source": result.source, "frame": result.frame, "time": round(result.time, 6)}
+    found: dict[str, Any] = {"source": result.source}
+    if result.task is not None:
+        found["task"] = result.task
+    found |= {"frame": result.frame, "time": round(result.time, 6)}
     found |= result.prediction.to_dict(topk)
     found |= {"label": result.label, "score": round(result.score, 6)}  # as decided, not of this frame alone
     if result.live:
@@ -35,14 +38,19 @@ def event_body(result: FrameResult, topk: int) -> bytes:
     return json_text(body).encode()
 
 
+def title(result: FrameResult) -> str:
+    """Source and task, safe to print."""
+    return printable(result.source if result.task is None else f"{result.source} {result.task}")
+
+
 def text_line(result: FrameResult, topk: int) -> str:
-    """One result as a line that is safe to print: source, time, and the best labels with their scores.
+    """One result as a line that is safe to print: source, task, time, and the best labels with their scores.
 
     The time is the position in a video and the clock of everything that is not an image file. The decided label comes
     first. Where smoothing or a minimum duration decided for another label than the frame's own best, the frame's own
     labels follow in brackets.
     """
-    where = printable(result.source)
+    where = title(result)
     if result.kind == "video":
         where = f"{where} {result.time:8.2f}s"
     elif not result.still:

@@ -1,9 +1,10 @@
-"""The result of one frame, and the health of a source: what the pipeline hands to its sinks."""
+"""The result of one frame for one task, and the health of a source: what the pipeline hands to its sinks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +16,21 @@ from attri.runtime.capture.spec import SourceKind
 from attri.runtime.prediction import Prediction
 
 
+class ResultKey(NamedTuple):
+    """What tells the results of one sequence of decisions from all others.
+
+    Attributes:
+        origin: Of `FrameResult`.
+        task: Likewise.
+    """
+
+    origin: str
+    task: str | None = None
+
+
 @dataclass(frozen=True)
 class FrameResult:
-    """One classified frame with its decision.
+    """One classified frame with its decision; where a source has several tasks, one of each.
 
     Attributes:
         source: Name of the source, credentials redacted; of an image in a folder, a glob or --watch its file.
@@ -29,13 +42,14 @@ class FrameResult:
         score: Score of the decided label, 0 to 1.
         changed: Whether the decided label differs from the previous frame's: an event.
         age_ms: Milliseconds from capture to this result.
-        fps: Results per second of this source, smoothed.
+        fps: Frames classified per second of this source, smoothed.
         dropped: Frames of this source skipped so far.
         clock: Seconds on the clock that measures how far frames of a source are apart: `time` of a video, else
             monotonic.
         origin: Name of the source as its health reports it; all files of a folder share it.
         kind: Kind of the source, a key of `attri.runtime.capture.spec.KINDS`.
         live: Whether the source is a camera or a stream.
+        task: Name of the task; None where the source has one without a name.
     """
 
     source: str
@@ -53,6 +67,12 @@ class FrameResult:
     origin: str
     kind: SourceKind
     live: bool
+    task: str | None = None
+
+    @property
+    def key(self) -> ResultKey:
+        """Source and task."""
+        return ResultKey(self.origin, self.task)
 
     @property
     def still(self) -> bool:
@@ -76,9 +96,10 @@ class SourceHealth:
         frames: Frames classified.
         dropped: Frames skipped for newer ones.
         restarts: Times that it was opened again.
-        fps: Results per second, smoothed.
+        fps: Frames classified per second, smoothed.
         last_frame: Unix time of the last frame; None before the first.
         waiting: Frames that wait for the model or are in it, without those that a slow sink holds back.
+        tasks: Names of its tasks; none where it has one without a name. Counts are of frames, whatever their number.
     """
 
     source: str
@@ -90,3 +111,9 @@ class SourceHealth:
     fps: float
     last_frame: float | None
     waiting: int
+    tasks: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> list[ResultKey]:
+        """What its results are told apart by."""
+        return [ResultKey(self.source, task) for task in self.tasks or (None,)]

@@ -67,41 +67,44 @@ class LabelsOrigin:
 
 
 class PipelineControl(Protocol):
-    """What a sink may ask of the running pipeline: labels and health of its sources."""
+    """What a sink may ask of the running pipeline: labels and health of its sources.
 
-    def labels(self, source: str | None = None) -> list[str]:
-        """Lines of a labels file (a label, its prompts behind it) of one source, or of all without duplicates.
+    `source` None means all sources, and `task` None all their tasks.
+    """
+
+    def labels(self, source: str | None = None, task: str | None = None) -> list[str]:
+        """Lines of a labels file (a label, its prompts behind it), without duplicates.
 
         Raises:
-            LabelsError: There is no such source.
+            LabelsError: There is no such source or task.
         """
         ...
 
-    def labels_text(self, source: str | None = None) -> str:
+    def labels_text(self, source: str | None = None, task: str | None = None) -> str:
         """The labels file with its comments.
 
         Raises:
-            LabelsError: There is no such source, or `source` is None and the sources have different labels.
+            LabelsError: There is no such source or task, or those that are meant have different labels.
         """
         ...
 
-    def labels_origin(self, source: str | None = None) -> LabelsOrigin:
-        """Where the labels of one source, or of all, come from.
+    def labels_origin(self, source: str | None = None, task: str | None = None) -> LabelsOrigin:
+        """Where the labels come from.
 
         Raises:
-            LabelsError: There is no such source.
+            LabelsError: There is no such source or task.
         """
         ...
 
-    def set_labels(self, text: str, source: str | None = None) -> None:
-        """Use `text`, a labels file, for one source or for all.
+    def set_labels(self, text: str, source: str | None = None, task: str | None = None) -> None:
+        """Use `text`, a labels file.
 
         Raises:
-            LabelsError: The text holds no usable labels, or there is no such source; nothing was changed.
+            LabelsError: The text holds no usable labels, or there is no such source or task; nothing was changed.
         """
         ...
 
-    def write_labels(self, source: str | None = None) -> None:
+    def write_labels(self, source: str | None = None, task: str | None = None) -> None:
         """Write the labels in use into the file that they came from.
 
         Raises:

@@ -73,7 +73,8 @@ class SnapshotSink:
         """
         clock = time.time() if result.kind == "video" else result.time
         moment = re.sub("[-:]", "", format_utc(clock))
-        name = f"{moment}_{file_name(result.source)}_{file_name(result.label or '')}_{result.frame}.jpg"
+        names = [result.source, *([] if result.task is None else [result.task]), result.label or ""]
+        name = f"{moment}_{'_'.join(map(file_name, names))}_{result.frame}.jpg"
         try:
             comment = json_line(result, self._topk).encode()
             with replacing(self._folder / name) as part:

@@ -11,7 +11,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
@@ -24,13 +24,13 @@ from attri.runtime._util.transient import missing
 from attri.runtime.capture.spec import VIDEO_SUFFIXES
 from attri.runtime.deliver.annotate import annotate
 from attri.runtime.deliver.format import file_name
-from attri.runtime.deliver.result import FrameResult
+from attri.runtime.deliver.result import FrameResult, ResultKey
 from attri.runtime.deliver.sink import SinkFilter
 from attri.runtime.errors import FailedError, MissingExtra, SinkError, UsageError
 from attri.runtime.images import IMAGE_SUFFIXES
 
 _LOGGER = logging.getLogger("attri")
-SOURCE = "{source}"
+SOURCE, TASK = "{source}", "{task}"
 SUFFIXES = (".mp4", ".m4v", ".mov")
 SLIDE = 0.5  # seconds that an image of its own is shown
 RETRY = 10.0  # seconds until a new file is opened after a failure
@@ -47,11 +47,13 @@ class VideoSink:
 
     Args:
         path: out.mp4 for all sources, or 'out-{source}.mp4' for one file per source, closed when the source has ended.
-            The images of a folder, a glob or --watch are one source. An existing file is never overwritten: the next
-            one is out-2.mp4, and the log names it.
+            The images of a folder, a glob or --watch are one source. Where sources have tasks, 'out-{task}.mp4' or
+            'out-{source}-{task}.mp4', since a frame shows the label of one. An existing file is never overwritten: the
+            next one is out-2.mp4, and the log names it.
+        tasks: Whether sources have tasks.
 
     Raises:
-        UsageError: The suffix is not one of a video, or the folder does not exist.
+        UsageError: The suffix is not one of a video, the folder does not exist, or {task} is missing or not wanted.
         FailedError: FFmpeg has no encoder for H.264.
         MissingExtra: PyAV is not installed.
     """
@@ -60,10 +62,10 @@ class VideoSink:
     lossless = True
     takes: SinkFilter = "every_frame"
 
-    def __init__(self, path: Path) -> None:
-        check_recording(path)
+    def __init__(self, path: Path, *, tasks: bool = False) -> None:
+        check_recording(path, tasks=tasks)
         self._path = path
-        self._files: dict[str, _Recording] = {}  # by source, or "" for all
+        self._files: dict[ResultKey, _Recording] = {}  # by source, or "" for all, and task
         self._again = 0.0  # monotonic time before which no file is opened
 
     def write(self, result: FrameResult) -> None:
@@ -72,7 +74,7 @@ class VideoSink:
         Raises:
             SinkError: It cannot be written. After `RETRY` seconds another file is begun.
         """
-        key = result.origin if SOURCE in self._path.name else ""
+        key = ResultKey(result.origin if SOURCE in self._path.name else "", result.task)
         if time.monotonic() < self._again:
             raise SinkError(f"{self._path}: waiting until it can be written again")
         if key not in self._files and len(self._files) == _OPEN_FILES:
@@ -88,13 +90,8 @@ class VideoSink:
             raise self._failure(error) from error
 
     def source_ended(self, origin: str) -> None:
-        """Close the recording of the source, if it has one of its own."""
-        if recording := self._files.pop(origin, None):
-            try:
-                recording.close()
-            except _errors() as error:
-                recording.give_up()
-                raise self._failure(error) from error
+        """Close the recordings of the source, if it has some of its own."""
+        self._close_all([key for key in self._files if key.origin == origin])
 
     def close(self) -> None:
         """Close all recordings.
@@ -102,24 +99,33 @@ class VideoSink:
         Raises:
             SinkError: The end of one was lost; the others are closed all the same.
         """
+        self._close_all(list(self._files))
+
+    def _close_all(self, keys: Sequence[ResultKey]) -> None:
         failure = None
-        for key in list(self._files):
+        for key in keys:
+            recording = self._files.pop(key)
             try:
-                self.source_ended(key)
-            except SinkError as error:
+                recording.close()
+            except _errors() as error:
+                recording.give_up()
                 failure = error
         if failure:
-            raise failure
+            raise self._failure(failure) from failure
 
     def _failure(self, error: Exception) -> SinkError:
         return SinkError(f"{self._path}: {getattr(error, 'strerror', None) or error}")
 
 
-def check_recording(path: Path) -> None:
+def check_recording(path: Path, *, tasks: bool = False) -> None:
     """Check that a recording can be made there, as far as can be told before the first frame.
 
+    Args:
+        path: As of VideoSink.
+        tasks: Likewise.
+
     Raises:
-        UsageError: The suffix is not one of a video, or the folder does not exist.
+        UsageError: The suffix is not one of a video, the folder does not exist, or {task} is missing or not wanted.
         FailedError: FFmpeg has no encoder for H.264.
         MissingExtra: PyAV is not installed.
     """
@@ -129,6 +135,10 @@ def check_recording(path: Path) -> None:
         raise MissingExtra("av") from error
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path}: name a file that ends in {', '.join(SUFFIXES)}")
+    if tasks and TASK not in path.name:
+        raise UsageError(f"{path}: a recording shows one task: put {TASK} into its name")
+    if not tasks and TASK in path.name:
+        raise UsageError(f"{path}: there are no tasks: leave out {TASK}")
     if not path.parent.is_dir():
         raise UsageError(f"{path}: the folder {path.parent} does not exist") from missing(path.parent)
     try:
@@ -154,7 +164,8 @@ class _Recording:
         height, width = first.image.shape[:2]
         self._size = (max(2, width & ~1), max(2, height & ~1))  # 4:2:0 wants even sides
         what = first.origin if SOURCE in path.name else "all sources"
-        self._file = _create(path.with_name(path.name.replace(SOURCE, _source_name(first))), what)
+        name = path.name.replace(SOURCE, _source_name(first)).replace(TASK, first.task or "none")
+        self._file = _create(path.with_name(name), what if first.task is None else f"{first.task} of {what}")
         try:
             self._open()
         except BaseException:

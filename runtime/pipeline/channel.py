@@ -1,19 +1,18 @@
-"""What the pipeline keeps of one source while it is classified: its labels, decisions and counts."""
+"""What the pipeline keeps of one source while it is classified: its tasks with their labels, and its counts."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from attri.runtime.capture.frame_queue import Frame
 from attri.runtime.capture.reader import Reader
+from attri.runtime.classifier import classify_together, require_room
 from attri.runtime.decide.schedule import Schedule
-from attri.runtime.decide.smoothing import DecisionRule, DecisionSmoother
 from attri.runtime.deliver.result import FrameResult
-from attri.runtime.pipeline.live_labels import LiveLabels
+from attri.runtime.pipeline.task import TaskSetup, TaskState
 from attri.runtime.prediction import Prediction
-from attri.runtime.text.hysteresis import RetrievalHysteresis
 
 
 class Channel:
@@ -21,71 +20,89 @@ class Channel:
 
     Args:
         reader: Reads the source.
-        labels: May be replaced while it runs.
-        rule: How predictions become decisions.
+        tasks: One or more; they share each run of the vision graph.
         schedule: Which results are due.
 
     Attributes:
+        tasks: What is remembered of each task.
+        labels: The labels of each task. They are replaced as a whole while it runs, so that no frame sees a mixture.
         frames: Frames that were classified.
         busy: Frames that are being classified.
         unreadable: Images that the classifier refused; the reader's thread counts its own.
+
+    Raises:
+        EngineError: The prompts have more pool entries together than the engine takes.
     """
 
-    def __init__(self, reader: Reader, labels: LiveLabels, rule: DecisionRule, schedule: Schedule) -> None:
+    def __init__(self, reader: Reader, tasks: Sequence[TaskSetup], schedule: Schedule) -> None:
         self.reader = reader
-        self.labels = labels
+        hysteresis = reader.spec.input.retrieval_hysteresis
+        self.tasks = tuple(TaskState(task, schedule, hysteresis) for task in tasks)
+        self.labels = tuple(task.labels for task in tasks)
+        require_room([labels.classifier for labels in self.labels])
         self.frames = 0
         self.busy = 0
         self.unreadable = 0
-        self._decide = DecisionSmoother(rule)
-        self._schedule = schedule
-        self._hysteresis = _hysteresis(reader.spec.input.retrieval_hysteresis, labels)
-        self._interval = float("inf")  # seconds between results, smoothed
-        self._last = float("-inf")  # when the last result was made, monotonic
-        self._last_due = float("-inf")  # clock of the frame whose result was the last due
+        self._interval = float("inf")  # seconds between frames, smoothed
+        self._last = float("-inf")  # when the last one was classified, monotonic
+
+    @property
+    def name(self) -> str:
+        """Name of the source."""
+        return self.reader.spec.name
 
     @property
     def fps(self) -> float:
-        """Results per second; it falls by itself when none come."""
+        """Frames classified per second; it falls by itself when none come."""
         since = time.monotonic() - self._last
         return 1 / max(self._interval, since)
 
-    def classify(self, frames: Sequence[Frame]) -> list[Prediction]:
-        """Classify frames in one batch.
+    def classify(self, frames: Sequence[Frame]) -> list[list[Prediction]]:
+        """Classify frames in one batch: for each the predictions of all tasks.
 
         Raises:
             ImageError: One of them cannot be read.
             EngineError: The graphs cannot be run.
         """
-        if len(frames) == 1:  # without the threads that read a list ahead
-            predictions = [self.labels.classifier(frames[0].part, self._hysteresis)]
+        classifiers = [labels.classifier for labels in self.labels]
+        memories, parts = [task.hysteresis for task in self.tasks], [frame.part for frame in frames]
+        if len(classifiers) > 1:
+            images = parts[0] if len(parts) == 1 else parts  # one image goes without the threads that read a list ahead
+            found = classify_together(classifiers, images, memories)
+        elif len(parts) == 1:
+            found = [[classifiers[0](parts[0], memories[0])]]
         else:
-            predictions = self.labels.classifier([frame.part for frame in frames], self._hysteresis)
-        self._count(len(predictions))
-        return predictions
+            found = [[each] for each in classifiers[0](parts, memories[0])]
+        self._count(len(frames))
+        return found
 
-    def result(self, frame: Frame, prediction: Prediction, dropped: int) -> tuple[FrameResult, bool]:
-        """The result of a frame, and whether it is due."""
+    def results(
+        self, frame: Frame, predictions: Sequence[Prediction], dropped: int
+    ) -> Iterator[tuple[FrameResult, bool]]:
+        """The results of a frame, one for each task, and whether each is due."""
         clock = frame.time if self.reader.spec.kind == "video" else frame.captured  # Unix time jumps when it is set
-        decision = self._decide(prediction, clock)
-        result = FrameResult(
-            source=frame.source,
-            frame=frame.number,
-            time=frame.time,
-            raw_image=frame.image,
-            prediction=prediction,
-            label=decision.label,
-            score=decision.score,
-            changed=decision.changed,
-            age_ms=1000 * (time.monotonic() - frame.captured),
-            fps=self.fps,
-            dropped=dropped,
-            clock=clock,
-            origin=self.reader.name,
-            kind=self.reader.spec.kind,
-            live=self.reader.spec.live,
-        )
-        return result, self._is_due(decision.changed, clock)
+        age_ms, fps = 1000 * (time.monotonic() - frame.captured), self.fps
+        for task, prediction in zip(self.tasks, predictions, strict=True):
+            decision, due = task.decide(prediction, clock)
+            result = FrameResult(
+                source=frame.source,
+                frame=frame.number,
+                time=frame.time,
+                raw_image=frame.image,
+                prediction=prediction,
+                label=decision.label,
+                score=decision.score,
+                changed=decision.changed,
+                age_ms=age_ms,
+                fps=fps,
+                dropped=dropped,
+                clock=clock,
+                origin=self.reader.name,
+                kind=self.reader.spec.kind,
+                live=self.reader.spec.live,
+                task=task.name,
+            )
+            yield result, due
 
     def _count(self, frames: int) -> None:
         now = time.monotonic()
@@ -94,15 +111,3 @@ class Channel:
         self._interval = weight * self._interval + (1 - weight) * step if weight else step
         self._last = now
         self.frames += frames
-
-    def _is_due(self, changed: bool, clock: float) -> bool:
-        due = self._schedule.is_due(changed, clock - self._last_due)
-        if due:
-            self._last_due = clock
-        return due
-
-
-def _hysteresis(margin: float | None, labels: LiveLabels) -> RetrievalHysteresis | None:
-    if margin is None:
-        return None
-    return RetrievalHysteresis(margin, labels.classifier.bundle.manifest.retrieval["topk"])

@@ -10,12 +10,12 @@ taken only while every lossless sink has room, so that a slow one holds back fil
 
 from __future__ import annotations
 
+import functools
 import logging
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 from attri.runtime._util.redact import redact
 from attri.runtime._util.signals import defer_signals
@@ -26,15 +26,15 @@ from attri.runtime.capture.reader import Reader
 from attri.runtime.capture.retry import RetryPolicy
 from attri.runtime.capture.spec import SourceSpec
 from attri.runtime.decide.schedule import Schedule
-from attri.runtime.decide.smoothing import DecisionRule
 from attri.runtime.deliver.result import SourceHealth
 from attri.runtime.deliver.sink import Sink
 from attri.runtime.deliver.worker import SinkWorker
 from attri.runtime.errors import ImageError
 from attri.runtime.pipeline.channel import Channel
 from attri.runtime.pipeline.label_control import LabelControl, label_sets
-from attri.runtime.pipeline.live_labels import LiveLabels, Watched, watch
+from attri.runtime.pipeline.live_labels import Watched, watch
 from attri.runtime.pipeline.live_prompt import LivePrompt
+from attri.runtime.pipeline.task import TaskSetup
 from attri.runtime.prediction import Prediction
 
 _LOGGER = logging.getLogger("attri")
@@ -47,30 +47,31 @@ class Pipeline(LabelControl):
 
     Args:
         specs: The sources.
-        labels: Of each source; sources may share one, and do until those of one alone are changed.
-        rules: Decision rule of each source.
+        tasks: Of each source; they share its frames and each run of the vision graph.
         schedule: Which results are due.
         policy: How live sources that fail are opened again.
         batch: Frames of a file that are classified at once, at most; those of live sources go one by one.
-        prompt: The prompt file that is taken over when it changes; None watches none.
+
+    Raises:
+        EngineError: The prompts of a source have more pool entries together than the engine takes.
     """
 
     def __init__(
         self,
         specs: Sequence[SourceSpec],
-        labels: Sequence[LiveLabels],
-        rules: Sequence[DecisionRule],
+        tasks: Sequence[Sequence[TaskSetup]],
         schedule: Schedule,
         policy: RetryPolicy,
         batch: int = 1,
-        prompt: Path | None = None,
     ) -> None:
         self.queue = FrameQueue([spec.live for spec in specs], batch)
         readers = [Reader(i, spec, self.queue, policy, self._fail) for i, spec in enumerate(specs)]
-        super().__init__([Channel(*each, schedule) for each in zip(readers, labels, rules, strict=True)])
+        super().__init__([Channel(*each, schedule) for each in zip(readers, tasks, strict=True)])
         self._batch = batch
-        current = self.channels[0].labels.classifier.prompt if prompt else None
-        self._prompt = [LivePrompt(prompt, current, self.set_prompt)] if prompt and current else []
+        current = {task.prompt: task.labels.classifier.prompt for each in tasks for task in each if task.prompt}
+        self._prompts = [
+            LivePrompt(file, prompt, functools.partial(self.take_prompt, file)) for file, prompt in current.items()
+        ]
         self._workers: list[SinkWorker] = []
         self._stop = threading.Event()
         self._stopped = 0.0  # when that was noticed, monotonic
@@ -92,7 +93,8 @@ class Pipeline(LabelControl):
             KeyboardInterrupt: SIGINT came; everything was closed.
             Exception: Whatever broke in one of the threads; likewise.
         """
-        self._workers = [SinkWorker(sink, self.queue.wake, self._fail, self._batch) for sink in sinks]
+        most = self._batch * max(len(channel.tasks) for channel in self.channels)  # results that come at once
+        self._workers = [SinkWorker(sink, self.queue.wake, self._fail, most) for sink in sinks]
         classify = threading.Thread(target=self._guarded, args=(self._classify,), name="classify", daemon=True)
         with defer_signals(on_signal=lambda _: self.stop()) as received:
             classify.start()
@@ -122,7 +124,8 @@ class Pipeline(LabelControl):
             waiting = channel.busy + (0 if held and not reader.spec.live else self.queue.waiting(number))
             state: SourceState = "frozen" if reader.is_frozen() else reader.state
             counts = (channel.frames, dropped, reader.restarts, round(channel.fps, 2), reader.last_frame, waiting)
-            result.append(SourceHealth(reader.spec.name, state, reader.detail, *counts))
+            names = tuple(task.name for task in channel.tasks if task.name is not None)
+            result.append(SourceHealth(channel.name, state, reader.detail, *counts, names))
         return result
 
     def _start_readers(self) -> None:
@@ -136,7 +139,7 @@ class Pipeline(LabelControl):
                 reader.start()
 
     def _watched(self) -> list[Watched]:
-        return [*self._prompt, *label_sets(self.channels)]
+        return [*self._prompts, *label_sets(self.channels)]
 
     def _classify(self) -> None:
         while (item := self.queue.take(self._sinks_have_room, self._stop)) is not None:
@@ -151,14 +154,14 @@ class Pipeline(LabelControl):
         """Classify these frames and offer their results to the sinks."""
         channel = self.channels[source]
         channel.busy = len(frames)
-        for frame, prediction in self._predictions(channel, frames):
-            result, due = channel.result(frame, prediction, self.queue.dropped[source])
-            for worker in self._workers:
-                worker.offer(result, due, channel.reader.spec.live)
+        for frame, predictions in self._predictions(channel, frames):
+            for result, due in channel.results(frame, predictions, self.queue.dropped[source]):
+                for worker in self._workers:
+                    worker.offer(result, due, channel.reader.spec.live)
         channel.busy = 0
 
-    def _predictions(self, channel: Channel, frames: Sequence[Frame]) -> Iterator[tuple[Frame, Prediction]]:
-        """Those of all frames that can be read: where one of a batch cannot, they are taken one by one."""
+    def _predictions(self, channel: Channel, frames: Sequence[Frame]) -> Iterator[tuple[Frame, list[Prediction]]]:
+        """Of all tasks, for frames that can be read: where one of a batch cannot, they are taken one by one."""
         try:
             yield from zip(frames, channel.classify(frames), strict=True)
         except ImageError as error:
@@ -213,14 +216,15 @@ class Pipeline(LabelControl):
 
     def _summary(self) -> str:
         done = sum(channel.frames for channel in self.channels)
-        caches = {id(cache): cache for cache in (channel.labels.classifier.cache for channel in self.channels)}
+        asked = sum(channel.frames * len(channel.tasks) for channel in self.channels)
+        caches = {id(each.classifier.cache): each.classifier.cache for each in label_sets(self.channels)}
         hits = sum(cache.hits for cache in caches.values())
         counts = [(sum(self.queue.dropped), "frame", "skipped"), (self._files_failed(), "file", "failed")]
         counts.append((self._sources_lost(), "source", "given up"))
         for worker in self._workers:
             counts.append((worker.dropped, "result", f"skipped by {worker.name}"))
             counts.append((worker.failed, "result", f"lost by {worker.name}"))
-        parts = [plural(done, "frame"), f"{hits / max(1, done):.0%} from the text cache"]
+        parts = [plural(done, "frame"), f"{hits / max(1, asked):.0%} from the text cache"]
         return ", ".join(parts + [f"{plural(count, noun)} {what}" for count, noun, what in counts if count])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.prompts import OWN_LABELS, kinds_of_prompts
 
 from attri.runtime import Classifier, Prediction
 from attri.runtime.bundle import PROMPT, TEXT, VISION, Bundle
@@ -18,38 +18,14 @@ from attri.runtime.classifier import classify_together, require_room
 from attri.runtime.engines.onnxruntime import OrtEngine
 from attri.runtime.engines.vision import VisionGraph, nearest_entries
 from attri.runtime.errors import BundleError, EngineError, ImageError, LabelsError, UsageError
-from attri.runtime.prompt import Prompt, Selection
+from attri.runtime.prompt import Prompt
 from attri.runtime.text.cache import TextCache
 from attri.runtime.text.hysteresis import RetrievalHysteresis
-
-LABELS = {
-    "learned": ["red apple", "bird", "a small house"],
-    "other": ["cat", "dog", "a large house", "teapot"],
-    "static": ["tree", "car"],
-    "plain": ["red apple", "bird", "a small house"],
-}
-
-
-def changed(prompt: Prompt, labels: list[str], seed: int, entries: int, selection: Selection = "nearest") -> Prompt:
-    """Another prompt of the same base: fewer entries, other tables, labels of its own, a temperature."""
-    random = np.random.default_rng(seed)
-    table = prompt.tensors["prompt_table"][:, :entries]
-    keys = random.permutation(prompt.tensors["keys"], axis=-1)[..., :entries]
-    facts = dataclasses.replace(prompt.facts, labels=labels, selection=selection, temperature=3.0, template="a {}")
-    return Prompt.of(facts, {"keys": keys, "prompt_table": random.permutation(table.ravel()).reshape(table.shape)})
 
 
 @pytest.fixture(scope="module")
 def prompts(bundle: Path) -> dict[str, Prompt]:
-    """Learned, learned otherwise, static (all images get its entries) and plain CLIP (none gets any)."""
-    first = Prompt.read(bundle / PROMPT)
-    most = first.facts.base["clusters"] * first.facts.base["topk"]
-    return {
-        "learned": first,
-        "other": changed(first, LABELS["other"], 1, 9),
-        "static": changed(first, LABELS["static"], 2, most, "all"),
-        "plain": changed(first, LABELS["plain"], 3, first.entries, "none"),
-    }
+    return kinds_of_prompts(bundle)
 
 
 @pytest.fixture
@@ -147,7 +123,7 @@ def test_labels_that_are_given_are_those_of_all_tasks(
 def test_a_fork_has_tasks_of_its_own(classifier: Classifier, image_files: list[Path]) -> None:
     fork = classifier.fork(["x", "y"])
     assert {name: task.labels for name, task in fork.tasks.items()} == dict.fromkeys(classifier.tasks, ("x", "y"))
-    assert {name: list(task.labels) for name, task in classifier.tasks.items()} == LABELS
+    assert {name: list(task.labels) for name, task in classifier.tasks.items()} == OWN_LABELS
     assert fork.classify_tasks(image_files[0])["plain"].labels == ("x", "y")
 
 
@@ -322,4 +298,4 @@ def test_wrong_calls_say_what_is_wrong(classifier: Classifier, bundle: Path, tmp
         classifier.classify_tasks(tmp_path / "gone.png")
     with pytest.raises(LabelsError):
         classifier.tasks["plain"].labels = []
-    assert list(classifier.tasks["plain"].labels) == LABELS["plain"]
+    assert list(classifier.tasks["plain"].labels) == OWN_LABELS["plain"]

@@ -30,6 +30,7 @@ class FakeClassifier(StandIn):
         self.labels = labels or ("cat", "dog")
         self.threshold, self.threshold_not_applied, self.seconds = None, False, seconds
         self.cache = SimpleNamespace(hits=0)
+        self.tasks: dict[str, FakeClassifier] = {}
         self.seen: list[int] = []  # red of the first pixel, of every image
         self.batches: list[int] = []  # sizes of lists
 

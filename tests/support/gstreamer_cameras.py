@@ -21,10 +21,10 @@ from attri.runtime.capture.parse import find_source
 from attri.runtime.capture.retry import RetryPolicy
 from attri.runtime.capture.spec import SourceOptions, SourceSpec
 from attri.runtime.decide.schedule import Schedule
-from attri.runtime.decide.smoothing import DecisionRule
 from attri.runtime.errors import SourceError
 from attri.runtime.pipeline.live_labels import LiveLabels
 from attri.runtime.pipeline.pipeline import Pipeline
+from attri.runtime.pipeline.task import TaskSetup
 
 _TEST = "videotestsrc is-live=true pattern={} num-buffers={} ! video/x-raw,width=64,height=48,framerate=30/1"
 
@@ -93,7 +93,7 @@ def stall(text: str) -> dict[str, Any]:
     patience = RetryPolicy(max_retries=1, initial_delay=0.1, max_delay=0.1)
     labels = LiveLabels(FakeClassifier(), None)
     start = time.monotonic()
-    good = Pipeline([spec], [labels], [DecisionRule()], Schedule(), patience).run([FakeSink()])
+    good = Pipeline([spec], [[TaskSetup(labels)]], Schedule(), patience).run([FakeSink()])
     return {"good": good, "seconds": time.monotonic() - start}
 
 

@@ -19,10 +19,10 @@ from attri.runtime.capture.parse import find_source
 from attri.runtime.capture.retry import RetryPolicy
 from attri.runtime.capture.spec import SourceOptions
 from attri.runtime.decide.schedule import Schedule
-from attri.runtime.decide.smoothing import DecisionRule
 from attri.runtime.errors import SourceError
 from attri.runtime.pipeline.live_labels import LiveLabels
 from attri.runtime.pipeline.pipeline import Pipeline
+from attri.runtime.pipeline.task import TaskSetup
 
 QUICK = RetryPolicy(max_retries=3, initial_delay=0.1, max_delay=0.2, freeze_timeout=1.0)
 
@@ -35,7 +35,7 @@ class Run:
         labels = LiveLabels(self.classifier, None)
         specs = [find_source(uri) for uri in uris]
         self.sink = FakeSink()
-        self.pipeline = Pipeline(specs, [labels] * len(uris), [DecisionRule()] * len(uris), Schedule(), patience)
+        self.pipeline = Pipeline(specs, [[TaskSetup(labels)]] * len(uris), Schedule(), patience)
         self.good: bool | None = None
         self.thread = threading.Thread(target=self._run)
         self.thread.start()

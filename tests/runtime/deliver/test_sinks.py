@@ -165,6 +165,19 @@ def test_rows_of_clips_that_are_over_scroll_up(monkeypatch: pytest.MonkeyPatch) 
     assert rows == [f"{clip}.mp4" for clip in range(10) for _ in ("the change", "the last row")] + ["camera0"]
 
 
+def test_a_task_has_a_row_of_its_own() -> None:
+    terminal = Terminal()
+    console = ConsoleSink("text", 1, terminal)
+    for frame in range(3):
+        for task, label in (("defects", "bird"), ("fill", "red apple")):
+            console.write(make_result("camera0", frame, task=task, label=label))
+    rows = [row.split()[:3] for row in terminal.screen() if row.strip()]
+    assert rows == [["camera0", "defects", "bird"], ["camera0", "fill", "red"]]
+    console.source_ended("camera0")
+    console.close()
+    assert [row.split()[1] for row in terminal.screen() if row.strip()] == ["defects", "fill"]
+
+
 def test_no_more_rows_than_the_terminal_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LINES", "6")
     terminal = Terminal()

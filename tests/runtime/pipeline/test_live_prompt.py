@@ -16,11 +16,11 @@ from attri.runtime.bundle import PROMPT
 from attri.runtime.capture.parse import find_source
 from attri.runtime.capture.retry import RetryPolicy
 from attri.runtime.decide.schedule import Schedule
-from attri.runtime.decide.smoothing import DecisionRule
 from attri.runtime.errors import BundleError
 from attri.runtime.pipeline.live_labels import LiveLabels
 from attri.runtime.pipeline.live_prompt import LivePrompt
 from attri.runtime.pipeline.pipeline import Pipeline
+from attri.runtime.pipeline.task import TaskSetup
 from attri.runtime.prompt import Prompt
 
 
@@ -115,9 +115,7 @@ def test_no_image_is_lost_or_mixed_over_many_swaps(
     first.save(file)
     classifier = Classifier.load(bundle, threads=1)
     spec = find_source(str(tmp_path / "in"))
-    pipeline = Pipeline(
-        [spec], [LiveLabels(classifier, None)], [DecisionRule()], Schedule(), RetryPolicy(), prompt=file
-    )
+    pipeline = Pipeline([spec], [[TaskSetup(LiveLabels(classifier, None), prompt=file)]], Schedule(), RetryPolicy())
 
     class Swapping(FakeSink):
         def write(self, result):

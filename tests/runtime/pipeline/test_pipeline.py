@@ -26,6 +26,7 @@ from attri.runtime.deliver.sink import LabelsOrigin
 from attri.runtime.errors import EngineError, FailedError, ImageError, LabelsError, SourceError
 from attri.runtime.pipeline.live_labels import LabelsFile, LiveLabels
 from attri.runtime.pipeline.pipeline import Pipeline
+from attri.runtime.pipeline.task import TaskSetup
 
 QUICK = RetryPolicy(max_retries=2, initial_delay=0.01, max_delay=0.02, freeze_timeout=0.0)
 
@@ -62,7 +63,7 @@ class Bench:
         rule = options.pop("rule", DecisionRule())
         schedule, patience = options.pop("schedule", Schedule()), options.pop("patience", QUICK)
         rest = (schedule, patience, options.pop("batch", 1))
-        self.pipeline = Pipeline([*scripts], [labels] * len(scripts), [rule] * len(scripts), *rest)
+        self.pipeline = Pipeline([*scripts], [[TaskSetup(labels, rule)]] * len(scripts), *rest)
         return self.pipeline
 
     def signal(self, number: int, when: Callable[[], object]) -> Callable[[], None]:
@@ -534,7 +535,7 @@ def test_labels_of_one_source_are_its_own_from_then_on(bench: Bench, tmp_path: P
     file = tmp_path / "labels.txt"
     file.write_text("cat\ndog\n")
     pipeline = bench.make({camera(): [], camera("camera1"): [], camera("camera2"): []}, file=file)
-    assert len({id(channel.labels) for channel in pipeline.channels}) == 1
+    assert len({id(channel.labels[0]) for channel in pipeline.channels}) == 1
     pipeline.set_labels("rose\ncat", "camera0")
     assert pipeline.labels("camera0") == ["rose", "cat"]
     assert pipeline.labels("camera1") == pipeline.labels("camera2") == ["cat", "dog"]
@@ -542,7 +543,7 @@ def test_labels_of_one_source_are_its_own_from_then_on(bench: Bench, tmp_path: P
     file.write_text("oak\n")
     for _ in range(2):
         for channel in pipeline.channels:
-            channel.labels.poll()
+            channel.labels[0].poll()
     assert pipeline.labels() == ["oak"]
     pipeline.set_labels("fir")
     assert pipeline.labels("camera0") == pipeline.labels("camera1") == ["fir"]
@@ -606,13 +607,13 @@ def test_labels_that_are_refused_change_nothing(bench: Bench, tmp_path: Path) ->
             pipeline.set_labels(text, "camera0")
     assert pipeline.labels_origin().edited is False
     assert pipeline.labels_text("camera0") == pipeline.labels_text("camera1") == "cat\ndog\n"
-    assert len({id(channel.labels) for channel in pipeline.channels}) == 1
+    assert len({id(channel.labels[0]) for channel in pipeline.channels}) == 1
 
 
 def test_labels_of_all_sources_change_together_or_not_at_all(bench: Bench) -> None:
     pipeline = bench.make({camera(): [], camera("camera1"): []})
     pipeline.set_labels("rose", "camera0")
-    second = pipeline.channels[1].labels.classifier
+    second = pipeline.channels[1].labels[0].classifier
     second.set_labels = lambda *_: raise_(LabelsError("no room in the engine"))
     with pytest.raises(LabelsError, match="no room"):
         pipeline.set_labels("tulip")
@@ -688,7 +689,7 @@ def test_edited_labels_are_written_to_their_file(bench: Bench, tmp_path: Path) -
     assert not pipeline.labels_origin("camera0").edited
     for _ in range(2):
         for channel in pipeline.channels:
-            channel.labels.poll()
+            channel.labels[0].poll()
     assert pipeline.labels_text() == "# birds\nrose = a rose;a tulip\n"  # the other source has read it
     assert not pipeline.labels_origin().edited
 

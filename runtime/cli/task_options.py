@@ -1,0 +1,131 @@
+"""Tasks as attri-run takes them: the option --task, and the tasks of the pipeline with their labels and rules."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from attri.runtime.capture.spec import SourceSpec
+from attri.runtime.classifier import Classifier
+from attri.runtime.decide.smoothing import DecisionRule
+from attri.runtime.decide.task_spec import TaskSpec
+from attri.runtime.errors import UsageError
+from attri.runtime.pipeline.live_labels import LabelsFile, LiveLabels
+from attri.runtime.pipeline.task import TaskSetup
+from attri.runtime.prompt import Prompt
+from attri.runtime.task import check_task_name
+
+_LOGGER = logging.getLogger("attri")
+
+
+class TaskType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.3 on
+    """NAME=PROMPT[:LABELS]; where PROMPT is empty, it is that of all tasks."""
+
+    name = "task"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse the value of an option; click shows what is wrong with it."""
+        if isinstance(value, TaskSpec):
+            return value
+        name, equals, files = value.partition("=")
+        prompt, colon, labels = files.partition(":")
+        if not equals or (colon and not labels):
+            self.fail(f"{value!r} is not NAME=PROMPT or NAME=PROMPT:LABELS", param, ctx)
+        try:
+            check_task_name(name)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+        return TaskSpec(name, prompt=Path(prompt) if prompt else None, labels=Path(labels) if labels else None)
+
+
+def absolute_task(value: str) -> str:
+    """Make the paths in a value of --task absolute."""
+    name, _, files = value.partition("=")
+    return f"{name}={':'.join(str(Path(file).absolute()) if file else '' for file in files.split(':', 1))}"
+
+
+def with_tasks(specs: Sequence[SourceSpec], tasks: Sequence[TaskSpec]) -> list[SourceSpec]:
+    """Give tasks to all sources that have none of their own.
+
+    Raises:
+        UsageError: Two tasks have one name, or no source takes them.
+    """
+    if twice := [name for name, count in Counter(task.name for task in tasks).items() if count > 1]:
+        raise UsageError(f"--task: two tasks are called {twice[0]}")
+    if tasks and all(spec.tasks for spec in specs):
+        raise UsageError("--task: every source has tasks of its own")
+    return [spec if spec.tasks else replace(spec, tasks=tuple(tasks)) for spec in specs]
+
+
+def check_prompts(specs: Sequence[SourceSpec]) -> None:
+    """Check that the prompt files of all tasks can be used by some bundle.
+
+    Raises:
+        BundleError: One is missing or damaged.
+    """
+    for path in dict.fromkeys(task.prompt for spec in specs for task in spec.tasks):
+        if path is not None:
+            Prompt.read(path)
+
+
+class TaskSetups:
+    """Makes the tasks of a pipeline. Those with the same prompt file, labels file and template share their labels.
+
+    Args:
+        classifier: Each set of labels gets its own, with the same engines and text cache.
+        files: The labels files that were read.
+        labels: The labels file of sources and tasks that have none of their own.
+        template: Likewise.
+        prompt: The prompt file of tasks that have none of their own; the classifier has its prompt.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        files: Mapping[Path, LabelsFile],
+        labels: Path | None,
+        template: str | None,
+        prompt: Path | None,
+    ) -> None:
+        self._files, self._labels, self._template, self._prompt = files, labels, template, prompt
+        self._classifiers = {prompt: classifier}
+        self._sets: dict[tuple[Path | None, Path | None, str | None], LiveLabels] = {}
+
+    def of_source(self, spec: SourceSpec, rule: DecisionRule) -> list[TaskSetup]:
+        """The tasks of a source; `rule` is that of sources whose frames have to do with each other.
+
+        Raises:
+            LabelsError: The labels cannot be used.
+            BundleError: A prompt file cannot be used.
+            EngineError: A prompt has more pool entries than the engine takes.
+        """
+        common = replace(rule if spec.sequential else DecisionRule(), threshold=spec.threshold)
+        setups = []
+        for task in spec.tasks or (TaskSpec(),):
+            templates = (each for each in (task.template, spec.template, self._template) if each is not None)
+            key = (task.prompt or self._prompt, task.labels or spec.labels or self._labels, next(templates, None))
+            if key not in self._sets:
+                self._sets[key] = self._labels_of(*key)
+            setups.append(TaskSetup(self._sets[key], task.rule(common), task.name, key[0]))
+        return setups
+
+    def _labels_of(self, prompt: Path | None, labels: Path | None, template: str | None) -> LiveLabels:
+        if prompt is not None and prompt not in self._classifiers:
+            fork = self._classifiers[self._prompt].fork()
+            fork.set_prompt(prompt)
+            self._classifiers[prompt] = fork
+        # The same graphs and cache, other labels.
+        return LiveLabels(self._classifiers[prompt].fork(), None if labels is None else self._files[labels], template)
+
+
+def warn_of_thresholds(setups: Sequence[Sequence[TaskSetup]]) -> None:
+    """Log one warning where a prompt's threshold is not applied and no other is given."""
+    rejecting = [task.labels.classifier for tasks in setups for task in tasks if task.rule.threshold is None]
+    if any(classifier.threshold_not_applied for classifier in rejecting):
+        _LOGGER.warning("the bundle's threshold is for its own labels and not applied to others: give --threshold")
