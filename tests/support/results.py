@@ -58,43 +58,54 @@ def _kind(source: str) -> str:
 
 
 class FakeControl:
-    """A `PipelineControl` that keeps labels in memory and reports the state that it is told."""
+    """A `PipelineControl` that keeps labels in memory and reports the state that it is told.
 
-    def __init__(self, *sources: str, state: SourceState = "live") -> None:
-        self.lines = {source: list(LABELS) for source in sources or ("camera0",)}
-        self.states = dict.fromkeys(self.lines, state)
-        self.written = {source: list(lines) for source, lines in self.lines.items()}  # in a file of that name
+    Labels are kept by the names of sources; with tasks by source and task, with a blank between.
+    """
 
-    def labels(self, source: str | None = None) -> list[str]:
-        return list(dict.fromkeys(line for name in self._named(source) for line in self.lines[name]))
+    def __init__(self, *sources: str, state: SourceState = "live", tasks: tuple[str, ...] = ()) -> None:
+        self.tasks = tasks
+        self.states = dict.fromkeys(sources or ("camera0",), state)
+        keys = [f"{source} {task}" if task else source for source in self.states for task in tasks or ("",)]
+        self.lines = {key: list(LABELS) for key in keys}
+        self.written = {key: list(lines) for key, lines in self.lines.items()}  # in a file of that name
 
-    def set_labels(self, text: str, source: str | None = None) -> None:
+    def labels(self, source: str | None = None, task: str | None = None) -> list[str]:
+        return list(dict.fromkeys(line for name in self._named(source, task) for line in self.lines[name]))
+
+    def set_labels(self, text: str, source: str | None = None, task: str | None = None) -> None:
         words = text.split("\n")
         if not any(words):
             raise LabelsError("no labels: write one label a line")
-        for name in self._named(source):
+        for name in self._named(source, task):
             self.lines[name] = [word for word in words if word]
 
-    def labels_text(self, source: str | None = None) -> str:
-        return "".join(f"{line}\n" for line in self.labels(source))
+    def labels_text(self, source: str | None = None, task: str | None = None) -> str:
+        return "".join(f"{line}\n" for line in self.labels(source, task))
 
-    def labels_origin(self, source: str | None = None) -> LabelsOrigin:
-        names = self._named(source)
+    def labels_origin(self, source: str | None = None, task: str | None = None) -> LabelsOrigin:
+        names = self._named(source, task)
         edited = any(self.lines[name] != self.written[name] for name in names)
         return LabelsOrigin(f"{names[0]}.txt" if len(names) == 1 else None, edited, tuple(names))
 
-    def write_labels(self, source: str | None = None) -> None:
-        for name in self._named(source):
+    def write_labels(self, source: str | None = None, task: str | None = None) -> None:
+        for name in self._named(source, task):
             self.written[name] = self.lines[name]
 
-    def _named(self, source: str | None) -> list[str]:
-        if source is not None and source not in self.lines:
+    def _named(self, source: str | None, task: str | None) -> list[str]:
+        if source is not None and source not in self.states:
             raise LabelsError(f"there is no source {source}")
-        return list(self.lines) if source is None else [source]
+        if task is not None and task not in self.tasks:
+            raise LabelsError(f"there is no task {task}")
+        found = [
+            [each, f"{each} {name}" if name else each, name] for each in self.states for name in self.tasks or ("",)
+        ]
+        return [key for each, key, name in found if source in (None, each) and task in (None, name)]
 
     def health(self) -> list[SourceHealth]:
+        counts: dict[str, Any] = {"frames": 120, "dropped": 3, "restarts": 1, "fps": 29.7, "last_frame": NOW}
         return [
-            SourceHealth(source, state, "", frames=120, dropped=3, restarts=1, fps=29.7, last_frame=NOW, waiting=0)
+            SourceHealth(source, state, "", **counts, waiting=0, tasks=self.tasks)
             for source, state in self.states.items()
         ]
 

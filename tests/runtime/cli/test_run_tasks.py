@@ -18,8 +18,8 @@ from attri.runtime.cli.run import main
 from attri.runtime.prompt import Prompt
 
 
-class Result(NamedTuple):
-    code: int
+class Finished(NamedTuple):
+    code: str | int | None
     out: str
     err: str
 
@@ -41,7 +41,7 @@ def attri_run(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Callable[..., Result]]:
+) -> Iterator[Callable[..., Finished]]:
     """The command in this process, in a folder with prompts, labels and six images in `in`."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
@@ -53,17 +53,17 @@ def attri_run(
     for number, file in enumerate(image_files[:6]):
         shutil.copy(file, f"in/{number}.png")
 
-    def run(*words: object) -> Result:
+    def run(*words: object) -> Finished:
         with pytest.raises(SystemExit) as stop:
             main([*map(str, words), "--bundle", str(bundle), "--threads", "1"], prog_name="attri-run")
-        return Result(stop.value.code, *capsys.readouterr())
+        return Finished(stop.value.code, *capsys.readouterr())
 
     yield run
     root.handlers[:] = handlers
     root.setLevel(level)
 
 
-def alone(attri_run: Callable[..., Result], *words: object) -> list[dict]:
+def alone(attri_run: Callable[..., Finished], *words: object) -> list[dict]:
     """JSON objects of a run of its own, without what differs from run to run."""
     return [plain(each) for each in attri_run("in", "--json", *words).objects]
 
@@ -73,7 +73,7 @@ def plain(found: dict) -> dict:
     return {key: value for key, value in found.items() if key not in ("time", "latency_ms", "cache", "task")}
 
 
-def test_each_task_prints_what_a_run_of_its_own_prints(attri_run: Callable[..., Result]) -> None:
+def test_each_task_prints_what_a_run_of_its_own_prints(attri_run: Callable[..., Finished]) -> None:
     tasks = ("--task", "a=other.attri:labels.txt", "--task", "b=plain.attri", "--task", "c=:labels.txt", "--task", "d=")
     result = attri_run("in", "--json", *tasks)
     assert result.code == 0
@@ -88,7 +88,7 @@ def test_each_task_prints_what_a_run_of_its_own_prints(attri_run: Callable[..., 
         assert [plain(each) for each in result.objects if each["task"] == name] == alone(attri_run, *words)
 
 
-def test_options_of_all_are_those_of_tasks_that_have_none(attri_run: Callable[..., Result]) -> None:
+def test_options_of_all_are_those_of_tasks_that_have_none(attri_run: Callable[..., Finished]) -> None:
     common = ("--labels", "labels.txt", "--prompt", "other.attri", "--threshold", "0.99")
     result = attri_run("in", "--json", *common, "--task", "a=", "--task", "b=static.attri")
     assert [plain(each) for each in result.objects if each["task"] == "a"] == alone(attri_run, *common)
@@ -97,14 +97,14 @@ def test_options_of_all_are_those_of_tasks_that_have_none(attri_run: Callable[..
     assert {each["label"] for each in static} == {None}  # two labels alike, below the threshold
 
 
-def test_a_run_without_tasks_names_none(attri_run: Callable[..., Result]) -> None:
+def test_a_run_without_tasks_names_none(attri_run: Callable[..., Finished]) -> None:
     result = attri_run("in", "--json", "--csv", "log.csv", "--snapshots", "shots")
     assert all("task" not in each for each in result.objects)
     assert Path("log.csv").read_text().startswith("source,frame,time,label,score,changed,age_ms,dropped\n")
     assert {len(file.name.split("_")) for file in Path("shots").iterdir()} == {4}
 
 
-def test_lines_tables_and_snapshots_name_the_task(attri_run: Callable[..., Result]) -> None:
+def test_lines_tables_and_snapshots_name_the_task(attri_run: Callable[..., Finished]) -> None:
     words = ("in", "--task", "a=other.attri", "--task", "b=plain.attri", "--csv", "log.csv", "--snapshots", "shots")
     result = attri_run(*words)
     assert [line.split()[:2] for line in result.out.splitlines()[:2]] == [["in/0.png", "a"], ["in/0.png", "b"]]
@@ -120,7 +120,7 @@ def test_lines_tables_and_snapshots_name_the_task(attri_run: Callable[..., Resul
     assert (refused.code, refused.err) == (2, "error: log.csv holds another table: name a new file\n")
 
 
-def test_a_recording_is_of_one_task(attri_run: Callable[..., Result]) -> None:
+def test_a_recording_is_of_one_task(attri_run: Callable[..., Finished]) -> None:
     pytest.importorskip("av")
     tasks = ("--task", "a=other.attri", "--task", "b=plain.attri")
     assert attri_run("in", "--quiet", *tasks, "--save-video", "{source}-{task}.mp4").code == 0
@@ -131,7 +131,7 @@ def test_a_recording_is_of_one_task(attri_run: Callable[..., Result]) -> None:
     assert "there are no tasks: leave out {task}" in attri_run("in", "--save-video", "{task}.mp4").err
 
 
-def test_sources_have_tasks_of_their_own(attri_run: Callable[..., Result]) -> None:
+def test_sources_have_tasks_of_their_own(attri_run: Callable[..., Finished]) -> None:
     Path("sources.toml").write_text(
         """
         [gate]
@@ -178,7 +178,7 @@ def test_sources_have_tasks_of_their_own(attri_run: Callable[..., Result]) -> No
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(
-    attri_run: Callable[..., Result], prompts: dict[str, Prompt], words: list[str], said: str
+    attri_run: Callable[..., Finished], prompts: dict[str, Prompt], words: list[str], said: str
 ) -> None:
     import dataclasses
 
@@ -194,7 +194,7 @@ def test_what_cannot_be_is_refused_in_one_line(
 
 
 def test_a_service_has_tasks_with_whole_paths(
-    attri_run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    attri_run: Callable[..., Finished], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "attri-run"
     program.write_text("#!/bin/sh\n")
@@ -206,7 +206,7 @@ def test_a_service_has_tasks_with_whole_paths(
     assert f"--task=b=:{tmp_path}/labels.txt" in result.out
 
 
-def test_the_classifier_says_the_same(attri_run: Callable[..., Result], bundle: Path) -> None:
+def test_the_classifier_says_the_same(attri_run: Callable[..., Finished], bundle: Path) -> None:
     objects = attri_run("in", "--json", "--task", "a=other.attri", "--task", "b=").objects
     with Classifier.load(bundle, prompts={"a": "other.attri", "b": None}, threads=1) as classifier:
         for found in objects:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def folder(image_files: list[Path], tmp_path: Path) -> SourceSpec:
     return find_source(str(tmp_path / "in"))
 
 
-def setup(loaded: Classifier, prompt: Prompt, name: str | None, /, **options: object) -> TaskSetup:
+def setup(loaded: Classifier, prompt: Prompt, name: str | None, /, **options: Any) -> TaskSetup:
     fork = loaded.fork()
     fork.set_prompt(prompt)
     return TaskSetup(LiveLabels(fork, options.pop("file", None)), name=name, **options)

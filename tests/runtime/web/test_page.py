@@ -235,9 +235,9 @@ class Slow(FakeControl):
         super().__init__()
         self.go = threading.Event()
 
-    def set_labels(self, text: str, source: str | None = None) -> None:
+    def set_labels(self, text: str, source: str | None = None, task: str | None = None) -> None:
         assert self.go.wait(60)
-        super().set_labels(text, source)
+        super().set_labels(text, source, task)
 
 
 def send_labels(browser: Browser, text: str) -> None:
@@ -296,7 +296,7 @@ def test_edited_labels_are_offered_for_the_file(browser: Browser, tmp_path: Path
 
 def test_a_file_that_cannot_be_written_says_why(browser: Browser) -> None:
     class ReadOnly(FakeControl):
-        def write_labels(self, source: str | None = None) -> None:
+        def write_labels(self, source: str | None = None, task: str | None = None) -> None:
             raise LabelsError("camera0.txt is read-only")
 
     preview = PreviewServer(control := ReadOnly(), MetricsSink(control), ("127.0.0.1", 0), TOKEN)

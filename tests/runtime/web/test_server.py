@@ -242,10 +242,10 @@ def test_labels_are_written_to_their_file(client: Client) -> None:
 
 def test_what_fails_here_is_no_fault_of_the_request(open_preview) -> None:
     class Full(FakeControl):
-        def set_labels(self, text: str, source: str | None = None) -> None:
+        def set_labels(self, text: str, source: str | None = None, task: str | None = None) -> None:
             raise EngineError("the text engine takes 100 labels at most")
 
-        def write_labels(self, source: str | None = None) -> None:
+        def write_labels(self, source: str | None = None, task: str | None = None) -> None:
             raise FailedError("labels.txt cannot be written: No space left on device")
 
     client = open_preview(Full())
@@ -455,9 +455,9 @@ def test_a_request_that_trickles_in_has_a_deadline(open_preview, plug, begin: by
 
 def test_an_answer_may_take_longer_than_the_deadlines(open_preview) -> None:
     class Slow(FakeControl):
-        def set_labels(self, text: str, source: str | None = None) -> None:
+        def set_labels(self, text: str, source: str | None = None, task: str | None = None) -> None:
             time.sleep(1.0)
-            super().set_labels(text, source)
+            super().set_labels(text, source, task)
 
     client = open_preview(Slow(), deadlines=Deadlines(receive=0.2, send=0.2))
     answer = client("/api/labels", "PUT", b"cat", **bearer())
