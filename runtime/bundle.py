@@ -95,6 +95,27 @@ class Manifest:
         model = {"model": self.model["name"], "weights": self.model["sha256"]}
         return {**model, "precision": self.precision, **shape, **graphs}
 
+    def require_prompt(self, prompt: Prompt, name: str = "the prompt") -> None:
+        """Check that a prompt was made for these graphs, and that its tensors are what they take.
+
+        Args:
+            prompt: any prompt.
+            name: what messages call it.
+
+        Raises:
+            BundleError: names what differs.
+        """
+        prompt.require_fit(self.base, name)
+        inputs = {each["name"]: each["dims"] for graph in (VISION, TEXT) for each in self.graphs[graph]["inputs"]}
+        for tensor, array in prompt.tensors.items():
+            dims = inputs.get(tensor, [])
+            fits = len(dims) == array.ndim and all(
+                isinstance(dim, str) or dim == size for dim, size in zip(dims, array.shape, strict=True)
+            )
+            if not fits:
+                wanted = "x".join(map(str, dims)) or "none"
+                raise BundleError(f"{name} has {tensor} {'x'.join(map(str, array.shape))}, the graphs take {wanted}")
+
     def to_json(self) -> str:
         """The text of manifest.json, with the digest of all other fields."""
         signed = {**self.__dict__, DIGEST: manifest_digest(self.__dict__)}
@@ -168,7 +189,7 @@ class Bundle:
                 if not _is_engine(name):  # they are rebuilt at will, and another machine's are of no use
                     _verify(held, path, name, entry)
             prompt = _read_prompt(held.folder, path)
-            prompt.require_fit(manifest.base, f"{path / PROMPT}")
+            manifest.require_prompt(prompt, f"{path / PROMPT}")
         except BaseException:
             held.close()
             raise

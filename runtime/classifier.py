@@ -234,7 +234,7 @@ class Classifier:
         """
         name = "the prompt" if isinstance(prompt, Prompt) else str(prompt)
         prompt = prompt if isinstance(prompt, Prompt) else Prompt.read(prompt)
-        prompt.require_fit(self.bundle.manifest.base, name)
+        self.bundle.manifest.require_prompt(prompt, name)
         self._vision.require_room([prompt], f"{name} has")
         self._task.active.set_prompt(prompt)
 

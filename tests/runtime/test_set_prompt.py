@@ -183,3 +183,22 @@ def test_the_old_prompt_stays_on_any_error(
     with pytest.raises((BundleError, EngineError), match=words[kind]):
         classifier.set_prompt(file)
     assert same(classifier(image_files[0]), before)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "changed"),
+    [
+        ("keys", lambda array: array[:, :-1]),
+        ("prompt_table", lambda array: array[..., :-2]),
+        ("static_table", lambda array: np.zeros((array.shape[0], 1, array.shape[-1]), np.float32)),
+    ],
+)
+def test_tensors_that_the_graphs_do_not_take_are_told_before_the_first_frame(
+    classifier: Classifier, first: Prompt, tensor: str, changed: Callable[[Any], Any]
+) -> None:
+    """Of a file that somebody edited: its facts say that it fits."""
+    array = first.tensors.get(tensor, first.tensors["prompt_table"])
+    odd = Prompt.of(first.facts, {**first.tensors, tensor: changed(array)})
+    with pytest.raises(BundleError, match=rf"the prompt has {tensor} [\dx]+, the graphs take "):
+        classifier.set_prompt(odd)
+    assert classifier.prompt.digest == first.digest
