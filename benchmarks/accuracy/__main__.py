@@ -23,7 +23,7 @@ from benchmarks.accuracy.methods import METHODS
 from benchmarks.accuracy.run import Bench, plans
 from benchmarks.common import CORES, processor
 
-TRAINED_ON = ("grocery-produce", "caltech101", "grocery-fine", "grocery-coarse", "emoji", "fashion-mnist")
+TRAINED_ON = ("twemoji", "openmoji", "grocery-produce", "caltech101", "grocery-fine", "grocery-coarse", "fashion-mnist")
 
 
 def numbers(text: str) -> tuple[int, ...]:

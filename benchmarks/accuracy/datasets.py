@@ -4,7 +4,8 @@
     DATA/caltech101   97 of the 100 classes, with CoOp's split and CoOp's base and novel classes
     DATA/clothing, DATA/trashnet    folders of classes, scored and never trained on
 
-Fashion-MNIST and the emoji come as arrays and are written to files first (`from_arrays.py`).
+Fashion-MNIST and the emoji come as arrays and are written to files first (`from_arrays.py`): Twemoji and OpenMoji are
+drawings of the same things in two styles that the pocket backbone never saw.
 """
 
 from __future__ import annotations
@@ -92,31 +93,35 @@ def labelled(root: Path, name: str) -> Source:
     return Source.of(collect(root, name, classes, ((row["file"], "test", row["class"]) for row in rows)))
 
 
+def unseen(source: Source) -> Source:
+    """Few shots come from the validation part.
+
+    The pocket backbone was trained on the train part and knows it by heart (56% of grocery's right, zero-shot, where the
+    test part has 30): it tells a method nothing new. It has seen no validation image. Classes without one are left out.
+    """
+    numbers = sorted({image.target for image in source.dataset.val})
+    dataset = source.dataset.only(numbers)
+    return Source(replace(dataset, train=dataset.val, val=[]), sum(number < source.base for number in numbers))
+
+
 def readers(data: Path, work: Path, emoji: Path | None, fashion: Path | None) -> dict[str, Callable[[], Source]]:
     """Every dataset by name, read when it is called; those of arrays are unpacked into `work` once."""
     found: dict[str, Callable[[], Source]] = {
-        "grocery-produce": lambda: grocery(data / "grocery", "produce"),
-        "caltech101": lambda: caltech(data / "caltech101"),
-        "grocery-fine": lambda: grocery(data / "grocery", "fine"),
-        "grocery-coarse": lambda: grocery(data / "grocery", "coarse"),
+        "grocery-produce": lambda: unseen(grocery(data / "grocery", "produce")),
+        "caltech101": lambda: unseen(caltech(data / "caltech101")),
+        "grocery-fine": lambda: unseen(grocery(data / "grocery", "fine")),
+        "grocery-coarse": lambda: unseen(grocery(data / "grocery", "coarse")),
         "clothing": lambda: labelled(data / "clothing", "clothing"),
         "trashnet": lambda: labelled(data / "trashnet", "trashnet"),
     }
     if fashion:
         found["fashion-mnist"] = lambda: Source.of(read_data(from_arrays.fashion(fashion, work / "fashion-mnist")))
     if emoji:
-        found["emoji"] = lambda: unseen_styles(from_arrays.emoji(emoji, work / "emoji"))
         for style in from_arrays.UNSEEN:
-            found[f"emoji-{style}"] = partial(emoji_style, emoji, work / "emoji", style)
+            found[style] = partial(drawings, emoji, work / "emoji", style)
     return found
 
 
-def emoji_style(arrays: Path, work: Path, style: str) -> Source:
-    """Drawings in one style that the backbone has not seen."""
+def drawings(arrays: Path, work: Path, style: str) -> Source:
+    """Emoji in one style that the backbone has not seen."""
     return Source.of(from_arrays.emoji(arrays, work)[style])
-
-
-def unseen_styles(styles: dict[str, Dataset]) -> Source:
-    """Trained on drawings in styles that the backbone has seen, scored on those that it has not."""
-    test = [image for style in from_arrays.UNSEEN for image in styles[style].test]
-    return Source.of(replace(styles["seen"], name="emoji", test=test))

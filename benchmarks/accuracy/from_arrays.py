@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image
 
 from attri.train.data.class_folders import list_classes, list_labelled_images
-from attri.train.data.dataset import Dataset, hold_out
+from attri.train.data.dataset import Dataset
 from benchmarks.fashion import unpack
 
 UNSEEN = ("twemoji", "openmoji")  # styles that the pocket backbone never saw
-SEEN = ("noto", "fluent-3d", "emojione")  # coloured ones that it did see
+LEAST = 6  # images of a class in each of them
 FASHION = {"train": ("train", 64), "test": ("t10k", 200)}  # images of each class
 
 
@@ -29,48 +29,42 @@ def fashion(data: Path, folder: Path) -> Path:
 
 
 def emoji(cache: Path, folder: Path) -> dict[str, Dataset]:
-    """One dataset per style, and "seen", which is to be trained on; a class is one of Unicode's sub-categories.
+    """A dataset per style that the backbone never saw; a class is one of Unicode's sub-categories.
 
-    A quarter of the seen styles' images is held out for testing.
+    Every other emoji of a class is for testing, the same ones in every style.
     """
     if not folder.exists():
         part = folder.with_name(f"{folder.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         _write_emoji(cache, part)
         part.rename(folder)
-    names = list_classes(folder / "seen")
+    names = list_classes(folder / UNSEEN[0] / "train")
     numbers = {name: place for place, name in enumerate(names)}
+    words = [name.replace("_", " ") for name in names]
     found = {}
-    for style in ("seen", *UNSEEN):
-        images = list_labelled_images(folder / style, numbers)
-        words = [name.replace("_", " ") for name in names]
-        dataset = Dataset(folder / style, f"emoji-{style}", words, [], [], images)
-        if style == "seen":
-            dataset = hold_out(Dataset(folder / style, "emoji-seen", words, images, [], []), 0.25, seed=1)
-        found[style] = dataset
+    for style in UNSEEN:
+        train, test = (list_labelled_images(folder / style / part, numbers) for part in ("train", "test"))
+        found[style] = Dataset(folder / style, style, words, train, [], test)
     return found
 
 
 def _write_emoji(cache: Path, folder: Path) -> None:
-    """PNG files on white, `STYLE/CLASS/EMOJI-STYLE.png`, of the classes that every style has; no skin tones."""
+    """PNG files on white, `STYLE/PART/CLASS/EMOJI.png`, of the classes with enough images in both; no skin tones."""
     arrays = np.load(cache)
-    styles, table = arrays["styles"].tolist(), json.loads(str(arrays["emoji"]))
-    rows, pixels = arrays["rows"], arrays["pixels"]
-    groups: dict[str, set[str]] = {style: set() for style in ("seen", *UNSEEN)}
-    chosen = []
-    for row, (style, index, variant) in enumerate(rows.tolist()):
-        name = styles[style]
-        if variant or index >= len(table) or name not in (*SEEN, *UNSEEN):
+    styles, table, pixels = arrays["styles"].tolist(), json.loads(str(arrays["emoji"])), arrays["pixels"]
+    drawn: dict[str, dict[str, dict[int, int]]] = {}  # class, style, emoji: row of its pixels
+    for row, (style, index, variant) in enumerate(arrays["rows"].tolist()):
+        if styles[style] in UNSEEN and not variant and index < len(table):
+            kind = table[index]["kinds"][0].replace(" ", "_")
+            drawn.setdefault(kind, {}).setdefault(styles[style], {})[index] = row
+    for kind, of in drawn.items():
+        if any(len(of.get(style, ())) < LEAST for style in UNSEEN):
             continue
-        group = name if name in UNSEEN else "seen"
-        kind = table[index]["kinds"][0].replace(" ", "_")
-        groups[group].add(kind)
-        chosen.append((row, group, kind, f"{index:04}-{name}.png"))
-    common = set.intersection(*groups.values())
-    for row, group, kind, file in chosen:
-        if kind in common:
-            target = folder / group / kind
-            target.mkdir(parents=True, exist_ok=True)
-            image = Image.fromarray(pixels[row])
-            white = Image.new("RGBA", image.size, "white")
-            Image.alpha_composite(white, image).convert("RGB").save(target / file)
+        place = {index: number for number, index in enumerate(sorted(set().union(*of.values())))}
+        for style in UNSEEN:
+            for index, row in of[style].items():
+                target = folder / style / ("test" if place[index] % 2 else "train") / kind
+                target.mkdir(parents=True, exist_ok=True)
+                image = Image.fromarray(pixels[row])
+                white = Image.new("RGBA", image.size, "white")
+                Image.alpha_composite(white, image).convert("RGB").save(target / f"{index:04}.png")

@@ -21,7 +21,8 @@ PROTOCOLS = ("base-to-novel", "few-shot", "pseudo-novel")
 TARGETS = {  # scored by what was trained on another dataset with 16 shots
     "caltech101": ("grocery-produce", "clothing", "trashnet", "fashion-mnist"),
     "grocery-produce": ("caltech101", "clothing", "trashnet", "fashion-mnist"),
-    "emoji": ("emoji-twemoji", "emoji-openmoji"),
+    "twemoji": ("openmoji",),
+    "openmoji": ("twemoji",),
 }
 MOST = 1000  # images of another dataset, evenly over it
 PER_CLASS = 32  # images of a class that pseudo-novel scores

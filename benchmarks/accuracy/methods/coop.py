@@ -9,6 +9,7 @@ M is 4 and starts from "a photo of a", as in CoCoOp's comparison. Optimizer and 
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +23,17 @@ SOS, EOT = 49406, 49407
 BATCH, RATE = 32, 2e-3
 
 
+@cache
+def tokenizer() -> Tokenizer:
+    """CLIP's tokenizer, read once: it takes seconds."""
+    return Tokenizer()
+
+
 def encode(task: Task, context: Tensor, classes: list[str]) -> Tensor:
     """Text features of all classes. context [M, W] -> unit [C, D]."""
     text, backbone = task.model.text, task.model.backbone
     table = backbone.token_embedding
-    words = [Tokenizer().encode(f"{name}.") for name in classes]
+    words = [tokenizer().encode(f"{name}.") for name in classes]
     length = 1 + len(context) + max(map(len, words)) + 1
     if length > backbone.context_length:
         raise ValueError(f"{length} tokens are more than the {backbone.context_length} of {backbone.name}")
@@ -46,7 +53,7 @@ def encode(task: Task, context: Tensor, classes: list[str]) -> Tensor:
 
 def coop(task: Task) -> Classifier:
     """Learn the context."""
-    start = task.model.backbone.token_embedding[torch.tensor(Tokenizer().encode(START))]
+    start = task.model.backbone.token_embedding[torch.tensor(tokenizer().encode(START))]
     context = torch.nn.Parameter(start.clone())  # [M, W]
     optimizer = torch.optim.AdamW([context], lr=RATE)
     count, generator = len(task.train), torch.Generator().manual_seed(task.seed)
