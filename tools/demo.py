@@ -19,21 +19,23 @@ from PIL import Image, ImageDraw, ImageFont
 from attri.runtime.labels import class_words
 from attri.train.pocket import IMAGES, OTHER_STYLE
 
+# Eight of the 24 classes that the prompt is trained on: labels are chosen when the classifier runs.
+LABELS = ("arrow", "building", "fruit", "ground_vehicle", "hand", "heart", "mammal", "smiling_face")
+EACH = 3  # images of a class in each art style
 CELL, TEXT = 146, 46
 FPS, SECONDS = 12, 2
 
 
 def prepare(folder: Path) -> None:
-    """Two test images a class, one of each art style, none of which the prompt is trained on."""
+    """The first test images of each class in each art style, none of which the prompt is trained on."""
     photos = folder / "photos"
     photos.mkdir(parents=True)
-    names = sorted(path.name for path in (IMAGES / "test").iterdir())
-    for name in names:
+    for name in LABELS:
         for style, source in (("a", IMAGES / "test"), ("b", OTHER_STYLE)):
-            image = sorted((source / name).glob("*.png"))[0]
-            shutil.copy(image, photos / f"{name}-{style}.png")
-    (folder / "labels.txt").write_text("".join(f"{class_words(name)}\n" for name in names), encoding="utf-8")
-    film(sorted(photos.glob("*-a.png"))[::5], folder / "clip.mp4")
+            for number, image in enumerate(sorted((source / name).glob("*.png"))[:EACH], start=1):
+                shutil.copy(image, photos / f"{name}-{style}{number}.png")
+    (folder / "labels.txt").write_text("".join(f"{class_words(name)}\n" for name in LABELS), encoding="utf-8")
+    film(sorted(photos.glob("*-a1.png"))[::2], folder / "clip.mp4")
 
 
 def film(images: list[Path], path: Path) -> None:

@@ -96,8 +96,9 @@ def labelled(root: Path, name: str) -> Source:
 def unseen(source: Source) -> Source:
     """Few shots come from the validation part.
 
-    The pocket backbone was trained on the train part and knows it by heart (56% of grocery's right, zero-shot, where the
-    test part has 30): it tells a method nothing new. It has seen no validation image. Classes without one are left out.
+    The pocket backbone was trained on the train part and knows it by heart (56% of grocery's right, zero-shot, where
+    the test part has 30): it tells a method nothing new. It has seen no validation image. Classes without one are left
+    out.
     """
     numbers = sorted({image.target for image in source.dataset.val})
     dataset = source.dataset.only(numbers)

@@ -191,9 +191,14 @@ def rate(step: int, steps: int) -> float:
 
 
 def save(model: CLIP, vocabulary: Vocabulary, output: Path) -> None:
+    """Write a model whose token rows are those of the vocabulary."""
+    write({name: tensor.detach() for name, tensor in model.state_dict().items()}, vocabulary.ids, output)
+
+
+def write(tensors: dict[str, Tensor], token_ids: list[int], output: Path) -> None:
     """Write the tensors, the ids of the trained token rows, and the config; a killed run leaves no half file."""
-    tensors = {name: tensor.detach().half() for name, tensor in model.state_dict().items()}
-    packed = pack(tensors) | {"token_ids": torch.tensor(vocabulary.ids, dtype=torch.int32)}
+    packed = pack({name: tensor.half() for name, tensor in tensors.items()})
+    packed["token_ids"] = torch.tensor(token_ids, dtype=torch.int32)
     temporary = output.with_suffix(".tmp")
     save_file(packed, temporary, {"format": "pt", "config": json.dumps(CONFIG)})
     temporary.replace(output)
