@@ -24,8 +24,8 @@ def blend(old: Path, new: Path, share: float) -> tuple[dict[str, Tensor], list[i
     first, second = load(old).state_dict(), load(new).state_dict()
     tensors = {name: torch.lerp(first[name], second[name], share) for name in first}
     seen = [set(token_ids(file)) for file in (old, new)]
-    for ids, rows in ((seen[0] - seen[1], first[TOKENS]), (seen[1] - seen[0], second[TOKENS])):
-        one = torch.tensor(sorted(ids), dtype=torch.long)
+    for own, rows in ((seen[0] - seen[1], first[TOKENS]), (seen[1] - seen[0], second[TOKENS])):
+        one = torch.tensor(sorted(own), dtype=torch.long)
         tensors[TOKENS][one] = rows[one]
     ids = sorted(seen[0] | seen[1])
     tensors[TOKENS] = tensors[TOKENS][ids]
