@@ -33,7 +33,8 @@ LANES = {
     "export/test_onnx.py export/test_quantize.py export/test_roundtrip.py calibration/test_activation_ranges.py "
     "calibration/test_qdq.py runtime/engines/tensorrt/test_rtx.py",
     "browser": "runtime/web/test_page.py",
-    "server": "runtime/deliver/test_mqtt.py runtime/capture/test_streams.py runtime/web/test_server.py",
+    "server": "runtime/deliver/test_mqtt.py runtime/deliver/test_mqtt_tasks.py runtime/capture/test_streams.py "
+    "runtime/web/test_server.py runtime/web/test_server_tasks.py",
     "process": "docs runtime/cli runtime/capture/test_cameras.py runtime/engines/tensorrt/test_load.py "
     "runtime/engines/tensorrt/test_gpu_tests.py benchmarks test_project.py test_imports.py",
 }

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 STATES: tuple[str, ...] = get_args(SourceState)
 _BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
-SERIES = 1000  # largest number of (source, label) pairs: labels can be edited for months, and series are never removed
+# Largest number of sources, tasks and labels together: labels can be edited for months, and series are never removed.
+SERIES = 1000
 
 
 class MetricsSink:
@@ -34,7 +35,8 @@ class MetricsSink:
     | attri_text_cache_total                  | hit, miss |
     | attri_source_*                          | source; state, frames, dropped, waiting, restarts, fps, last frame |
 
-    All images of a folder, a glob or --watch count for one source.
+    All images of a folder, a glob or --watch count for one source. Where sources have tasks, results, events and score
+    have the label `task` too; stages and the cache count each task, with its share of preprocessing and vision.
 
     Args:
         control: The pipeline, for the health of the sources.
@@ -55,27 +57,31 @@ class MetricsSink:
         self._control = control
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        by_label, by_source = ("source", "label"), ("source",)
+        self._tasks = any(health.tasks for health in control.health())
+        by_source = ("source",)
+        by_task = ("source", "task") if self._tasks else by_source
+        by_label = (*by_task, "label")
         own: dict[str, Any] = {"namespace": "attri", "registry": self.registry}
         Gauge("info", "Version.", ("version",), **own).labels(version("attri")).set(1)
         self._results = Counter("results", "Frames classified.", by_label, **own)
         self._events = Counter("events", "Changes of the decided label.", by_label, **own)
-        self._score = Gauge("score", "Score of the last frame's decided label.", by_source, **own)
+        self._score = Gauge("score", "Score of the last frame's decided label.", by_task, **own)
         self._age = Histogram("frame_age_seconds", "From capture to result.", by_source, buckets=_BUCKETS, **own)
         self._stage = Histogram("stage_seconds", "Time by stage.", ("stage",), buckets=_BUCKETS, **own)
         self._cache = Counter("text_cache", "Frames whose text features were known.", ("result",), **own)
-        self._series: set[tuple[str, str]] = set()
+        self._series: set[tuple[str, ...]] = set()
         self.registry.register(self)
 
     def write(self, result: FrameResult) -> None:
         """Count a result."""
         source = _text(result.origin)
-        pair = self._pair(source, _text(result.label or NO_LABEL))
-        self._results.labels(*pair).inc()
+        names = (source, result.task or "") if self._tasks else (source,)
+        series = self._bounded(names, _text(result.label or NO_LABEL))
+        self._results.labels(*series).inc()
         if result.changed:
-            self._events.labels(*pair).inc()
-        self._score.labels(pair[0]).set(result.score)
-        self._age.labels(pair[0]).observe(result.age_ms / 1000)
+            self._events.labels(*series).inc()
+        self._score.labels(*names).set(result.score)
+        self._age.labels(source).observe(result.age_ms / 1000)
         for stage in ("preprocess", "vision", "text"):
             self._stage.labels(stage).observe(result.prediction.latency_ms[stage] / 1000)
         self._cache.labels(result.prediction.cache).inc()
@@ -114,12 +120,14 @@ class MetricsSink:
                 last.add_metric(source, health.last_frame)
         return [state, frames, dropped, waiting, restarts, fps, last]
 
-    def _pair(self, source: str, label: str) -> tuple[str, str]:
-        if (source, label) not in self._series:
+    def _bounded(self, names: tuple[str, ...], label: str) -> tuple[str, ...]:
+        """These names and the label, or "(other)" in its place where there are too many."""
+        series = (*names, label)
+        if series not in self._series:
             if len(self._series) >= SERIES:
-                return source, "(other)"
-            self._series.add((source, label))
-        return source, label
+                return (*names, "(other)")
+            self._series.add(series)
+        return series
 
 
 class MetricsServer(MetricsSink):

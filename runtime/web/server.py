@@ -6,9 +6,9 @@ pipeline: `write` keeps the newest result of each source and returns.
 | request                   | response |
 |---------------------------|----------|
 | GET /                     | the page; its parts are /preview.js, /preview.css and /preview.svg |
-| GET /api/state            | all sources; with ?source=NAME also the details of one |
-| GET /api/frame?source=    | the newest frame, JPEG |
-| GET, PUT /api/labels      | the labels as a labels file, of ?source= or of all (409 if they differ); also after PUT |
+| GET /api/state            | all sources and tasks; with ?source=NAME&task=NAME also the details of one |
+| GET /api/frame?source=    | the newest frame, JPEG; &task= where the source has several |
+| GET, PUT /api/labels      | the labels as a labels file, of ?source=&task=, or of all (409 if they differ) |
 | GET, PUT /api/labels/file | where the labels come from; PUT writes them into that file |
 | GET /healthz              | 200, or 503 if no source gives frames; names of sources only for trusted clients |
 | GET /metrics              | Prometheus metrics |
@@ -26,7 +26,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from attri.runtime._util.net import is_loopback, listen
-from attri.runtime.deliver.result import FrameResult
+from attri.runtime.deliver.result import FrameResult, ResultKey
 from attri.runtime.deliver.sink import PipelineControl, SinkFilter
 from attri.runtime.errors import AttriError, LabelsError, MissingExtra, UsageError
 from attri.runtime.web.auth import AuthMiddleware
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from attri.runtime.deliver.metrics import MetricsSink
 
-_SOURCES = 64  # largest number of sources with a card
+_CARDS = 64  # largest number, each of a source and task
 _CLEANUP_INTERVAL = 1.0  # seconds between searches for ended sources that can give up their place
 _BODY = 1 << 20  # largest labels file, bytes
 _CLIENTS = 64  # connections; beyond them the one that has kept the server waiting longest is closed
@@ -88,8 +88,8 @@ class PreviewServer:
         deadlines: Deadlines = Deadlines(),  # noqa: B008  # frozen
     ) -> None:
         self._control, self._metrics = control, metrics
-        self._views: dict[str, SourceView] = {}
-        self._left_out: set[str] = set()
+        self._views: dict[ResultKey, SourceView] = {}
+        self._left_out: set[ResultKey] = set()
         self._searched = 0.0  # monotonic time of the last search for ended sources
         self._lock = threading.Lock()
         self._editable = token is not None
@@ -103,8 +103,8 @@ class PreviewServer:
         self._thread.start()
 
     def write(self, result: FrameResult) -> None:
-        """Keep the result as the newest of its source."""
-        key = result.origin
+        """Keep the result as the newest of its source and task."""
+        key = result.key
         ms = result.prediction.latency_ms
         if not self._has_place(key):
             return
@@ -120,9 +120,9 @@ class PreviewServer:
         self._thread.join(1.2)
         self._socket.close()
 
-    def _has_place(self, key: str) -> bool:
-        """Whether the source is shown. Sources that came first stay; others get the places of those that have ended."""
-        if key not in self._views and len(self._views) >= _SOURCES and not self._remove_ended():
+    def _has_place(self, key: ResultKey) -> bool:
+        """Whether there is a card for it. Those that came first stay; others get the places of what has ended."""
+        if key not in self._views and len(self._views) >= _CARDS and not self._remove_ended():
             self._left_out.add(key)
             return False
         self._left_out.discard(key)
@@ -135,7 +135,7 @@ class PreviewServer:
             return False
         self._searched = time.monotonic()
         over = {each.source for each in self._control.health() if each.state in ("ended", "dead")}
-        oldest = next((name for name in self._views if name in over), None)
+        oldest = next((key for key in self._views if key.origin in over), None)
         if oldest is not None:
             with self._lock:
                 del self._views[oldest]
@@ -168,20 +168,20 @@ class PreviewServer:
     # Starlette runs functions that are not coroutines in threads.
 
     def _get_state(self, request: Request) -> Response:
-        wanted = request.query_params.get("source")
+        wanted = ResultKey(request.query_params.get("source", ""), request.query_params.get("task"))
         with self._lock:
-            latest = {name: (each, each.result, each.number) for name, each in self._views.items()}
+            latest = {key: (each, each.result, each.number) for key, each in self._views.items()}
             history = list(latest[wanted][0].latency) if wanted in latest else []
-        health = {each.source: each for each in self._control.health()}
-        names = dict.fromkeys([*health, *latest])
-        sources = [card_json(name, latest.get(name), health.get(name)) for name in names]
-        places = _SOURCES - len(latest)
+        health = {key: each for each in self._control.health() for key in each.keys}
+        keys = dict.fromkeys([*health, *latest])
+        sources = [card_json(key, latest.get(key), health.get(key)) for key in keys]
+        places = _CARDS - len(latest)
         for each in sources:  # those without a frame yet have a card as long as there are places
             if each["card"] and not each["number"]:
                 each["card"], places = places > 0, places - 1
         state = {
             "sources": sources,
-            "left_out": sum(name in self._left_out for name in names),
+            "left_out": sum(key in self._left_out for key in keys),
             "detail": detail_json(latest[wanted][1], history) if wanted in latest else None,
             "editable": self._editable,
             "now": time.time(),
@@ -192,7 +192,7 @@ class PreviewServer:
         from starlette.responses import Response
 
         with self._lock:
-            view = self._views.get(request.query_params.get("source", ""))
+            view = self._views.get(ResultKey(request.query_params.get("source", ""), request.query_params.get("task")))
         if view is None:
             return _json({"error": "there is no frame of this source"}, 404)
         number, data = jpeg(view, self._lock)
@@ -201,11 +201,12 @@ class PreviewServer:
     def _get_labels(self, request: Request) -> Response:
         from starlette.responses import PlainTextResponse
 
-        source = request.query_params.get("source")
-        if source is None and self._labels_differ():
-            return _json({"error": "the sources have different labels: name one"}, 409)
+        source, task = _scope(request)
+        if self._labels_differ(source, task):
+            what = "sources" if source is None else "tasks"
+            return _json({"error": f"the {what} have different labels: name one"}, 409)
         try:
-            text = self._control.labels_text(source)
+            text = self._control.labels_text(source, task)
         except LabelsError as error:
             return _refused(error, 404)
         return PlainTextResponse(text.encode(errors="replace"))
@@ -223,14 +224,14 @@ class PreviewServer:
         except UnicodeDecodeError as error:
             return _json({"error": f"the labels are not UTF-8 at byte {error.start}"}, 400)
         try:
-            await run_in_threadpool(self._control.set_labels, text, request.query_params.get("source"))
+            await run_in_threadpool(self._control.set_labels, text, *_scope(request))
         except AttriError as error:
             return _refused(error, 400)
         return self._get_labels(request)
 
     def _get_labels_file(self, request: Request) -> Response:
         try:
-            origin = self._control.labels_origin(request.query_params.get("source"))
+            origin = self._control.labels_origin(*_scope(request))
         except LabelsError as error:
             return _refused(error, 404)
         file = None if origin.file is None else plain_text(origin.file)
@@ -238,13 +239,15 @@ class PreviewServer:
 
     def _put_labels_file(self, request: Request) -> Response:
         try:
-            self._control.write_labels(request.query_params.get("source"))
+            self._control.write_labels(*_scope(request))
         except AttriError as error:
             return _refused(error, 409)
         return self._get_labels_file(request)
 
-    def _labels_differ(self) -> bool:
-        return len({tuple(self._control.labels(each.source)) for each in self._control.health()}) > 1
+    def _labels_differ(self, source: str | None, task: str | None) -> bool:
+        keys = [key for each in self._control.health() for key in each.keys]
+        meant = [key for key in keys if source in (None, key.origin) and task in (None, key.task)]
+        return len({tuple(self._control.labels(*key)) for key in meant}) > 1
 
     def _get_health(self, request: Request) -> Response:
         sources = self._control.health()
@@ -260,6 +263,11 @@ class PreviewServer:
 
         data, kind = self._metrics.render()
         return Response(data, headers={"Content-Type": kind})
+
+
+def _scope(request: Request) -> tuple[str | None, str | None]:
+    """The source and the task that a request is about; None means all."""
+    return request.query_params.get("source"), request.query_params.get("task")
 
 
 def listen_guarded(address: tuple[str, int], token: str | None) -> socket.socket:

@@ -1,4 +1,4 @@
-"""Views of the preview: the newest result of a source as JPEG, as JSON for its card, and as JSON with details."""
+"""Views of the preview: the newest result of a source and task as JPEG, as JSON for its card, and with details."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from attri.runtime._util.redact import redact
-from attri.runtime.deliver.result import FrameResult, SourceHealth
+from attri.runtime.deliver.result import FrameResult, ResultKey, SourceHealth
 
 _HISTORY = 120  # frames in the latency plot
 _SIDE = 960  # pixels of the longer side of the JPEG
@@ -20,7 +20,7 @@ _TOP = 8  # labels with a score bar
 
 @dataclass
 class SourceView:
-    """The newest result of a source, with its JPEG once a browser has asked for it.
+    """The newest result of a source and task, with its JPEG once a browser has asked for it.
 
     Attributes:
         result: The newest result.
@@ -60,18 +60,21 @@ def jpeg(view: SourceView, lock: threading.Lock) -> tuple[int, bytes]:
 
 
 def card_json(
-    name: str, found: tuple[SourceView, FrameResult, int] | None, health: SourceHealth | None
+    key: ResultKey, found: tuple[SourceView, FrameResult, int] | None, health: SourceHealth | None
 ) -> dict[str, Any]:
-    """What the card of a source and its row in the table of sources show.
+    """What the card of a source and task, and the source's row in the table of sources, show.
 
     Args:
-        name: Name of the source.
+        key: Source and task.
         found: Its view, newest result and number of results; None before the first, or if it has no place on the page.
         health: Its health.
     """
-    state: dict[str, Any] = {"source": name, "number": 0, "state": "live", "detail": ""}
+    state: dict[str, Any] = {"source": key.origin, "number": 0, "state": "live", "detail": ""}
     if health is not None:
         state |= asdict(health)
+    state.pop("tasks", None)
+    if key.task is not None:
+        state["task"] = key.task
     state["card"] = found is not None or not state.get("frames")
     if found is not None:
         _, result, number = found

@@ -1,4 +1,4 @@
-"""Discovery documents for Home Assistant: two sensors per source, and when they are available."""
+"""Discovery documents for Home Assistant: two sensors per source and task, and when they are available."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from typing import Any
 _IS_LIVE = "{{ 'online' if value == 'live' else 'offline' }}"
 
 
-def sensors(discovery: str, prefix: str, source: str, topic: str) -> dict[str, dict[str, Any]]:
-    """The sensors of a source: its label, with the event as attributes, and the label's score.
+def sensors(discovery: str, prefix: str, name: str, topic: str, state: str) -> dict[str, dict[str, Any]]:
+    """The sensors of a task of a source: its label, with the event as attributes, and the label's score.
 
     Args:
         discovery: Prefix of Home Assistant's discovery topics.
         prefix: Prefix of the sink's topics; PREFIX/status says whether this program runs.
-        source: Name of the source as people see it.
-        topic: Topic of its events; TOPIC/state has the state of the source.
+        name: Of the source, and the task if it has several, as people see it.
+        topic: Topic of its events.
+        state: Topic of the state of the source.
 
     Returns:
         Discovery documents by topic.
     """
     unique = f"{identifier(topic)}_{hashlib.sha256(topic.encode()).hexdigest()[:6]}"
-    shown = source.encode(errors="replace").decode()
+    shown = name.encode(errors="replace").decode()
     common = {
         "state_topic": topic,
         "availability": [
             {"topic": f"{prefix}/status"},
-            {"topic": f"{topic}/state", "value_template": _IS_LIVE},
+            {"topic": state, "value_template": _IS_LIVE},
         ],
         "availability_mode": "all",
         "device": {"identifiers": [prefix], "name": prefix, "manufacturer": "attri"},

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from attri.runtime._util.printable import json_text
 from attri.runtime.deliver.mqtt.broker import Broker
 from attri.runtime.deliver.mqtt.home_assistant import sensors
-from attri.runtime.deliver.mqtt.topics import check_prefix, is_ours, source_topics
+from attri.runtime.deliver.mqtt.topics import check_prefix, event_topics, is_ours, source_topics
 from attri.runtime.deliver.mqtt.window import PublishWindow
 from attri.runtime.deliver.result import FrameResult
 from attri.runtime.deliver.sink import PipelineControl
@@ -69,10 +69,13 @@ class MqttSink(SpooledSink):
     ) -> None:
         check_prefix(prefix)
         self._broker, self._prefix, self._control = broker, prefix.strip("/"), control
-        self._topics = source_topics(self._prefix, [health.source for health in control.health()])
+        sources = control.health()
+        self._topics = source_topics(self._prefix, [health.source for health in sources])
+        self._events = event_topics(self._topics, sources)
         self._configs: dict[str, dict[str, Any]] = {}  # Home Assistant's discovery documents by topic
-        for source, topic in self._topics.items() if discovery else ():
-            self._configs |= sensors(discovery or "", self._prefix, source, topic)
+        for (source, task), topic in self._events.items() if discovery else ():
+            name, state = source if task is None else f"{source} {task}", f"{self._topics[source]}/state"
+            self._configs |= sensors(discovery or "", self._prefix, name, topic, state)
         self._client = self._make_client()
         super().__init__(spool(), topk)
         with contextlib.ExitStack() as undo:
@@ -111,7 +114,7 @@ class MqttSink(SpooledSink):
         self._spool.close()
 
     def _topic(self, result: FrameResult) -> str:
-        return self._topics[result.origin]
+        return self._events[result.key]
 
     def _drop_connection(self) -> None:
         """End the connection without DISCONNECT, so that the broker publishes the last will."""
@@ -123,7 +126,7 @@ class MqttSink(SpooledSink):
     def _note_topics(self) -> list[str]:
         """Note in the spool which topics will be retained; returns those of earlier runs that are to be cleared."""
         states = [f"{topic}/state" for topic in self._topics.values()]
-        known = self._spool.retain([*self._configs, *states, *self._topics.values()])
+        known = self._spool.retain([*self._configs, *states, *self._events.values()])
         return [topic for topic in known if is_ours(topic, self._prefix)]
 
     def _make_client(self) -> Client:
@@ -211,7 +214,7 @@ class MqttSink(SpooledSink):
     def _publish(self, message: Message) -> int:
         """Publish an event and return its packet id. Events of sources that are gone are not retained."""
         if is_ours(message.topic, self._prefix):
-            return self._client.publish(message.topic, message.body, 1, message.topic in self._topics.values()).mid
+            return self._client.publish(message.topic, message.body, 1, message.topic in self._events.values()).mid
         _LOGGER.error("error: %s is damaged: an event without a valid topic is left out", self._spool.path)
         self._window.acknowledge(-message.id)
         return -message.id

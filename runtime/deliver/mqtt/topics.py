@@ -4,6 +4,7 @@
 |-----------------------|------------------|
 | `PREFIX/status`       | "online", or "offline" (also the last will) |
 | `PREFIX/SOURCE`       | The last event as JSON. Images of a folder share it; `source` in the event is the file. |
+| `PREFIX/SOURCE/TASK`  | The same of each task, where the source has several. |
 | `PREFIX/SOURCE/state` | "live", "retrying", ...: the state in the source's health; at the end "ended" or "dead". |
 | `DISCOVERY/sensor/...`| Discovery documents of Home Assistant. |
 """
@@ -11,10 +12,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from attri.runtime.deliver.format import file_name
 from attri.runtime.deliver.mqtt.home_assistant import identifier
+from attri.runtime.deliver.result import ResultKey, SourceHealth
 from attri.runtime.errors import UsageError
 
 _WILDCARDS = set("+#\0")
@@ -43,6 +45,17 @@ def source_topics(prefix: str, sources: Sequence[str]) -> dict[str, str]:
         names = (f"{prefix}/{name}" for name in (plain, f"{plain}-{digest[:6]}", f"{plain}-{digest}"))
         topics[source] = next(name for name in names if name not in taken)
     return topics
+
+
+def event_topics(topics: Mapping[str, str], sources: Iterable[SourceHealth]) -> dict[ResultKey, str]:
+    """The topic of the events of each source and task.
+
+    Args:
+        topics: Of the sources.
+        sources: With their tasks, whose names can be one level of a topic each.
+    """
+    keys = (key for health in sources for key in health.keys)
+    return {key: topics[key.origin] if key.task is None else f"{topics[key.origin]}/{key.task}" for key in keys}
 
 
 def is_ours(topic: str, prefix: str) -> bool:

@@ -2,7 +2,7 @@
 const PERIOD = 100, TIMEOUT = 5000, SAY = 3000; // ms: between rounds, for an answer, between announcements
 const LONGEST = 600_000; // ms for labels, which may take the device minutes: until then its own answer is waited for
 const find = (id) => document.getElementById(id);
-const cards = new Map(); // by source
+const cards = new Map(); // by key: the source, or with several tasks source and task
 let selected = "", paused = false, tokenNow = takeToken(), saved = "", spoken = {text: "", at: 0};
 
 function takeToken() {
@@ -26,7 +26,12 @@ function put(node, text) { // only what changed: screen readers and selections s
 }
 
 const percent = (score) => `${(100 * score).toFixed(1)} %`;
-const query = (source) => `?source=${encodeURIComponent(source)}`;
+const keyOf = ({source, task}) => (task === undefined ? source : `${source}\0${task}`); // a name has no \0
+const titleOf = (key) => key.replace("\0", " · ");
+function query(key) {
+  const [source, task] = key.split("\0");
+  return `?source=${encodeURIComponent(source)}${task === undefined ? "" : `&task=${encodeURIComponent(task)}`}`;
+}
 
 async function ask(path, options = {}, timeout = TIMEOUT) {
   const headers = tokenNow ? {Authorization: `Bearer ${tokenNow}`} : {};
@@ -43,7 +48,7 @@ async function reason(response) {
 
 // Cards
 
-function makeCard(source) {
+function makeCard(key) {
   const item = make("li"), button = make("button", "card");
   button.type = "button";
   const box = make("span", "image", "no frame yet"), image = make("img");
@@ -55,20 +60,21 @@ function makeCard(source) {
   const about = make("span", "about"), name = make("span", "name"), state = make("span"), speed = make("span", "number");
   about.append(name, state, speed);
   button.append(box, meter, said, about);
-  button.addEventListener("click", () => { selected = source; });
+  button.addEventListener("click", () => { selected = key; });
   item.append(button);
   find("cards").append(item);
   return {item, button, box, image, level, said, label, score, name, state, speed, number: 0, url: ""};
 }
 
 function showCard(info, now) {
-  if (!cards.has(info.source)) cards.set(info.source, makeCard(info.source));
-  const card = cards.get(info.source), any = info.number > 0;
+  const key = keyOf(info);
+  if (!cards.has(key)) cards.set(key, makeCard(key));
+  const card = cards.get(key), any = info.number > 0;
   put(card.label, any ? info.label ?? "none of the labels" : "–");
   card.said.classList.toggle("none", !any || info.label === null);
   put(card.score, any ? percent(info.score) : "");
   card.level.style.width = `${any ? 100 * info.score : 0}%`;
-  put(card.name, info.shown ?? info.source);
+  put(card.name, titleOf(keyOf({source: info.shown ?? info.source, task: info.task})));
   put(card.state, info.state);
   card.state.className = `state ${info.state}`;
   const dropped = info.dropped ? ` · ${info.dropped} dropped` : "";
@@ -76,17 +82,17 @@ function showCard(info, now) {
   const stale = !["live", "ended"].includes(info.state);
   put(card.speed, !any ? "" : stale ? `last frame ${ago(now, info.last_frame)}` : speed);
   card.button.classList.toggle("stale", stale);
-  card.button.setAttribute("aria-pressed", String(info.source === selected));
+  card.button.setAttribute("aria-pressed", String(key === selected));
   const words = any ? `${info.label ?? "none of the labels"}, ${percent(info.score)}` : "no frame yet";
-  const name = `${info.source}: ${words}, ${info.state}`;
+  const name = `${titleOf(key)}: ${words}, ${info.state}`;
   if (card.button.ariaLabel !== name) card.button.ariaLabel = name;
 }
 
 async function showFrame(info) {
-  const card = cards.get(info.source);
+  const card = cards.get(keyOf(info));
   const box = card.button.getBoundingClientRect();
   if (info.number === card.number || box.bottom < 0 || box.top > innerHeight) return;
-  const response = await ask(`/api/frame${query(info.source)}`);
+  const response = await ask(`/api/frame${query(keyOf(info))}`);
   if (!response.ok) return;
   const url = URL.createObjectURL(await response.blob()), old = card.url;
   await new Promise((done) => {
@@ -170,7 +176,7 @@ function showLatency(rows, cache) {
 function showDetail(detail) {
   find("detail").hidden = detail === null;
   if (detail === null) return;
-  put(find("detail-title"), selected);
+  put(find("detail-title"), titleOf(selected));
   find("detail-title").classList.toggle("unseen", cards.size < 2);
   showScores(detail);
   showRetrieved(detail.retrieved);
@@ -217,9 +223,9 @@ function showHealth(sources, now) {
 }
 
 function announce(sources) {
-  const info = sources.find((each) => each.source === selected);
+  const info = sources.find((each) => keyOf(each) === selected);
   if (!info?.number) return;
-  const text = `${info.source}: ${info.label ?? "none of the labels"}`;
+  const text = `${titleOf(selected)}: ${info.label ?? "none of the labels"}`;
   if (text === spoken.text || performance.now() - spoken.at < SAY) return;
   spoken = {text, at: performance.now()};
   put(find("said"), text);
@@ -335,7 +341,7 @@ async function writeLabels() {
 
 function showScopes(sources) {
   const scope = find("scope"), known = [...scope.options].map((option) => option.value);
-  for (const {source} of sources) if (!known.includes(source)) scope.append(new Option(source, source));
+  for (const key of sources.map(keyOf)) if (!known.includes(key)) scope.append(new Option(titleOf(key), key));
   find("scope-row").hidden = sources.length < 2;
 }
 
@@ -357,7 +363,7 @@ async function round() {
   const state = await response.json();
   find("trouble").hidden = true;
   const shown = state.sources.filter((info) => info.card), known = state.sources.filter((info) => info.frames >= 0);
-  const names = shown.map((info) => info.source);
+  const names = shown.map(keyOf);
   for (const [name, card] of cards) {
     if (names.includes(name)) continue;
     card.item.remove();
@@ -370,7 +376,7 @@ async function round() {
   put(find("left-out"), more ? `${them} no place among the ${names.length} here: see the health of all below.` : "");
   for (const info of shown) showCard(info, state.now);
   showDetail(state.detail);
-  showHealth(known, state.now);
+  showHealth(known.filter((info, i) => known.findIndex((each) => each.source === info.source) === i), state.now);
   announce(state.sources);
   if (rounds++ % 10 === 0) {
     showScopes(known);

@@ -273,7 +273,7 @@ class HomeAssistant:
 
 @pytest.mark.parametrize("state", ["opening", "retrying", "frozen", "dead", "ended", "live"])
 def test_home_assistant_sees_what_became_of_a_source(state: str) -> None:
-    for config in sensors("homeassistant", PREFIX, "door", f"{PREFIX}/door").values():
+    for config in sensors("homeassistant", PREFIX, "door", f"{PREFIX}/door", f"{PREFIX}/door/state").values():
         home = HomeAssistant(config)
         home.hear(f"{PREFIX}/status", "online")
         assert not home.is_available()

@@ -197,6 +197,35 @@ def test_every_control_has_a_name(browser: Browser) -> None:
     preview.close()
 
 
+def test_tasks_have_cards_and_labels_and_sources_have_rows(browser: Browser) -> None:
+    control = FakeControl("camera0", "b", tasks=("defects", "fill"))
+    preview = PreviewServer(control, MetricsSink(control), ("127.0.0.1", 0), TOKEN)
+    for source in control.states:
+        preview.write(make_result(source, task="defects", label="bird"))
+        preview.write(make_result(source, task="fill", score=0.5))
+    browser.open(preview.url)
+    browser.wait_for("document.querySelectorAll('.card img').length === 4")
+    names = browser.js("[...document.querySelectorAll('.card .name')].map((each) => each.textContent)")
+    assert names == ["camera0 · defects", "camera0 · fill", "b · defects", "b · fill"]
+    said = browser.js("[...document.querySelectorAll('.card .said b')].map((each) => each.textContent)")
+    assert said == ["bird", "red apple"] * 2
+    rows = browser.js("[...document.querySelectorAll('#health tbody th')].map((each) => each.textContent)")
+    assert rows == ["camera0", "b"]
+    assert browser.js("document.querySelector('#summary').textContent") == "2 of 2 sources live"
+    browser.js("document.querySelectorAll('.card')[3].click()")
+    browser.wait_for("document.querySelector('#detail-title').textContent === 'b · fill'")
+    browser.wait_for("document.querySelector('#scores .number').textContent === '50.0 %'")
+    control.set_labels("empty\nfull", "b", "fill")
+    choose = "scope = document.querySelector('#scope'); scope.value = scope.options[4].value; "
+    browser.js(f"{choose} scope.dispatchEvent(new Event('change'))")
+    browser.wait_for("document.querySelector('#text').value === 'empty\\nfull\\n'")
+    send_labels(browser, "half")
+    browser.wait_for("document.querySelector('#saved').textContent.startsWith('These labels are used')")
+    assert control.lines["b fill"] == ["half"]
+    assert control.lines["b defects"] == control.written["b defects"]
+    preview.close()
+
+
 def test_a_draft_is_not_written_over(browser: Browser) -> None:
     preview = PreviewServer(control := FakeControl(), MetricsSink(control), ("127.0.0.1", 0), TOKEN)
     browser.open(preview.url)
