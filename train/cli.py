@@ -26,6 +26,14 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> t
     return tuple(int(part) for part in parts)
 
 
+def _words(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Parse words with commas between them."""
+    words = () if value is None else tuple(word.strip() for word in value.split(","))
+    if "" in words:
+        raise click.BadParameter(f"{value!r}: names with commas between them")
+    return words
+
+
 _PATH = click.Path(path_type=Path)
 _DATA = "Class folders, train/val/test of those, a CSV of path,label, or a CoOp dataset. [pocket set]"
 
@@ -135,6 +143,12 @@ class _DistributedCommand(Command):
 )
 @click.option("--protocol", type=click.Choice(PROTOCOLS), help="Compare methods instead of training one prompt.")
 @click.option("--target", type=_PATH, multiple=True, help="Another dataset to score; may be repeated. (protocols)")
+@click.option(
+    "--datasets",
+    callback=_words,
+    metavar="all|NAME[,NAME...]",
+    help="Run the published datasets whose folders --data holds, in CoOp's layout. (protocols)",
+)
 @click.option("--seeds", callback=_numbers, metavar="N[,N...]", help="Seeds, a training for each. (protocols) [1,2,3]")
 @click.option(
     "--method", type=click.Choice(METHODS), multiple=True, help="Method to compare; may be repeated. (protocols) [all]"

@@ -12,13 +12,14 @@ from attri.runtime._util.wording import plural
 from attri.train import pocket
 from attri.train.config import METHODS
 from attri.train.data import Dataset, read_data, read_target
-from attri.train.evaluation import protocols
+from attri.train.evaluation import benchmark, protocols
 from attri.train.fitting import fit
 from attri.train.model.backbone import Backbone, load_backbone
 from attri.train.options import TrainOptions
 from attri.train.training import distributed
 from attri.train.training.features import FeatureCache
 from attri.train.training.progress import Progress
+from attri.train.training.run_folder import RUNS
 
 
 def train_prompt(options: TrainOptions, device: torch.device, progress: Progress) -> None:
@@ -35,13 +36,27 @@ def train_prompt(options: TrainOptions, device: torch.device, progress: Progress
 def compare_methods(options: TrainOptions, device: torch.device, progress: Progress) -> None:
     """Train and score every method under --protocol and print the table."""
     assert options.protocol is not None
+    shots = options.shots or (protocols.FEW_SHOTS if options.protocol == "few-shot" else (protocols.SHOTS,))
+    methods, seeds = options.method or METHODS, options.seeds or (1, 2, 3)
+    if options.datasets:
+        assert options.data is not None
+        names = () if options.datasets == ("all",) else options.datasets
+        found = benchmark.find(options.data, options.protocol, names)
+        chosen = benchmark.Benchmark(options.protocol, *found, methods, seeds, shots)
+        folder = options.output or RUNS / f"{options.protocol}-{options.model}-{options.data.resolve().name}"
+        run = benchmark.run(
+            chosen, _load(options, device), options.prompt_config(), options.train_config, folder, progress
+        )
+        if distributed.rank() == 0:
+            click.echo((run / "results.md").read_text(encoding="utf-8"))
+        return
     spec = protocols.ProtocolSpec(
         options.protocol,
         lambda seed, shots: _read(options, seed, shots),
         tuple(read_target(target) for target in _targets(options)),
-        options.method or METHODS,
-        options.seeds or (1, 2, 3),
-        options.shots or (protocols.FEW_SHOTS if options.protocol == "few-shot" else (protocols.SHOTS,)),
+        methods,
+        seeds,
+        shots,
     )
     prompt, config = options.prompt_config(), options.train_config(_read(options, 1, 1).template)
     _print_results(protocols.run(spec, _load(options, device), prompt, config, options.output, progress))

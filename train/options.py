@@ -53,6 +53,7 @@ class TrainOptions:
     seed: int
     protocol: Protocol | None
     target: tuple[Path, ...]
+    datasets: tuple[str, ...]
     seeds: tuple[int, ...]
     method: tuple[Method, ...]
     output: Path | None
@@ -68,9 +69,13 @@ class TrainOptions:
         Raises:
             UsageError: two options contradict each other, or one lacks another.
         """
-        for name in ("target", "seeds", "method"):
+        for name in ("target", "datasets", "seeds", "method"):
             if name in given and not self.protocol:
                 raise UsageError(f"--{name} goes with --protocol")
+        if self.datasets and self.target:
+            raise UsageError("--datasets says what is scored: leave out --target")
+        if self.datasets and not self.data:
+            raise UsageError("--datasets needs --data, the folder that holds them")
         for name in ("seed", "tensorboard"):
             if name in given and self.protocol:
                 raise UsageError(f"--{name} does not go with --protocol" + (": say --seeds" if name == "seed" else ""))

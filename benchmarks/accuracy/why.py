@@ -52,7 +52,6 @@ VARIANTS: dict[str, Change] = {
     "logits at 4, not 1": ({}, {"weight_logits": 4.0}),
     "no instance stream": ({}, {"weight_instance": 0.0}),
     "averaged over epochs": ({}, {"average": True}),
-    "the first 3 blocks": ({"depth": 3}, {}),
 }
 
 

@@ -30,8 +30,13 @@ def markdown(results: dict[str, Any]) -> str:
         about += (
             f" {classes['base']} base and {classes['novel']} novel classes; HM is the harmonic mean of the averages."
         )
+    return f"{about}\n\n{table(header, body)}"
+
+
+def table(header: list[str], body: list[list[str]]) -> str:
+    """A Markdown table."""
     lines = [header, ["---"] * len(header), *body]
-    return about + "\n\n" + "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def harmonic_mean(base: float, novel: float) -> float:
