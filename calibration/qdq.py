@@ -110,7 +110,7 @@ def layers(graph: onnx.GraphProto, output: str) -> Layers:
     """Group the products that may be quantized by layer: "patches", "block 0", "block 1", ...
 
     These are the products with a weight that `output` depends on. The tracer's names say little, and it merges equal
-    weights: blocks are told apart by counting their two norms and their softmax.
+    weights: blocks are told apart by counting norms and softmaxes. CLIP's have two norms each, EVA02's four.
     """
     wanted, weights = needed(graph, output), {weight.name for weight in graph.initializer}
     norms, softmaxes = depth(graph, "LayerNormalization"), depth(graph, "Softmax")
@@ -118,9 +118,10 @@ def layers(graph: onnx.GraphProto, output: str) -> Layers:
         node for node in graph.node if node.name in wanted and node.op_type in PRODUCTS and node.input[1] in weights
     ]
     first = min(norms[node.output[0]] for node in nodes if node.op_type != "Conv")
+    norms_per_block = max(1, round((norms[output] - first) / max(1, softmaxes[output])))
     result: Layers = {}
     for node in nodes:
-        block = (norms[node.output[0]] - first) // 2
+        block = (norms[node.output[0]] - first) // norms_per_block
         if node.op_type == "Conv":
             result.setdefault("patches", []).append(node.name)
         elif block < softmaxes[output]:  # the projection comes after the last block

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
+from timm.layers.activations import GELU
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from attri.export.graph.in_float32 import InFloat32
 from attri.export.graph.precision import DTYPES, in_precision
 from attri.runtime.bundle import Precision
 from attri.train.model import AttriPrompt
@@ -16,6 +20,7 @@ from attri.train.model.pool import top_entries
 from attri.train.model.prompted_text import EmbeddedLabels, TextTower, prompted_text
 
 Tower = TypeVar("Tower", bound=nn.Module)
+GELUS = (nn.GELU, GELU)  # timm's too
 
 
 class Gelu(nn.Module):
@@ -26,13 +31,47 @@ class Gelu(nn.Module):
         return (x * 0.5) * (1 + torch.erf(x / math.sqrt(2)))
 
 
+class AttentionBias(nn.Module):
+    """The relative positions of timm's attention, computed once."""
+
+    bias: Tensor
+
+    def __init__(self, bias: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("bias", bias)
+
+    def get_bias(self) -> Tensor:
+        """Return what is added to the scores, [1, H, T, T]."""
+        return self.bias
+
+
 def to_trace(tower: Tower, precision: Precision) -> Tower:
-    """Copy a tower in that precision, with activations that the runtimes can fuse."""
-    tower = in_precision(tower, precision)
+    """Copy a tower in that precision, with parts that the runtimes can fuse and without batch norms."""
+    tower = fold_batch_norms(copy.deepcopy(tower))
+    module: Any
     for module in list(tower.modules()):
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = True  # which InFloat32 takes apart
         for name, child in module.named_children():
-            if isinstance(child, nn.GELU):
+            if hasattr(child, "get_bias"):
+                setattr(module, name, AttentionBias(child.get_bias().detach()))
+            if isinstance(child, GELUS) and getattr(child, "approximate", "none") == "none":
                 setattr(module, name, Gelu())
+    return in_precision(tower, precision)
+
+
+def fold_batch_norms(tower: Tower) -> Tower:
+    """Fold each batch norm into the convolution before it, in place: half precision then rounds only products."""
+    for module in list(tower.modules()):
+        children = list(module.named_children())
+        before: dict[str, str] = {name: name.replace("bn", "conv") for name, _ in children if name.startswith("bn")}
+        if isinstance(module, nn.Sequential):
+            before = {name: last for (last, _), (name, _) in itertools.pairwise(children)}
+        for name, conv in before.items():
+            norm = getattr(module, name)
+            if isinstance(norm, nn.BatchNorm2d):
+                setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), norm))
+                setattr(module, name, getattr(norm, "act", nn.Identity()))  # timm's batch norms hold the activation
     return tower
 
 
@@ -58,7 +97,8 @@ class VisionGraph(nn.Module):
 
     def forward(self, pixels: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode images and retrieve pool entries."""
-        features, centres = self.vision(pixels.to(self.dtype))
+        with InFloat32():
+            features, centres = self.vision(pixels.to(self.dtype))
         scores = centres @ keys
         return features, top_entries(scores, self.topk).to(torch.int32), scores
 

@@ -39,8 +39,10 @@ def in_precision(module: Module, precision: Precision) -> Module:
     for child in module.modules():
         if isinstance(child, nn.LayerNorm):
             continue
-        for parameter in child.parameters(recurse=False):
-            parameter.data = parameter.data.to(DTYPES[precision])
+        parameters = list(child.parameters(recurse=False))
+        buffers = child.buffers(recurse=False) if parameters else ()  # a bias of zeros, say; positions stay float32
+        for tensor in (*parameters, *(buffer for buffer in buffers if buffer.is_floating_point())):
+            tensor.data = tensor.data.to(DTYPES[precision])
     return module
 
 

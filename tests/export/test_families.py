@@ -1,0 +1,86 @@
+"""Every family of image towers becomes a graph that agrees with the model, in half precision and at the lowest opset.
+
+That is the hardest case: products are half, norms, softmax and retrieval are not, batch norms are folded, and operators
+that opset 18 changed are written as before. tests/export/test_onnx.py has the other precision and opset.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from support.models import small_tower
+
+from attri.export.graph.precision import half_shares
+from attri.export.graph.trace import trace_vision
+from attri.export.onnx import export_bundle
+from attri.export.parity.gates import Gates
+from attri.runtime import Classifier
+from attri.runtime.text.label_tokens import encode_labels
+from attri.runtime.tokenizer import Tokenizer
+from attri.train.config import PromptConfig
+from attri.train.model import AttriPrompt
+
+LABELS = ["bird", "red apple", "a very small wooden house"]
+# One of each: rotary positions and attention pooling, convolutions first, batch norms, relative positions, an MLP as
+# projection, ResNet, windows.
+NAMES = [
+    "PE-Core-T-16-384",
+    "EVA02-B-16",
+    "ViTamin-S",
+    "MobileCLIP-B",
+    "vit_relpos_medium_patch16_cls_224",
+    "convnext_tiny_d",
+    "RN50",
+    "swin_base_patch4_window7_224",
+]
+
+
+@pytest.fixture
+def model(request):
+    torch.manual_seed(0)
+    model = AttriPrompt(small_tower(request.param), PromptConfig(pool_size=8)).eval()
+    with torch.no_grad():
+        model.pool.tokens.normal_()
+    return model
+
+
+@pytest.mark.parametrize("model", NAMES, indirect=True)
+def test_half_precision_at_opset_17_holds_the_gates(model, make_pixels):
+    pixels = make_pixels(model.backbone.preprocess(), 4)
+    proto = trace_vision(model, "fp16", 17)
+    half_shares(proto, "vision.onnx", "image_features")  # raises where a product is not half, or one of retrieval is
+    norms = {node.output[0] for node in proto.graph.node if node.op_type in ("LayerNormalization", "Softmax")}
+    assert "BatchNormalization" not in {node.op_type for node in proto.graph.node}
+    assert norms or model.backbone.name == "RN50"
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    keys = model.pool.keys_of_blocks().transpose(1, 2).detach().contiguous().numpy()
+    features, retrieved, _ = session.run(None, {"pixels": pixels, "keys": keys})
+    with torch.no_grad():
+        expected, centres = model.encode_image(torch.from_numpy(pixels))
+    gates = Gates.of("fp16")
+    assert (features * expected.numpy()).sum(-1).min() > gates.cosine
+    assert (retrieved == model.pool.retrieve(centres).numpy()).mean() >= gates.retrieved
+    alone = session.run(None, {"pixels": pixels[2:3], "keys": keys})
+    assert np.abs(alone[0] - features[2:3]).max() < 2e-3  # of the batch: half rounds to a thousandth
+
+
+@pytest.mark.parametrize("model", ["PE-Core-T-16-384"], indirect=True)
+def test_a_whole_bundle_reaches_the_runtime(model, image_files, tmp_path, monkeypatch):
+    """Squashed and bilinear, mean and deviation of 0.5, 32 tokens, attention pooling: what CLIP's own ViT is not."""
+    own = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "resize_mode": "squash", "interpolation": "bilinear"}
+    monkeypatch.setattr(model.backbone.clip.visual, "preprocess_cfg", own, raising=False)
+    report = export_bundle(model, tmp_path / "bundle", LABELS, image_files[:4])
+    assert report.missed is None
+    classifier = Classifier.load(tmp_path / "bundle", device="cpu")
+    image = classifier.bundle.manifest.image
+    assert (image["resize"], image["interpolation"], image["mean"]) == ("squash", "bilinear", [0.5] * 3)
+    assert classifier.bundle.manifest.text["context_length"] == 32
+    assert classifier.bundle.manifest.retrieval["sources"] == [1, 2, 3, 3]
+    pixels = torch.from_numpy(model.backbone.preprocess()(image_files[5])[None])
+    words = encode_labels(Tokenizer(), LABELS, "a photo of a {}.", 32)
+    with torch.no_grad():
+        expected = model(pixels, words).softmax(-1)[0].numpy()
+    # float32 on both sides: differences of 1e-6 in cosines, times a scale of 14.
+    assert np.abs(classifier(image_files[5]).probabilities - expected).max() < 1e-4
