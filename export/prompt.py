@@ -138,7 +138,7 @@ def require_base(model: AttriPrompt, bundle: Bundle) -> None:
     """
     base = bundle.manifest.base
     backbone = model.backbone
-    ours = {"model": backbone.name, "weights": backbone.sha256, **shape_of(model)}
+    ours = {"model": backbone.public_name, "weights": backbone.sha256, **shape_of(model)}
     if differing := [key for key, value in ours.items() if base.get(key) != value]:
         said = "; ".join(f"{key} {short(ours[key])}, there {short(base.get(key))}" for key in differing)
         raise UsageError(f"the run does not fit {bundle.path} ({said}): export a bundle of its own")

@@ -30,6 +30,14 @@ Device = Literal["auto", "cpu", "cuda"]
 DEVICES: tuple[Device, ...] = get_args(Device)
 
 
+OWN_WEIGHTS = ("local-dir:", "hf-hub:")  # what names begin with whose models bring their weights
+
+
+def has_own_weights(model: str) -> bool:
+    """Whether a name stands for a model with its weights, so that none have to be chosen."""
+    return model == "pocket" or model.startswith(OWN_WEIGHTS)
+
+
 @dataclass(frozen=True)
 class PromptConfig:
     """The shape of the prompt and of retrieval (docs/explanation/method.md), stored in `prompt.safetensors`."""

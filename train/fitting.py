@@ -139,7 +139,7 @@ def fit(
     identity = {"model": backbone.name, "pretrained": backbone.tag, "sha256": backbone.sha256}
     meta = checkpoint.describe(prompt, config, identity, dataset)
     start = time.monotonic()
-    with claim(output, f"{backbone.name}-{dataset.name}", meta) as run:
+    with claim(output, f"{backbone.file_name}-{dataset.name}", meta) as run:
         restore_threads(run.progress_state)
         trainer = new_trainer(backbone, dataset, prompt, config, store)
         if run.progress_state:
@@ -203,8 +203,8 @@ def load_model(run: Run, backbone: Backbone | None = None) -> AttriPrompt:
     """
     identity = run.backbone
     if backbone is None:
-        embedded_or_random = identity["pretrained"] in ("embedded", "random")
-        backbone = load_backbone(identity["model"], None if embedded_or_random else identity["pretrained"])
+        unnamed = identity["pretrained"] in ("embedded", "own", "random")
+        backbone = load_backbone(identity["model"], None if unnamed else identity["pretrained"])
     if backbone.sha256 != identity["sha256"]:
         raise UsageError(f"the weights of {identity['model']} have changed since this prompt was trained: train again")
     model = AttriPrompt(backbone, run.prompt).to(backbone.token_embedding.device)

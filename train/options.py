@@ -19,6 +19,7 @@ from attri.train.config import (
     Protocol,
     Term,
     TrainConfig,
+    has_own_weights,
 )
 
 
@@ -83,7 +84,7 @@ class TrainOptions:
             raise UsageError("several --shots go with --protocol few-shot")
         if self.ensemble and self.frozen_template:
             raise UsageError("--ensemble and --frozen-template both say which frozen features to take: choose one")
-        if self.model != "pocket" and not self.pretrained:
+        if not has_own_weights(self.model) and not self.pretrained:
             raise UsageError(f"--model {self.model} needs --pretrained: an untrained CLIP has nothing to prompt")
         if self.tensorboard:
             import tensorboard  # noqa: F401 (missing? then better now than after encoding)

@@ -201,7 +201,7 @@ def describe(model: AttriPrompt, precision: Precision, opset: int) -> Manifest:
         schema=SCHEMA,
         attri=version("attri"),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        model={"name": backbone.name, "pretrained": weights_name(backbone.tag), "sha256": backbone.sha256},
+        model={"name": backbone.public_name, "pretrained": weights_name(backbone.tag), "sha256": backbone.sha256},
         image=backbone.preprocess().to_dict(),
         text={
             "context_length": backbone.context_length,

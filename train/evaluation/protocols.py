@@ -140,7 +140,7 @@ def run(
     for method in set(spec.methods) - {"zero-shot"}:
         trainable_parts(method_configs(prompt)[method], config)
     meta = describe(spec, backbone, prompt, config, first)
-    with claim(output, f"{spec.protocol}-{backbone.name}-{first.name}", meta) as folder:
+    with claim(output, f"{spec.protocol}-{backbone.file_name}-{first.name}", meta) as folder:
         restore_threads(folder.progress_state)
         folder.save_state({}, {"threads": torch.get_num_threads()})
         scores = [

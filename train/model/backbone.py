@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from attri.runtime.errors import FailedError, UsageError
 from attri.runtime.preprocess import INTERPOLATIONS, RESIZES, Preprocess
+from attri.train.config import has_own_weights
+from attri.train.model import hugging_face
 from attri.train.model.foldable import check_config, check_foldable
 from attri.train.model.open_clip_types import CLIP, TextTransformer
 from attri.train.model.prompted_text import TextTower
@@ -30,8 +33,8 @@ class Backbone:
 
     Attributes:
         clip: the open_clip module, float32, eval mode, no gradients.
-        name: open_clip model name, or "pocket".
-        tag: open_clip tag, weights file, "embedded" or "random".
+        name: open_clip model name, "pocket", or `local-dir:` or `hf-hub:` and where it is.
+        tag: open_clip tag, weights file, "embedded", "own" or "random".
         sha256: hash of all tensors, whatever file they came from.
         tower: the image tower in parts; its weights are those of `clip`.
     """
@@ -41,6 +44,17 @@ class Backbone:
     tag: str
     sha256: str
     tower: ImageTower
+
+    @property
+    def public_name(self) -> str:
+        """The name without the path on this machine: of a folder its last part."""
+        scheme, _, place = self.name.partition(":")
+        return f"{scheme}:{Path(place).resolve().name}" if scheme == "local-dir" else self.name
+
+    @property
+    def file_name(self) -> str:
+        """The public name without what has a meaning in paths."""
+        return re.sub(r"[^\w.+-]+", "-", self.public_name)
 
     @property
     def text(self) -> TextTransformer:
@@ -86,26 +100,56 @@ class Backbone:
 
 
 def load_backbone(name: str = "pocket", pretrained: Path | str | None = None) -> Backbone:
-    """Load a model by open_clip name and tag or weights file; "pocket" is embedded and needs no network.
+    """Load a model by its name and its weights; "pocket" is embedded and needs no network.
 
     Args:
-        name: an open_clip model name, or "pocket".
-        pretrained: an open_clip tag, a local weights file, or None for random weights (the pocket's own when "pocket").
+        name: an open_clip model name, or "pocket"; or a model that brings its own weights: `local-dir:FOLDER` as
+            open_clip or Hugging Face's `CLIPModel` writes it, or `hf-hub:OWNER/NAME`.
+        pretrained: for an open_clip name a tag, a local weights file, or None for random weights; else None.
             A tag brings its activation; a file is read into the activation of `name`: OpenAI's want NAME-quickgelu.
 
     Raises:
         UsageError: an unknown model or tag, or a model that cannot be folded, with the reason.
         FailedError: the weights cannot be read.
     """
+    if pretrained and has_own_weights(name):
+        raise UsageError(f"{name} has its own weights: leave out `pretrained`")
     if name == "pocket":
         from attri.train import pocket
 
-        if pretrained:
-            raise UsageError("the pocket model has its own weights: leave out `pretrained`")
         return freeze(pocket.load(), name, "embedded")
+    if has_own_weights(name):
+        return freeze(_load_own(name), name, "own")
+    pretrained = None if pretrained is None else str(pretrained)
+    return freeze(_load_named(name, pretrained), name, pretrained or "random")
+
+
+def _load_own(name: str) -> nn.Module:
+    """A model from a folder, or from Hugging Face's hub."""
+    scheme, _, place = name.partition(":")
+    folder = Path(place)
+    if scheme == "local-dir":
+        if not folder.is_dir():
+            raise UsageError(f"{folder}: no such folder")
+        if hugging_face.is_clip_model(folder):
+            check_config(folder.name, hugging_face.config_of(folder))
+            return hugging_face.load(folder)
+        if not (folder / "open_clip_config.json").is_file():
+            raise UsageError(f"{folder} holds no model: neither open_clip_config.json nor config.json of a CLIPModel")
     import open_clip
 
-    pretrained = None if pretrained is None else str(pretrained)
+    try:
+        config = open_clip.get_model_config(name)
+    except Exception as error:  # what the network and a wrong file make of it has no common kind
+        raise FailedError(f"the config of {name} cannot be read: {_first_line(error)}") from error
+    check_config(folder.name, config)
+    return _create(name, None, require_pretrained=True)
+
+
+def _load_named(name: str, pretrained: str | None) -> nn.Module:
+    """One of open_clip's models."""
+    import open_clip
+
     if name not in open_clip.list_models():
         raise UsageError(f"unknown model {name!r}: open_clip knows {_near(name, open_clip.list_models())}")
     tags = open_clip.list_pretrained_tags_by_model(name)
@@ -114,14 +158,27 @@ def load_backbone(name: str = "pocket", pretrained: Path | str | None = None) ->
     check_config(name, open_clip.get_model_config(name) or {})
     # Weights that were trained with QuickGELU are only warned about by open_clip; a file does not say how it was.
     quick = bool(pretrained and open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu"))
+    return _create(name, pretrained, force_quick_gelu=quick)
+
+
+def _create(name: str, pretrained: str | None, **options: bool) -> nn.Module:
+    """What open_clip makes of a name.
+
+    Raises:
+        FailedError: the weights cannot be had, or do not fit.
+    """
+    import open_clip
+
     try:
-        clip = open_clip.create_model(
-            name, pretrained=pretrained, precision="fp32", weights_only=True, force_quick_gelu=quick
-        )
+        model = open_clip.create_model(name, pretrained=pretrained, precision="fp32", weights_only=True, **options)
     except Exception as error:  # what a wrong file makes of torch and open_clip has no common kind
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise FailedError(f"the weights {pretrained!r} do not load into {name}: {reason}") from error
-    return freeze(clip, name, pretrained or "random")
+        weights = repr(pretrained) if pretrained else "that come with it"
+        raise FailedError(f"the weights {weights} do not load into {name}: {_first_line(error)}") from error
+    return cast(nn.Module, model)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def freeze(clip: nn.Module, name: str, tag: str) -> Backbone:
