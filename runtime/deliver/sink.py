@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from attri.runtime.deliver.result import FrameResult, SourceHealth
+from attri.runtime.prompt import Prompt
 
 SinkFilter = Literal["scheduled", "every_frame", "changes"]
 
@@ -67,7 +68,7 @@ class LabelsOrigin:
 
 
 class PipelineControl(Protocol):
-    """What a sink may ask of the running pipeline: labels and health of its sources.
+    """What a sink may ask of the running pipeline: labels, prompts and health of its sources.
 
     `source` None means all sources, and `task` None all their tasks.
     """
@@ -110,6 +111,24 @@ class PipelineControl(Protocol):
         Raises:
             LabelsError: There is not exactly one such file, or it must not be written.
             FailedError: The file cannot be written.
+        """
+        ...
+
+    def prompts(self, source: str | None = None, task: str | None = None) -> list[Prompt]:
+        """The learned prompts in use, each once.
+
+        Raises:
+            LabelsError: There is no such source or task.
+        """
+        ...
+
+    def set_prompt(self, prompt: Prompt, source: str | None = None, task: str | None = None) -> None:
+        """Use a learned prompt from the next frame on.
+
+        Raises:
+            BundleError: It was made for other graphs; nothing was changed.
+            EngineError: It has more pool entries than the engine takes; nothing was changed.
+            LabelsError: The labels cannot be used with it, or there is no such source or task; nothing was changed.
         """
         ...
 

@@ -51,6 +51,11 @@ class LabelControl:
             self._sets(source, task)
             self._replace(_chosen(source, task), lambda labels: labels.fork(text))
 
+    def prompts(self, source: str | None = None, task: str | None = None) -> list[Prompt]:
+        """The learned prompts in use, each once. Raises LabelsError."""
+        found = (labels.classifier.prompt for labels in self._sets(source, task))
+        return list({prompt.digest: prompt for prompt in found}.values())
+
     def set_prompt(self, prompt: Prompt, source: str | None = None, task: str | None = None) -> None:
         """Replace the learned prompt between two frames. Raises AttriError, and then changes nothing."""
         with self._changing:

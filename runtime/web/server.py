@@ -9,6 +9,7 @@ pipeline: `write` keeps the newest result of each source and returns.
 | GET /api/state            | all sources and tasks; with ?source=NAME&task=NAME also the details of one |
 | GET /api/frame?source=    | the newest frame, JPEG; &task= where the source has several |
 | GET, PUT /api/labels      | the labels as a labels file, of ?source=&task=, or of all (409 if they differ) |
+| GET, PUT /api/prompt      | the learned prompt, see `attri.runtime.web.prompts` |
 | GET, PUT /api/labels/file | where the labels come from; PUT writes them into that file |
 | GET /healthz              | 200, or 503 if no source gives frames; names of sources only for trusted clients |
 | GET /metrics              | Prometheus metrics |
@@ -30,6 +31,8 @@ from attri.runtime.deliver.result import FrameResult, ResultKey
 from attri.runtime.deliver.sink import PipelineControl, SinkFilter
 from attri.runtime.errors import AttriError, LabelsError, MissingExtra, UsageError
 from attri.runtime.web.auth import AuthMiddleware
+from attri.runtime.web.prompts import PromptRequests
+from attri.runtime.web.responses import json_response, refused, scope
 from attri.runtime.web.timeouts import Deadlines, deadline_protocol
 from attri.runtime.web.views import SourceView, card_json, detail_json, jpeg, plain_text
 
@@ -160,6 +163,7 @@ class PreviewServer:
             Route("/api/labels", self._put_labels, methods=["PUT"]),
             Route("/api/labels/file", self._get_labels_file, methods=["GET"]),
             Route("/api/labels/file", self._put_labels_file, methods=["PUT"]),
+            *PromptRequests(self._control).routes(),
             Route("/healthz", self._get_health, methods=["GET"]),
             Route("/metrics", self._get_metrics, methods=["GET"]),
         ]
@@ -186,7 +190,7 @@ class PreviewServer:
             "editable": self._editable,
             "now": time.time(),
         }
-        return _json(state)
+        return json_response(state)
 
     def _get_frame(self, request: Request) -> Response:
         from starlette.responses import Response
@@ -194,21 +198,21 @@ class PreviewServer:
         with self._lock:
             view = self._views.get(ResultKey(request.query_params.get("source", ""), request.query_params.get("task")))
         if view is None:
-            return _json({"error": "there is no frame of this source"}, 404)
+            return json_response({"error": "there is no frame of this source"}, 404)
         number, data = jpeg(view, self._lock)
         return Response(data, media_type="image/jpeg", headers={"X-Attri-Number": str(number)})
 
     def _get_labels(self, request: Request) -> Response:
         from starlette.responses import PlainTextResponse
 
-        source, task = _scope(request)
+        source, task = scope(request)
         if self._labels_differ(source, task):
             what = "sources" if source is None else "tasks"
-            return _json({"error": f"the {what} have different labels: name one"}, 409)
+            return json_response({"error": f"the {what} have different labels: name one"}, 409)
         try:
             text = self._control.labels_text(source, task)
         except LabelsError as error:
-            return _refused(error, 404)
+            return refused(error, 404)
         return PlainTextResponse(text.encode(errors="replace"))
 
     async def _put_labels(self, request: Request) -> Response:
@@ -218,30 +222,32 @@ class PreviewServer:
         async for chunk in request.stream():
             data += chunk
             if len(data) > _BODY:
-                return _json({"error": f"the labels are longer than {_BODY >> 20} MB"}, 413)
+                return json_response({"error": f"the labels are longer than {_BODY >> 20} MB"}, 413)
         try:
             text = data.decode()
         except UnicodeDecodeError as error:
-            return _json({"error": f"the labels are not UTF-8 at byte {error.start}"}, 400)
+            return json_response({"error": f"the labels are not UTF-8 at byte {error.start}"}, 400)
         try:
-            await run_in_threadpool(self._control.set_labels, text, *_scope(request))
+            await run_in_threadpool(self._control.set_labels, text, *scope(request))
         except AttriError as error:
-            return _refused(error, 400)
+            return refused(error, 400)
         return self._get_labels(request)
 
     def _get_labels_file(self, request: Request) -> Response:
         try:
-            origin = self._control.labels_origin(*_scope(request))
+            origin = self._control.labels_origin(*scope(request))
         except LabelsError as error:
-            return _refused(error, 404)
+            return refused(error, 404)
         file = None if origin.file is None else plain_text(origin.file)
-        return _json({"file": file, "edited": origin.edited, "sources": [plain_text(each) for each in origin.sources]})
+        return json_response(
+            {"file": file, "edited": origin.edited, "sources": [plain_text(each) for each in origin.sources]}
+        )
 
     def _put_labels_file(self, request: Request) -> Response:
         try:
-            self._control.write_labels(*_scope(request))
+            self._control.write_labels(*scope(request))
         except AttriError as error:
-            return _refused(error, 409)
+            return refused(error, 409)
         return self._get_labels_file(request)
 
     def _labels_differ(self, source: str | None, task: str | None) -> bool:
@@ -256,18 +262,13 @@ class PreviewServer:
         body: dict[str, Any] = {"status": status}
         if request.scope["trusted"]:  # names are addresses of cameras
             body["sources"] = {plain_text(each.source): each.state for each in sources}
-        return _json(body, 503 if status == "failing" else 200)
+        return json_response(body, 503 if status == "failing" else 200)
 
     def _get_metrics(self, _request: Request) -> Response:
         from starlette.responses import Response
 
         data, kind = self._metrics.render()
         return Response(data, headers={"Content-Type": kind})
-
-
-def _scope(request: Request) -> tuple[str | None, str | None]:
-    """The source and the task that a request is about; None means all."""
-    return request.query_params.get("source"), request.query_params.get("task")
 
 
 def listen_guarded(address: tuple[str, int], token: str | None) -> socket.socket:
@@ -323,14 +324,3 @@ def _page(path: str, _request: Request) -> Response:
 
     file = resources.files("attri.runtime.web") / "static" / (path.strip("/") or "preview.html")
     return Response(file.read_bytes(), media_type=_FILES[path])
-
-
-def _refused(error: AttriError, status: int) -> Response:
-    """The response to a request that failed: `status` if the client is to blame, else 500."""
-    return _json({"error": plain_text(str(error))}, status if isinstance(error, UsageError) else 500)
-
-
-def _json(content: Any, status: int = 200) -> Response:
-    from starlette.responses import JSONResponse
-
-    return JSONResponse(content, status)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import threading
 from pathlib import Path
@@ -12,25 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.random_prompt import BASE, D, L, N, P, W, make_prompt
 
 from attri.runtime.errors import BundleError
-from attri.runtime.prompt import PROMPT_SCHEMA, Prompt, PromptFacts
+from attri.runtime.prompt import PROMPT_SCHEMA, Prompt
 from attri.runtime.tensor_file import pack, unpack
-
-L, D, N, P, W = 2, 6, 5, 3, 4
-BASE = {"model": "pocket", "weights": "0" * 64, "precision": "fp32", "depth": L}
-
-
-def make_prompt(entries: int = N, static: bool = False, **facts: Any) -> Prompt:
-    random = np.random.default_rng(0)
-    tensors = {
-        "keys": random.normal(size=(L, D, entries)).astype(np.float32),
-        "prompt_table": random.normal(size=(L, entries, P, 2 * W)).astype(np.float32),
-    }
-    if static:
-        tensors["static_table"] = random.normal(size=(L, 7, 2 * W)).astype(np.float32)
-    said = PromptFacts(PROMPT_SCHEMA, "0.1.0", "2026-11-29T10:00:00+00:00", BASE, "a photo of a {}.", ["cat", "dög"])
-    return Prompt.of(dataclasses.replace(said, **facts), tensors)
 
 
 def refused(data: bytes) -> str:

@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from support.random_prompt import make_prompt
 
 from attri.runtime.capture.base import SourceState
 from attri.runtime.capture.spec import LIVE
 from attri.runtime.deliver.result import FrameResult, SourceHealth
 from attri.runtime.deliver.sink import LabelsOrigin
-from attri.runtime.errors import LabelsError
+from attri.runtime.errors import BundleError, LabelsError
 from attri.runtime.prediction import Prediction
+from attri.runtime.prompt import Prompt
 
 LABELS = ("red apple", "かりんご", "bird")
 NOW = 1_790_000_000.25  # 2026-09-21T14:13:20.250Z
@@ -69,6 +71,8 @@ class FakeControl:
         keys = [f"{source} {task}" if task else source for source in self.states for task in tasks or ("",)]
         self.lines = {key: list(LABELS) for key in keys}
         self.written = {key: list(lines) for key, lines in self.lines.items()}  # in a file of that name
+        first = make_prompt()
+        self.base, self.prompt = first.facts.base, dict.fromkeys(self.lines, first)
 
     def labels(self, source: str | None = None, task: str | None = None) -> list[str]:
         return list(dict.fromkeys(line for name in self._named(source, task) for line in self.lines[name]))
@@ -91,6 +95,15 @@ class FakeControl:
     def write_labels(self, source: str | None = None, task: str | None = None) -> None:
         for name in self._named(source, task):
             self.written[name] = self.lines[name]
+
+    def prompts(self, source: str | None = None, task: str | None = None) -> list[Prompt]:
+        return list({id(self.prompt[name]): self.prompt[name] for name in self._named(source, task)}.values())
+
+    def set_prompt(self, prompt: Prompt, source: str | None = None, task: str | None = None) -> None:
+        if prompt.facts.base != self.base:
+            raise BundleError("the prompt was made for another bundle")
+        for name in self._named(source, task):
+            self.prompt[name] = prompt
 
     def _named(self, source: str | None, task: str | None) -> list[str]:
         if source is not None and source not in self.states:

@@ -349,7 +349,48 @@ function showEditable(editable) {
   find("text").readOnly = !editable;
   for (const id of ["save", "undo"]) find(id).hidden = !editable;
   find("token-row").hidden = !editable;
+  find("prompt").hidden = !editable;
   if (!editable) tell("To change them here, start attri-run with a token.");
+}
+
+// Prompt
+
+const KINDS = {nearest: "learned, retrieved by image", all: "learned, the same for every image", none: "plain CLIP"};
+
+async function loadPrompt() {
+  const response = await ask(`/api/prompt${scopeQuery()}`);
+  put(find("prompt-about"), response.ok ? aboutPrompt(await response.json()) : await reason(response));
+}
+
+function aboutPrompt({digest, created, selection, entries, labels}) {
+  const pool = selection === "none" ? "" : `, ${entries} ${entries === 1 ? "entry" : "entries"}`;
+  return `${digest.slice(0, 12)} of ${created.slice(0, 10)}: ${KINDS[selection]}${pool}, ${labels} labels of its own.`;
+}
+
+function tellPrompt(text, kind = "") {
+  find("prompt-said").className = kind;
+  put(find("prompt-said"), text);
+}
+
+async function sendPrompt() {
+  const file = find("prompt-file").files[0];
+  if (!file) return tellPrompt("Choose a file first.", "bad");
+  tokenNow = find("token").value || tokenNow;
+  find("prompt-send").disabled = true;
+  tellPrompt("Sending.");
+  try {
+    const response = await ask(`/api/prompt${scopeQuery()}`, {method: "PUT", body: file}, LONGEST);
+    if (!response.ok) return tellPrompt(`Not used: ${await reason(response)}`, "bad");
+    if (tokenNow) sessionStorage.setItem("token", tokenNow);
+    put(find("prompt-about"), aboutPrompt(await response.json()));
+    tellPrompt("This prompt is used from the next frame on, until attri-run ends or its prompt file changes.", "good");
+    edition += 1; // its own labels may have come with it
+    await loadLabels();
+  } catch {
+    tellPrompt("No answer yet. The line above says which prompt is used.");
+  } finally {
+    find("prompt-send").disabled = false;
+  }
 }
 
 // The round
@@ -382,6 +423,7 @@ async function round() {
     showScopes(known);
     showEditable(state.editable);
     await loadLabels();
+    await loadPrompt();
     if (state.editable) await loadOrigin();
   }
   for (const info of shown) await showFrame(info);
@@ -424,13 +466,19 @@ find("undo").addEventListener("click", () => {
   find("text").value = saved;
   tell("");
 });
+find("prompt").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sendPrompt();
+});
 find("scope").addEventListener("change", () => {
+  tellPrompt("");
   edition += 1;
   attempt += 1; // what comes of an earlier one is about other sources
   doubt = null;
   find("text").value = saved;
   tell("");
   loadLabels();
+  loadPrompt();
   loadOrigin();
 });
 find("unlock").addEventListener("submit", (event) => {

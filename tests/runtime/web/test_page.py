@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import dataclasses
 import io
 import os
 import subprocess
@@ -17,8 +19,10 @@ from PIL import Image
 from support.chromium import CHROMIUM, Browser
 from support.results import FakeControl, make_result
 
+from attri.runtime.bundle import PROMPT
 from attri.runtime.deliver.metrics import MetricsSink
 from attri.runtime.errors import LabelsError
+from attri.runtime.prompt import Prompt
 from attri.runtime.web.server import PreviewServer
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
@@ -49,6 +53,12 @@ PIXELS = """(() => {
   canvas.getContext("2d").drawImage(image, 0, 0, 8, 8);
   return Array.from(canvas.getContext("2d").getImageData(0, 0, 8, 8).data).join();
 })()"""
+# Choose a file as a person would; only the dialogue is left out.
+CHOOSE = """((text) => {
+  const files = new DataTransfer(), bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  files.items.add(new File([bytes], "a.attri"));
+  document.querySelector("#prompt-file").files = files.files;
+})"""
 FOCUS = "(document.activeElement.id || document.activeElement.className)"
 
 
@@ -104,7 +114,7 @@ def _feed(run: subprocess.Popen[bytes], files: list[Path]) -> None:
             run.stdin.close()
 
 
-def test_the_page(browser: Browser, command: tuple[str, subprocess.Popen[bytes]], tmp_path: Path) -> None:
+def test_the_page(browser: Browser, command: tuple[str, subprocess.Popen[bytes]], tmp_path: Path, bundle: Path) -> None:
     url, run = command
     shots = Path(os.environ.get("ATTRI_SHOTS", tmp_path))
     browser.requests.clear()
@@ -157,7 +167,19 @@ def test_the_page(browser: Browser, command: tuple[str, subprocess.Popen[bytes]]
     browser.js("document.querySelector('#undo').click()")
     assert browser.js("document.querySelector('#text').value") == used
 
-    # Nothing went wrong (the refusal alone is logged), and nothing came from elsewhere.
+    # A prompt file is sent, and one that is none changes nothing.
+    prompt = Prompt.read(bundle / PROMPT)
+    other = Prompt.of(dataclasses.replace(prompt.facts, temperature=2.0), prompt.tensors)
+    for data, kind in ((other.to_bytes(), "good"), (b"no prompt", "bad")):
+        browser.wait_for("!document.querySelector('#prompt-send').disabled")
+        browser.js(f"{CHOOSE}('{base64.b64encode(data).decode()}')")
+        browser.js("document.querySelector('#prompt-send').click()")
+        browser.wait_for(f"document.querySelector('#prompt-said.{kind}')")
+        assert browser.js("document.querySelector('#prompt-about').textContent").startswith(other.digest[:12])
+    assert "is no prompt file of attri" in browser.js("document.querySelector('#prompt-said').textContent")
+    assert browser.js("document.querySelector('#text').value") == used
+
+    # Nothing went wrong (the refusals alone are logged), and nothing came from elsewhere.
     assert [line for line in browser.complaints if "status of 400" not in line] == []
     assert {line.removeprefix("blob:")[: len(url)] for line in browser.requests} == {url}
 
@@ -190,7 +212,7 @@ def test_every_control_has_a_name(browser: Browser) -> None:
     named = {(node["role"]["value"], node["name"]["value"]) for node in nodes if node["role"]["value"] in roles}
     assert not [role for role, name in named if not name.strip()]
     names = {name for _, name in named}
-    assert {"Pause", "Use these labels", "Undo", "Token", "Labels of", "Skip to the labels"} <= names
+    assert {"Pause", "Use these labels", "Undo", "Token", "Labels and prompt of", "Skip to the labels"} <= names
     assert any(name.startswith("camera0: red apple, 75.0 %") for name in names)
     headings = [node["name"]["value"] for node in nodes if node["role"]["value"] == "heading"]
     assert headings[:2] == ["attri", "Sources"]
