@@ -21,7 +21,7 @@ from attri.runtime.web.views import plain_text
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
-    from starlette.routing import BaseRoute
+    from starlette.routing import Route
 
 MAX_BYTES = 64 << 20  # of a prompt that is sent; one of ViT-B-16 has 2 MB
 _CLIENT_ERRORS = (UsageError, BundleError, EngineError)  # no source; a damaged or foreign file; too many entries
@@ -38,7 +38,7 @@ class PromptRequests:
     def __init__(self, control: PipelineControl) -> None:
         self._control = control
 
-    def routes(self) -> list[BaseRoute]:
+    def routes(self) -> list[Route]:
         """Starlette's routes to the handlers."""
         from starlette.routing import Route
 
