@@ -17,7 +17,7 @@ from attri.runtime._util.wording import plural
 from attri.runtime.classifier import Classifier
 from attri.runtime.errors import AttriError, FailedError, LabelsError
 from attri.runtime.labels import Label, decode, parse_labels, unreadable
-from attri.runtime.pipeline.watched_file import read_file, state_of
+from attri.runtime.pipeline.watched_file import WatchedFile, state_of
 from attri.runtime.prompt import Prompt
 
 _LOGGER = logging.getLogger("attri")
@@ -60,8 +60,7 @@ class LabelsFile:
 class LiveLabels:
     """The labels of one classifier, and the file that they come from.
 
-    A file is taken over when two looks at it agree, so that one half written is left alone. A broken one changes
-    nothing and is complained of once.
+    A broken file changes nothing and is complained of once.
 
     Args:
         classifier: is given the labels.
@@ -77,8 +76,7 @@ class LiveLabels:
         self, classifier: Classifier, source: LabelsFile | None, template: str | None = None, *, apply: bool = True
     ) -> None:
         self.classifier, self._template, self._lock = classifier, template, threading.Lock()
-        self._taken = self._seen = None if source is None else source.state
-        self.file = None if source is None or source.state is None else source.path  # that may change
+        self._watched = WatchedFile(source.path, source.state) if source and source.state else None
         own = [Label(text, (text,), number) for number, text in enumerate(classifier.labels, start=1)]
         if source is None and not apply:
             self.labels = own
@@ -88,6 +86,11 @@ class LiveLabels:
         else:
             self._apply(source.text, source.labels, str(source.path))
         self._original: str | None = self.text  # as the file has it; None: it has something that cannot be used
+
+    @property
+    def file(self) -> Path | None:
+        """The file that may change; a pipe is none."""
+        return None if self._watched is None else self._watched.path
 
     @property
     def edited(self) -> bool:
@@ -109,8 +112,7 @@ class LiveLabels:
         Raises:
             LabelsError: It cannot be used.
         """
-        fork = copy.copy(self)
-        fork.classifier, fork._lock = self.classifier.fork(), threading.Lock()
+        fork = self._copy()
         fork.set(text)
         return fork
 
@@ -122,8 +124,7 @@ class LiveLabels:
         Raises:
             AttriError: The prompt cannot be used.
         """
-        other = copy.copy(self)
-        other.classifier, other._lock = self.classifier.fork(), threading.Lock()
+        other = self._copy()
         other.classifier.set_prompt(prompt)
         if self.file is None and not self.edited:
             own = [Label(text, (text,), number) for number, text in enumerate(prompt.facts.labels, start=1)]
@@ -133,20 +134,16 @@ class LiveLabels:
 
     def poll(self) -> None:
         """Take over what the file says now, if it changed and keeps still."""
-        if self.file is None:
+        if self._watched is None or (found := self._watched.look()) is None:
             return
-        state, found = read_file(self.file)
-        if state in (None, self._taken) or state != self._seen:
-            self._seen = state
-            return
-        self._taken = state
+        file = self._watched.path
         try:
             if isinstance(found, OSError):
-                raise unreadable(self.file, found)
-            text = decode(found, self.file)
-            self._apply(text, parse_labels(text, str(self.file)), str(self.file))
+                raise unreadable(file, found)
+            text = decode(found, file)
+            self._apply(text, parse_labels(text, str(file)), str(file))
             self._original = self.text
-            _LOGGER.info("%s: %s", self.file, plural(len(self.labels), "label"))
+            _LOGGER.info("%s: %s", file, plural(len(self.labels), "label"))
         except AttriError as error:
             self._original = None
             _LOGGER.warning("%s; the labels from before stay", error)
@@ -158,15 +155,26 @@ class LiveLabels:
             LabelsError: there is no such file, it must not be written, or it has changed and was not taken over yet.
             FailedError: it cannot be written; it is as it was.
         """
-        if self.file is None:
+        if self._watched is None:
             raise LabelsError("these labels came from no file, so there is none to write them to")
+        file = self._watched.path
         with self._lock:
-            if read_file(self.file)[0] != self._taken:
-                raise LabelsError(f"{self.file} was changed by somebody else just now: look at its labels first")
-            _replace(self.file, self.text.encode())
-            self._taken = self._seen = read_file(self.file)[0]
+            if self._watched.is_new():
+                raise LabelsError(f"{file} was changed by somebody else just now: look at its labels first")
+            _replace(file, self.text.encode())
+            self._watched.take()
             self._original = self.text
-        _LOGGER.info("%s: %d labels written", self.file, len(self.labels))
+        _LOGGER.info("%s: %d labels written", file, len(self.labels))
+
+    def _copy(self) -> LiveLabels:
+        """With a classifier, a lock and a view of the file of its own."""
+        other = copy.copy(self)
+        other.classifier, other._lock, other._watched = (
+            self.classifier.fork(),
+            threading.Lock(),
+            copy.copy(self._watched),
+        )
+        return other
 
     def _apply(self, text: str, labels: Sequence[Label], name: str) -> None:
         words, prompts = [label.text for label in labels], [label.prompts for label in labels]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from attri.runtime._util.wording import plural
 from attri.runtime.errors import AttriError, BundleError
-from attri.runtime.pipeline.watched_file import read_file
+from attri.runtime.pipeline.watched_file import WatchedFile
 from attri.runtime.prompt import Prompt
 
 _LOGGER = logging.getLogger("attri")
@@ -17,8 +17,7 @@ _LOGGER = logging.getLogger("attri")
 class LivePrompt:
     """The prompt file of a running pipeline.
 
-    A file is taken over when two looks at it agree, so that one half copied is left alone. One that cannot be used
-    changes nothing and is complained of once.
+    A file that cannot be used changes nothing and is complained of once.
 
     Args:
         path: the file.
@@ -29,16 +28,13 @@ class LivePrompt:
     def __init__(self, path: Path, current: Prompt, apply: Callable[[Prompt], None]) -> None:
         self.path = path
         self._digest, self._apply = current.digest, apply
-        self._seen: object = None
-        self._taken: object = None
+        self._file = WatchedFile(path)
 
     def poll(self) -> None:
         """Take over what the file says now, if it changed and keeps still."""
-        state, found = read_file(self.path)
-        if state in (None, self._taken) or state != self._seen:
-            self._seen = state
+        found = self._file.look()
+        if found is None:
             return
-        self._taken = state
         try:
             if isinstance(found, OSError):
                 raise BundleError(f"the prompt {self.path} cannot be read: {found.strerror or found}")

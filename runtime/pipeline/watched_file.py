@@ -1,4 +1,4 @@
-"""One look at a file that may change while it is looked at."""
+"""A file that may change while it is looked at: one look, and what has changed between looks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,36 @@ import hashlib
 import os
 import stat
 from pathlib import Path
+
+
+class WatchedFile:
+    """A file whose new content counts when two looks in a row agree, so that one half written is left alone.
+
+    Args:
+        path: Of the file.
+        taken: The state (`state_of`) of the content that is in use; None takes what is there for new.
+    """
+
+    def __init__(self, path: Path, taken: object = None) -> None:
+        self.path = path
+        self._taken = self._seen = taken
+
+    def look(self) -> bytes | OSError | None:
+        """New content that keeps still, once; of a file that cannot be read, the error. None is nothing new."""
+        state, found = read_file(self.path)
+        if state in (None, self._taken) or state != self._seen:
+            self._seen = state
+            return None
+        self._taken = state
+        return found
+
+    def is_new(self) -> bool:
+        """Whether the file holds something else than what was taken, whether it keeps still or not."""
+        return read_file(self.path)[0] != self._taken
+
+    def take(self) -> None:
+        """Take what the file holds now as known, for whoever wrote it."""
+        self._taken = self._seen = read_file(self.path)[0]
 
 
 def read_file(file: Path) -> tuple[object, bytes | OSError]:
