@@ -6,6 +6,7 @@ import click
 import pytest
 
 from attri.export.cli import main as attri_export
+from attri.runtime.cli.run import main as attri_run
 from attri.train.cli import main as attri_train
 
 
@@ -13,3 +14,9 @@ from attri.train.cli import main as attri_train
 def test_every_option_has_a_help_text(command):
     options = [option for option in command.params if isinstance(option, click.Option)]
     assert [option.name for option in options if not option.help] == []
+
+
+@pytest.mark.parametrize("command", [attri_train, attri_export, attri_run], ids=["train", "export", "run"])
+def test_every_option_stands_under_a_heading(command):
+    options = [option for option in command.params if isinstance(option, click.Option)]
+    assert [option.name for option in options if not getattr(option, "group", "")] == ["version"]

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import click
 from click.core import ParameterSource
 
-from attri.runtime.cli.command import Command
+from attri.runtime.cli.command import DATA, MODEL, PROMPT, PROTOCOL, RUN, TEMPLATES, TRAINING, Command, option
 from attri.runtime.errors import FailedError
 from attri.train.config import DEVICES, KMEANS_INITS, METHODS, OPTIMIZERS, PRECISIONS, PROTOCOLS, TERMS
 from attri.train.options import TrainOptions
@@ -53,115 +53,139 @@ class _DistributedCommand(Command):
 
 
 @click.command(cls=_DistributedCommand)
-@click.option("--data", type=_PATH, help=_DATA)
-@click.option("--model", default="pocket", show_default=True, help="open_clip model name, or the embedded pocket.")
-@click.option(
+@option(DATA, "--data", type=_PATH, help=_DATA)
+@option(MODEL, "--model", default="pocket", show_default=True, help="open_clip model name, or the embedded pocket.")
+@option(
+    MODEL,
     "--pretrained",
     metavar="TAG|FILE",
     help="open_clip tag or weights file of --model. A file of OpenAI's weights needs a model that ends in -quickgelu.",
 )
-@click.option(
+@option(
+    DATA,
     "--shots",
     callback=_numbers,
     metavar="N[,N...]",
     help="Training images per class; several for few-shot. [all; protocols: 16]",
 )
-@click.option("--epochs", type=int, default=40, show_default=True, help="Passes over the training images.")
-@click.option(
-    "--batch-size", type=int, default=32, show_default=True, help="Images per step, of all processes together."
+@option(TRAINING, "--epochs", type=int, default=40, show_default=True, help="Passes over the training images.")
+@option(
+    TRAINING,
+    "--batch-size",
+    type=int,
+    default=32,
+    show_default=True,
+    help="Images per step, of all processes together.",
 )
-@click.option(
+@option(
+    TRAINING,
     "--optimizer",
     type=click.Choice(OPTIMIZERS),
     default="adamw",
     show_default=True,
     help="AdamW, or SGD with a momentum of 0.9.",
 )
-@click.option("--lr", type=float, default=2e-3, show_default=True, help="Peak learning rate; cosine to 0.")
-@click.option("--augmentations", type=int, default=8, show_default=True, help="Augmented views per image.")
-@click.option(
-    "--template", help="Sentence around each label, with {} in its place. [the dataset's own, or 'a photo of a {}.']"
+@option(TRAINING, "--lr", type=float, default=2e-3, show_default=True, help="Peak learning rate; cosine to 0.")
+@option(TRAINING, "--augmentations", type=int, default=8, show_default=True, help="Augmented views per image.")
+@option(
+    TEMPLATES,
+    "--template",
+    help="Sentence around each label, with {} in its place. [the dataset's own, or 'a photo of a {}.']",
 )
-@click.option(
+@option(
+    TEMPLATES,
     "--frozen-template",
     multiple=True,
     help="Template for the frozen text features, which are averaged; may be repeated.",
 )
-@click.option(
+@option(
+    TEMPLATES,
     "--ensemble",
     is_flag=True,
     help="Average the frozen text features over the seven templates that CLIP's authors chose, and --template.",
 )
-@click.option("--clusters", type=int, default=2, show_default=True, help="k-means centres per image and block.")
-@click.option("--lloyd-steps", type=int, default=1, show_default=True, help="k-means steps.")
-@click.option(
+@option(PROMPT, "--clusters", type=int, default=2, show_default=True, help="k-means centres per image and block.")
+@option(PROMPT, "--lloyd-steps", type=int, default=1, show_default=True, help="k-means steps.")
+@option(
+    PROMPT,
     "--kmeans-init",
     type=click.Choice(KMEANS_INITS),
     default="grid",
     show_default=True,
     help="First centres: means of a grid of regions, or the patches farthest from each other.",
 )
-@click.option("--pool-size", type=int, default=16, show_default=True, help="Pool entries per prompt pool.")
-@click.option("--topk", type=int, default=1, show_default=True, help="Pool entries that a centre retrieves.")
-@click.option("--prompt-length", type=int, default=2, show_default=True, help="Prompt tokens per pool entry.")
-@click.option(
+@option(PROMPT, "--pool-size", type=int, default=16, show_default=True, help="Pool entries per prompt pool.")
+@option(PROMPT, "--topk", type=int, default=1, show_default=True, help="Pool entries that a centre retrieves.")
+@option(PROMPT, "--prompt-length", type=int, default=2, show_default=True, help="Prompt tokens per pool entry.")
+@option(
+    PROMPT,
     "--static-tokens",
     type=int,
     default=0,
     show_default=True,
     help="Prompt tokens per block that are the same for every image.",
 )
-@click.option("--depth", type=int, help="Prompted text blocks, from the first on. [all]")
-@click.option(
+@option(PROMPT, "--depth", type=int, help="Prompted text blocks, from the first on. [all]")
+@option(
+    PROMPT,
     "--pool",
     type=click.Choice(["shared", "per-block"]),
     default="shared",
     show_default=True,
     help="One prompt pool for all text blocks, or one for each.",
 )
-@click.option(
+@option(
+    TRAINING,
     "--loss-weight",
     type=(click.Choice(TERMS), float),
     multiple=True,
     metavar="LOSS X",
     help="Weight of a loss term; 0 turns it off. May be repeated.",
 )
-@click.option("--average", is_flag=True, help="Gaussian-weighted average of the prompts over the epochs.")
-@click.option(
+@option(TRAINING, "--average", is_flag=True, help="Gaussian-weighted average of the prompts over the epochs.")
+@option(
+    TRAINING,
     "--precision",
     type=click.Choice(PRECISIONS),
     default="fp32",
     show_default=True,
     help="Precision of the text encoder's products; learned tensors stay fp32.",
 )
-@click.option(
+@option(
+    TRAINING,
     "--seed",
     type=int,
     default=1,
     show_default=True,
     help="Seed of initial prompts, augmented views, order and held-out images.",
 )
-@click.option("--protocol", type=click.Choice(PROTOCOLS), help="Compare methods instead of training one prompt.")
-@click.option("--target", type=_PATH, multiple=True, help="Another dataset to score; may be repeated. (protocols)")
-@click.option(
+@option(PROTOCOL, "--protocol", type=click.Choice(PROTOCOLS), help="Compare methods instead of training one prompt.")
+@option(PROTOCOL, "--target", type=_PATH, multiple=True, help="Another dataset to score; may be repeated.")
+@option(
+    PROTOCOL,
     "--datasets",
     callback=_words,
     metavar="all|NAME[,NAME...]",
-    help="Run the published datasets whose folders --data holds, in CoOp's layout. (protocols)",
+    help="Run the published datasets whose folders --data holds, in CoOp's layout.",
 )
-@click.option("--seeds", callback=_numbers, metavar="N[,N...]", help="Seeds, a training for each. (protocols) [1,2,3]")
-@click.option(
-    "--method", type=click.Choice(METHODS), multiple=True, help="Method to compare; may be repeated. (protocols) [all]"
+@option(PROTOCOL, "--seeds", callback=_numbers, metavar="N[,N...]", help="Seeds, a training for each. [1,2,3]")
+@option(
+    PROTOCOL,
+    "--method",
+    type=click.Choice(METHODS),
+    multiple=True,
+    help="Method to compare; may be repeated. [all]",
 )
-@click.option("--output", type=_PATH, metavar="DIR", help="Run folder. [runs/MODEL-DATA-NUMBER]")
-@click.option(
+@option(RUN, "--output", type=_PATH, metavar="DIR", help="Run folder. [runs/MODEL-DATA-NUMBER]")
+@option(
+    RUN,
     "--device",
     type=click.Choice(DEVICES),
     default="auto",
     show_default=True,
     help="auto uses CUDA if PyTorch has it.",
 )
-@click.option("--tensorboard", is_flag=True, help="Write TensorBoard events into the run folder.")
+@option(RUN, "--tensorboard", is_flag=True, help="Write TensorBoard events into the run folder.")
 @click.version_option(package_name="attri")
 @click.pass_context
 def main(ctx: click.Context, /, **options: Any) -> None:

@@ -28,7 +28,12 @@ ARGUMENTS = "attri.arguments"  # of the command line, in `click.Context.meta`
 CAPTURE, LABELS, ENGINE = "Capture", "Labels and decisions", "Engine"
 OUTPUTS, WEB, SERVICE = "Outputs", "Web", "Service"
 BUNDLE, INT8, PARITY, SCORES = "Bundle", "Int8", "Parity check", "Temperature and threshold"  # of attri-export
-GROUPS = (CAPTURE, LABELS, BUNDLE, INT8, PARITY, SCORES, ENGINE, OUTPUTS, WEB, SERVICE)
+DATA, MODEL, TRAINING, TEMPLATES = "Data", "Model", "Training", "Sentences around labels"  # of attri-train
+PROMPT, PROTOCOL, RUN = "Prompt", "Protocols", "Run"
+GROUPS = (
+    *(CAPTURE, LABELS, BUNDLE, INT8, PARITY, SCORES, ENGINE, OUTPUTS, WEB, SERVICE),
+    *(DATA, MODEL, TRAINING, TEMPLATES, PROMPT, PROTOCOL, RUN),
+)
 _LONGEST_CHOICE = 40  # characters of a|b|c, beyond which a line of --help is too long for a terminal
 
 
