@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -49,6 +50,12 @@ def lanes_of(path: Path) -> set[str]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="only tests that load no PyTorch model and start nothing")
+
+
+def pytest_configure() -> None:
+    # A shell that starts the tests in the background has SIGINT ignored, which they and their children would inherit.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
