@@ -207,7 +207,7 @@ def _description(container: InputContainer, stream: VideoStream, first: Captured
 
 def _upright(frame: VideoFrame) -> NDArray[np.uint8]:
     """uint8 [H, W, 3], RGB. A telephone stores its videos lying, and beside them how far to turn them."""
-    turns = round(getattr(frame, "rotation", 0) / 90)  # counter-clockwise; PyAV has it from 14 on
+    turns = round(frame.rotation / 90)  # counter-clockwise
     return np.rot90(frame.to_ndarray(format="rgb24"), turns)
 
 
