@@ -173,11 +173,11 @@ class Reader:
     def _wait(self, fault: SourceError, abandoned: threading.Event) -> bool:
         """Log the fault and wait before the next attempt; False: there is none."""
         self.detail = redact(str(fault))
-        limit = self._policy.max_retries
+        limit = self._policy.retries(seen=self.last_frame is not None)
         if time.monotonic() - self._opened > self._policy.max_delay and self.state == "live":
             self._attempts = 0
         if fault.final or not self.spec.live or self._faults >= limit:
-            self._give_up(used_up=self._faults >= limit > 0 and not fault.final)
+            self._give_up(limit if self._faults >= limit > 0 and not fault.final else 0)
             return False
         self.state = "retrying"
         self._faults += 1
@@ -188,9 +188,10 @@ class Reader:
         _LOGGER.warning("%s: %s; trying again in %.1f s (%d of %d)", *words)
         return not abandoned.wait(delay)
 
-    def _give_up(self, used_up: bool) -> None:
+    def _give_up(self, retries: int) -> None:
+        """End as dead; `retries` that were used up are told, 0 means that there were none."""
         self.state = "dead"
-        tried = f", given up after {plural(self._policy.max_retries, 'retry')}" if used_up else ""
+        tried = f", given up after {plural(retries, 'retry')}" if retries else ""
         name = f"{self.name}: " if self.spec.live else ""
         _LOGGER.error("error: %s%s%s", name, self.detail, tried)
 

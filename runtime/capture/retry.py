@@ -18,6 +18,8 @@ class RetryPolicy:
 
     Attributes:
         max_retries: Attempts in a row without a new image, before the source is given up.
+        first_retries: Attempts before it has given any image, since a name that is mistyped is not to be waited for;
+            None is as many as later on.
         initial_delay: Seconds before the first attempt; doubled for each further one, and shortened by up to half at
             random, so that many devices do not all connect at once when a server comes back.
         max_delay: Seconds between two attempts, at most.
@@ -25,9 +27,14 @@ class RetryPolicy:
     """
 
     max_retries: int = 20
+    first_retries: int | None = 2
     initial_delay: float = 1.0
     max_delay: float = 30.0
     freeze_timeout: float = 10.0
+
+    def retries(self, seen: bool) -> int:
+        """Attempts in a row, for a source that has given an image or has not."""
+        return self.max_retries if seen or self.first_retries is None else min(self.first_retries, self.max_retries)
 
     def delay(self, attempt: int) -> float:
         """Seconds to wait before an attempt, counted from 1."""

@@ -16,6 +16,7 @@ from attri.runtime.engines.onnxruntime import DEVICES, Device
 from attri.runtime.engines.select import BACKENDS, Backend, EngineOptions
 from attri.runtime.errors import UsageError
 
+_LOGGER = logging.getLogger("attri")
 _BUNDLE = "Folder that attri-export wrote."
 
 
@@ -85,7 +86,10 @@ def main(
         check_service(specs, files, labels, bundle, request, inputs)
         context = click.get_current_context()
         named = read_sources(inputs.sources) if inputs.sources else {}
-        print_unit(absolute_words(context.meta[ARGUMENTS], context.command, named))
+        words_of_unit = absolute_words(context.meta[ARGUMENTS], context.command, named)
+        if any(spec.live for spec in specs) and inputs.gives_up_early:
+            words_of_unit.insert(0, "--wait")  # at boot a camera or network may come up after the service
+        print_unit(words_of_unit)
         return 0
     with Classifier.load(
         bundle,
@@ -103,8 +107,13 @@ def main(
             classifier.threshold = threshold
         pipeline = open_pipeline(specs, classifier, files, labels, inputs, prompt or bundle / PROMPT)
         counted = plural(len(pipeline.labels()), "label")
-        logging.getLogger("attri").info("%s: %s, %s", bundle, classifier.description, counted)
-        return 0 if pipeline.run(open_sinks(outputs, secrets, pipeline)) else 1
+        _LOGGER.info("%s: %s, %s", bundle, classifier.description, counted)
+        if pipeline.run(open_sinks(outputs, secrets, pipeline)):
+            return 0
+        never = [each for each in pipeline.health() if each.state == "dead" and each.restarts and not each.frames]
+        if never and inputs.gives_up_early:
+            _LOGGER.info("--wait waits for cameras and streams that are not there yet")
+        return 1
 
 
 if __name__ == "__main__":

@@ -65,6 +65,7 @@ class Inputs:
         batch: Frames of files that are classified at once, at most.
         freeze_timeout: Seconds without a new image after which a live source counts as frozen; None is the default.
         max_retries: Failed attempts in a row before a live source is given up; None is the default.
+        wait: Whether a live source that is not there at the start is tried as often as one that was lost.
         template: Of all sources that have none of their own; None is the bundle's.
         tasks: Of all sources that have none of their own.
         smooth: Of DecisionRule.
@@ -80,6 +81,7 @@ class Inputs:
     batch: int
     freeze_timeout: float | None
     max_retries: int | None
+    wait: bool
     template: str | None
     tasks: tuple[TaskSpec, ...]
     smooth: float
@@ -87,6 +89,11 @@ class Inputs:
     min_duration: float
     min_interval: float
     on_change: bool
+
+    @property
+    def gives_up_early(self) -> bool:
+        """Whether a live source that is not there at the start is given up after a few attempts."""
+        return not self.wait and self.max_retries is None
 
 
 def _click_option(row: SourceOption) -> Callable[[Any], Any]:
@@ -128,8 +135,9 @@ OPTIONS = [
         CAPTURE,
         "--max-retries",
         type=click.IntRange(0),
-        help="Failed attempts in a row to reopen a camera or stream, before it is given up. [20]",
+        help="Failed attempts in a row to open a camera or stream before it is given up. [20; 2 at the start]",
     ),
+    option(CAPTURE, "--wait", is_flag=True, help="Wait for cameras and streams that are not there at the start."),
     option(
         LABELS,
         "--task",
@@ -254,7 +262,11 @@ def _unused(specs: Sequence[SourceSpec], inputs: Inputs) -> Iterator[str]:
         yield f"{', '.join(unused)}: none of the sources takes it"
     if inputs.watch and not any(spec.kind == "watch" for spec in specs):
         yield "--watch: name a folder"
-    live = {"--freeze-timeout": inputs.freeze_timeout, "--max-retries": inputs.max_retries}
+    live = {
+        "--freeze-timeout": inputs.freeze_timeout,
+        "--max-retries": inputs.max_retries,
+        "--wait": inputs.wait or None,
+    }
     if (unused := [flag for flag, value in live.items() if value is not None]) and not any(s.live for s in specs):
         yield f"{', '.join(unused)}: none of the sources is a camera or stream"
     over_time = {"--smooth": inputs.smooth, "--majority": inputs.majority - 1, "--min-duration": inputs.min_duration}
@@ -308,7 +320,9 @@ def open_pipeline(
     warn_of_thresholds(setups)
     policy = RetryPolicy()
     if inputs.max_retries is not None:
-        policy = replace(policy, max_retries=inputs.max_retries)
+        policy = replace(policy, max_retries=inputs.max_retries, first_retries=None)
+    if inputs.wait:
+        policy = replace(policy, first_retries=None)
     if inputs.freeze_timeout is not None:
         policy = replace(policy, freeze_timeout=inputs.freeze_timeout)
     schedule = Schedule(inputs.min_interval, inputs.on_change)

@@ -110,6 +110,16 @@ def test_what_cannot_be_mended_is_not_tried_again(
     assert caplog.messages == [f"error: door: {fault}"]
 
 
+def test_one_that_was_never_there_is_given_up_early(run: Callable[..., Run], caplog: pytest.LogCaptureFixture) -> None:
+    quick = {"initial_delay": 0.01, "max_delay": 0.02}
+    found = over(run([LOST], patience=RetryPolicy(**quick)))
+    assert (found.reader.state, found.reader.restarts) == ("dead", 2)
+    assert caplog.messages[-1] == "error: door: lost, given up after 2 retries"
+    waited = over(run([LOST], patience=RetryPolicy(max_retries=5, first_retries=None, **quick)))
+    assert waited.reader.restarts == 5
+    assert over(run([LOST], patience=RetryPolicy(max_retries=1, **quick))).reader.restarts == 1
+
+
 def test_no_retries_when_none_are_wanted(run: Callable[..., Run], caplog: pytest.LogCaptureFixture) -> None:
     assert over(run([LOST], patience=RetryPolicy(max_retries=0))).reader.state == "dead"
     assert caplog.messages == ["error: door: lost"]

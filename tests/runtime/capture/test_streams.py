@@ -24,7 +24,7 @@ from attri.runtime.pipeline.live_labels import LiveLabels
 from attri.runtime.pipeline.pipeline import Pipeline
 from attri.runtime.pipeline.task import TaskSetup
 
-QUICK = RetryPolicy(max_retries=3, initial_delay=0.1, max_delay=0.2, freeze_timeout=1.0)
+QUICK = RetryPolicy(max_retries=3, first_retries=None, initial_delay=0.1, max_delay=0.2, freeze_timeout=1.0)
 
 
 class Run:
@@ -88,7 +88,7 @@ def rtsp() -> Iterator[RtspServer]:
 def test_rtsp_killed_and_back(run: Callable[..., Run], rtsp: RtspServer, caplog: pytest.LogCaptureFixture) -> None:
     found = run(
         rtsp.uri(account="user:secret"),
-        patience=RetryPolicy(max_retries=20, initial_delay=0.1, max_delay=0.5, freeze_timeout=3),
+        patience=RetryPolicy(max_retries=20, first_retries=None, initial_delay=0.1, max_delay=0.5, freeze_timeout=3),
     )
     wait_for(lambda: len(found.sink.results) > 20, 20)
     health = found.pipeline.health()[0]

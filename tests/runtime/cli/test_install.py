@@ -65,16 +65,19 @@ def command(unit: str) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        ("camera0 rtsp://host/a", "camera0 rtsp://host/a --quiet"),
+        ("camera0 rtsp://host/a", "--wait camera0 rtsp://host/a --quiet"),
         ("image.png clip.mp4 *.png", "HERE/image.png HERE/clip.mp4 HERE/*.png --quiet"),
-        ("camera0 --labels labels.txt", "camera0 --labels HERE/labels.txt --quiet"),
-        ("camera0 --labels=labels.txt --json", "camera0 --labels=HERE/labels.txt --json"),
-        ("camera0 --bundle bundle --csv a.csv", "camera0 --bundle HERE/bundle --csv HERE/a.csv --quiet"),
-        ("camera0 --save-video out.mp4 --snapshots s", "camera0 --save-video HERE/out.mp4 --snapshots HERE/s --quiet"),
+        ("camera0 --labels labels.txt", "--wait camera0 --labels HERE/labels.txt --quiet"),
+        ("camera0 --labels=labels.txt --json", "--wait camera0 --labels=HERE/labels.txt --json"),
+        ("camera0 --bundle bundle --csv a.csv", "--wait camera0 --bundle HERE/bundle --csv HERE/a.csv --quiet"),
+        (
+            "camera0 --save-video out.mp4 --snapshots s",
+            "--wait camera0 --save-video HERE/out.mp4 --snapshots HERE/s --quiet",
+        ),
         ("image.png --input-loop -1 --template 'a {}'", "HERE/image.png --input-loop -1 --template 'a {}' --quiet"),
-        ("door --sources sources.toml", "door --sources HERE/sources.toml --quiet"),
+        ("door --sources sources.toml", "--wait door --sources HERE/sources.toml --quiet"),
         ("--stride 2 -- image.png door", "--stride 2 --quiet -- HERE/image.png HERE/door"),
-        ("--quiet --serve 8080 --metrics 1 camera0", "--quiet --serve 8080 --metrics 1 camera0"),
+        ("--quiet --serve 8080 --metrics 1 camera0", "--wait --quiet --serve 8080 --metrics 1 camera0"),
     ],
 )
 def test_paths_of_the_unit_are_absolute(install, words: str, wanted: str) -> None:
@@ -82,7 +85,7 @@ def test_paths_of_the_unit_are_absolute(install, words: str, wanted: str) -> Non
     assert result.code == 0, result.err
     assert command(result.out) == [each.replace("HERE", str(Path.cwd())) for each in shlex.split(wanted)]
     assert "/etc/attri/secrets.env" in result.err
-    assert not {"a.csv", "out.mp4", "s"} & {path.name for path in Path.cwd().iterdir()}  # nothing was opened
+    assert not {"a.csv", "a.mp4", "s"} & {path.name for path in Path.cwd().iterdir()}  # nothing was opened
 
 
 @pytest.mark.parametrize(

@@ -463,6 +463,14 @@ def test_a_dead_camera_costs_nothing_and_ends_with_1(bundle: Path) -> None:
     assert summary == "0 frames, 0% from the text cache, 1 source given up"
 
 
+def test_a_camera_that_is_not_there_is_told_and_ends(attri_run: Callable[..., Finished]) -> None:
+    code, out, err = attri_run("rtsp://127.0.0.1:9/cam")
+    assert (code, out) == (1, "")
+    lines = err.splitlines()
+    assert "given up after 2 retries" in "\n".join(lines)
+    assert lines[-1] == "--wait waits for cameras and streams that are not there yet"
+
+
 def test_a_password_is_in_no_traceback(bundle: Path) -> None:
     setup = "import attri.runtime.capture.reader as r\ndef fail(*a): raise ZeroDivisionError(a[0].uri)"
     setup += "\nr.open_source = fail"

@@ -588,7 +588,7 @@ def test_health_while_it_runs(bench: Bench) -> None:
 
 def test_a_dead_source_costs_next_to_nothing(bench: Bench) -> None:
     """Below 5% of a core while it waits to try again (the whole process is measured)."""
-    patience = RetryPolicy(max_retries=100, initial_delay=0.1, max_delay=0.2)
+    patience = RetryPolicy(max_retries=100, first_retries=None, initial_delay=0.1, max_delay=0.2)
     pipeline = bench.make({camera(): [LOST]}, patience=patience)
     threading.Timer(2, os.kill, (os.getpid(), signal.SIGTERM)).start()
     wall, cpu = time.monotonic(), time.process_time()
