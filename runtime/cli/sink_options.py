@@ -50,6 +50,9 @@ class Outputs:
 
     topk: Annotated[int, SinkOption("Labels to print per frame.", _COUNT)] = 1
     as_json: Annotated[bool, SinkOption("One JSON object per frame.", flag="--json")] = False
+    compare: Annotated[
+        bool, SinkOption("Only frames whose tasks decide differently; how often they agree is logged at the end.")
+    ] = False
     quiet: Annotated[bool, SinkOption("Nothing on stdout.")] = False
     csv: Annotated[Path | None, SinkOption("Table with a row per frame; an existing one is continued.", _FILE)] = None
     save_video: Annotated[

@@ -218,8 +218,13 @@ def _open_watchdog(_outputs: Outputs, _secrets: Secrets, control: PipelineContro
         yield WatchdogSink(control)
 
 
-def _open_console(outputs: Outputs, _secrets: Secrets, _control: PipelineControl) -> Iterator[Sink]:
-    if not outputs.quiet:
-        from attri.runtime.deliver.console import ConsoleSink
+def _open_console(outputs: Outputs, _secrets: Secrets, control: PipelineControl) -> Iterator[Sink]:
+    from attri.runtime.deliver.compare import CompareSink
+    from attri.runtime.deliver.console import ConsoleSink
 
-        yield ConsoleSink("json" if outputs.as_json else "text", outputs.topk)
+    style = "json" if outputs.as_json else "text"
+    console = None if outputs.quiet else ConsoleSink(style, outputs.topk, rows=not outputs.compare)
+    if outputs.compare:
+        yield CompareSink(control.health(), console)
+    elif console is not None:
+        yield console

@@ -276,6 +276,18 @@ def _unused(specs: Sequence[SourceSpec], inputs: Inputs) -> Iterator[str]:
         yield "--smooth and --majority are two ways to one end: give one of them"
 
 
+def check_compare(specs: Sequence[SourceSpec], inputs: Inputs) -> None:
+    """Check that --compare has something to compare.
+
+    Raises:
+        UsageError: A source has fewer than two tasks, or not every frame is a result.
+    """
+    if alone := next((spec.name for spec in specs if len(spec.tasks) < 2), None):
+        raise UsageError(f"--compare: {alone} has no two tasks to compare: give --task twice or more")
+    if inputs.on_change or inputs.min_interval:
+        raise UsageError("--compare looks at every frame: leave out --on-change and --min-interval")
+
+
 def read_labels_files(specs: Sequence[SourceSpec], labels: Path | None) -> dict[Path, LabelsFile]:
     """Read the labels files of all sources, each once: a pipe can be read only once.
 

@@ -42,18 +42,19 @@ class ConsoleSink:
         topk: Labels per result.
         stream: Where to write; None is stdout. BrokenPipeError passes through: the reader has gone, and the command
             ends as it does for any `| head`.
+        rows: Whether a terminal has rows that are updated.
     """
 
     name = "console"
     lossless = True
     takes: SinkFilter = "scheduled"
 
-    def __init__(self, style: str, topk: int, stream: Any = None) -> None:
+    def __init__(self, style: str, topk: int, stream: Any = None, *, rows: bool = True) -> None:
         self._stream = stream or sys.stdout
         self._style, self._topk = style, topk
         self._rows: dict[ResultKey, str] = {}  # the last row of each task of each source
         self._drawn = 0
-        self._has_rows = style == "text" and self._stream.isatty()
+        self._has_rows = rows and style == "text" and self._stream.isatty()
         self._lock = threading.Lock()  # results and log lines come from different threads
         self._handlers = _terminal_handlers() if self._has_rows else []
         for handler in self._handlers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from attri.export.onnx import ExportOptions, export_bundle
 from attri.export.pooled import as_pool, zero_shot_model
 from attri.export.prompt import PromptOptions, export_prompt
 from attri.runtime import Bundle, Classifier
+from attri.runtime.cli.run import main as attri_run
 from attri.runtime.errors import BundleError, UsageError
 from attri.runtime.text.label_tokens import encode_labels
 from attri.runtime.tokenizer import Tokenizer
@@ -71,29 +73,61 @@ def probabilities(model, text, pixels):
     return model.logits(features, text.expand(len(features), -1, -1)).softmax(-1).numpy()
 
 
-@pytest.mark.usefixtures("shared_traces")
-def test_bundles_say_what_the_models_say_and_share_a_base(pocket_model, image_files, make_pixels, tmp_path):
+@pytest.fixture(scope="module")
+def three_kinds(pocket_model, image_files, shared_traces, tmp_path_factory) -> Path:
+    """A folder with the bundle of a static prompt, and prompts of plain CLIP and of training for its base."""
+    folder, files = tmp_path_factory.mktemp("kinds"), image_files[:6]
+    plain = zero_shot_model(pocket_model.backbone)
+    export_bundle(static_model(pocket_model, 4), folder / "bundle", LABELS, files)
+    with Bundle.open(folder / "bundle") as base:
+        export_prompt(plain, base, folder / "plain.attri", LABELS, files, PromptOptions(zero_shot=True))
+        export_prompt(pocket_model, base, folder / "learned.attri", LABELS, files)
+    return folder
+
+
+def test_bundles_say_what_the_models_say_and_share_a_base(pocket_model, image_files, make_pixels, three_kinds):
     """A static prompt, plain CLIP and a learned prompt on one base: the same graphs, one classifier."""
     static, plain, files = static_model(pocket_model, 4), zero_shot_model(pocket_model.backbone), image_files[:6]
-    export_bundle(static, tmp_path / "bundle", LABELS, files)
-    with Bundle.open(tmp_path / "bundle") as base:
-        export_prompt(plain, base, tmp_path / "plain.attri", LABELS, files, PromptOptions(zero_shot=True))
-        export_prompt(pocket_model, base, tmp_path / "learned.attri", LABELS, files)
     pixels = make_pixels(pocket_model.backbone.preprocess(), 6)
     labels, none = tokens_of(static), torch.zeros(1, static.depth, 0, dtype=torch.long)
     texts = {"plain": plain.plain_text(labels)[None]}
     with torch.no_grad():
         texts["static"] = static.encode_text(labels, none)
-    classifier = Classifier.load(tmp_path / "bundle", threads=1)
+    classifier = Classifier.load(three_kinds / "bundle", threads=1)
     found = {"static": np.stack([each.probabilities for each in classifier(files)])}
     for name in ("plain", "learned"):
-        classifier.set_prompt(tmp_path / f"{name}.attri")
+        classifier.set_prompt(three_kinds / f"{name}.attri")
         found[name] = np.stack([each.probabilities for each in classifier(files)])
     for name, text in texts.items():
         np.testing.assert_allclose(found[name], probabilities(static, text, pixels), atol=1e-5)
     with torch.no_grad():
         learned = pocket_model(torch.from_numpy(pixels), labels).softmax(-1).numpy()
     np.testing.assert_allclose(found["learned"], learned, atol=1e-5)
+
+
+def test_all_three_kinds_are_compared_as_tasks(image_files, three_kinds, capsys):
+    """As tasks on one vision pass they say what each says alone; --compare shows where they disagree."""
+    files = image_files[:24]
+    kinds = {"plain": three_kinds / "plain.attri", "static": None, "learned": three_kinds / "learned.attri"}
+    found = Classifier.load(three_kinds / "bundle", prompts=kinds, threads=1).classify_tasks(files)
+    for name, prompt in kinds.items():
+        wanted = Classifier.load(three_kinds / "bundle", prompt=prompt, threads=1)(files)
+        for each, alone in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(each[name].retrieved, alone.retrieved)
+            np.testing.assert_allclose(each[name].probabilities, alone.probabilities, atol=1e-6)
+    tasks = [f"--task={name}={prompt or ''}" for name, prompt in kinds.items()]
+    words = [*map(str, files), *tasks, "--bundle", str(three_kinds / "bundle"), "--compare", "--json"]
+    with pytest.raises(SystemExit) as stop:
+        attri_run([*words, "--threads", "1"], prog_name="attri-run")
+    assert stop.value.code == 0
+    shown, said = capsys.readouterr()
+    differing = [
+        str(file) for file, each in zip(files, found, strict=True) if len({p.label for p in each.values()}) > 1
+    ]
+    assert 0 < len(differing) < len(files)
+    lines = [json.loads(line) for line in shown.splitlines()]
+    assert [(line["source"], line["task"]) for line in lines] == [(file, name) for file in differing for name in kinds]
+    assert f"compared {len(files)} frames: agreed all tasks on {len(files) - len(differing)} (" in said
 
 
 @pytest.mark.usefixtures("shared_traces")

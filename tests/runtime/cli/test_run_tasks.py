@@ -212,3 +212,44 @@ def test_the_classifier_says_the_same(attri_run: Callable[..., Finished], bundle
         for found in objects:
             wanted = classifier.classify_tasks(found["source"])[found["task"]]
             assert (found["label"], found["score"]) == (wanted.label, round(wanted.score, 6))
+
+
+KINDS = ("--task", "zero=plain.attri", "--task", "static=static.attri", "--task", "learned=learned.attri")
+
+
+def test_compare_shows_frames_that_are_decided_differently(attri_run: Callable[..., Finished]) -> None:
+    """Zero-shot, static and learned prompts of one base, with the same labels."""
+    Path("many.txt").write_text("arrow\nshirt\ncake\nfruit\nbird\nhammer\nhouse\ncat\nflower\n")
+    words = ("in", "--labels", "many.txt", *KINDS)
+    every = attri_run(*words, "--json").objects
+    by_frame = [every[first : first + 3] for first in range(0, len(every), 3)]
+    differing = [group for group in by_frame if len({each["label"] for each in group}) > 1]
+    assert 0 < len(differing) < len(by_frame)  # or the images show nothing
+    result = attri_run(*words, "--compare", "--json")
+    assert result.code == 0
+    assert [plain(each) for each in result.objects] == [plain(each) for group in differing for each in group]
+    agree = len(by_frame) - len(differing)
+    assert f"compared 6 frames: agreed all tasks on {agree} ({agree / 6:.0%}), zero and static on " in result.err
+    lines = attri_run(*words, "--compare").out.splitlines()
+    assert [line.split()[1] for line in lines] == ["zero", "static", "learned"] * len(differing)
+    quiet = attri_run(*words, "--compare", "--quiet", "--csv", "log.csv")
+    assert quiet.out == ""
+    assert "compared 6 frames" in quiet.err
+    assert len(Path("log.csv").read_text().splitlines()) == 19  # other sinks get all
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["in"], "--compare: in has no two tasks to compare: give --task twice or more"),
+        (["in", "--task", "a="], "--compare: in has no two tasks"),
+        (["in", *KINDS, "--on-change"], "--compare looks at every frame: leave out --on-change and --min-interval"),
+        (["in", *KINDS, "--min-interval", "1"], "--compare looks at every frame"),
+    ],
+)
+def test_compare_needs_two_tasks_and_every_frame(
+    attri_run: Callable[..., Finished], words: list[str], said: str
+) -> None:
+    result = attri_run(*words, "--compare")
+    assert (result.code, result.out) == (2, "")
+    assert said in result.err
