@@ -174,7 +174,7 @@ class _DistributedCommand(Command):
     "--method",
     type=click.Choice(METHODS),
     multiple=True,
-    help="Method to compare; may be repeated. [all]",
+    help="Method to train; to compare under --protocol, may be repeated. [attriprompt; --protocol: all]",
 )
 @option(RUN, "--output", type=_PATH, metavar="DIR", help="Run folder. [runs/MODEL-DATA-NUMBER]")
 @option(

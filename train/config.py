@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from attri.runtime._util.wording import plural
@@ -64,6 +64,11 @@ class PromptConfig:
             raise UsageError("pool_size and static_tokens are both 0: nothing would be learned")
         if self.pool_size and self.topk > self.pool_size:
             raise UsageError(f"topk is {self.topk}, but the pool has only {plural(self.pool_size, 'entry')}")
+
+    def static(self) -> PromptConfig:
+        """As many prompt tokens per block, all of them static: the baseline of the same length."""
+        tokens = self.retrieved * self.prompt_length + self.static_tokens
+        return replace(self, pool_size=0, static_tokens=tokens)
 
     @property
     def retrieved(self) -> int:

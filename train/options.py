@@ -70,9 +70,13 @@ class TrainOptions:
         Raises:
             UsageError: two options contradict each other, or one lacks another.
         """
-        for name in ("target", "datasets", "seeds", "method"):
+        for name in ("target", "datasets", "seeds"):
             if name in given and not self.protocol:
                 raise UsageError(f"--{name} goes with --protocol")
+        if not self.protocol and (len(self.method) > 1 or "zero-shot" in self.method):
+            raise UsageError("without --protocol one method is trained: --method attriprompt or --method static")
+        if not self.protocol and self.method == ("static",) and (pool := {"pool_size", "pool"} & set(given)):
+            raise UsageError(f"--method static has no pool: leave out --{min(pool).replace('_', '-')}")
         if self.datasets and self.target:
             raise UsageError("--datasets says what is scored: leave out --target")
         if self.datasets and not self.data:
@@ -100,7 +104,7 @@ class TrainOptions:
         Raises:
             UsageError: a value is out of range.
         """
-        return PromptConfig(
+        prompt = PromptConfig(
             clusters=self.clusters,
             lloyd_steps=self.lloyd_steps,
             kmeans_init=self.kmeans_init,
@@ -111,6 +115,7 @@ class TrainOptions:
             depth=self.depth,
             shared=self.pool == "shared",
         )
+        return prompt.static() if self.method == ("static",) and not self.protocol else prompt
 
     def train_config(self, dataset_template: str) -> TrainConfig:
         """How the prompt is trained.

@@ -209,13 +209,7 @@ def trained(
 
 def method_configs(prompt: PromptConfig) -> dict[str, PromptConfig]:
     """Return the prompt config of each trained method."""
-    return {"static": static_config(prompt), "attriprompt": prompt}
-
-
-def static_config(prompt: PromptConfig) -> PromptConfig:
-    """Return a config with as many prompt tokens per block, all of them static."""
-    tokens = prompt.retrieved * prompt.prompt_length + prompt.static_tokens
-    return dataclasses.replace(prompt, pool_size=0, static_tokens=tokens)
+    return {"static": prompt.static(), "attriprompt": prompt}
 
 
 def describe(

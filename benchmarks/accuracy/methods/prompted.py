@@ -15,7 +15,6 @@ from typing import Any
 
 from attri.train.config import FROZEN_TEMPLATES, PromptConfig, TrainConfig
 from attri.train.data.dataset import Dataset, LabelledImage
-from attri.train.evaluation.protocols import static_config
 from attri.train.fitting import new_trainer
 from attri.train.model.attriprompt import AttriPrompt
 from attri.train.training.features import FeatureCache, Features
@@ -32,7 +31,7 @@ def attriprompt(task: Task) -> Classifier:
 
 def static(task: Task) -> Classifier:
     """Static prompts of AttriPrompt's length with AttriPrompt's losses."""
-    return train(task, static_config(task.model.config))
+    return train(task, task.model.config.static())
 
 
 def deep(task: Task) -> Classifier:
@@ -40,13 +39,13 @@ def deep(task: Task) -> Classifier:
     weights: dict[str, Any] = {
         f"weight_{term}": 0.0 for term in ("instance", "text", "logits", "retrieval", "diversity")
     }
-    return train(task, static_config(task.model.config), **weights)
+    return train(task, task.model.config.static(), **weights)
 
 
 def promptsrc(task: Task) -> Classifier:
     """PromptSRC's text side."""
     weights: dict[str, Any] = {"weight_instance": 0.0, "weight_text": 25.0, "weight_logits": 1.0}
-    return train(task, static_config(task.model.config), average=True, **weights)
+    return train(task, task.model.config.static(), average=True, **weights)
 
 
 class Cached(FeatureCache):

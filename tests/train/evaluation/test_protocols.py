@@ -19,7 +19,7 @@ from attri.train.config import TERMS, PromptConfig, TrainConfig
 from attri.train.data import read_data, read_target
 from attri.train.data.templates import ENSEMBLE
 from attri.train.evaluation import protocols, result_tables
-from attri.train.evaluation.protocols import ProtocolSpec, run, static_config
+from attri.train.evaluation.protocols import ProtocolSpec, run
 from attri.train.fitting import label_tokens, load_model
 from attri.train.model import AttriPrompt
 from attri.train.model.backbone import load_backbone
@@ -70,7 +70,7 @@ def test_base_to_novel_scores_each_half_among_its_own_classes(backbone, read):
     assert len(found) == 3 * 2 * 2
     base, novel = read(1, 2).halves()
     assert (len(base.classes), len(novel.classes)) == (3, 2)
-    for method, kind in (("static", static_config(PROMPT)), ("attriprompt", PROMPT)):
+    for method, kind in (("static", PROMPT.static()), ("attriprompt", PROMPT)):
         trained = load_run(folder / f"{method}-2shots-seed2")
         assert (trained.classes, trained.prompt, trained.train.seed) == (base.classes, kind, 2)
         model = load_model(trained)
@@ -159,7 +159,7 @@ def test_a_target_without_readable_images_is_refused_before_training(backbone, r
 
 def test_static_prompts_have_as_many_tokens():
     prompt = PromptConfig(clusters=2, topk=2, prompt_length=3, static_tokens=1)
-    assert (static_config(prompt).static_tokens, static_config(prompt).pool_size, static_config(prompt).retrieved) == (
+    assert (prompt.static().static_tokens, prompt.static().pool_size, prompt.static().retrieved) == (
         13,
         0,
         0,
@@ -187,6 +187,9 @@ def test_the_harmonic_mean_is_that_of_the_averages():
     [
         (["--seeds", "1,2"], "--seeds goes with --protocol"),
         (["--target", "x"], "--target goes with --protocol"),
+        (["--method", "static", "--method", "attriprompt"], "without --protocol one method is trained"),
+        (["--method", "zero-shot"], "without --protocol one method is trained"),
+        (["--method", "static", "--pool-size", "4"], "--method static has no pool: leave out --pool-size"),
         (["--protocol", "few-shot", "--seed", "2"], "--seed does not go with --protocol: say --seeds"),
         (["--shots", "1,2"], "several --shots go with --protocol few-shot"),
         (["--protocol", "base-to-novel", "--shots", "1,x"], "whole numbers from 1 on"),
@@ -230,6 +233,14 @@ def test_the_command_prints_the_table(photos):
     assert done.exit_code == 0, done.output
     assert "| zero-shot | " in done.stdout
     assert done.stdout.endswith("run   runs/base-to-novel-pocket-photos-1\n")
+
+
+def test_static_prompts_are_trained_by_name(photos):
+    options = ["--method", "static", "--epochs", "1", "--augmentations", "1", "--clusters", "3", "--static-tokens", "1"]
+    done = CliRunner().invoke(main, ["--data", str(photos), *options])
+    assert done.exit_code == 0, done.output
+    prompt = load_run(Path("runs/latest")).prompt
+    assert (prompt.pool_size, prompt.static_tokens) == (0, 3 * 2 + 1)  # as many tokens as AttriPrompt would bring
 
 
 def test_the_ensemble_is_what_the_run_was_trained_with(photos):
