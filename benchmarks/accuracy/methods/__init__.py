@@ -33,6 +33,7 @@ METHODS = {
     "tip-adapter": Method(tip_adapter.tip_adapter),
     "coop": Method(coop.coop),
     "deep": Method(prompted.deep),
+    "attri-ce": Method(prompted.attri_ce),
     "promptsrc": Method(prompted.promptsrc),
     "static": Method(prompted.static),
     "attriprompt": Method(prompted.attriprompt),

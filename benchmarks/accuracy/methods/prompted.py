@@ -2,6 +2,7 @@
 
 static      AttriPrompt's losses and as many tokens per block, the same for every image (`attri-train --method static`)
 deep        static prompts by cross-entropy alone: what deep prompt tuning is without regularization
+attri-ce    AttriPrompt by cross-entropy alone
 promptsrc   the text side of PromptSRC (Khattak et al. 2023): cross-entropy, self-regularization of features (weight 25)
             and predictions (weight 1), Gaussian-weighted average over the epochs
 """
@@ -40,6 +41,11 @@ def deep(task: Task) -> Classifier:
         f"weight_{term}": 0.0 for term in ("instance", "text", "logits", "retrieval", "diversity")
     }
     return train(task, task.model.config.static(), **weights)
+
+
+def attri_ce(task: Task) -> Classifier:
+    """AttriPrompt by cross-entropy alone; its keys need the terms about retrieval."""
+    return train(task, task.model.config, weight_instance=0.0, weight_text=0.0, weight_logits=0.0)
 
 
 def promptsrc(task: Task) -> Classifier:
