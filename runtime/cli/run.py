@@ -73,10 +73,12 @@ def main(
     from attri.runtime.classifier import Classifier
     from attri.runtime.cli.sinks import check_sinks, open_sinks
     from attri.runtime.cli.source_options import check_compare, open_pipeline, read_inputs
+    from attri.runtime.cli.task_options import check_common
 
     if shortlist is not None and shortlist < outputs.topk:
         raise UsageError(f"--topk {outputs.topk} shows more labels than --shortlist {shortlist} prompts: raise that")
     specs, files = read_inputs(words, inputs, labels)  # before anything that takes long
+    check_common(specs, labels, prompt, inputs.template, threshold)
     secrets = check_sinks(outputs, tasks=any(spec.tasks for spec in specs))
     if outputs.compare:
         check_compare(specs, inputs)

@@ -63,6 +63,33 @@ def with_tasks(specs: Sequence[SourceSpec], tasks: Sequence[TaskSpec]) -> list[S
     return [spec if spec.tasks else replace(spec, tasks=tuple(tasks)) for spec in specs]
 
 
+def check_common(
+    specs: Sequence[SourceSpec], labels: Path | None, prompt: Path | None, template: str | None, threshold: float | None
+) -> None:
+    """Check that what is given for all tasks is used by one of them.
+
+    Args:
+        specs: The sources.
+        labels: Of tasks that have none of their own; the others likewise.
+        prompt: Prompt file.
+        template: The sentence around each label.
+        threshold: Scores below it are none of the labels.
+
+    Raises:
+        UsageError: Every task has its own.
+    """
+    tasks = [(spec, task) for spec in specs for task in spec.tasks or (TaskSpec(),)]
+    own = {
+        "--labels": labels is not None and all(task.labels or spec.labels for spec, task in tasks),
+        "--prompt": prompt is not None and all(task.prompt for _, task in tasks),
+        "--template": template is not None and all(task.template or spec.template for spec, task in tasks),
+        "--threshold": threshold is not None
+        and all(task.threshold is not None or spec.threshold is not None for spec, task in tasks),
+    }
+    if any(spec.tasks for spec in specs) and (unused := [flag for flag, is_own in own.items() if is_own]):
+        raise UsageError(f"{', '.join(unused)}: every task has its own")
+
+
 def check_prompts(specs: Sequence[SourceSpec]) -> None:
     """Check that the prompt files of all tasks can be used by some bundle.
 

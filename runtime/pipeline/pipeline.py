@@ -93,7 +93,8 @@ class Pipeline(LabelControl):
             KeyboardInterrupt: SIGINT came; everything was closed.
             Exception: Whatever broke in one of the threads; likewise.
         """
-        most = self._batch * max(len(channel.tasks) for channel in self.channels)  # results that come at once
+        # Results that come at once.
+        most = self._batch * max((len(channel.tasks) for channel in self.channels), default=1)
         self._workers = [SinkWorker(sink, self.queue.wake, self._fail, most) for sink in sinks]
         classify = threading.Thread(target=self._guarded, args=(self._classify,), name="classify", daemon=True)
         with defer_signals(on_signal=lambda _: self.stop()) as received:

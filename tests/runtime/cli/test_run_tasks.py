@@ -174,6 +174,9 @@ def test_sources_have_tasks_of_their_own(attri_run: Callable[..., Finished]) -> 
         (["--task", "a=gone.attri"], "the prompt gone.attri cannot be read: No such file"),
         (["--task", "a=labels.txt"], "labels.txt is no prompt file of attri, or it is damaged"),
         (["--task", "a=:gone.txt"], "gone.txt"),
+        (["--task", "a=:labels.txt", "--labels", "labels.txt"], "--labels: every task has its own"),
+        (["--task", "a=plain.attri", "--prompt", "other.attri"], "--prompt: every task has its own"),
+        (["--sources", "own.toml", "--threshold", "1", "--template", "{}"], "--template, --threshold: every task has"),
         (["--task", "a=alien.attri"], "alien.attri was made for another bundle (weights"),
     ],
 )
@@ -185,7 +188,9 @@ def test_what_cannot_be_is_refused_in_one_line(
     other = prompts["other"]
     facts = dataclasses.replace(other.facts, base=other.facts.base | {"weights": "0" * 64})
     Prompt.of(facts, other.tensors).save(Path("alien.attri"))
-    result = attri_run("in", *words)
+    table = '[one]\nuri = "in"\nthreshold = 0.1\n[one.tasks.a]\ntemplate = "a {}"\n'
+    Path("own.toml").write_text(table)
+    result = attri_run(*words) if "--sources" in words else attri_run("in", *words)
     assert result.code in (1, 2)
     assert result.out == ""
     assert said in result.err

@@ -239,6 +239,28 @@ def test_prompt_files_are_watched_for_their_tasks(
         assert c.prediction.labels != new
 
 
+def test_labels_files_are_watched_for_their_tasks(
+    loaded: Classifier, prompts: dict[str, Prompt], folder: SourceSpec, tmp_path: Path
+) -> None:
+    """While frames are classified: every prediction has the old labels of its task or the new ones."""
+    files = {name: labels_file(tmp_path / f"{name}.txt", "cat", "dog") for name in ("learned", "plain")}
+    pipeline = make([folder], [[setup(loaded, prompts[name], name, file=file) for name, file in files.items()]])
+
+    def act(turn: int) -> None:
+        if turn == 1:
+            files["plain"].path.write_text("cat\ntree\nhouse\n")
+        for labels in pipeline.channels[0].labels:
+            labels.poll()
+
+    sink = Acting(10, act)
+    pipeline.run([sink])
+    assert {result.prediction.labels for result in results_of(sink.results, "learned")} == {("cat", "dog")}
+    changes = [result.prediction.labels for result in results_of(sink.results, "plain")]
+    assert set(changes) == {("cat", "dog"), ("cat", "tree", "house")}
+    assert changes == sorted(changes, key=len)
+    assert len(changes) == 59
+
+
 def test_more_entries_than_the_engine_takes(
     loaded: Classifier, prompts: dict[str, Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
