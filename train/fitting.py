@@ -122,7 +122,7 @@ def fit(
         output: the run folder; without one it is the next free of runs/.
         store: features shared with other runs, and the progress to show.
         scalars: write TensorBoard events too.
-        latest: point runs/latest to the finished run.
+        latest: point runs/latest to the finished run, and list images to look at.
 
     Returns:
         The run folder.
@@ -148,7 +148,7 @@ def fit(
             store.progress.say(f"{run.path}: going on after epoch {trainer.epoch}{step}")
         train(trainer, run, store.progress, scalars)
         run.save_prompt(dict(trainer.model.pool.state_dict()))
-        results = evaluate(trainer, dataset, store)
+        results = evaluate(trainer, dataset, store, review=latest)
         results |= {"seconds": round(time.monotonic() - start, 1), "threads": torch.get_num_threads()}
         results |= {"versions": versions(), "run": meta}
         example = (dataset.test or dataset.train)[0]

@@ -27,7 +27,8 @@ def write_report(folder: Path, results: dict[str, Any], history: list[dict[str, 
         results: what `results.json` holds. Left out where missing: "val", "test", "confusion" in "test" (counts
             [C, C], row = truth), and "pool_usage" (shares [L, N]; empty without a pool).
         history: the records of `metrics.jsonl`, one or more.
-        figures: PNG files. Those named curves, confusion, usage and clusters have their places, others come last.
+        figures: PNG files. Those named curves, confusion, usage, clusters and those of `draw_review` have their
+            places, others come last.
 
     Raises:
         FailedError: it cannot be written.

@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from attri.runtime.errors import ImageError
 from attri.runtime.images import load_image
-from attri.runtime.text.label_tokens import LabelTokens
 from attri.train.data.dataset import Dataset, LabelledImage
-from attri.train.model.attriprompt import AttriPrompt
 from attri.train.report.cluster_sheet import draw_clusters, usage_by_class
 from attri.train.report.plots import draw_confusion, draw_curves, draw_usage
+from attri.train.report.review import doubtful_labels, draw_sheet, least_sure, near_duplicates
 from attri.train.training.features import FeatureCache, Features
 from attri.train.training.predict import accuracy, predict, predict_plain, retrieve
 from attri.train.training.trainer import Trainer
 
+Z = 1.96  # standard errors on either side of a 95% interval
 
-def evaluate(trainer: Trainer, dataset: Dataset, store: FeatureCache) -> dict[str, Any]:
-    """Return accuracy with and without prompts on the readable val and test images, and the use of the pool."""
+
+def evaluate(trainer: Trainer, dataset: Dataset, store: FeatureCache, review: bool = True) -> dict[str, Any]:
+    """Return accuracy with and without prompts on the readable val and test images, and the use of the pool.
+
+    Args:
+        trainer: has trained the prompt.
+        dataset: the images.
+        store: their features; what is missing is computed.
+        review: list images to look at too, for which training images are encoded once more, as they are.
+    """
     model = trainer.model
     results: dict[str, Any] = {}
+    scored: dict[str, _Scored] = {}
     for part, images in (("val", dataset.val), ("test", dataset.test)):
         if images and len(data := store.get(part, model, images)):
-            results[part] = _score(model, trainer.labels, data) | {"skipped": data.skipped}
+            logits = predict(model, trainer.labels, data)
+            results[part] = _score(logits, predict_plain(model, trainer.labels, data), data) | {"skipped": data.skipped}
+            scored[part] = _Scored(_paths(images, data), data, logits)
+    if review:
+        plain = store.get("train, as they are", model, dataset.train)
+        results["review"] = _review(_paths(dataset.train, plain), plain, scored, dataset.classes)
     results["train"] = {"images": len(trainer.data), "skipped": trainer.data.skipped}
     retrieved = retrieve(model, trainer.data.centres.flatten(0, 1))
     usage = model.pool.usage(retrieved)  # [L, N]
@@ -35,10 +51,37 @@ def evaluate(trainer: Trainer, dataset: Dataset, store: FeatureCache) -> dict[st
     return results
 
 
+class _Scored(NamedTuple):
+    """Images of one part, their features, and the logits of the prompt [I, C]."""
+
+    paths: list[str]
+    data: Features
+    logits: Tensor
+
+
+def _paths(images: list[LabelledImage], data: Features) -> list[str]:
+    return [str(images[row].path) for row in data.rows]
+
+
+def _review(
+    train_paths: list[str], train: Features, scored: dict[str, _Scored], classes: list[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return images to look at: of the training images `train` without augmentation, and of those that were scored."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    if scored:
+        last = list(scored.values())[-1]  # test images, if there are any
+        found["least_sure"] = least_sure(last.logits, last.data.targets, classes, last.paths)
+    features = [train.features[:, 0], *(part.data.features[:, 0] for part in scored.values())]
+    found["doubtful_labels"] = doubtful_labels(features[0], train.targets, classes, train_paths)
+    paths = [*train_paths, *(path for part in scored.values() for path in part.paths)]
+    found["near_duplicates"] = near_duplicates(torch.cat(features), paths)
+    return found
+
+
 def draw_figures(trainer: Trainer, results: dict[str, Any], example: LabelledImage, folder: Path) -> list[Path]:
     """Draw the figures of the report as PNG files in `folder`."""
     classes, pool = results["run"]["classes"], trainer.model.pool
-    figures = [folder / "curves.png"]
+    figures = [folder / "curves.png", *draw_review(results.get("review", {}), folder)]
     draw_curves(trainer.history, figures[0])
     if "test" in results:
         figures.append(folder / "confusion.png")
@@ -59,14 +102,62 @@ def draw_figures(trainer: Trainer, results: dict[str, Any], example: LabelledIma
     return figures
 
 
-def _score(model: AttriPrompt, labels: LabelTokens, data: Features) -> dict[str, Any]:
-    """Return the number of images, accuracy with and without prompts, and the confusion matrix (rows are the truth)."""
-    logits = predict(model, labels, data)
+def draw_review(review: dict[str, list[dict[str, Any]]], folder: Path) -> list[Path]:
+    """Draw the images to look at as PNG files in `folder`, a file for each kind that has any."""
+    captions: dict[str, list[tuple[Path, str]]] = {
+        "least_sure": [
+            (Path(row["image"]), f"is {row['label']}\n{row['predicted']} {row['score']:.0%}\nor {row['second']}")
+            for row in review.get("least_sure", [])
+        ],
+        "doubtful_labels": [
+            (Path(row["image"]), f"labelled {row['label']}\nlooks like {row['looks_like']}")
+            for row in review.get("doubtful_labels", [])
+        ],
+        "near_duplicates": [
+            (Path(file), f"{Path(file).parent.name}\n{Path(file).name}\n{number}: cosine {row['cosine']:.3f}")
+            for number, row in enumerate(review.get("near_duplicates", []), start=1)
+            for file in (row["image"], row["other"])
+        ],
+    }
+    drawn = []
+    for name, images in captions.items():
+        if images:
+            drawn.append(folder / f"{name}.png")
+            draw_sheet(images, drawn[-1])
+    return drawn
+
+
+def _score(logits: Tensor, plain: Tensor, data: Features) -> dict[str, Any]:
+    """Return the number of images, accuracy with and without prompts, and the confusion matrix (rows are the truth).
+
+    Intervals hold with 95% certainty: Wilson's for the accuracy, and for the gain over zero-shot that of a paired
+    difference.
+    """
     classes = logits.shape[1]
+    right, before = (each.argmax(1).cpu() == data.targets for each in (logits, plain))
     pairs = data.targets * classes + logits.argmax(1).cpu()
     return {
         "images": len(data),
-        "zero_shot": accuracy(predict_plain(model, labels, data), data.targets),
+        "zero_shot": accuracy(plain, data.targets),
         "prompted": accuracy(logits, data.targets),
+        "interval": [round(edge, 4) for edge in wilson(int(right.sum()), len(data))],
+        "gain_interval": [
+            round(edge, 4) for edge in paired(int((right & ~before).sum()), int((before & ~right).sum()), len(data))
+        ],
         "confusion": torch.bincount(pairs, minlength=classes**2).reshape(classes, classes).tolist(),
     }
+
+
+def wilson(right: int, count: int) -> tuple[float, float]:
+    """Wilson's 95% interval of a share."""
+    share, z = right / count, Z
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return centre - half, centre + half
+
+
+def paired(gained: int, lost: int, count: int) -> tuple[float, float]:
+    """95% interval of the difference of two shares of the same images, of which so many changed sides (Wald)."""
+    difference = (gained - lost) / count
+    half = Z * math.sqrt(gained + lost - (gained - lost) ** 2 / count) / count
+    return difference - half, difference + half
