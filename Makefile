@@ -63,6 +63,7 @@ dist: $(VENV)/installed
 	rm -rf dist build *.egg-info
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python tools/check_dist.py dist
 	rm -rf build *.egg-info dist/try
 	$(PYTHON) -m venv dist/try
 	dist/try/bin/pip install --quiet --constraint constraints.txt "$$(ls dist/*.whl)[onnx]"

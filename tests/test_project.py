@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -64,22 +63,20 @@ def test_the_files_and_headings_that_a_page_names_exist(page):
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="a source tree without git cannot be listed")
-def test_the_wheel_holds_every_tracked_file_of_the_packages(tmp_path):
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
-        "\n"
-    )
-    packages = ("train", "export", "runtime", "calibration")
-    wanted = {f"attri/{name}" for name in tracked if name.split("/")[0] in packages}
-    source = tmp_path / "source"
-    for name in [*(n for n in tracked if n.split("/")[0] in packages), "pyproject.toml", "README.md", "LICENSE"]:
-        if (ROOT / name).exists():
+def test_the_wheel_holds_every_tracked_file_of_the_packages(tmp_path, monkeypatch):
+    """The source archive and the rest of a release: make dist, which checks them with the same tool."""
+    monkeypatch.syspath_prepend(ROOT)
+    check_dist = importlib.import_module("tools.check_dist")
+    tracked, source = check_dist.tracked(), tmp_path / "source"
+    for name in tracked:
+        if name.split("/")[0] in check_dist.PACKAGES or "/" not in name:
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, source / name)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(source)]
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        assert wanted - set(archive.namelist()) == set()
+    assert check_dist.check_wheel(wheel, tracked) == []
+    assert check_dist.check_wheel(wheel, tracked | {"train/gone.py"}) == [f"{wheel.name} lacks attri/train/gone.py"]
     assert wheel.stat().st_size < 14 << 20
 
 
