@@ -40,6 +40,7 @@ LANES = {
     "process": "docs runtime/cli runtime/capture/test_cameras.py runtime/engines/tensorrt/test_load.py "
     "runtime/engines/tensorrt/test_gpu_tests.py benchmarks test_project.py test_imports.py",
 }
+LONGEST = "test_the_three_commands_as_readme_writes_them"
 MODEL = "pocket_model"  # the fixture that loads PyTorch's
 
 
@@ -72,9 +73,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if MODEL not in fixtures_of(item)]
     # Workers begin with a half each: one with what trains and exports, the other with what needs no bundle, until the
     # first has made it. Files stay together, because of what a module's tests share.
+    # The longest of all comes first, or at the end one worker would have it and the other nothing.
     waiting = {item.path for item in items if "bundle" in fixtures_of(item)}
     longest = {item.path for item in items if lanes_of(item.path) & {"training", "export"}}
-    items.sort(key=lambda item: (item.path not in longest, item.path in waiting))
+    items.sort(key=lambda item: (item.name != LONGEST, item.path not in longest, item.path in waiting))
 
 
 def fixtures_of(item: pytest.Item) -> Sequence[str]:

@@ -123,11 +123,9 @@ def digest(file: Path) -> str:
 
 def test_runs_with_several_threads_write_the_same_bytes_stopped_or_not(photos, tmp_path):
     """Each in a fresh process; one is stopped, and goes on where the machine now has one thread."""
-    whole, again, stopped = tmp_path / "whole", tmp_path / "again", tmp_path / "stopped"
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     options = ["--epochs", "12", "--output"]
-    for output in (whole, again):
-        subprocess.run(command_line(photos, *options, str(output)), env=threads(2), capture_output=True, check=True)
-    assert digest(again / "prompt.safetensors") == digest(whole / "prompt.safetensors")
+    subprocess.run(command_line(photos, *options, str(whole)), env=threads(2), capture_output=True, check=True)
     process = subprocess.Popen(
         command_line(photos, *options, str(stopped)), env=threads(2), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

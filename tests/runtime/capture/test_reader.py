@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,7 +112,7 @@ def test_what_cannot_be_mended_is_not_tried_again(
 
 
 def test_one_that_was_never_there_is_given_up_early(run: Callable[..., Run], caplog: pytest.LogCaptureFixture) -> None:
-    quick = {"initial_delay": 0.01, "max_delay": 0.02}
+    quick: dict[str, Any] = {"initial_delay": 0.01, "max_delay": 0.02}
     found = over(run([LOST], patience=RetryPolicy(**quick)))
     assert (found.reader.state, found.reader.restarts) == ("dead", 2)
     assert caplog.messages[-1] == "error: door: lost, given up after 2 retries"

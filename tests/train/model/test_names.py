@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -15,7 +16,7 @@ from attri.runtime.errors import FailedError, UsageError
 from attri.train.model.backbone import load_backbone
 
 TOWER = {"width": 64, "layers": 2}
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "embed_dim": 32,
     "vision_cfg": TOWER | {"image_size": 32, "head_width": 32, "patch_size": 8},
     "text_cfg": TOWER | {"context_length": 24, "vocab_size": 49408, "heads": 2},
@@ -42,7 +43,8 @@ def test_a_folder_of_open_clip_brings_weights_and_preprocessing(tmp_path):
     assert (preprocess.resize, preprocess.interpolation, preprocess.std) == ("squash", "bilinear", (0.25,) * 3)
     pixels = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        assert torch.equal(backbone.clip.encode_image(pixels), clip.encode_image(pixels))
+        ours: Any = backbone.clip
+        assert torch.equal(ours.encode_image(pixels), clip.encode_image(pixels))
 
 
 def test_a_repository_is_read_like_a_folder(tmp_path, monkeypatch):
@@ -138,8 +140,9 @@ def test_a_clip_model_of_hugging_face_gives_its_own_features(hugging_face):
     )
     ids = open_clip.SimpleTokenizer(context_length=24)(["a photo of a cat.", "a very small red apple"])
     theirs = model(input_ids=ids, pixel_values=pixels[None])
-    image = backbone.clip.encode_image(pixels[None], normalize=True)
-    text = backbone.clip.encode_text(ids, normalize=True)
+    clip: Any = backbone.clip
+    image = clip.encode_image(pixels[None], normalize=True)
+    text = clip.encode_text(ids, normalize=True)
     # Unit vectors in float32, by other kernels.
     assert (image - theirs.image_embeds).abs().max() < 1e-6
     assert (text - theirs.text_embeds).abs().max() < 1e-6
