@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from attri.runtime.engines.base import Engine
+from attri.runtime.engines.base import Engine, require_finite
 from attri.runtime.errors import EngineError
 from attri.runtime.prompt import Prompt
 
@@ -74,7 +74,7 @@ class VisionGraph:
             What it says to each of the prompts, in their order.
 
         Raises:
-            EngineError: The engine failed.
+            EngineError: The engine failed, or an output is not finite.
         """
         distinct = _distinct(prompts)
         most = self.engine.limits.get("B", len(pixels))
@@ -82,6 +82,8 @@ class VisionGraph:
         inputs = {"keys": self._table(distinct)}
         parts: list[list[NDArray[Any]]] = [self.engine.run({"pixels": each, **inputs}) for each in rows]
         features, nearest, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
+        require_finite(features, "image_features", self.engine)
+        require_finite(scores, "scores", self.engine)
         if len(distinct) == 1:
             return [VisionOutputs(features, prompts[0].select(nearest), scores)] * len(prompts)
         found, first = {}, 0

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attri.runtime.bundle import Bundle
-from attri.runtime.engines.base import Engine
+from attri.runtime.engines.base import Engine, require_finite
 from attri.runtime.prompt import Prompt
 from attri.runtime.text.cache import Features
 from attri.runtime.text.label_tokens import LabelTokens
@@ -43,6 +43,9 @@ class TextGraph:
 
         Returns:
             B times unit features [U, D], each an array of its own.
+
+        Raises:
+            EngineError: The engine failed, or a feature is not finite.
         """
         result: list[Features] | None = None
         for prompts, part in self._parts(tokens):
@@ -54,6 +57,7 @@ class TextGraph:
             if result is None:
                 result = [np.empty((len(tokens), image.shape[1]), np.float32) for image in images]
             for whole, image in zip(result, images, strict=True):
+                require_finite(image, "text_features", self._engine)
                 whole[prompts] = image  # a copy, because a view in the cache would keep its whole batch alive
         assert result is not None
         return result
