@@ -54,7 +54,13 @@ class _DistributedCommand(Command):
 
 @click.command(cls=_DistributedCommand)
 @option(DATA, "--data", type=_PATH, help=_DATA)
-@option(MODEL, "--model", default="pocket", show_default=True, help="open_clip model name, or the embedded pocket.")
+@option(
+    MODEL,
+    "--model",
+    default="pocket",
+    show_default=True,
+    help="open_clip model name, local-dir:FOLDER, hf-hub:OWNER/NAME, or the embedded pocket.",
+)
 @option(
     MODEL,
     "--pretrained",
@@ -186,6 +192,14 @@ class _DistributedCommand(Command):
     help="auto uses CUDA if PyTorch has it.",
 )
 @option(RUN, "--tensorboard", is_flag=True, help="Write TensorBoard events into the run folder.")
+@option(
+    MODEL,
+    "--list-models",
+    is_flag=False,
+    flag_value="",
+    metavar="[WORD]",
+    help="List open_clip's models (with WORD in name or tags): cost, weights, licence, whether supported.",
+)
 @click.version_option(package_name="attri")
 @click.pass_context
 def main(ctx: click.Context, /, **options: Any) -> None:
@@ -193,6 +207,11 @@ def main(ctx: click.Context, /, **options: Any) -> None:
 
     On several GPUs or in several processes: torchrun --nproc_per_node=N --no-python attri-train ...
     """
+    if (word := options.pop("list_models")) is not None:
+        from attri.train.commands import list_models
+
+        list_models(word)
+        return
     chosen = TrainOptions(**options)
     chosen.check([name for name in options if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE])
     from torch.cuda import OutOfMemoryError

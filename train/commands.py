@@ -9,6 +9,7 @@ import click
 import torch
 
 from attri.runtime._util.wording import plural
+from attri.runtime.errors import UsageError
 from attri.train import pocket
 from attri.train.config import METHODS
 from attri.train.data import Dataset, read_data, read_target
@@ -60,6 +61,23 @@ def compare_methods(options: TrainOptions, device: torch.device, progress: Progr
     )
     prompt, config = options.prompt_config(), options.train_config(_read(options, 1, 1).template)
     _print_results(protocols.run(spec, _load(options, device), prompt, config, options.output, progress))
+
+
+def list_models(word: str) -> None:
+    """Print open_clip's models with this word in their names or tags.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from attri.train.model.catalogue import entries
+
+    found = entries(word)
+    if not found:
+        raise UsageError(f"no model of open_clip has {word!r} in its name or tags: --list-models alone lists all")
+    for entry in found:
+        click.echo(entry.lines())
+    supported = sum(not entry.refusal for entry in found)
+    click.echo(f"{plural(len(found), 'model')}, {supported} supported", err=True)
 
 
 def _read(options: TrainOptions, seed: int, shots: int) -> Dataset:

@@ -106,7 +106,10 @@ def test_only_inputs_of_block_products_are_quantized(vision, found, quantized, f
     before = {node.name: list(node.input) for node in vision.graph.node}
     assert len(retrieval) > 100
     assert all(list(node.input) == before[node.name] for node in proto.graph.node if node.name in retrieval)
-    assert initializers(proto)["vision.tower.joint.weight"].dtype == np.float32
+    projection = [
+        array for name, array in initializers(proto).items() if name.endswith(("joint.weight", "visual.proj"))
+    ]
+    assert [array.dtype for array in projection] == [np.float32]  # one for both: the features' and retrieval's
 
 
 @pytest.mark.parametrize(("flavour", "greatest"), [(U8S8, 64), (S8S8, 127)], ids=["U8S8", "S8S8"])

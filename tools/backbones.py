@@ -1,0 +1,135 @@
+"""Write train/model/backbones.json, what each model of open_clip costs, and docs/backbones.md, the page of all models.
+
+python tools/backbones.py           # the page, from the costs that are known
+python tools/backbones.py --count   # the costs too: minutes, without weights
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "backbones.md"
+FAMILIES = {
+    "open_clip.transformer": "CLIP's ViT",
+    "open_clip.modified_resnet": "CLIP's ResNet",
+    "timm.eva": "EVA and PE-Core",
+    "timm.vitamin": "ViTamin",
+    "timm.vision_transformer_hybrid": "MobileCLIP-B",
+    "timm.vision_transformer": "timm's ViT (SigLIP, MobileCLIP2-L, vit_medium)",
+    "timm.vision_transformer_relpos": "ViT with relative positions",
+    "timm.convnext": "ConvNeXt",
+    "timm.swin_transformer": "Swin",
+    "timm.fastvit": "FastViT (MobileCLIP-S)",
+}
+INTRODUCTION = """# Backbones
+
+<!-- Made by tools/backbones.py: edit that. -->
+
+Which models of open_clip {version} attri takes, what they cost, and why it does not take the others. A model is an
+image tower and a text tower; `attri-train --list-models [WORD]` prints the same on a terminal. Beside these names
+`--model` takes `local-dir:FOLDER` (a folder that open_clip wrote, or a `CLIPModel` of Hugging Face in safetensors)
+and `hf-hub:OWNER/NAME`, which are taken or refused by the same rules.
+
+{supported} of {models} models are taken, {tags} of {all_tags} weight tags.
+
+| family | models taken | weight tags taken | not taken, and why |
+|---|---|---|---|
+{families}
+
+- **GFLOP** are floating-point operations as PyTorch counts them; a multiply-add counts as two. *vision* is one image;
+  *label* is one label of four tokens of its own ("red apple", the full stop, EOT), which is paid when an image
+  retrieves pool entries that the cache has not seen.
+- In a tower that is not causal every token of every label depends on the image: *label* then counts all of them.
+- **licence** is that of the weights, where it is known to attri: look at the card of the file that you use.
+- A tower that shrinks its map from stage to stage (ConvNeXt, ResNet, Swin) gives the patches of its last stage alone,
+  49 at 224 pixels, and its two or three blocks are shared in turn by all text blocks (`retrieval.sources` in the
+  manifest).
+"""
+HEADER = "| model | pixels | vision GFLOP | label GFLOP | weights and licence |\n|---|--:|--:|--:|---|"
+
+
+def page() -> str:
+    """The page in Markdown."""
+    import open_clip
+
+    from attri.train.model.catalogue import entries
+
+    every = entries()
+    kinds: dict[str, list[Any]] = {}
+    for entry in every:
+        kinds.setdefault(FAMILIES.get(entry.family, entry.family), []).append(entry)
+    rows, sections = [], []
+    for kind in [*FAMILIES.values(), *(kind for kind in kinds if kind not in FAMILIES.values())]:
+        members = kinds.get(kind, [])
+        if not members:
+            continue
+        taken = [entry for entry in members if not entry.refusal]
+        reasons: dict[str, int] = {}
+        for entry in members:
+            if entry.refusal:
+                reasons[entry.refusal] = reasons.get(entry.refusal, 0) + 1
+        why = "; ".join(f"{count}: {reason}" for reason, count in reasons.items())
+        tags = sum(len(entry.tags) for entry in taken), sum(len(entry.tags) for entry in members)
+        rows.append(f"| {kind} | {len(taken)} of {len(members)} | {tags[0]} of {tags[1]} | {why} |")
+        sections.append(f"\n## {kind}\n\n{HEADER}")
+        sections += [row(entry) for entry in members]
+    supported = [entry for entry in every if not entry.refusal]
+    return (
+        INTRODUCTION.format(
+            version=open_clip.__version__,
+            supported=len(supported),
+            models=len(every),
+            tags=sum(len(entry.tags) for entry in supported),
+            all_tags=sum(len(entry.tags) for entry in every),
+            families="\n".join(rows),
+        )
+        + "\n".join(sections)
+        + "\n"
+    )
+
+
+def row(entry: Any) -> str:
+    """One model, as a row."""
+    weights = "; ".join(f"`{tag}` {licence}".strip() for tag, licence in entry.tags.items()) or "none"
+    if entry.refusal:
+        weights = f"**not taken**: {entry.refusal}"
+    from attri.train.model.catalogue import number
+
+    return f"| {entry.name} | {entry.size} | {number(entry.vision)} | {number(entry.label)} | {weights} |"
+
+
+def count() -> None:
+    """Count the operations of every image tower, on tensors without memory."""
+    import open_clip
+    import torch
+    from open_clip.model import _build_vision_tower
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from attri.train.model.catalogue import COSTS
+
+    costs = {}
+    for name in open_clip.list_models():
+        config = open_clip.get_model_config(name)
+        vision = config["vision_cfg"]
+        with torch.device("meta"), torch.no_grad():
+            tower = _build_vision_tower(config["embed_dim"], vision, config.get("quick_gelu", False))
+            tower = tower.eval().requires_grad_(False)
+            trunk = getattr(tower, "trunk", None)
+            size = getattr(getattr(trunk, "patch_embed", None), "img_size", None) or [vision.get("image_size", 224)]
+            with FlopCounterMode(display=False) as counter:
+                tower(torch.empty(1, 3, size[0], size[0]))
+        parameters = sum(parameter.numel() for parameter in tower.parameters())
+        costs[name] = {"size": size[0], "vision": round(counter.get_total_flops() / 1e9, 3), "parameters": parameters}
+        print(name, costs[name], file=sys.stderr)
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(cost)}" for name, cost in sorted(costs.items()))
+    COSTS.write_text(f"{{\n{lines}\n}}\n")
+
+
+if __name__ == "__main__":
+    if "--count" in sys.argv:
+        count()
+    PAGE.write_text(page(), encoding="utf-8")
