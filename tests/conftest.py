@@ -27,8 +27,7 @@ with contextlib.suppress(ImportError):  # a device has pytest, and no more than 
 TESTS = Path(__file__).parent
 # What the files and folders of tests need. With --quick they are not even imported.
 LANES = {
-    "training": "train/test_fit.py train/test_fit_families.py train/evaluation train/training/test_distributed.py "
-    "train/report",
+    "training": "train/fitting train/test_fit_families.py train/evaluation train/training/test_distributed.py train/report",
     "models": "train/model/test_backbone.py train/model/test_fold.py train/model/test_retrieval.py "
     "train/model/test_towers.py train/model/test_names.py train/model/test_catalogue.py",
     "export": "export/graph export/bundle/test_report.py export/parity/test_drift.py export/test_command.py "
@@ -37,9 +36,10 @@ LANES = {
     "calibration/test_qdq.py runtime/engines/tensorrt/test_rtx.py",
     "browser": "runtime/web/test_page.py",
     "server": "runtime/deliver/test_mqtt.py runtime/deliver/test_mqtt_tasks.py runtime/capture/test_streams.py "
-    "runtime/web/test_server.py runtime/web/test_server_tasks.py",
+    "runtime/web/test_server.py runtime/web/test_server_tasks.py runtime/web/test_connections.py",
     "process": "docs runtime/cli runtime/capture/test_cameras.py runtime/engines/tensorrt/test_load.py "
-    "runtime/engines/tensorrt/test_gpu_tests.py benchmarks test_project.py test_imports.py",
+    "runtime/engines/tensorrt/test_fallback.py runtime/engines/tensorrt/test_gpu_tests.py "
+    "benchmarks test_project.py test_imports.py",
 }
 LONGEST = "test_the_three_commands_as_readme_writes_them"
 MODEL = "pocket_model"  # the fixture that loads PyTorch's

@@ -140,7 +140,7 @@ def frames_until(what: Callable[[], object], rate: float = 30, seconds: float = 
     return steps
 
 
-def wait_for(what: Callable[[], object], seconds: float = 5.0) -> None:
+def wait_for(what: Callable[[], object], seconds: float = 20.0) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, "waited in vain"

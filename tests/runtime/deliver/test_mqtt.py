@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import re
 import shutil
 import signal
 import socket
@@ -21,7 +20,7 @@ import jinja2
 import pytest
 from paho.mqtt.client import Client
 from support.peers import PREFIX, Listener, Mosquitto, Relay, real, wait_for
-from support.results import FakeControl, file_size_limit, make_result
+from support.results import FakeControl, make_result
 
 from attri.runtime.capture.base import SourceState
 from attri.runtime.deliver.mqtt.broker import Broker
@@ -29,7 +28,6 @@ from attri.runtime.deliver.mqtt.home_assistant import sensors
 from attri.runtime.deliver.mqtt.sink import MqttSink
 from attri.runtime.deliver.mqtt.topics import source_topics
 from attri.runtime.deliver.spool import Spool, spool_path
-from attri.runtime.errors import SinkError, UsageError
 
 TESTS = Path(__file__).parents[2]
 
@@ -486,139 +484,3 @@ def test_a_connection_that_breaks_off_at_the_end(broker, connect, listen, tmp_pa
     broker.kill()
     sink.close()
     Spool(tmp_path / "spool.sqlite").close()  # nobody holds it any more
-
-
-@pytest.mark.parametrize(
-    ("url", "words"),
-    [
-        ("mqtt://ann:s3cret@host", "no password in the URL"),
-        ("http://host", "broker is mqtt://"),
-        ("host:1883", "broker is mqtt://"),
-        ("mqtt://[::1", "broker is mqtt://"),
-        ("mqtt://host:99999", "broker is mqtt://"),
-        ("mqtt://host/topic", "broker is mqtt://"),
-        ("mqtt://host:0", "broker is mqtt://"),
-        ("mqtt://host#topic", "broker is mqtt://"),
-        ("mqtt://ann:s3cret/more@host", "no password in the URL"),
-        ("mqtt:/ann:s3cret@host", "no password in the URL"),
-        ("ann:s3cret@host", "no password in the URL"),
-        ("mqtt://s3cret\N{ACCOUNT OF}@host", "broker is mqtt://"),
-    ],
-)
-def test_urls_that_are_none(url: str, words: str) -> None:
-    with pytest.raises(UsageError, match=words) as caught:
-        Broker.parse(url)
-    assert "s3cret" not in str(caught.value)
-
-
-def test_parts_of_a_url() -> None:
-    assert Broker.parse("mqtts://ann@h", "x") == Broker("h", 8883, True, "ann", "x")
-    assert "x" not in Broker.parse("mqtts://ann@h", "x").address
-    assert Broker.parse("mqtt://ann%40plant@h").user == "ann@plant"
-    with pytest.raises(UsageError, match="needs a user"):
-        Broker.parse("mqtt://h", "x")
-    with pytest.raises(UsageError, match="certificates are for a broker at mqtts://"):
-        Broker.parse("mqtt://h", ca=Path("ca.pem"))
-
-
-@pytest.mark.parametrize("prefix", ["", "/", "a/+", "#", "a\nb"])
-def test_prefixes_that_are_none(prefix: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no MQTT topic"):
-        MqttSink(Broker("h", 1), prefix, lambda: Spool(tmp_path / "s"), FakeControl())
-
-
-def test_a_spool_is_bounded_and_says_so(tmp_path: Path, caplog) -> None:
-    spool = Spool(tmp_path / "s.sqlite", limit=3)
-    for number in range(6):
-        spool.add("t", b"%d" % number)
-    assert [message.body for message in spool.after(0, 9)] == [b"3", b"4", b"5"]
-    assert (len(spool), spool.dropped) == (3, 3)
-    assert caplog.text.count("the oldest are dropped") == 1
-    spool.done(spool.after(0, 9)[1].id)
-    spool.close()
-    again = Spool(tmp_path / "s.sqlite")
-    assert [message.body for message in again.after(0, 9)] == [b"5"]
-    assert len(again) == 1
-    again.close()
-
-
-def test_a_spool_belongs_to_one(tmp_path: Path) -> None:
-    first = Spool(tmp_path / "s.sqlite")
-    with pytest.raises(UsageError, match="in use by another attri-run"):
-        Spool(tmp_path / "s.sqlite")
-    first.close()
-    Spool(tmp_path / "s.sqlite").close()
-
-
-@pytest.mark.parametrize("text", [b"not a database, " * 99, b"SQLite format 3\0" + b"\xff" * 4096])
-def test_a_damaged_spool_is_put_aside(tmp_path: Path, text: bytes, caplog) -> None:
-    (tmp_path / "s.sqlite").write_bytes(text)
-    spool = Spool(tmp_path / "s.sqlite")
-    spool.add("t", b"x")
-    spool.close()
-    assert (tmp_path / "s.broken").read_bytes() == text
-    assert "was damaged" in caplog.text
-
-
-def test_a_spool_with_a_torn_page_is_put_aside(tmp_path: Path, caplog) -> None:
-    path, page = tmp_path / "s.sqlite", 4096
-    spool = Spool(path)
-    for _ in range(2000):
-        spool.add("t", bytes(200))
-    spool.close()
-    torn = bytearray(path.read_bytes())
-    middle = len(torn) // page // 2 * page
-    torn[middle : middle + page] = b"\xff" * page
-    path.write_bytes(torn)
-    spool = Spool(path)
-    assert len(spool) == 0
-    spool.add("t", b"x")
-    assert [message.body for message in spool.after(0, 9)] == [b"x"]
-    spool.close()
-    assert (tmp_path / "s.broken").read_bytes() == torn
-    assert "was damaged" in caplog.text
-
-
-class Unreadable(sqlite3.Connection):
-    """A connection to a disk that gives no messages while `is_broken`."""
-
-    is_broken = False
-
-    def execute(self, query: str, *rest: Any) -> sqlite3.Cursor:
-        if self.is_broken and query.startswith("SELECT id"):
-            raise sqlite3.OperationalError("disk I/O error")
-        return super().execute(query, *rest)
-
-
-def test_a_spool_that_cannot_be_read_for_a_while(tmp_path: Path, caplog, monkeypatch) -> None:
-    monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Unreadable))
-    spool = Spool(tmp_path / "s.sqlite")
-    monkeypatch.setattr(Unreadable, "is_broken", True)
-    spool.add("t", b"x")
-    assert spool.after(0, 9) == spool.after(0, 9) == []
-    assert caplog.text.count("disk I/O error") == 1
-    monkeypatch.setattr(Unreadable, "is_broken", False)
-    assert [message.body for message in spool.after(0, 9)] == [b"x"]
-    spool.close()
-
-
-def test_a_spool_on_a_full_disk(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "s.sqlite")
-    spool.add("t", b"before")
-    with file_size_limit(50_000), pytest.raises(SinkError, match="sqlite"):
-        spool.add("t", bytes(200_000))
-    spool.add("t", b"after")
-    assert [message.body for message in spool.after(0, 9)] == [b"before", b"after"]
-    spool.close()
-
-
-def test_where_a_spool_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", "/state")
-    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
-    assert spool_path(None, "mqtt", "mqtt://h:1/a").parent == Path("/state/attri")
-    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/attri:/other")
-    assert spool_path(None, "mqtt", "mqtt://h:1/a").parent == Path("/var/lib/attri")
-    assert spool_path(tmp_path, "mqtt", "mqtt://h/a/b") != spool_path(tmp_path, "mqtt", "mqtt://h/a.b")
-    assert re.fullmatch(r"webhook-h-[0-9a-f]{8}\.sqlite", spool_path(tmp_path, "webhook", "https://h:1/T0KEN").name)
-    with pytest.raises(UsageError, match="another spool folder"):
-        Spool(Path("/proc/nothing/s.sqlite"))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -20,7 +23,7 @@ from support.results import FakeControl, file_size_limit
 from attri.runtime.cli.command import Command
 from attri.runtime.cli.sink_options import Outputs, output_options
 from attri.runtime.cli.sinks import check_sinks, open_sinks
-from attri.runtime.deliver.spool import Spool
+from attri.runtime.deliver.spool import Spool, spool_path
 from attri.runtime.errors import AttriError, SinkError, UsageError
 
 
@@ -186,3 +189,100 @@ def test_a_folder_that_is_not_ours(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="another spool folder"):
         Spool(tmp_path / "s.sqlite")
     tmp_path.chmod(0o700)
+
+
+def test_a_spool_is_bounded_and_says_so(tmp_path: Path, caplog) -> None:
+    spool = Spool(tmp_path / "s.sqlite", limit=3)
+    for number in range(6):
+        spool.add("t", b"%d" % number)
+    assert [message.body for message in spool.after(0, 9)] == [b"3", b"4", b"5"]
+    assert (len(spool), spool.dropped) == (3, 3)
+    assert caplog.text.count("the oldest are dropped") == 1
+    spool.done(spool.after(0, 9)[1].id)
+    spool.close()
+    again = Spool(tmp_path / "s.sqlite")
+    assert [message.body for message in again.after(0, 9)] == [b"5"]
+    assert len(again) == 1
+    again.close()
+
+
+def test_a_spool_belongs_to_one(tmp_path: Path) -> None:
+    first = Spool(tmp_path / "s.sqlite")
+    with pytest.raises(UsageError, match="in use by another attri-run"):
+        Spool(tmp_path / "s.sqlite")
+    first.close()
+    Spool(tmp_path / "s.sqlite").close()
+
+
+@pytest.mark.parametrize("text", [b"not a database, " * 99, b"SQLite format 3\0" + b"\xff" * 4096])
+def test_a_damaged_spool_is_put_aside(tmp_path: Path, text: bytes, caplog) -> None:
+    (tmp_path / "s.sqlite").write_bytes(text)
+    spool = Spool(tmp_path / "s.sqlite")
+    spool.add("t", b"x")
+    spool.close()
+    assert (tmp_path / "s.broken").read_bytes() == text
+    assert "was damaged" in caplog.text
+
+
+def test_a_spool_with_a_torn_page_is_put_aside(tmp_path: Path, caplog) -> None:
+    path, page = tmp_path / "s.sqlite", 4096
+    spool = Spool(path)
+    for _ in range(2000):
+        spool.add("t", bytes(200))
+    spool.close()
+    torn = bytearray(path.read_bytes())
+    middle = len(torn) // page // 2 * page
+    torn[middle : middle + page] = b"\xff" * page
+    path.write_bytes(torn)
+    spool = Spool(path)
+    assert len(spool) == 0
+    spool.add("t", b"x")
+    assert [message.body for message in spool.after(0, 9)] == [b"x"]
+    spool.close()
+    assert (tmp_path / "s.broken").read_bytes() == torn
+    assert "was damaged" in caplog.text
+
+
+class Unreadable(sqlite3.Connection):
+    """A connection to a disk that gives no messages while `is_broken`."""
+
+    is_broken = False
+
+    def execute(self, query: str, *rest: Any) -> sqlite3.Cursor:
+        if self.is_broken and query.startswith("SELECT id"):
+            raise sqlite3.OperationalError("disk I/O error")
+        return super().execute(query, *rest)
+
+
+def test_a_spool_that_cannot_be_read_for_a_while(tmp_path: Path, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Unreadable))
+    spool = Spool(tmp_path / "s.sqlite")
+    monkeypatch.setattr(Unreadable, "is_broken", True)
+    spool.add("t", b"x")
+    assert spool.after(0, 9) == spool.after(0, 9) == []
+    assert caplog.text.count("disk I/O error") == 1
+    monkeypatch.setattr(Unreadable, "is_broken", False)
+    assert [message.body for message in spool.after(0, 9)] == [b"x"]
+    spool.close()
+
+
+def test_a_spool_on_a_full_disk(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "s.sqlite")
+    spool.add("t", b"before")
+    with file_size_limit(50_000), pytest.raises(SinkError, match="sqlite"):
+        spool.add("t", bytes(200_000))
+    spool.add("t", b"after")
+    assert [message.body for message in spool.after(0, 9)] == [b"before", b"after"]
+    spool.close()
+
+
+def test_where_a_spool_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/state")
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    assert spool_path(None, "mqtt", "mqtt://h:1/a").parent == Path("/state/attri")
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/attri:/other")
+    assert spool_path(None, "mqtt", "mqtt://h:1/a").parent == Path("/var/lib/attri")
+    assert spool_path(tmp_path, "mqtt", "mqtt://h/a/b") != spool_path(tmp_path, "mqtt", "mqtt://h/a.b")
+    assert re.fullmatch(r"webhook-h-[0-9a-f]{8}\.sqlite", spool_path(tmp_path, "webhook", "https://h:1/T0KEN").name)
+    with pytest.raises(UsageError, match="another spool folder"):
+        Spool(Path("/proc/nothing/s.sqlite"))

@@ -4,9 +4,12 @@ import ctypes
 import gc
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from attri.runtime.engines.tensorrt.cuda import Cuda
 
 SUPPORT = Path(__file__).parents[3] / "support" / "tensorrt"
 VERSIONS = ("8.6.1", "10.3.0", "10.16.1.11", "11.4.0.106")
@@ -62,3 +65,23 @@ def _own_state(tmp_path, monkeypatch, request):
     """Seals are not made with the user's own secret."""
     if "gpu" not in request.keywords:
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture
+def copy(bundle, tmp_path):
+    shutil.copytree(bundle, tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+@pytest.fixture
+def jetson(newest, cudart, monkeypatch):
+    """This machine has TensorRT 10.3 and a GPU; the module, to change what it is."""
+    monkeypatch.setitem(sys.modules, "tensorrt", newest)
+    monkeypatch.setattr(Cuda, "open", classmethod(lambda cls: cls(cudart)))
+    return newest
+
+
+@pytest.fixture
+def bare(monkeypatch):
+    """This machine has no TensorRT."""
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
