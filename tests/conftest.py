@@ -27,7 +27,7 @@ with contextlib.suppress(ImportError):  # a device has pytest, and no more than 
 TESTS = Path(__file__).parent
 # What the files and folders of tests need. With --quick they are not even imported.
 LANES = {
-    "training": "train/fitting train/test_fit_families.py train/evaluation train/training/test_distributed.py train/report",
+    "training": "train/fitting train/evaluation train/training/test_distributed.py train/report",
     "models": "train/model/test_backbone.py train/model/test_fold.py train/model/test_retrieval.py "
     "train/model/test_towers.py train/model/test_names.py train/model/test_catalogue.py",
     "export": "export/graph export/bundle/test_report.py export/parity/test_drift.py export/test_command.py "
