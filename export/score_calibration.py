@@ -22,6 +22,7 @@ from attri.calibration.confidence import (
     calibration_error,
     fit_temperature,
     held_out_error,
+    held_out_gain,
     logits_of,
     probabilities,
     summary,
@@ -234,16 +235,21 @@ def _fit_temperature(
 ) -> dict[str, Any]:
     """Fit a temperature to the base's logits [I, C] and targets [I]; returns it with its figures.
 
-    Unless it was `asked` for, one that makes the cross-validated calibration error worse is not kept.
+    Unless it was `asked` for, it is kept only where held-out images say that it does good: it makes the cross-validated
+    calibration error no worse, and the likelihood better by more than one standard error (benchmarks/confidence.md).
     """
     temperature, held_out = fit_temperature(logits, targets), held_out_error(logits, targets)
     plain = calibration_error(probabilities(logits).max(1), logits.argmax(1) == targets)
+    gain, unsure = held_out_gain(logits, targets)
     result: dict[str, Any] = {"temperature": temperature or 1.0, "validation": validation.what, "why": ""}
-    result |= {"checked": validation.checked, "held_out": held_out, "worse": held_out > plain}
+    result |= {"checked": validation.checked, "held_out": held_out, "worse": held_out > plain, "gain": [gain, unsure]}
     if temperature is None:
         result["why"] = "these images have no best temperature, it stays 1"
     elif held_out > plain and not asked:
         why = f"on held-out images a temperature makes the error {held_out:.1%}, from {plain:.1%}: it stays 1"
+        result |= {"temperature": 1.0, "why": why}
+    elif gain <= unsure and not asked:
+        why = f"on held-out images a temperature gains {gain:+.3f} nats, which is chance (± {unsure:.3f}): it stays 1"
         result |= {"temperature": 1.0, "why": why}
     result["base"] = summary(logits, targets, result["temperature"])
     if validation.novel is not None:

@@ -119,6 +119,19 @@ def test_the_held_out_error_is_that_of_temperatures_of_the_others():
     assert c.held_out_error(logits, targets) == pytest.approx(c.calibration_error(np.array(scores), right))
 
 
+def test_the_held_out_gain_is_that_of_temperatures_of_the_others():
+    logits, targets = drawn(3, images=43, sharpness=3.0)
+    gains = []
+    for i in range(43):
+        others = [j for j in range(43) if j % 5 != i % 5]
+        t = c.fit_temperature(logits[others], targets[others])
+        of_one = (logits[[i]], targets[[i]])
+        gains.append(c.negative_log_likelihood(*of_one) - c.negative_log_likelihood(*of_one, t))
+    mean, error = c.held_out_gain(logits, targets)
+    assert mean == pytest.approx(np.mean(gains))
+    assert error == pytest.approx(np.std(gains, ddof=1) / np.sqrt(43))
+
+
 def slow_auroc(known, unknown):
     wins = sum((k > u) + 0.5 * (k == u) for k in known for u in unknown)
     return wins / (len(known) * len(unknown))

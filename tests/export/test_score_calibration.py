@@ -190,6 +190,7 @@ def test_the_temperature_is_that_of_the_base(bundle, validation):
 @pytest.mark.parametrize("error", [0.0, 1.0])
 def test_a_temperature_that_does_harm_is_kept_only_where_it_was_asked_for(bundle, validation, monkeypatch, error):
     monkeypatch.setattr(module, "held_out_error", lambda logits, targets: error)
+    monkeypatch.setattr(module, "held_out_gain", lambda logits, targets: (0.2, 0.1))
     classifier = Classifier.load(bundle, device="cpu")
     by_itself, asked = (
         calibrate_scores(ScoreCalibrationRequest(validation, asked=asked), classifier) for asked in (False, True)
@@ -222,6 +223,21 @@ def test_images_that_cannot_be_read_count_for_nothing(bundle, validation, tmp_pa
     novel = dataclasses.replace(validation.base, test=broken)
     found = calibrate_scores(ScoreCalibrationRequest(Validation("validation images", some, novel)), classifier)
     assert (found["base"]["images"], "novel" in found) == (30, False)
+
+
+@pytest.mark.usefixtures("few_are_enough")
+def test_a_temperature_that_may_be_chance_is_kept_only_where_it_was_asked_for(bundle, validation, monkeypatch):
+    monkeypatch.setattr(module, "held_out_error", lambda logits, targets: 0.0)
+    monkeypatch.setattr(module, "held_out_gain", lambda logits, targets: (0.05, 0.06))
+    classifier = Classifier.load(bundle, device="cpu")
+    by_itself, asked = (
+        calibrate_scores(ScoreCalibrationRequest(validation, asked=asked), classifier) for asked in (False, True)
+    )
+    assert by_itself["temperature"] == 1.0
+    why = "on held-out images a temperature gains +0.050 nats, which is chance (± 0.060): it stays 1"
+    assert by_itself["why"] == why
+    assert (asked["why"], asked["gain"]) == ("", [0.05, 0.06])
+    assert asked["temperature"] != 1
 
 
 @pytest.mark.usefixtures("few_are_enough")
