@@ -11,23 +11,17 @@ from __future__ import annotations
 
 import ctypes
 import enum
-import functools
 import importlib.machinery
 import json
-import types
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-import onnxruntime as ort
+from support.tensorrt.execution import EngineInspector, ICudaEngine, IExecutionContext, Runtime
+from support.tensorrt.parts import MAGIC, TYPES, Member, Module, attribute, dims, host_memory
 
 MEMBERS = Path(__file__).parent / "members"
-MAGIC = b"stand-in engine\n"
 REJECTED = {"NonZero", "Unique"}  # of those that TensorRT does not take
-TYPES = {1: "FLOAT", 10: "HALF", 3: "INT8", 6: "INT32", 7: "INT64", 9: "BOOL", 2: "UINT8"}
-DESCRIPTIONS = {"FLOAT": "Float", "HALF": "Half", "INT8": "Row major Int8 format"}
 LAYERS = {
     "Constant": "CONSTANT",
     "Shape": "SHAPE",
@@ -38,22 +32,6 @@ LAYERS = {
 }
 FIXED = ("CONSTANT", "CAST", "QUANTIZE", "DEQUANTIZE")  # layers that bring their type with them
 FREE = ("_", "fake_")  # names that are ours, whatever the bindings of a version list
-HELD = 64  # bytes of device memory of an engine, and of a context
-
-
-class Module(types.ModuleType):
-    """A stand-in, and what the tests ask of it beside."""
-
-    __version__: str
-    cudart: ctypes.CDLL
-    gpu = ("Orin", "8.7")
-    broken = ""  # name of a method that fails
-    capturable = True
-    fixing = False  # an engine shows dimensions of which the profile has one extent as fixed
-    fused = False  # the inspector shows one layer, as 8.6 does of a transformer
-    skew = 0.0  # added to every float32 output: an engine that computes something else
-    builds = 0
-    live: dict[str, int]
 
 
 def bindings(version: str, cudart: ctypes.CDLL) -> Module:
@@ -94,33 +72,6 @@ def _missing(name: str) -> property:
     return property(fail)
 
 
-def _attribute(key: str, value: Any = None) -> Any:
-    """A plain attribute that may be set."""
-    private = f"_{key}"
-    return property(
-        lambda self: getattr(self, private, value), lambda self, new: object.__setattr__(self, private, new)
-    )
-
-
-class _Held:
-    """Device memory that goes when its owner goes."""
-
-    def __init__(self, trt: Module, kind: str) -> None:
-        self.trt, self.kind, self.at = trt, kind, ctypes.c_void_p()
-        assert trt.cudart.cudaMalloc(ctypes.byref(self.at), ctypes.c_size_t(HELD)) == 0
-        trt.live[kind] = trt.live.get(kind, 0) + 1
-
-    def __del__(self) -> None:
-        self.trt.cudart.cudaFree(self.at)
-        self.trt.live[self.kind] -= 1
-
-
-class _Member:
-    """What `_class` adds to each class."""
-
-    _trt: Module
-
-
 class ILogger:
     def __init__(self) -> None:
         pass
@@ -131,7 +82,7 @@ class IProgressMonitor:
         pass
 
 
-class Builder(_Member):
+class Builder(Member):
     def __init__(self, logger: Any) -> None:
         if self._trt.broken == "Builder":
             raise TypeError("pybind11::init(): factory function returned nullptr")
@@ -179,18 +130,10 @@ class Builder(_Member):
             "detailed": config.profiling_verbosity == trt.ProfilingVerbosity.DETAILED,
             "portable": [bool(config.hardware_compatibility_level), "VERSION_COMPATIBLE" in config.fake_flags],
         }
-        return _host_memory(trt, MAGIC + json.dumps(header).encode() + b"\n" + network.fake_model)
+        return host_memory(trt, MAGIC + json.dumps(header).encode() + b"\n" + network.fake_model)
 
 
-def _host_memory(trt: Module, data: bytes) -> Any:
-    """IHostMemory lends its bytes to memoryview, which a Python class cannot before 3.12: an array of ctypes does."""
-    array = ctypes.c_ubyte * len(data)
-    body = {name: value for name, value in vars(trt.IHostMemory).items() if not name.startswith("__")}
-    kind: Any = type("IHostMemory", (array,), body | {"nbytes": property(lambda self: len(data))})
-    return kind.from_buffer_copy(data)
-
-
-class INetworkDefinition(_Member):
+class INetworkDefinition(Member):
     def __init__(self, trt: Module, typed: bool) -> None:
         self.fake_typed, self.fake_model, self.fake_layers, self.fake_inputs = typed, b"", [], {}
 
@@ -207,7 +150,7 @@ class INetworkDefinition(_Member):
         kinds = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input, *graph.output)}
         trt = self._trt
         for value in graph.input:
-            self.fake_inputs[value.name] = trt.ITensor(value.name, _dims(value), TYPES[kinds[value.name]])
+            self.fake_inputs[value.name] = trt.ITensor(value.name, dims(value), TYPES[kinds[value.name]])
         for node in graph.node:
             outputs = [trt.ITensor(name, (), TYPES[kinds[name]]) for name in node.output if name in kinds]
             self.fake_layers.append(trt.ILayer(node, outputs))
@@ -231,7 +174,7 @@ class INetworkDefinition(_Member):
         return types
 
 
-class ITensor(_Member):
+class ITensor(Member):
     def __init__(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
         self._name, self._shape, self._dtype = name, shape, self._trt.DataType[dtype] if dtype != "INT64" else None
 
@@ -242,7 +185,7 @@ class ITensor(_Member):
     dtype = property(lambda self: self._trt.DataType.INT32 if self._dtype is None else self._dtype)
 
 
-class ILayer(_Member):
+class ILayer(Member):
     def __init__(self, node: onnx.NodeProto, outputs: list[Any]) -> None:
         self._name, self.fake_outputs, self.fake_types = node.name, outputs, {}
         self._type = self._trt.LayerType[LAYERS.get(node.op_type, "MATRIX_MULTIPLY")]
@@ -250,7 +193,7 @@ class ILayer(_Member):
     name = property(lambda self: self._name)
     type = property(lambda self: self._type)
     num_outputs = property(lambda self: len(self.fake_outputs))
-    precision = _attribute("precision")
+    precision = attribute("precision")
 
     def get_output(self, index: int) -> Any:
         return self.fake_outputs[index]
@@ -259,7 +202,7 @@ class ILayer(_Member):
         self.fake_types[index] = dtype
 
 
-class OnnxParser(_Member):
+class OnnxParser(Member):
     def __init__(self, network: Any, logger: Any) -> None:
         self._network, self._logger, self._errors = network, logger, []
 
@@ -297,13 +240,13 @@ class ParserError:
         return f"No importer registered for op: {self._node.op_type}"
 
 
-class IBuilderConfig(_Member):
+class IBuilderConfig(Member):
     def __init__(self) -> None:
         self.fake_flags, self.fake_profiles, self.fake_limits = {"TF32"}, [], {}
 
-    profiling_verbosity = _attribute("verbosity")
-    hardware_compatibility_level = _attribute("level", 0)
-    progress_monitor = _attribute("monitor")
+    profiling_verbosity = attribute("verbosity")
+    hardware_compatibility_level = attribute("level", 0)
+    progress_monitor = attribute("monitor")
 
     def set_flag(self, flag: Any) -> None:
         self.fake_flags.add(flag.name)
@@ -331,12 +274,12 @@ class IBuilderConfig(_Member):
         return self.fake_cache
 
 
-class ITimingCache(_Member):
+class ITimingCache(Member):
     def __init__(self, data: bytes) -> None:
         self.fake_data, self.fake_entries = data, int(data.split(b"|")[1]) if data else 0
 
     def serialize(self) -> Any:
-        return _host_memory(self._trt, repr(self._trt.gpu).encode() + b"|%d" % self.fake_entries)
+        return host_memory(self._trt, repr(self._trt.gpu).encode() + b"|%d" % self.fake_entries)
 
 
 class IOptimizationProfile:
@@ -346,182 +289,6 @@ class IOptimizationProfile:
     def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
         assert all(a <= b <= c for a, b, c in zip(min, opt, max, strict=True))
         self.fake_shapes[input] = [tuple(min), tuple(opt), tuple(max)]
-
-
-class Runtime(_Member):
-    engine_host_code_allowed = _attribute("host_code", False)
-
-    def __init__(self, logger: Any) -> None:
-        if self._trt.broken == "Runtime":
-            raise TypeError("pybind11::init(): factory function returned nullptr")
-        self._logger = logger
-
-    def deserialize_cuda_engine(self, serialized: bytes) -> Any:
-        trt, fail = self._trt, lambda text: self._logger.log(self._logger.ERROR, text)
-        if not serialized.startswith(MAGIC):
-            return fail("Serialization assertion stdVersionRead == kSERIALIZATION_VERSION failed. Version tag mismatch")
-        head, _, model = serialized[len(MAGIC) :].partition(b"\n")
-        about = json.loads(head)
-        if len(model) != about["size"]:
-            return fail("Serialization assertion safeVersionRead == kSAFE_SERIALIZATION_VERSION failed")
-        hardware, version = about["portable"]
-        if about["version"] != trt.__version__ and not version:
-            return fail(f"expecting library version {trt.__version__} got {about['version']}, please rebuild")
-        if version and not self.engine_host_code_allowed:
-            return fail("the engine contains host code, and engine_host_code_allowed is false")
-        if tuple(about["gpu"]) != trt.gpu and not hardware:
-            return fail(f"generated on an incompatible device, expecting {trt.gpu} got {tuple(about['gpu'])}")
-        return trt.ICudaEngine(about, model, self._logger)
-
-
-class ICudaEngine(_Member):
-    def __init__(self, about: dict[str, Any], model: bytes, logger: Any) -> None:
-        proto = onnx.load_from_string(model)
-        self.fake_about, self.fake_logger, self._held = about, logger, _Held(self._trt, "engine")
-        self.fake_session = _session(model)
-        self.fake_inputs = {value.name: _dims(value) for value in proto.graph.input}
-        self.fake_outputs = {value.name: _dims(value) for value in proto.graph.output}
-        self.fake_names = {
-            value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
-            for value in (*proto.graph.input, *proto.graph.output)
-        }
-        self.fake_kinds = {v.name: v.type.tensor_type.elem_type for v in (*proto.graph.input, *proto.graph.output)}
-
-    @property
-    def num_io_tensors(self) -> int:
-        return len(self.fake_names)
-
-    def get_tensor_name(self, index: int) -> str:
-        return list(self.fake_names)[index]
-
-    def get_tensor_mode(self, name: str) -> Any:
-        return self._trt.TensorIOMode.INPUT if name in self.fake_inputs else self._trt.TensorIOMode.OUTPUT
-
-    def get_tensor_dtype(self, name: str) -> Any:
-        return self._trt.DataType[TYPES[self.fake_kinds[name]]]
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        dims = self.fake_inputs[name] if name in self.fake_inputs else self.fake_outputs[name]
-        if not self._trt.fixing:
-            return dims
-        only = {
-            name: least
-            for tensor, (shape, _, most) in self.fake_about["profile"].items()
-            for name, least, greatest in zip(self.fake_names[tensor], shape, most, strict=True)
-            if least == greatest
-        }
-        return tuple(only.get(name, dim) for name, dim in zip(self.fake_names[name], dims, strict=True))
-
-    def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
-        return [tuple(each) for each in self.fake_about["profile"][name]]
-
-    def create_execution_context(self) -> Any:
-        if self._trt.broken == "context":
-            return self.fake_logger.log(
-                self.fake_logger.ERROR, "Error Code 2: OutOfMemory (Requested size was 1 bytes)"
-            )
-        return self._trt.IExecutionContext(self)
-
-    def create_engine_inspector(self) -> Any:
-        return self._trt.EngineInspector(self)
-
-
-class EngineInspector(_Member):
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
-
-    def get_engine_information(self, format: Any) -> str:
-        about = self._engine.fake_about
-        if not about["detailed"]:
-            return json.dumps({"Layers": ["a layer", "another"]})  # names only
-        outputs = [{"Format/Datatype": DESCRIPTIONS.get(kind, "Int32")} for kind in about["types"]]
-        if self._trt.fused:
-            name = "{ForeignNode[product...to_int32]}"
-            return json.dumps({"Layers": [{"Name": name, "LayerType": "Myelin", "Outputs": outputs[-1:]}]})
-        return json.dumps({"Layers": [{"Outputs": [output]} for output in outputs]})
-
-
-class IExecutionContext(_Member):
-    def __init__(self, engine: Any) -> None:
-        self._engine, self._held = engine, _Held(self._trt, "context")
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self._addresses: dict[str, int] = {}
-        self._calls: list[Callable[[], None]] = []
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        least, _, most = self._engine.fake_about["profile"].get(name, [self._engine.fake_inputs[name]] * 3)
-        fits = len(shape) == len(least) and all(a <= b <= c for a, b, c in zip(least, shape, most, strict=True))
-        if not fits or self._trt.broken == "set_input_shape":
-            logger = self._engine.fake_logger
-            logger.log(logger.ERROR, f"Error Code 3: API Usage Error (the shape {shape} is not in the profile)")
-            return False
-        self._shapes[name] = tuple(shape)
-        return True
-
-    def infer_shapes(self) -> list[str]:
-        if self._trt.broken == "infer_shapes":
-            raise RuntimeError("infer_shapes failed")
-        missing = [name for name in self._engine.fake_inputs if name not in self._shapes]
-        if not missing:
-            names = self._engine.fake_names
-            self._extents = {
-                dim: size
-                for name in self._engine.fake_inputs
-                for dim, size in zip(names[name], self._shapes[name], strict=True)
-            }
-        return missing
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        if name in self._engine.fake_inputs:
-            return self._shapes[name]
-        return tuple(self._extents.get(dim, dim) for dim in self._engine.fake_names[name])
-
-    def set_tensor_address(self, name: str, memory: int) -> bool:
-        self._addresses[name] = memory
-        return self._trt.broken != "set_tensor_address"
-
-    def execute_async_v3(self, stream_handle: int) -> bool:
-        trt, stream = self._trt, ctypes.c_void_p(stream_handle)
-        if trt.cudart.fake_capturing(stream) and not trt.capturable:
-            trt.cudart.fake_invalidate(stream)
-            return False
-        if trt.broken == "execute_async_v3" or set(self._addresses) != set(self._engine.fake_names):
-            logger = self._engine.fake_logger
-            logger.log(logger.ERROR, "Error Code 1: Cuda Runtime (an illegal memory access was encountered)")
-            return False
-        call = CALL(functools.partial(_compute, trt, self._engine, dict(self._shapes), dict(self._addresses)))
-        self._calls.append(call)  # a graph may call it for as long as the context lives
-        trt.cudart.fake_enqueue(stream, call)
-        return True
-
-
-CALL = ctypes.CFUNCTYPE(None)
-
-
-def _compute(trt: Module, engine: Any, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]) -> None:
-    feeds = {name: _at(addresses[name], shape, engine.fake_kinds[name]).copy() for name, shape in shapes.items()}
-    names = list(engine.fake_outputs)
-    for name, value in zip(names, engine.fake_session.run(names, feeds), strict=True):
-        skewed = value + np.float32(trt.skew) * np.arange(value.shape[-1], dtype=np.float32)
-        _at(addresses[name], value.shape, engine.fake_kinds[name])[...] = skewed if value.dtype == np.float32 else value
-
-
-def _at(address: int, shape: tuple[int, ...], kind: int) -> Any:
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
-    size = int(np.prod(shape)) * dtype.itemsize
-    memory: Any = (ctypes.c_byte * size).from_address(address)
-    return np.frombuffer(memory, dtype).reshape(shape)
-
-
-def _dims(value: onnx.ValueInfoProto) -> tuple[int, ...]:
-    return tuple(dim.dim_value or -1 for dim in value.type.tensor_type.shape.dim)
-
-
-def _session(model: bytes) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    options.add_session_config_entry("session.disable_quant_qdq", "1")  # TensorRT's int8 does not overflow
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 IMPLEMENTED = {
