@@ -18,7 +18,6 @@ from support.shared import made_once
 
 from attri.export.bundle.writer import check_target
 from attri.export.cli import main
-from attri.export.parity.images import find_parity_images
 from attri.runtime import Classifier
 from attri.runtime.bundle import Bundle
 from attri.runtime.cli.run import main as attri_run
@@ -496,9 +495,3 @@ def test_a_place_that_cannot_be_written_is_one_line(run, tmp_path):
     result = export(run, "--output", "file/bundle")
     assert result.exit_code == 1
     assert re.search("error: cannot write to .*file: ", result.stderr)
-
-
-def test_the_sample_is_even_over_the_folder():
-    images = find_parity_images(pocket.IMAGES, 25)
-    assert len({p.parent.name for p in images}) > 20
-    assert all("test" in p.parts for p in images)
