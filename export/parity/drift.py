@@ -39,6 +39,7 @@ GRAPHS = {
     ParityStage.TOP1: [VISION, TEXT],
 }
 BLOCK_NORM = re.compile(r"(\d+)\.ln_([12])\.")
+TIMM_NORM = re.compile(r"\btrunk\.(.+)\.weight$")  # before, after or inside of attention and MLP, as timm names it
 Array = NDArray[Any]
 
 
@@ -123,6 +124,10 @@ def name_layers(weights: Iterable[str]) -> Iterator[str]:
     last = -1  # the latest block of which both halves have begun
     for weight in weights:
         match = BLOCK_NORM.search(weight)
+        if of_timm := TIMM_NORM.search(weight):
+            yield f"what {of_timm[1]} reads"
+            yield of_timm[1]
+            continue
         block, half = (int(match[1]), int(match[2])) if match else (last + 1, 1)
         last = block if half == 2 else last
         yield f"block {block}, attention" if half == 2 else f"block {block - 1}, MLP" if block else "the embedding"

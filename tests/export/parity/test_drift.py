@@ -137,6 +137,16 @@ def test_layers_are_named_by_the_norms_around_them():
     ]
 
 
+def test_norms_of_timm_go_by_their_names_there():
+    weights = ["vision.tower.trunk.blocks.1.norm2.weight", "vision.tower.trunk.blocks.1.mlp.norm.weight"]
+    assert list(name_layers(weights)) == [
+        "what blocks.1.norm2 reads",
+        "blocks.1.norm2",
+        "what blocks.1.mlp.norm reads",
+        "blocks.1.mlp.norm",
+    ]
+
+
 def test_the_first_jump_counts_and_a_slow_rise_does_not():
     assert first_jump([("a", 1e-12), ("b", 9e-12), ("c", 8e-11)], 1e-12) is None
     assert first_jump([("a", 1e-12), ("b", 1e-7), ("c", 1.0)], 1e-12) == "b (1 - cosine 1.0e-07)"

@@ -17,6 +17,7 @@ import open_clip
 import pytest
 import torch
 from open_clip.model import CLIP
+from support.models import FAMILIES, small_tower
 
 from attri.calibration import qdq
 from attri.calibration.qdq import FEATURES, S8S8
@@ -69,6 +70,14 @@ def assert_builds(traced, model, folder, name, precision, opset):
 @pytest.mark.parametrize("name", [VISION, TEXT])
 def test_it_builds(traced, pocket_model, tmp_path, name, precision, opset):
     assert_builds(traced, pocket_model, tmp_path, name, precision, opset)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_builds_every_family_of_image_towers(traced, tmp_path, family):
+    torch.manual_seed(0)
+    model = AttriPrompt(small_tower(family), PromptConfig(pool_size=8)).eval()
+    assert_builds(traced, model, tmp_path, VISION, "fp16", 17)
 
 
 @pytest.fixture(scope="module", params=["ViT-B-32", "ViT-B-16"])
