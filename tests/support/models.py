@@ -54,6 +54,9 @@ def small_tower(name: str, double: bool = False) -> Backbone:
     custom = config.pop("custom_text", False)
     with mock.patch("open_clip.timm_model.timm.create_model", functools.partial(timm.create_model, **of_timm)):
         clip = (CustomTextCLIP if custom else CLIP)(**config)
+    head = getattr(getattr(clip.visual, "trunk", None), "head", None)
+    if isinstance(head, torch.nn.Linear):  # Eva's starts at a thousandth, and every image would be its bias
+        torch.nn.init.normal_(head.weight, std=head.in_features**-0.5)
     return frozen(clip, name, double)
 
 

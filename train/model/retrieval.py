@@ -123,7 +123,8 @@ class Retrieval(nn.Module):
         """Cluster and map. Tokens after one vision block [B, prefix + T, W] -> unit centres [B, K, D]."""
         x, centres = self.cluster(tokens, tower)
         if not tower.linear:
-            centres = centres * x[:, self.prefix :].norm(dim=-1).mean(1)[:, None, None]
+            lengths = (x * x).sum(-1)[:, self.prefix :].sqrt()  # [B, T]; sums alone, as in l2_normalize
+            centres = centres * (lengths.sum(1) / lengths.shape[1])[:, None, None]
         return l2_normalize(tower.joint(centres))
 
     def cluster(self, tokens: Tensor, tower: ImageTower) -> tuple[Tensor, Tensor]:

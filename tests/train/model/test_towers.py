@@ -21,6 +21,8 @@ from attri.runtime.text.label_tokens import encode_labels
 from attri.runtime.tokenizer import Tokenizer
 from attri.train.config import PromptConfig
 from attri.train.model import AttriPrompt
+from attri.train.model.foldable import supported_models
+from attri.train.model.towers import image_tower
 
 LABELS = ["cat", "a very small red apple"]
 TEMPLATE = "a photo of a {}."
@@ -102,6 +104,22 @@ def test_a_patch_alone_is_mapped_as_the_tower_pools_a_single_token(name, make_pi
     for token in last[0, tower.prefix :][:3]:
         own = pooled_alone(backbone.clip.visual, token)
         assert (normal(tower.joint(tower.normalize(token))) - own).abs().max() < 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", supported_models())
+def test_every_supported_model_has_a_tower_of_the_right_shapes(name):
+    """Real sizes and depths, on tensors without memory."""
+    config = open_clip.get_model_config(name)
+    vision, joint = config["vision_cfg"], config["embed_dim"]
+    with torch.device("meta"), torch.no_grad():
+        visual = open_clip.model._build_vision_tower(joint, vision, config.get("quick_gelu", False)).eval()
+        tower = image_tower(visual, joint, name)
+        states = list(tower.states(torch.empty(1, 3, tower.size, tower.size)))
+        assert len(states) == tower.layers
+        assert {state.shape[1] for state in states} == {tower.prefix + tower.grid[0] * tower.grid[1]}
+        assert tower.feature(states[-1]).shape == (1, joint)
+        assert tower.joint(tower.normalize(states[0])).shape == (*states[0].shape[:2], joint)
 
 
 def test_fewer_vision_blocks_than_text_blocks_are_shared_in_turn():

@@ -111,7 +111,8 @@ class ClipResNet(ImageTower):
     def feature(self, tokens: Tensor) -> Tensor:
         """Pool by attention; of the queries only the mean's is computed. [B, T, W] -> [B, D]."""
         pool = self.visual.attnpool
-        x = torch.cat([tokens.mean(1, keepdim=True), tokens], 1) + pool.positional_embedding  # [B, 1 + T, W]
+        mean = tokens.sum(1, keepdim=True) / tokens.shape[1]
+        x = torch.cat([mean, tokens], 1) + pool.positional_embedding  # [B, 1 + T, W]
         heads = pool.num_heads
         q = split_heads(linear(x[:, :1], pool.q_proj.weight, pool.q_proj.bias), heads)  # [B, H, 1, d]
         k, v = (split_heads(linear(x, part.weight, part.bias), heads) for part in (pool.k_proj, pool.v_proj))
