@@ -31,9 +31,9 @@ LANES = {
     "models": "train/model/test_backbone.py train/model/test_fold.py train/model/test_retrieval.py "
     "train/model/test_towers.py train/model/test_names.py train/model/test_catalogue.py",
     "export": "export/graph export/bundle/test_report.py export/parity/test_drift.py export/test_command.py "
-    "export/test_onnx.py export/test_families.py export/test_quantize.py export/test_roundtrip.py "
-    "calibration/test_activation_ranges.py "
-    "calibration/test_qdq.py runtime/engines/tensorrt/test_rtx.py",
+    "export/test_onnx.py export/test_families.py export/test_score_calibration.py export/test_quantize.py "
+    "export/test_roundtrip.py calibration/test_activation_ranges.py calibration/test_qdq.py "
+    "runtime/engines/tensorrt/test_rtx.py",
     "browser": "runtime/web/test_page.py",
     "server": "runtime/deliver/test_mqtt.py runtime/deliver/test_mqtt_tasks.py runtime/capture/test_streams.py "
     "runtime/web/test_server.py runtime/web/test_server_tasks.py runtime/web/test_connections.py",

@@ -106,7 +106,7 @@ def count() -> None:
     """Count the operations of every image tower, on tensors without memory."""
     import open_clip
     import torch
-    from open_clip.model import _build_vision_tower
+    from open_clip.model import CLIP
     from torch.utils.flop_counter import FlopCounterMode
 
     from attri.train.model.catalogue import COSTS
@@ -116,7 +116,8 @@ def count() -> None:
         config = open_clip.get_model_config(name)
         vision = config["vision_cfg"]
         with torch.device("meta"), torch.no_grad():
-            tower = _build_vision_tower(config["embed_dim"], vision, config.get("quick_gelu", False))
+            beside: Any = {"layers": 1, "width": 64, "heads": 1}  # a text tower of next to nothing
+            tower: Any = CLIP(config["embed_dim"], vision, beside, config.get("quick_gelu", False)).visual
             tower = tower.eval().requires_grad_(False)
             trunk = getattr(tower, "trunk", None)
             size = getattr(getattr(trunk, "patch_embed", None), "img_size", None) or [vision.get("image_size", 224)]

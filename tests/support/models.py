@@ -37,6 +37,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
+def vision_tower(width: int, config: dict[str, Any], quick_gelu: bool = False) -> torch.nn.Module:
+    """The image tower of a config of open_clip, beside a text tower of next to nothing."""
+    return CLIP(width, config, {"layers": 1, "width": 64, "heads": 1}, quick_gelu).visual
+
+
 @functools.cache
 def small_tower(name: str, double: bool = False) -> Backbone:
     """A seeded random model of that family: real widths, a small image tower, and 4 text blocks."""

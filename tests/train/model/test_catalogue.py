@@ -9,7 +9,7 @@ import open_clip
 import pytest
 import torch
 from click.testing import CliRunner
-from open_clip.model import _build_vision_tower
+from support.models import vision_tower
 from torch.utils.flop_counter import FlopCounterMode
 
 from attri.train.cli import main
@@ -53,7 +53,7 @@ def test_the_costs_are_what_pytorch_counts(name):
     config = open_clip.get_model_config(name)
     entry = next(entry for entry in entries(name) if entry.name == name)
     with torch.device("meta"), torch.no_grad():
-        tower = _build_vision_tower(config["embed_dim"], config["vision_cfg"], False)
+        tower = vision_tower(config["embed_dim"], config["vision_cfg"])
         tower = tower.eval().requires_grad_(False)
         with FlopCounterMode(display=False) as counter:
             tower(torch.empty(1, 3, entry.size, entry.size))

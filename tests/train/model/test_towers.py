@@ -14,7 +14,7 @@ from support.literal import (
     pooled_alone,
     source_block,
 )
-from support.models import FAMILIES, small_tower
+from support.models import FAMILIES, small_tower, vision_tower
 
 from attri.runtime.errors import UsageError
 from attri.runtime.text.label_tokens import encode_labels
@@ -113,7 +113,7 @@ def test_every_supported_model_has_a_tower_of_the_right_shapes(name):
     config = open_clip.get_model_config(name)
     vision, joint = config["vision_cfg"], config["embed_dim"]
     with torch.device("meta"), torch.no_grad():
-        visual = open_clip.model._build_vision_tower(joint, vision, config.get("quick_gelu", False)).eval()
+        visual = vision_tower(joint, vision, config.get("quick_gelu", False)).eval()
         tower = image_tower(visual, joint, name)
         states = list(tower.states(torch.empty(1, 3, tower.size, tower.size)))
         assert len(states) == tower.layers
