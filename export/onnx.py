@@ -108,14 +108,19 @@ def export_bundle(
 
     Raises:
         ParityError: the graphs do not agree with the model; nothing is written.
-        UsageError: an unknown precision or opset, no calibration images, or `path` is something that is not
-            a bundle.
+        UsageError: an unknown precision or opset, no calibration images, int8 for convolutions, or `path` is something
+            that is not a bundle.
         FailedError: the tracer did not write what was asked for, a graph called fp16 or int8 would not be, most images
             cannot be read, or the disk is full.
     """
     options, progress = options or ExportOptions(), progress or Progress()
     target, files = Path(path), [Path(image) for image in images]
     options.check(target, labels, files)
+    if options.calibration is not None and not model.vision.tower.transformer:
+        raise UsageError(
+            f"int8 quantizes transformer blocks, and the image tower of {model.backbone.public_name} is made of"
+            " convolutions: use fp16"
+        )
     progress.begin(f"reading {plural(len(files), 'image')} for the parity check")
     model = model.eval().cpu()
     parity_images = read_images(model.backbone, files)

@@ -48,6 +48,7 @@ and `hf-hub:OWNER/NAME`, which are taken or refused by the same rules.
 - A tower that shrinks its map from stage to stage (ConvNeXt, ResNet, Swin) gives the patches of its last stage alone,
   49 at 224 pixels, and its two or three blocks are shared in turn by all text blocks (`retrieval.sources` in the
   manifest).
+- Every model exports in fp32 and fp16; int8 quantizes transformer blocks, so ConvNeXt and ResNet are refused there.
 """
 HEADER = "| model | pixels | vision GFLOP | label GFLOP | weights and licence |\n|---|--:|--:|--:|---|"
 

@@ -14,9 +14,11 @@ from support.models import small_tower
 
 from attri.export.graph.precision import half_shares
 from attri.export.graph.trace import trace_vision
-from attri.export.onnx import export_bundle
+from attri.export.onnx import ExportOptions, export_bundle
 from attri.export.parity.gates import Gates
+from attri.export.quantize import Calibration
 from attri.runtime import Classifier
+from attri.runtime.errors import UsageError
 from attri.runtime.text.label_tokens import encode_labels
 from attri.runtime.tokenizer import Tokenizer
 from attri.train.config import PromptConfig
@@ -64,6 +66,14 @@ def test_half_precision_at_opset_17_holds_the_gates(model, make_pixels):
     assert (retrieved == model.pool.retrieve(centres).numpy()).mean() >= gates.retrieved
     alone = session.run(None, {"pixels": pixels[2:3], "keys": keys})
     assert np.abs(alone[0] - features[2:3]).max() < 2e-3  # of the batch: half rounds to a thousandth
+
+
+@pytest.mark.parametrize("model", ["convnext_tiny_d", "RN50"], indirect=True)
+def test_int8_of_convolutions_is_refused_first(model, image_files, tmp_path):
+    options = ExportOptions("int8", calibration=Calibration(image_files[0].parent))
+    with pytest.raises(UsageError, match=f"the image tower of {model.backbone.name} is made of convolutions: use fp16"):
+        export_bundle(model, tmp_path / "bundle", LABELS, image_files[10:14], options)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("model", ["PE-Core-T-16-384"], indirect=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -27,7 +28,12 @@ class ImageTower(nn.Module, ABC):
             Retrieval uses it, so it stays float32 in every precision; `feature` may use the same weights in half.
         joint_width: D.
         linear: whether `joint` has neither bias nor activation, so that a centre's length does not matter.
+
+    Attributes:
+        transformer: whether the products of its blocks are matrix products of tokens, which int8 quantizes.
     """
+
+    transformer: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -26,6 +26,8 @@ def tokens_of(x: Tensor) -> Tensor:
 class ConvNext(ImageTower):
     """timm's ConvNeXt: pools the mean of its map, then norm and projection."""
 
+    transformer = False
+
     def __init__(self, visual: Any, joint_width: int, name: str) -> None:
         trunk, size = visual.trunk, visual.image_size[0]
         side = size // trunk.feature_info[-1]["reduction"]
@@ -89,6 +91,8 @@ class Swin(ImageTower):
 
 class ClipResNet(ImageTower):
     """CLIP's ModifiedResNet: attention pooling whose one query is the mean of the map."""
+
+    transformer = False
 
     def __init__(self, visual: Any, joint_width: int, name: str) -> None:
         size = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
