@@ -22,6 +22,7 @@ class TextFormatter(logging.Formatter):
         self._redactor = redactor
 
     def format(self, record: logging.LogRecord) -> str:
+        """The record's lines, without secrets and control characters."""
         return printable_lines(self._redactor.redact(super().format(record)))
 
 
@@ -33,6 +34,7 @@ class JsonFormatter(logging.Formatter):
         self._redactor = redactor
 
     def format(self, record: logging.LogRecord) -> str:
+        """The record as one JSON object, without secrets."""
         found = {
             "time": format_utc(record.created),
             "level": record.levelname.lower(),
