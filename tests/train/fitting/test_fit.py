@@ -25,7 +25,8 @@ from attri.train.training.trainer import Trainer
 
 def test_a_run_is_complete_and_can_be_loaded(backbone, dataset):
     folder = fit(dataset, backbone, PROMPT, QUICK)
-    assert sorted(p.name for p in folder.iterdir()) == [
+    review = {"least_sure.png", "doubtful_labels.png", "near_duplicates.png"}  # of which there need be none
+    assert sorted({p.name for p in folder.iterdir()} - review) == [
         "clusters.png",
         "confusion.png",
         "curves.png",
