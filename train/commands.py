@@ -11,7 +11,7 @@ import torch
 from attri.runtime._util.wording import plural
 from attri.runtime.errors import UsageError
 from attri.train import pocket
-from attri.train.config import METHODS
+from attri.train.config import METHODS, Method, Protocol
 from attri.train.data import Dataset, read_data, read_target
 from attri.train.evaluation import benchmark, protocols
 from attri.train.fitting import fit
@@ -37,27 +37,14 @@ def train_prompt(options: TrainOptions, device: torch.device, progress: Progress
 def compare_methods(options: TrainOptions, device: torch.device, progress: Progress) -> None:
     """Train and score every method under --protocol and print the table."""
     assert options.protocol is not None
-    shots = options.shots or (protocols.FEW_SHOTS if options.protocol == "few-shot" else (protocols.SHOTS,))
-    methods, seeds = options.method or METHODS, options.seeds or (1, 2, 3)
     if options.datasets:
-        assert options.data is not None
-        names = () if options.datasets == ("all",) else options.datasets
-        found = benchmark.find(options.data, options.protocol, names)
-        chosen = benchmark.Benchmark(options.protocol, *found, methods, seeds, shots)
-        folder = options.output or RUNS / f"{options.protocol}-{options.model}-{options.data.resolve().name}"
-        run = benchmark.run(
-            chosen, _load(options, device), options.prompt_config(), options.train_config, folder, progress
-        )
-        if distributed.rank() == 0:
-            click.echo((run / "results.md").read_text(encoding="utf-8"))
+        _run_published(options, options.protocol, device, progress)
         return
     spec = protocols.ProtocolSpec(
         options.protocol,
         lambda seed, shots: _read(options, seed, shots),
         tuple(read_target(target) for target in _targets(options)),
-        methods,
-        seeds,
-        shots,
+        *_what_is_compared(options),
     )
     prompt, config = options.prompt_config(), options.train_config(_read(options, 1, 1).template)
     _print_results(protocols.run(spec, _load(options, device), prompt, config, options.output, progress))
@@ -78,6 +65,25 @@ def list_models(word: str) -> None:
         click.echo(entry.lines())
     supported = sum(not entry.refusal for entry in found)
     click.echo(f"{plural(len(found), 'model')}, {supported} supported", err=True)
+
+
+def _run_published(options: TrainOptions, protocol: Protocol, device: torch.device, progress: Progress) -> None:
+    """Run the published datasets below --data and print their table."""
+    assert options.data is not None
+    names = () if options.datasets == ("all",) else options.datasets
+    folders, missing = benchmark.find(options.data, protocol, names)
+    chosen = benchmark.Benchmark(protocol, folders, missing, *_what_is_compared(options))
+    backbone = _load(options, device)
+    folder = options.output or RUNS / f"{protocol}-{backbone.file_name}-{options.data.resolve().name}"
+    benchmark.run(chosen, backbone, options.prompt_config(), options.train_config, folder, progress)
+    if distributed.rank() == 0:
+        click.echo((folder / "results.md").read_text(encoding="utf-8"))
+
+
+def _what_is_compared(options: TrainOptions) -> tuple[tuple[Method, ...], tuple[int, ...], tuple[int, ...]]:
+    """Methods, seeds and shots of a protocol."""
+    shots = protocols.FEW_SHOTS if options.protocol == "few-shot" else (protocols.SHOTS,)
+    return options.method or METHODS, options.seeds or (1, 2, 3), options.shots or shots
 
 
 def _read(options: TrainOptions, seed: int, shots: int) -> Dataset:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import re
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from support.layouts import lay_out
 
+from attri.train import commands
 from attri.train.cli import main
 from attri.train.evaluation import benchmark
 from attri.train.evaluation.published import BASE_TO_NOVEL, CROSS_DATASET, DOMAINS
+from attri.train.model.backbone import load_backbone
 
 QUICK = ["--seeds", "1,2", "--shots", "1", "--epochs", "1", "--augmentations", "1", "--method", "zero-shot"]
 
@@ -112,6 +115,17 @@ def test_from_imagenet_to_others(tmp_path, image_files, protocol, targets, publi
     assert done.exit_code == 0, done.output
     assert rows(done.stdout)[0] == ["method", "ImageNet (source)", *targets, "average of targets"]
     assert published in done.stdout
+
+
+def test_a_model_in_a_folder_has_a_run_folder_of_one_name(tmp_path, image_files, monkeypatch):
+    """Its name has slashes and a colon."""
+    pocket = load_backbone()
+    monkeypatch.setattr(commands, "load_backbone", lambda *_: replace(pocket, name="local-dir:models/pocket"))
+    root = trees(tmp_path / "data", image_files, "EuroSAT")
+    done = run(root, "--protocol", "base-to-novel")
+    assert done.exit_code == 0, done.output
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert (folder / "EuroSAT/results.json").exists()
 
 
 def test_few_shot_over_datasets(tmp_path, image_files):
