@@ -74,7 +74,8 @@ def _review(
     features = [train.features[:, 0], *(part.data.features[:, 0] for part in scored.values())]
     found["doubtful_labels"] = doubtful_labels(features[0], train.targets, classes, train_paths)
     paths = [*train_paths, *(path for part in scored.values() for path in part.paths)]
-    found["near_duplicates"] = near_duplicates(torch.cat(features), paths)
+    parts = ["train"] * len(train_paths) + [name for name, part in scored.items() for _ in part.paths]
+    found["near_duplicates"] = near_duplicates(torch.cat(features), paths, parts)
     return found
 
 
@@ -114,9 +115,9 @@ def draw_review(review: dict[str, list[dict[str, Any]]], folder: Path) -> list[P
             for row in review.get("doubtful_labels", [])
         ],
         "near_duplicates": [
-            (Path(file), f"{Path(file).parent.name}\n{Path(file).name}\n{number}: cosine {row['cosine']:.3f}")
+            (Path(file), f"{part}: {Path(file).parent.name}\n{Path(file).name}\n{number}: cosine {row['cosine']:.3f}")
             for number, row in enumerate(review.get("near_duplicates", []), start=1)
-            for file in (row["image"], row["other"])
+            for file, part in zip((row["image"], row["other"]), row["parts"], strict=True)
         ],
     }
     drawn = []

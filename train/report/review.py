@@ -59,11 +59,12 @@ def doubtful_labels(features: Tensor, targets: Tensor, classes: list[str], paths
         classes: names.
         paths: of the images.
     """
+    features = features.float().cpu()
     counts = torch.bincount(targets, minlength=len(classes))
-    sums = torch.zeros(len(classes), features.shape[1]).index_add(0, targets, features.float().cpu())
-    cosines = features.float().cpu() @ torch.nn.functional.normalize(sums, dim=1).T  # [I, C]
-    rest = torch.nn.functional.normalize(sums[targets] - features.float().cpu(), dim=1)
-    own = (features.float().cpu() * rest).sum(1)
+    sums = torch.zeros(len(classes), features.shape[1]).index_add(0, targets, features)
+    cosines = features @ torch.nn.functional.normalize(sums, dim=1).T  # [I, C]
+    rest = torch.nn.functional.normalize(sums[targets] - features, dim=1)
+    own = (features * rest).sum(1)
     cosines[torch.arange(len(targets)), targets] = -2.0  # below every cosine
     other, place = cosines.max(1)
     lead = torch.where(counts[targets] > 1, other - own, torch.tensor(-torch.inf))  # of one image nothing is left
@@ -79,12 +80,13 @@ def doubtful_labels(features: Tensor, targets: Tensor, classes: list[str], paths
     ]
 
 
-def near_duplicates(features: Tensor, paths: list[str]) -> list[Row]:
+def near_duplicates(features: Tensor, paths: list[str], parts: list[str]) -> list[Row]:
     """Pairs of images whose features are all but the same, nearest first.
 
     Args:
         features: unit rows [I, D], of all parts.
-        paths: of the images; with the part in front, a pair of training and test image shows itself.
+        paths: of the images.
+        parts: of the data that they belong to: "train", "val" or "test".
     """
     features = features.float().cpu()
     pairs: list[tuple[float, int, int]] = []
@@ -96,7 +98,10 @@ def near_duplicates(features: Tensor, paths: list[str]) -> list[Row]:
         rows, columns = (places // len(features) + start).tolist(), (places % len(features)).tolist()
         pairs = sorted([*pairs, *zip(values.tolist(), rows, columns, strict=True)], reverse=True)[:MOST]
     pairs = [pair for pair in pairs if pair[0] > DUPLICATE]
-    return [{"image": paths[i], "other": paths[j], "cosine": round(value, 4)} for value, i, j in pairs]
+    return [
+        {"image": paths[i], "other": paths[j], "parts": [parts[i], parts[j]], "cosine": round(value, 4)}
+        for value, i, j in pairs
+    ]
 
 
 def draw_sheet(images: list[tuple[Path, str]], path: Path) -> None:

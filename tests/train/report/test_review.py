@@ -54,7 +54,8 @@ def test_near_duplicates_are_those_of_a_comparison_of_all_with_all(monkeypatch):
         ((float(features[i] @ features[j]), i, j) for i in range(20) for j in range(i + 1, 20)), reverse=True
     )
     expected = [(str(i), str(j)) for value, i, j in by_hand if value > DUPLICATE]
-    rows = near_duplicates(features, [str(i) for i in range(20)])
+    rows = near_duplicates(features, [str(i) for i in range(20)], ["train"] * 5 + ["test"] * 15)
+    assert next(row["parts"] for row in rows if row["other"] == "7") == ["train", "test"]
     assert [(row["image"], row["other"]) for row in rows] == expected
     assert ("2", "7") in expected
 
