@@ -31,8 +31,8 @@ INTRODUCTION = """# Backbones
 
 Which models of open_clip {version} attri takes, what they cost, and why it does not take the others. A model is an
 image tower and a text tower; `attri-train --list-models [WORD]` prints the same on a terminal. Beside these names
-`--model` takes `local-dir:FOLDER` (a folder that open_clip wrote, or a `CLIPModel` of Hugging Face in safetensors)
-and `hf-hub:OWNER/NAME`, which are taken or refused by the same rules.
+`--model` takes `local-dir:FOLDER` (a folder that open_clip wrote, or a `CLIPModel` or `SiglipModel` of Hugging
+Face in safetensors) and `hf-hub:OWNER/NAME`, which are taken or refused by the same rules.
 
 {supported} of {models} models are taken, {tags} of {all_tags} weight tags.
 
@@ -43,14 +43,55 @@ and `hf-hub:OWNER/NAME`, which are taken or refused by the same rules.
 - **GFLOP** are floating-point operations as PyTorch counts them; a multiply-add counts as two. *vision* is one image;
   *label* is one label of four tokens of its own ("red apple", the full stop, EOT), which is paid when an image
   retrieves pool entries that the cache has not seen.
-- In a tower that is not causal every token of every label depends on the image: *label* then counts all of them.
+- In a text tower that is not causal (SigLIP, MobileCLIP-S, CLIPA) every token of a label depends on the image from the
+  first prompted block on. Only the last two blocks are prompted there (`attri-train --depth`), and *once* counts the
+  blocks before, which are computed when a label is set.
 - **licence** is that of the weights, where it is known to attri: look at the card of the file that you use.
-- A tower that shrinks its map from stage to stage (ConvNeXt, ResNet, Swin) gives the patches of its last stage alone,
-  49 at 224 pixels, and its two or three blocks are shared in turn by all text blocks (`retrieval.sources` in the
-  manifest).
-- Every model exports in fp32 and fp16; int8 quantizes transformer blocks, so ConvNeXt and ResNet are refused there.
+- A tower that shrinks its map from stage to stage (ConvNeXt, ResNet, Swin, FastViT) gives the patches of its last stage
+  alone, 49 at 224 pixels, and its two or three blocks are shared in turn by all text blocks. `attri-train --sources`
+  says otherwise, with a vision block for each prompted text block (`retrieval.sources` in the manifest).
+- Every model exports in fp32 and fp16; int8 quantizes transformer blocks, so ConvNeXt, ResNet and FastViT are refused
+  there.
+- SigLIP and CLIPA have vocabularies of their own: `pip install 'attri[siglip]'`, on the device too. The tokenizer's
+  file is fetched with the weights, or read from the model's folder (`tokenizer.json` and `tokenizer_config.json`), and
+  travels in the bundle.
 """
-HEADER = "| model | pixels | vision GFLOP | label GFLOP | weights and licence |\n|---|--:|--:|--:|---|"
+ADVICE = """
+## Which one
+
+By operations alone, as ratios to {first}: what of them is time depends on the machine, and only a device can say what
+runs there. `python -m benchmarks.backbones` measures one of each family on a CPU, in one run;
+[the Jetson pages](howto/jetson/README.md) have the command that measures a bundle on a device.
+
+| model | cached frame | uncached frame, 100 labels | uncached frame, 1,000 labels | setting 100 labels, GFLOP |
+|---|--:|--:|--:|--:|
+{rows}
+
+A cached frame costs the vision tower; an uncached one also every label, unless `--shortlist` bounds them.
+
+- **On a CPU**: the fewest operations, so {first}, RN50, ViTamin-S or MobileCLIP2-S0 (whose weights are for research
+  alone). [int8](howto/int8.md) is faster still, but quantizes no convolutions.
+- **On a device of Orin Nano's class**: fp16, and images of 224 to 256 pixels. 10 cached frames a second of {b16} are
+  {rate:.2f} TFLOP a second. Which family runs fastest there has not been measured.
+- **With many labels**: a causal text tower, whose labels cost {causal} GFLOP where SigLIP2-B's cost {siglip}, or
+  `--shortlist`. Where a scene stays and labels seldom change, the cache hides the difference.
+- **For accuracy**: measure it on your own images ([compare](howto/compare.md)); no pretrained model has been measured
+  with prompts here, and prompts in the last two blocks alone (SigLIP, MobileCLIP-S) not at all.
+"""
+ADVISED = (
+    "ViT-B-32",
+    "ViT-B-16",
+    "RN50",
+    "convnext_base",
+    "PE-Core-T-16-384",
+    "EVA02-B-16",
+    "ViTamin-S",
+    "MobileCLIP-B",
+    "MobileCLIP2-S0",
+    "ViT-B-32-SigLIP2-256",
+    "ViT-B-16-SigLIP2",
+)
+HEADER = "| model | pixels | vision GFLOP | label GFLOP | once | weights and licence |\n|---|--:|--:|--:|--:|---|"
 
 
 def page() -> str:
@@ -88,19 +129,46 @@ def page() -> str:
             all_tags=sum(len(entry.tags) for entry in every),
             families="\n".join(rows),
         )
+        + advice({entry.name: entry for entry in every})
         + "\n".join(sections)
         + "\n"
     )
 
 
-def row(entry: Any) -> str:
-    """One model, as a row."""
-    weights = "; ".join(f"`{tag}` {licence}".strip() for tag, licence in entry.tags.items()) or "none"
-    if entry.refusal:
-        weights = f"**not taken**: {entry.refusal}"
+def advice(every: dict[str, Any]) -> str:
+    """Which model for what, by operations."""
     from attri.train.model.catalogue import number
 
-    return f"| {entry.name} | {entry.size} | {number(entry.vision)} | {number(entry.label)} | {weights} |"
+    first, *_ = ADVISED
+    rows = []
+    for name in ADVISED:
+        entry = every[name]
+
+        def ratio(labels: int, entry: Any = entry) -> str:
+            return f"{(entry.vision + labels * entry.label) / (every[first].vision + labels * every[first].label):.2g}"
+
+        once = number(100 * entry.once) if entry.once else ""
+        rows.append(f"| {name} | {' | '.join(ratio(labels) for labels in (0, 100, 1000))} | {once} |")
+    return ADVICE.format(
+        first=first,
+        b16="ViT-B-16",
+        rate=10 * every["ViT-B-16"].vision / 1000,
+        causal=number(every[first].label),
+        siglip=number(every["ViT-B-16-SigLIP2"].label),
+        rows="\n".join(rows),
+    )
+
+
+def row(entry: Any) -> str:
+    """One model, as a row."""
+    from attri.train.model.catalogue import number
+    from attri.train.model.foldable import nearest_model
+
+    weights = "; ".join(f"`{tag}` {licence}".strip() for tag, licence in entry.tags.items()) or "none"
+    if entry.refusal:
+        weights = f"**not taken**: {entry.refusal}; nearest: {nearest_model(entry.name)}"
+    once = number(entry.once) if entry.once else ""
+    return f"| {entry.name} | {entry.size} | {number(entry.vision)} | {number(entry.label)} | {once} | {weights} |"
 
 
 def count() -> None:

@@ -49,7 +49,12 @@ class PromptConfig:
     topk: int = 1  # k, pool entries that each centre retrieves (our choice)
     prompt_length: int = 2  # p, prompt tokens per pool entry (our choice)
     static_tokens: int = 0  # q, deep prompt tokens that every image sees (our choice)
-    depth: int | None = None  # prompted text blocks from the first on; None is all of them (paper: all)
+    # Prompted text blocks, from the first on; None is all of them (paper: all). Of a text tower that is not causal they
+    # are the last ones, and None is 2: the blocks before cost nothing per image (our choice).
+    depth: int | None = None
+    # Vision block (from 1) that each prompted text block retrieves with; None spreads them evenly (our choice). A tower
+    # that shrinks its map has only the two or three blocks of its last stage: neighbouring text blocks share them.
+    sources: tuple[int, ...] | None = None
     # One pool for all blocks (paper: "a prompt pool"). As accurate on the pocket set as one per block, and steadier:
     # 94, 84, 80 and 94% of the frames of four still shots hit the cache (benchmarks/cache.md), not 86, 84, 72 and 71%.
     shared: bool = True
@@ -59,6 +64,10 @@ class PromptConfig:
         for name in (*at_least_one, "pool_size", "static_tokens", "lloyd_steps"):
             if getattr(self, name) < int(name in at_least_one):
                 raise UsageError(f"{name} is {getattr(self, name)}: it must be {int(name in at_least_one)} or more")
+        if self.sources is not None:
+            object.__setattr__(self, "sources", tuple(self.sources))  # JSON has lists
+        if self.sources is not None and min(self.sources, default=0) < 1:
+            raise UsageError(f"sources is {self.sources}: vision blocks are counted from 1")
         _require("kmeans_init", self.kmeans_init, KMEANS_INITS)
         if self.pool_size == 0 and self.static_tokens == 0:
             raise UsageError("pool_size and static_tokens are both 0: nothing would be learned")

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,19 @@ import torch
 from attri.runtime._util.signals import defer_signals
 from attri.runtime._util.wording import plural
 from attri.runtime.errors import EngineError, UsageError
-from attri.runtime.text.label_tokens import LabelTokens, encode_labels
-from attri.runtime.tokenizer import Tokenizer
+from attri.runtime.text.reader import Tokens
 from attri.train.config import Device, PromptConfig, TrainConfig, trainable_parts
 from attri.train.data.read import Dataset
 from attri.train.model.attriprompt import AttriPrompt
 from attri.train.model.backbone import Backbone, load_backbone
 from attri.train.model.pool import fit_keys
+from attri.train.report.learning_curve import fewer_shots, learning_curve
 from attri.train.report.report import write_report
 from attri.train.report.results import draw_figures, evaluate
 from attri.train.training import checkpoint, distributed
 from attri.train.training.checkpoint import Run
-from attri.train.training.features import FeatureCache, require_classes
+from attri.train.training.features import FeatureCache, Features, require_classes
+from attri.train.training.predict import predict
 from attri.train.training.progress import Progress
 from attri.train.training.run_folder import RunFolder, claim
 from attri.train.training.tensorboard import Scalars
@@ -72,9 +74,9 @@ def restore_threads(progress_state: dict[str, Any]) -> None:
     torch.set_num_threads(progress_state.get("threads", torch.get_num_threads()))
 
 
-def label_tokens(model: AttriPrompt, labels: list[str], template: str) -> LabelTokens:
-    """Encode labels in a template for a model's context length."""
-    return encode_labels(Tokenizer(), labels, template, model.backbone.context_length)
+def label_tokens(model: AttriPrompt, labels: list[str], template: str) -> Tokens:
+    """Encode labels in a template, as the model reads text."""
+    return model.backbone.reader.encode(labels, template)
 
 
 def frozen_text(model: AttriPrompt, labels: list[str], templates: tuple[str, ...]) -> torch.Tensor:
@@ -96,10 +98,59 @@ def new_trainer(
     model = AttriPrompt(backbone, prompt).to(backbone.token_embedding.device)
     data = store.get("encode", model, dataset.train, views=config.augmentations, seed=config.seed)
     require_classes(data, dataset.classes)
-    generator = torch.Generator().manual_seed(config.seed)
-    fit_keys(model.pool, data.centres.flatten(0, 1), generator)
+    fit_keys_of(model, data, config)
     labels = label_tokens(model, dataset.classes, config.template)
     return Trainer(model, labels, frozen_text(model, dataset.classes, config.frozen_templates), data, config)
+
+
+def fit_keys_of(model: AttriPrompt, data: Features, config: TrainConfig) -> None:
+    """Fit a new model's keys to the centres of its training images."""
+    fit_keys(model.pool, data.centres.flatten(0, 1), torch.Generator().manual_seed(config.seed))
+
+
+def train_with_fewer(trainer: Trainer, dataset: Dataset, store: FeatureCache) -> dict[str, Any]:
+    """Train again with a quarter and a half of the images of each class, and score all on the same images.
+
+    Args:
+        trainer: has trained with all of them.
+        dataset: its test images are scored, or its validation images where it has none.
+        store: their features.
+
+    Returns:
+        See `learning_curve`.
+    """
+    part, scored = ("test", dataset.test) if dataset.test else ("val", dataset.val)
+    data = store.get(part, trainer.model, scored)
+    most = int(torch.bincount(trainer.data.targets).max())
+    trainers = {}
+    for shots in fewer_shots(most):
+        torch.manual_seed(trainer.config.seed)
+        model = AttriPrompt(trainer.model.backbone, trainer.model.config).to(trainer.model.pool.keys.device)
+        few = trainer.data.first(shots)
+        fit_keys_of(model, few, trainer.config)
+        trainers[shots] = Trainer(model, trainer.labels, trainer.frozen, few, trainer.config)
+        store.progress.say(f"learning curve: {shots} of {plural(most, 'image')} per class")
+        steps = trainer.config.epochs * trainers[shots].steps_per_epoch
+        with store.progress.training(steps, 0) as bar:
+            trainers[shots].run(bar, lambda _: None)
+    trainers[most] = trainer
+    right = {
+        shots: predict(each.model, each.labels, data).argmax(1).cpu() == data.targets
+        for shots, each in trainers.items()
+    }
+    return learning_curve(part, right, {shots: len(each.data) for shots, each in trainers.items()})
+
+
+def check_curve(dataset: Dataset) -> None:
+    """Check that a learning curve can be measured.
+
+    Raises:
+        UsageError: there is one training image per class, or nothing to score.
+    """
+    if max(Counter(image.target for image in dataset.train).values()) < 2:
+        raise UsageError("a learning curve needs a class with two training images or more")
+    if not dataset.test and not dataset.val:
+        raise UsageError("a learning curve needs test images")
 
 
 def fit(
@@ -111,6 +162,7 @@ def fit(
     store: FeatureCache | None = None,
     scalars: bool = False,
     latest: bool = True,
+    curve: bool = False,
 ) -> Path:
     """Train, evaluate and write a run; resume where an earlier process with the same settings was stopped.
 
@@ -123,18 +175,21 @@ def fit(
         store: features shared with other runs, and the progress to show.
         scalars: write TensorBoard events too.
         latest: point runs/latest to the finished run, and list images to look at.
+        curve: measure the learning curve too, see `train_with_fewer`.
 
     Returns:
         The run folder.
 
     Raises:
-        UsageError: see `claim` and `new_trainer`.
+        UsageError: see `claim` and `new_trainer`; the learning curve lacks images.
         FailedError: see `claim` and `Trainer.run`.
         KeyboardInterrupt: Ctrl-C; all steps so far are saved.
     """
     if not dataset.train:
         raise UsageError(f"{dataset.root} has no training images, only others to test on")
     trainable_parts(prompt, config)
+    if curve:
+        check_curve(dataset)
     store = store or FeatureCache(Progress(quiet=True))
     identity = {"model": backbone.name, "pretrained": backbone.tag, "sha256": backbone.sha256}
     meta = checkpoint.describe(prompt, config, identity, dataset)
@@ -149,6 +204,8 @@ def fit(
         train(trainer, run, store.progress, scalars)
         run.save_prompt(dict(trainer.model.pool.state_dict()))
         results = evaluate(trainer, dataset, store, review=latest)
+        if curve:
+            results["learning_curve"] = train_with_fewer(trainer, dataset, store)
         results |= {"seconds": round(time.monotonic() - start, 1), "threads": torch.get_num_threads()}
         results |= {"versions": versions(), "run": meta}
         example = (dataset.test or dataset.train)[0]

@@ -48,8 +48,10 @@ class TrainOptions:
     prompt_length: int
     static_tokens: int
     depth: int | None
+    sources: str | None
     loss_weight: tuple[tuple[Term, float], ...]
     average: bool
+    learning_curve: bool
     precision: Precision
     seed: int
     protocol: Protocol | None
@@ -81,9 +83,10 @@ class TrainOptions:
             raise UsageError("--datasets says what is scored: leave out --target")
         if self.datasets and not self.data:
             raise UsageError("--datasets needs --data, the folder that holds them")
-        for name in ("seed", "tensorboard"):
+        for name in ("seed", "tensorboard", "learning_curve"):
             if name in given and self.protocol:
-                raise UsageError(f"--{name} does not go with --protocol" + (": say --seeds" if name == "seed" else ""))
+                says = f"--{name.replace('_', '-')} does not go with --protocol"
+                raise UsageError(says + (": say --seeds" if name == "seed" else ""))
         if len(self.shots) > 1 and self.protocol != "few-shot":
             raise UsageError("several --shots go with --protocol few-shot")
         if self.ensemble and self.frozen_template:
@@ -113,6 +116,7 @@ class TrainOptions:
             prompt_length=self.prompt_length,
             static_tokens=self.static_tokens,
             depth=self.depth,
+            sources=None if self.sources is None else as_numbers(self.sources),
             shared=self.pool == "shared",
         )
         return prompt.static() if self.method == ("static",) and not self.protocol else prompt
@@ -149,3 +153,15 @@ class TrainOptions:
         from attri.train.data.templates import DEFAULT, ENSEMBLE
 
         return ENSEMBLE if template == DEFAULT else (*ENSEMBLE, template)
+
+
+def as_numbers(text: str) -> tuple[int, ...]:
+    """Read "1,2,2" as numbers.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"sources is {text!r}: give numbers with commas between, such as 1,2,3,3") from error

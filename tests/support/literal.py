@@ -20,19 +20,23 @@ def literal_text(clip, tokens: Tensor, static: Tensor, retrieved: Tensor, ids: T
     """Unit features [C, D] of the prompts `ids` [C, 77] for one image.
 
     tokens [L, N, p, W] and static [L, q, W]: learned prompts of each prompted block; retrieved [L, M]: this image's.
+    A tower that is not causal has them in its last blocks, and its tokens see each other, padding too.
     """
     x = text_part(clip, "token_embedding")(ids) + text_part(clip, "positional_embedding")  # [C, 77, W]
-    for index, block in enumerate(text_part(clip, "transformer").resblocks):
+    blocks, causal = text_part(clip, "transformer").resblocks, text_part(clip, "attn_mask") is not None
+    for index, block in enumerate(blocks, start=0 if causal else len(tokens) - len(blocks)):
         prompts = x[:, :0]
-        if index < len(tokens):
+        if 0 <= index < len(tokens):
             entries = [tokens[index, entry] for entry in retrieved[index].tolist()]
             prompts = torch.cat([*entries, static[index]]).expand(len(ids), -1, -1)  # [C, p M + q, W]
         count = prompts.shape[1]
         x = torch.cat([x[:, :1], prompts, x[:, 1:]], 1)
         mask = torch.full((x.shape[1], x.shape[1]), -math.inf, dtype=x.dtype).triu(1)
-        x = block(x, attn_mask=mask)
+        x = block(x, attn_mask=mask if causal else None)
         x = torch.cat([x[:, :1], x[:, 1 + count :]], 1)
-    eot = text_part(clip, "ln_final")(x)[torch.arange(len(ids)), ids.argmax(-1)]
+    last = getattr(getattr(clip, "text", clip), "pool_type", "argmax") == "last"
+    place = torch.full((len(ids),), ids.shape[1] - 1) if last else ids.argmax(-1)
+    eot = text_part(clip, "ln_final")(x)[torch.arange(len(ids)), place]
     projection = text_part(clip, "text_projection")
     return torch.nn.functional.normalize(
         eot @ projection if isinstance(projection, Tensor) else projection(eot), dim=-1
@@ -45,7 +49,10 @@ def literal_image(clip, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
     Recorded while the model itself runs.
     """
     seen: list[Tensor] = []
-    hooks = [block.register_forward_hook(lambda *call: seen.append(patches(call[-1]))) for block in vision_blocks(clip)]
+    last = getattr(getattr(clip.visual, "trunk", None), "final_conv", nn.Identity())  # FastViT's, before the head
+    hooks = [
+        block.register_forward_hook(lambda *call: seen.append(patches(last(call[-1])))) for block in vision_blocks(clip)
+    ]
     feature = clip.encode_image(pixels, normalize=True)[0]
     for hook in hooks:
         hook.remove()
@@ -78,7 +85,7 @@ def patches(x: Tensor) -> Tensor:
 
 def last_norms(visual) -> list[tuple[nn.Module, str]]:
     """The norms between the last block and the joint space, and where they are."""
-    if hasattr(visual, "layer4"):
+    if hasattr(visual, "layer4") or hasattr(getattr(visual, "trunk", None), "final_conv"):
         return []
     if hasattr(visual, "ln_post"):
         return [(visual, "ln_post")]
@@ -99,7 +106,7 @@ def pooled_alone(visual, token: Tensor) -> Tensor:
         return normal(visual.ln_post(token) @ visual.proj)
     trunk = visual.trunk
     if hasattr(trunk, "stages"):
-        pooled = trunk.forward_head(trunk.norm_pre(token[None, :, None, None]))
+        pooled = trunk.forward_head(getattr(trunk, "norm_pre", nn.Identity())(token[None, :, None, None]))
     else:
         pooled = trunk.forward_head(
             trunk.norm(token[None, None, None] if hasattr(trunk, "layers") else token[None, None])

@@ -6,19 +6,25 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
+from attri.runtime.bundle import Pooled
 from attri.runtime.errors import FailedError, UsageError
 from attri.runtime.preprocess import INTERPOLATIONS, RESIZES, Preprocess
+from attri.runtime.text.reader import TextReader
+from attri.runtime.text.tokenizer_file import FileTokenizer
+from attri.runtime.tokenizer import Tokenizer
 from attri.train.config import has_own_weights
-from attri.train.model import hugging_face
-from attri.train.model.foldable import check_config, check_foldable
+from attri.train.model import hugging_face, hugging_face_siglip
+from attri.train.model.foldable import check_config, check_foldable, pool_type
 from attri.train.model.open_clip_types import CLIP, TextTransformer
 from attri.train.model.prompted_text import TextTower
 from attri.train.model.towers import ImageTower, image_tower
+from attri.train.model.vocabulary import own_tokenizer
 
+HUGGING_FACE: dict[str, Any] = {"clip": hugging_face, "siglip": hugging_face_siglip}  # readers of folders, by kind
 CLIP_PREPROCESS = {  # where a model does not say
     "mean": (0.48145466, 0.4578275, 0.40821073),
     "std": (0.26862954, 0.26130258, 0.27577711),
@@ -37,6 +43,7 @@ class Backbone:
         tag: open_clip tag, weights file, "embedded", "own" or "random".
         sha256: hash of all tensors, whatever file they came from.
         tower: the image tower in parts; its weights are those of `clip`.
+        tokenizer: CLIP's, or the model's own.
     """
 
     clip: CLIP
@@ -44,6 +51,7 @@ class Backbone:
     tag: str
     sha256: str
     tower: ImageTower
+    tokenizer: Tokenizer | FileTokenizer
 
     @property
     def public_name(self) -> str:
@@ -64,12 +72,18 @@ class Backbone:
     @property
     def token_embedding(self) -> Tensor:
         """The token embedding table."""
-        return self.text.token_embedding.weight  # [49408, W]
+        return self.text.token_embedding.weight  # [V, W]
 
     @property
     def context_length(self) -> int:
         """Most tokens of a text, SOS and EOT included."""
         return self.text.positional_embedding.shape[0]
+
+    @property
+    def reader(self) -> TextReader:
+        """How the model reads text."""
+        pooled: Pooled = "last" if pool_type(self.clip) == "last" else "eot"
+        return TextReader(self.tokenizer, self.context_length, self.text_tower().causal, pooled)
 
     @property
     def joint_width(self) -> int:
@@ -80,6 +94,12 @@ class Backbone:
     def logit_scale(self) -> float:
         """The factor of the cosine: exp of the learned logit scale."""
         return float(self.clip.logit_scale.detach().double().exp())
+
+    @property
+    def logit_bias(self) -> float:
+        """What is added to the scaled cosine, 0 for models without one; sigmoid scores depend on it."""
+        bias = getattr(self.clip, "logit_bias", None)
+        return 0.0 if bias is None else float(bias.detach().double())
 
     def text_tower(self) -> TextTower:
         """Return the parts of the text tower that the folded encoder uses."""
@@ -104,7 +124,7 @@ def load_backbone(name: str = "pocket", pretrained: Path | str | None = None) ->
 
     Args:
         name: an open_clip model name, or "pocket"; or a model that brings its own weights: `local-dir:FOLDER` as
-            open_clip or Hugging Face's `CLIPModel` writes it, or `hf-hub:OWNER/NAME`.
+            open_clip or Hugging Face's `CLIPModel` or `SiglipModel` writes it, or `hf-hub:OWNER/NAME`.
         pretrained: for an open_clip name a tag, a local weights file, or None for random weights; else None.
             A tag brings its activation; a file is read into the activation of `name`: OpenAI's want NAME-quickgelu.
 
@@ -119,23 +139,30 @@ def load_backbone(name: str = "pocket", pretrained: Path | str | None = None) ->
 
         return freeze(pocket.load(), name, "embedded")
     if has_own_weights(name):
-        return freeze(_load_own(name), name, "own")
+        clip, tokenizer = _load_own(name)
+        return freeze(clip, name, "own", tokenizer)
     pretrained = None if pretrained is None else str(pretrained)
-    return freeze(_load_named(name, pretrained), name, pretrained or "random")
+    clip, tokenizer = _load_named(name, pretrained)
+    return freeze(clip, name, pretrained or "random", tokenizer)
 
 
-def _load_own(name: str) -> nn.Module:
-    """A model from a folder, or from Hugging Face's hub."""
+def _load_own(name: str) -> tuple[nn.Module, FileTokenizer | None]:
+    """A model from a folder, or from Hugging Face's hub, and the tokenizer of its own vocabulary."""
     scheme, _, place = name.partition(":")
     folder = Path(place)
     if scheme == "local-dir":
         if not folder.is_dir():
             raise UsageError(f"{folder}: no such folder")
-        if hugging_face.is_clip_model(folder):
-            check_config(folder.name, hugging_face.config_of(folder))
-            return hugging_face.load(folder)
+        if (kind := hugging_face.model_type(folder)) is not None:
+            if kind not in HUGGING_FACE:
+                raise UsageError(f"{folder} holds a {kind} of Hugging Face, no CLIPModel or SiglipModel")
+            config = HUGGING_FACE[kind].config_of(folder)
+            check_config(folder.name, config)
+            return HUGGING_FACE[kind].load(folder), own_tokenizer(config["text_cfg"], folder)
         if not (folder / "open_clip_config.json").is_file():
-            raise UsageError(f"{folder} holds no model: neither open_clip_config.json nor config.json of a CLIPModel")
+            raise UsageError(
+                f"{folder} holds no model: neither open_clip_config.json nor config.json of a CLIPModel or SiglipModel"
+            )
     import open_clip
 
     try:
@@ -143,11 +170,12 @@ def _load_own(name: str) -> nn.Module:
     except Exception as error:  # what the network and a wrong file make of it has no common kind
         raise FailedError(f"the config of {name} cannot be read: {_first_line(error)}") from error
     check_config(folder.name, config)
-    return _create(name, None, require_pretrained=True)
+    tokenizer = own_tokenizer(config["text_cfg"], folder if scheme == "local-dir" else None)
+    return _create(name, None, require_pretrained=True), tokenizer
 
 
-def _load_named(name: str, pretrained: str | None) -> nn.Module:
-    """One of open_clip's models."""
+def _load_named(name: str, pretrained: str | None) -> tuple[nn.Module, FileTokenizer | None]:
+    """One of open_clip's models, and the tokenizer of its own vocabulary."""
     import open_clip
 
     if name not in open_clip.list_models():
@@ -155,10 +183,12 @@ def _load_named(name: str, pretrained: str | None) -> nn.Module:
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained and not Path(pretrained).exists() and pretrained not in tags:
         raise UsageError(f"{pretrained!r} is neither a file nor weights of {name}: it has {', '.join(tags) or 'none'}")
-    check_config(name, open_clip.get_model_config(name) or {})
+    config = open_clip.get_model_config(name) or {}
+    check_config(name, config)
+    tokenizer = own_tokenizer(config["text_cfg"])
     # Weights that were trained with QuickGELU are only warned about by open_clip; a file does not say how it was.
     quick = bool(pretrained and open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu"))
-    return _create(name, pretrained, force_quick_gelu=quick)
+    return _create(name, pretrained, force_quick_gelu=quick), tokenizer
 
 
 def _create(name: str, pretrained: str | None, **options: bool) -> nn.Module:
@@ -181,17 +211,25 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def freeze(clip: nn.Module, name: str, tag: str) -> Backbone:
+def freeze(clip: nn.Module, name: str, tag: str, tokenizer: FileTokenizer | None = None) -> Backbone:
     """Freeze a model in memory and check that it can be folded.
+
+    Args:
+        clip: a model of open_clip.
+        name: of the model.
+        tag: of its weights.
+        tokenizer: of its own vocabulary; None is CLIP's.
 
     Raises:
         UsageError: it cannot, with the reason.
     """
-    check_foldable(clip, name)
+    check_foldable(clip, name, tokenizer)
     clip = clip.float().eval().requires_grad_(False)
     model = cast(CLIP, clip)
     width = TextTower(cast(TextTransformer, getattr(model, "text", model))).joint_width
-    return Backbone(model, name, tag, weights_hash(clip), image_tower(model.visual, width, name))
+    return Backbone(
+        model, name, tag, weights_hash(clip), image_tower(model.visual, width, name), tokenizer or Tokenizer()
+    )
 
 
 def weights_hash(module: nn.Module) -> str:

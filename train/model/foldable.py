@@ -9,9 +9,12 @@ from typing import Any
 from torch import nn
 
 from attri.runtime.errors import UsageError
+from attri.runtime.text.tokenizer_file import FileTokenizer
 from attri.train.model.towers import FAMILIES, family_of
+from attri.train.model.vocabulary import CLIP_VOCABULARY
 
-VOCABULARY = 49408  # CLIP's byte-pair encoding, the one that the runtime speaks
+# Tokens that the text feature may be read at, in open_clip's words, of towers that are causal and that are not.
+POOLS = {True: ("argmax", "eos"), False: ("argmax", "last")}
 
 
 def refusal(config: dict[str, Any]) -> str | None:
@@ -25,10 +28,14 @@ def refusal(config: dict[str, Any]) -> str | None:
         return "its image tower pools by attention with several queries"
     if (family := family_of(vision)) not in FAMILIES:
         return f"its image tower is of {family}, which attri cannot run block by block"
-    if (vocabulary := text.get("vocab_size", VOCABULARY)) != VOCABULARY:
-        return f"its vocabulary has {vocabulary} tokens, and attri reads CLIP's, of {VOCABULARY}"
-    if text.get("no_causal_mask"):
-        return "its text tower is not causal, and attri folds causal ones so far"
+    causal, pool = not text.get("no_causal_mask"), text.get("pool_type", "argmax")
+    if (vocabulary := text.get("vocab_size", CLIP_VOCABULARY)) != CLIP_VOCABULARY:
+        if causal:
+            return f"its text tower is causal with a vocabulary of its own, of {vocabulary} tokens"
+        if not text.get("hf_tokenizer_name") or text.get("tokenizer_mode"):
+            return f"its vocabulary has {vocabulary} tokens, and no tokenizer file that attri can read"
+    if pool not in POOLS[causal]:
+        return f"its text feature is read at {pool!r}"
     return None
 
 
@@ -40,14 +47,20 @@ def supported_models() -> tuple[str, ...]:
     return tuple(name for name in open_clip.list_models() if not refusal(open_clip.get_model_config(name)))
 
 
-def nearest_model(name: str, config: dict[str, Any]) -> str:
-    """Name a model that is taken: of those with the same image tower, else of all, the one with the nearest name."""
+def nearest_model(name: str, config: dict[str, Any] | None = None) -> str:
+    """Name a model that is taken: of those with the same image tower, else of all, the one with the nearest name.
+
+    Args:
+        name: of the model that is not.
+        config: of open_clip; None is that of the name.
+    """
     import open_clip
 
     def tower(config: dict[str, Any]) -> list[Any]:
         return [config["vision_cfg"].get(key) for key in ("timm_model_name", "layers", "width", "patch_size")]
 
     models = supported_models()
+    config = open_clip.get_model_config(name) if config is None else config
     alike = [model for model in models if tower(open_clip.get_model_config(model)) == tower(config)]
     return difflib.get_close_matches(name, alike or models, 1, 0)[0]
 
@@ -62,8 +75,19 @@ def check_config(name: str, config: dict[str, Any]) -> None:
         raise UsageError(f"{name} is not supported: {reason}; the nearest that is: {nearest_model(name, config)}")
 
 
-def check_foldable(clip: nn.Module, name: str) -> None:
+def pool_type(clip: nn.Module) -> str:
+    """Which token becomes the text feature, in open_clip's words."""
+    text: Any = getattr(clip, "text", clip)
+    return str(getattr(text, "pool_type", getattr(clip, "text_pool_type", "argmax")))
+
+
+def check_foldable(clip: nn.Module, name: str, tokenizer: FileTokenizer | None = None) -> None:
     """Check that the folded encoder computes this text tower exactly.
+
+    Args:
+        clip: a model of open_clip.
+        name: for messages.
+        tokenizer: of its own vocabulary; None is CLIP's.
 
     Raises:
         UsageError: with the model's name and the reason.
@@ -71,14 +95,23 @@ def check_foldable(clip: nn.Module, name: str) -> None:
     from open_clip.transformer import ResidualAttentionBlock
 
     text: Any = getattr(clip, "text", clip)
-    if getattr(text, "attn_mask", None) is None:
-        raise UsageError(f"{name} is not supported: its text tower is not causal, and attri folds causal ones so far")
-    if getattr(text, "cls_emb", None) is not None:
-        raise UsageError(f"{name} is not supported: it reads a class token after the words (CoCa), not EOT")
-    if getattr(text, "pool_type", getattr(clip, "text_pool_type", "argmax")) not in ("argmax", "eos"):
-        raise UsageError(f"{name} is not supported: its text feature is not read at EOT")
-    if not all(type(block) is ResidualAttentionBlock for block in text.transformer.resblocks):
-        raise UsageError(f"{name} is not supported: its text blocks are not CLIP's (custom attention)")
+    causal = getattr(text, "attn_mask", None) is not None
+    reasons = {
+        "it reads a class token after the words (CoCa), not EOT": getattr(text, "cls_emb", None) is not None,
+        f"its text feature is read at {pool_type(clip)!r}": pool_type(clip) not in POOLS[causal],
+        "its text blocks are not CLIP's (custom attention)": not all(
+            type(block) is ResidualAttentionBlock for block in text.transformer.resblocks
+        ),
+        "its text tower is causal with a vocabulary of its own": causal and tokenizer is not None,
+    }
+    if reason := next((words for words, wrong in reasons.items() if wrong), None):
+        raise UsageError(f"{name} is not supported: {reason}")
     vocabulary = text.token_embedding.weight.shape[0]
-    if vocabulary != VOCABULARY:
-        raise UsageError(f"{name} is not supported: its vocabulary has {vocabulary} tokens, CLIP's has {VOCABULARY}")
+    if tokenizer is None and vocabulary != CLIP_VOCABULARY:
+        raise UsageError(
+            f"{name} is not supported: its vocabulary has {vocabulary} tokens, CLIP's has {CLIP_VOCABULARY}"
+        )
+    if tokenizer is not None and vocabulary < tokenizer.vocab_size:
+        raise UsageError(
+            f"{name} has a vocabulary of {vocabulary} tokens, and its tokenizer one of {tokenizer.vocab_size}"
+        )

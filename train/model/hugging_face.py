@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,20 +52,24 @@ NAMES = [
 TRANSPOSED = ("text_projection", "visual.proj")  # theirs are layers, open_clip's are matrices
 
 
-def is_clip_model(folder: Path) -> bool:
-    """Whether a folder holds a model of Hugging Face's, and not one of open_clip's."""
-    return (folder / "config.json").is_file() and not (folder / "open_clip_config.json").is_file()
+def model_type(folder: Path) -> str | None:
+    """What Hugging Face calls the kind of model in a folder; None for a folder of open_clip's, or of neither.
+
+    Raises:
+        UsageError: its config cannot be read.
+    """
+    if not (folder / "config.json").is_file() or (folder / "open_clip_config.json").is_file():
+        return None
+    return str(read_json(folder / "config.json").get("model_type") or "model")
 
 
 def config_of(folder: Path) -> dict[str, Any]:
     """Translate config.json into open_clip's config.
 
     Raises:
-        UsageError: it is no CLIPModel, or one with an activation that open_clip does not have.
+        UsageError: it has an activation that open_clip does not have.
     """
     theirs = read_json(folder / "config.json")
-    if (kind := theirs.get("model_type")) != "clip":
-        raise UsageError(f"{folder} holds a {kind or 'model'} of Hugging Face, not a CLIPModel: attri reads no other")
     text, vision = TEXT | theirs.get("text_config", {}), VISION | theirs.get("vision_config", {})
     acts = [part["hidden_act"] for part in (text, vision)]
     if any(act not in ACTIVATIONS for act in acts) or (acts[0] == "quick_gelu") != (acts[1] == "quick_gelu"):
@@ -79,12 +83,17 @@ def config_of(folder: Path) -> dict[str, Any]:
             "head_width": vision["hidden_size"] // vision["num_attention_heads"],
             **_tower(vision),
         },
-        "text_cfg": {
-            "context_length": text["max_position_embeddings"],
-            "vocab_size": text["vocab_size"],
-            "heads": text["num_attention_heads"],
-            **_tower(text),
-        },
+        "text_cfg": text_of(text),
+    }
+
+
+def text_of(text: dict[str, Any]) -> dict[str, Any]:
+    """Translate the config of a text tower."""
+    return {
+        "context_length": text["max_position_embeddings"],
+        "vocab_size": text["vocab_size"],
+        "heads": text["num_attention_heads"],
+        **_tower(text),
     }
 
 
@@ -99,17 +108,23 @@ def _tower(part: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def preprocess_of(folder: Path) -> dict[str, Any]:
-    """Translate preprocessor_config.json into open_clip's `preprocess_cfg`; empty where there is none."""
+def preprocess_of(folder: Path, default: dict[str, Any] | None = None, crops: bool = True) -> dict[str, Any]:
+    """Translate preprocessor_config.json into open_clip's `preprocess_cfg`.
+
+    Args:
+        folder: of the model.
+        default: what the file says where there is none; None gives an empty result.
+        crops: whether images are cropped to a square where the file does not say.
+    """
     file = folder / "preprocessor_config.json"
-    if not file.is_file():
+    if not file.is_file() and default is None:
         return {}
-    theirs = read_json(file)
+    theirs = (default or {}) | (read_json(file) if file.is_file() else {})
     resample = theirs.get("resample", 3)
     return {
         "mean": theirs["image_mean"],
         "std": theirs["image_std"],
-        "resize_mode": "shortest" if theirs.get("do_center_crop", True) else "squash",
+        "resize_mode": "shortest" if theirs.get("do_center_crop", crops) else "squash",
         "interpolation": RESAMPLING.get(resample, f"Pillow's filter {resample}"),
     }
 
@@ -149,13 +164,13 @@ def tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
         yield from load_file(folder / name).items()
 
 
-def rename(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Translate a state dict; queries, keys and values are stacked."""
+def rename(theirs: dict[str, Tensor], names: Sequence[tuple[str, str]] = NAMES) -> dict[str, Tensor]:
+    """Translate a state dict by parts of its keys; queries, keys and values are stacked."""
     ours: dict[str, Tensor] = {}
     for key, value in theirs.items():
         if key.endswith("position_ids"):  # counted, not learned; older versions saved them
             continue
-        for theirs_part, ours_part in NAMES:
+        for theirs_part, ours_part in names:
             key = re.sub(theirs_part, ours_part, key)
         ours[key] = value.T.contiguous() if key in TRANSPOSED else value
     for key in [key for key in ours if ".attn.q_proj." in key]:

@@ -24,6 +24,7 @@ heads, W width, d = W / H, D joint width; b is 1 in the first block and B after 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attri.train.model.blocks import BlockView, l2_normalize, layer_norm, merge_heads, softmax, upcast
-from attri.train.model.open_clip_types import TextTransformer
+from attri.train.model.open_clip_types import ResidualBlock, TextTransformer
 
 MASKED = -3e4  # added to masked scores: representable in float16, and its exp is 0 in every precision
 
@@ -70,6 +71,7 @@ class TextTower(nn.Module):
 
     def __init__(self, text: TextTransformer) -> None:
         super().__init__()
+        self.causal = getattr(text, "attn_mask", None) is not None
         self.blocks = text.transformer.resblocks
         self.positional_embedding = text.positional_embedding  # [77, W]
         self.ln_final = text.ln_final
@@ -91,9 +93,9 @@ class TextTower(nn.Module):
         return x @ self.text_projection
 
 
-def tables(tower: TextTower, tokens: Tensor) -> Tensor:
+def tables(blocks: Sequence[ResidualBlock], tokens: Tensor) -> Tensor:
     """Return the key/value tables of prompt tokens, block by block. tokens [L, ..., W] -> [L, ..., 2 W]."""
-    return torch.stack([BlockView(block).keys_values(x) for block, x in zip(tower.blocks, tokens, strict=False)])
+    return torch.stack([BlockView(block).keys_values(x) for block, x in zip(blocks, tokens, strict=True)])
 
 
 def prompted_text(tower: TextTower, pool: Tensor, static: Tensor, retrieved: Tensor, labels: EmbeddedLabels) -> Tensor:
@@ -169,18 +171,19 @@ def attend_prefix(q: Tensor, shared: Shared) -> Tensor:
     return merge_heads(softmax(scores) @ shared.v)
 
 
-def attend_suffix(q: Tensor, k: Tensor, v: Tensor, shared: Shared, mask: Tensor, classes: int) -> Tensor:
+def attend_suffix(q: Tensor, k: Tensor, v: Tensor, shared: Shared, mask: Tensor | None, classes: int) -> Tensor:
     """Attend from the suffix tokens to all shared keys and to the keys of their class that `mask` allows.
 
-    q [b, H, C Q, d]; k, v [b, H, C T, d]; mask [Q, T] or [C, 1, T] -> [B, C Q, W]
+    q [b, H, C Q, d]; k, v [b, H, C T, d]; mask [Q, T] or [C, 1, T], or None: all -> [B, C Q, W]
     """
     b, H, rows, d = q.shape
     B, C, S = shared.k.shape[0], classes, shared.k.shape[2]
     T = k.shape[2] // C
     q_class, k_class, v_class = (x.reshape(b, H, C, -1, d) for x in (q, k, v))
     among_shared = q @ shared.k.transpose(-1, -2) + shared.mask[:, None, None]  # [B, H, C Q, S]
-    among_suffix = (q_class @ k_class.transpose(-1, -2) + mask).expand(B, -1, -1, -1, -1)  # [B, H, C, Q, T]
-    weights = softmax(torch.cat([among_shared.reshape(B, H, C, -1, S), among_suffix], -1))
+    among_suffix = q_class @ k_class.transpose(-1, -2)  # [b, H, C, Q, T]
+    among_suffix = (among_suffix if mask is None else among_suffix + mask).expand(B, -1, -1, -1, -1)
+    weights = softmax(torch.cat([among_shared.reshape(B, H, C, q_class.shape[3], S), among_suffix], -1))
     of_shared, of_suffix = torch.split(weights, [S, T], -1)
     attended = of_shared.reshape(B, H, rows, S) @ shared.v + (of_suffix @ v_class).reshape(B, H, rows, d)
     return merge_heads(attended)

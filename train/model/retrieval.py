@@ -18,6 +18,7 @@ would flip it.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +28,12 @@ from attri.train.model.blocks import l2_normalize, upcast
 from attri.train.model.towers.base import ImageTower
 
 
-def source_blocks(vision_layers: int, text_layers: int, depth: int) -> list[int]:
-    """Return the vision block (1-based) whose tokens each of the first `depth` text blocks retrieves with.
+def source_blocks(vision_layers: int, text_layers: int, blocks: Iterable[int]) -> list[int]:
+    """Return the vision block whose tokens each of these text blocks retrieves with, all counted from 1.
 
     With fewer vision blocks than text blocks, neighbouring text blocks share one.
     """
-    return [math.ceil(block * vision_layers / text_layers) for block in range(1, depth + 1)]
+    return [math.ceil(block * vision_layers / text_layers) for block in blocks]
 
 
 def region_means(grid: tuple[int, int], clusters: int) -> Tensor:

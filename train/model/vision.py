@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from attri.train.model.blocks import l2_normalize, upcast
-from attri.train.model.retrieval import Retrieval, source_blocks
+from attri.train.model.retrieval import Retrieval
 from attri.train.model.towers import ImageTower
 
 
@@ -24,11 +24,6 @@ class VisionTower(nn.Module):
         self.tower = tower
         self.retrieval = retrieval
         self.sources = sources
-
-    @classmethod
-    def of(cls, tower: ImageTower, retrieval: Retrieval | None, text_layers: int, depth: int) -> VisionTower:
-        """Build one whose source blocks follow from the number of text blocks and the prompt depth."""
-        return cls(tower, retrieval, source_blocks(tower.layers, text_layers, depth))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """Encode images. Normalized pixels [B, 3, H, W] -> unit features [B, D], unit centres [B, L, K, D] or None."""

@@ -46,6 +46,17 @@ class Features:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def first(self, shots: int) -> Features:
+        """Return the first `shots` images of each class."""
+        seen: dict[int, int] = {}
+        places = []
+        for place, target in enumerate(self.targets.tolist()):
+            seen[target] = seen.get(target, 0) + 1
+            if seen[target] <= shots:
+                places.append(place)
+        rows = [self.rows[place] for place in places]
+        return Features(self.features[places], self.centres[places], self.targets[places], rows, self.skipped)
+
 
 class FeatureCache:
     """Features that several trainings and evaluations share; each name keeps its latest set, so memory is bounded."""
@@ -56,7 +67,12 @@ class FeatureCache:
 
     def get(self, name: str, model: AttriPrompt, images: list[LabelledImage], **how: int) -> Features:
         """Return cached features or `compute` them with `how` (views, seed); `name` labels the progress bar."""
-        of_retrieval = model.depth, model.config.clusters, model.config.lloyd_steps, model.config.kmeans_init
+        of_retrieval = (
+            tuple(model.vision.sources),
+            model.config.clusters,
+            model.config.lloyd_steps,
+            model.config.kmeans_init,
+        )
         key = (model.backbone.sha256, of_retrieval, [image.path for image in images], how)
         known = next((features for other, features in self.sets.values() if other == key), None)
         if known is None:

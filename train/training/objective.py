@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from attri.runtime.text.label_tokens import LabelTokens
+from attri.runtime.text.reader import Tokens
 from attri.train.config import Term, TrainConfig
 from attri.train.model import losses
 from attri.train.model.attriprompt import AttriPrompt
@@ -24,7 +24,7 @@ class Objective(nn.Module):
         config: weights (a term of weight 0 is not computed) and precision.
     """
 
-    def __init__(self, model: AttriPrompt, labels: LabelTokens, frozen: Tensor, config: TrainConfig) -> None:
+    def __init__(self, model: AttriPrompt, labels: Tokens, frozen: Tensor, config: TrainConfig) -> None:
         super().__init__()
         self.model, self.labels, self.frozen, self.config = model, labels, frozen, config
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attri.runtime.text.label_tokens import LabelTokens
+from attri.runtime.text.reader import Tokens
 from attri.train.model.attriprompt import AttriPrompt
 from attri.train.training.features import Features
 
@@ -20,7 +20,7 @@ def retrieve(model: AttriPrompt, centres: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def predict(model: AttriPrompt, labels: LabelTokens, data: Features, batch: int = 64) -> Tensor:
+def predict(model: AttriPrompt, labels: Tokens, data: Features, batch: int = 64) -> Tensor:
     """Return the logits of every image's first view [I, C]; images with equal pool entries share one text encoding."""
     device = model.pool.keys.device
     retrieved = retrieve(model, data.centres[:, 0]).to(device)  # [I, L, M]
@@ -38,7 +38,7 @@ def predict(model: AttriPrompt, labels: LabelTokens, data: Features, batch: int 
     return logits
 
 
-def predict_plain(model: AttriPrompt, labels: LabelTokens, data: Features) -> Tensor:
+def predict_plain(model: AttriPrompt, labels: Tokens, data: Features) -> Tensor:
     """Return the logits of zero-shot CLIP [I, C]."""
     text = model.plain_text(labels)  # [C, D]
     return model.backbone.logit_scale * data.features[:, 0].to(text.device) @ text.T

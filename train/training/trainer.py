@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from attri.runtime.errors import FailedError
-from attri.runtime.text.label_tokens import LabelTokens
+from attri.runtime.text.reader import Tokens
 from attri.train.config import TrainConfig, trainable_parts
 from attri.train.model import losses
 from attri.train.model.attriprompt import AttriPrompt
@@ -38,7 +38,7 @@ class Trainer:
     """
 
     model: AttriPrompt
-    labels: LabelTokens
+    labels: Tokens
     frozen: Tensor
     data: Features
     config: TrainConfig

@@ -15,7 +15,7 @@ from attri.train.training.checkpoint import load_run
 from attri.train.training.features import compute
 
 
-@pytest.mark.parametrize("name", ["PE-Core-T-16-384", "convnext_tiny"])
+@pytest.mark.parametrize("name", ["PE-Core-T-16-384", "ViT-B-16-SigLIP", "MobileCLIP-S1"])
 def test_a_prompt_learns_on_cached_features(name, tmp_path, photos):
     data = read_data(photos, shots=1)
     backbone = small_tower(name)

@@ -23,7 +23,7 @@ from attri.train.training.progress import Progress
 from attri.train.training.trainer import Trainer
 
 
-def test_a_run_is_complete_and_can_be_loaded(backbone, dataset):
+def test_a_run_is_complete_and_can_be_loaded(backbone, dataset, figures):
     folder = fit(dataset, backbone, PROMPT, QUICK)
     review = {"least_sure.png", "doubtful_labels.png", "near_duplicates.png"}  # of which there need be none
     assert sorted({p.name for p in folder.iterdir()} - review) == [

@@ -17,9 +17,7 @@ from attri.train.model.backbone import check_foldable, load_backbone, weights_ha
 @pytest.mark.parametrize(
     ("name", "reason", "nearest"),
     [
-        ("ViT-B-16-SigLIP", "its vocabulary has 32000 tokens, and attri reads CLIP's", "ViT-B-16"),
-        ("MobileCLIP-S1", "its image tower is of timm.fastvit", "MobileCLIP-B"),
-        ("MobileCLIP2-L-14", "its text tower is not causal", "MobileCLIP2-B"),
+        ("ViT-L-14-worldwide", "its text tower is causal with a vocabulary of its own, of 250100 tokens", "ViT-L-14"),
         ("roberta-ViT-B-32", "its text tower is a Hugging Face model", "ViT-B-32"),
         ("coca_ViT-B-32", "it reads a class token after the words", "ViT-B-32"),
     ],
@@ -31,18 +29,13 @@ def test_what_is_refused_is_refused_by_name_before_its_weights_are_looked_at(nam
         load_backbone(name, str(file))
 
 
-def test_a_text_tower_without_causal_mask_is_refused():
-    config = open_clip.get_model_config("ViT-B-32")
-    config["vision_cfg"] |= {"layers": 1, "image_size": 64}
-    config["text_cfg"] |= {"layers": 1, "no_causal_mask": True}
-    clip = open_clip.model.CustomTextCLIP(**config)
-    with pytest.raises(UsageError, match="own-model is not supported: its text tower is not causal"):
-        check_foldable(clip, "own-model")
-
-
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [({"pool_type": "last"}, "not read at EOT"), ({"vocab_size": 1000}, "vocabulary has 1000 tokens")],
+    [
+        ({"pool_type": "last"}, "its text feature is read at 'last'"),
+        ({"pool_type": "first", "no_causal_mask": True}, "its text feature is read at 'first'"),
+        ({"vocab_size": 1000}, "vocabulary has 1000 tokens"),
+    ],
 )
 def test_other_text_towers_are_refused(text, reason):
     config = open_clip.get_model_config("ViT-B-32")

@@ -83,12 +83,12 @@ def test_a_repository_that_cannot_be_reached_is_one_line(monkeypatch):
         (
             lambda folder: write_open_clip(folder, CONFIG | {"text_cfg": CONFIG["text_cfg"] | {"vocab_size": 99}}),
             UsageError,
-            "own is not supported: its vocabulary has 99 tokens, .*; the nearest that is: ",
+            "own is not supported: .* a vocabulary of its own, of 99 tokens; the nearest that is: ",
         ),
         (
-            lambda folder: (folder.mkdir(), (folder / "config.json").write_text('{"model_type": "siglip"}')),
+            lambda folder: (folder.mkdir(), (folder / "config.json").write_text('{"model_type": "blip"}')),
             UsageError,
-            "holds a siglip of Hugging Face, not a CLIPModel",
+            "holds a blip of Hugging Face, no CLIPModel or SiglipModel",
         ),
         (
             lambda folder: (folder.mkdir(), (folder / "config.json").write_text("no JSON")),

@@ -18,9 +18,10 @@ def rows(*values):
 
 
 def test_sources_spread_over_the_image_tower():
-    assert source_blocks(12, 12, 12) == list(range(1, 13))
-    assert source_blocks(24, 12, 3) == [2, 4, 6]
-    assert source_blocks(6, 12, 12) == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
+    assert source_blocks(12, 12, range(1, 13)) == list(range(1, 13))
+    assert source_blocks(24, 12, range(1, 4)) == [2, 4, 6]
+    assert source_blocks(6, 12, range(1, 13)) == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
+    assert source_blocks(24, 12, [11, 12]) == [22, 24]
 
 
 @pytest.mark.parametrize(("clusters", "first"), [(1, range(16)), (2, range(8)), (4, [0, 1, 4, 5])])

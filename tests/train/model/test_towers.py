@@ -17,8 +17,6 @@ from support.literal import (
 from support.models import FAMILIES, small_tower, vision_tower
 
 from attri.runtime.errors import UsageError
-from attri.runtime.text.label_tokens import encode_labels
-from attri.runtime.tokenizer import Tokenizer
 from attri.train.config import PromptConfig
 from attri.train.model import AttriPrompt
 from attri.train.model.foldable import supported_models
@@ -42,13 +40,18 @@ def build(name, double, **options):
 def literal_logits(model, pixels):
     """Scores [B, C], one image at a time: the model itself, k-means by loops, prompts really concatenated."""
     clip, config, pool = model.backbone.clip, model.config, model.pool
-    ids = open_clip.SimpleTokenizer(context_length=model.backbone.context_length)([TEMPLATE.format(x) for x in LABELS])
+    texts, length = [TEMPLATE.format(label) for label in LABELS], model.backbone.context_length
+    if model.backbone.reader.clean is None:
+        ids = open_clip.SimpleTokenizer(context_length=length)(texts)
+    else:  # tests/train/model/test_vocabulary.py holds these against open_clip's
+        ids = torch.from_numpy(model.backbone.reader.encode(LABELS, TEMPLATE).ids).long()
+    first = 0 if model.text.causal else len(model.text.blocks) - model.depth
     rows = []
     for image in pixels:
         feature, states = literal_image(clip, image[None])
         retrieved = []
         for block in range(model.depth):
-            tokens = states[source_block(block + 1, len(states), len(model.text.blocks)) - 1]
+            tokens = states[source_block(first + block + 1, len(states), len(model.text.blocks)) - 1]
             centres = literal_centres(clip, tokens, config.clusters, config.lloyd_steps, config.kmeans_init)
             retrieved.append(literal_retrieve(centres, pool.keys[block].detach(), config.topk))
         text = literal_text(clip, pool.tokens_of_blocks(), pool.static, torch.tensor(retrieved), ids)
@@ -57,7 +60,7 @@ def literal_logits(model, pixels):
 
 
 def words(model):
-    return encode_labels(Tokenizer(), LABELS, TEMPLATE, model.backbone.context_length)
+    return model.backbone.reader.encode(LABELS, TEMPLATE)
 
 
 # Cosines, as everywhere: 1e-10 in float64 leaves only the order of summation, 1e-5 in float32 is its rounding.
@@ -89,7 +92,8 @@ def test_centres_equal_literal(name, start, make_pixels):
     assert len(states) == model.backbone.tower.layers
     assert (features[0] - feature).abs().max() < 1e-10
     for block in range(model.depth):
-        tokens = states[source_block(block + 1, len(states), len(model.text.blocks)) - 1]
+        text_block = block + 1 + (0 if model.text.causal else len(model.text.blocks) - model.depth)
+        tokens = states[source_block(text_block, len(states), len(model.text.blocks)) - 1]
         expected = literal_centres(model.backbone.clip, tokens, 2, 2, start)
         assert (centres[0, block] - expected).abs().max() < 1e-9  # 1e-10 and a sum over all tokens
 

@@ -10,7 +10,7 @@ from torch import nn
 from attri.runtime.errors import UsageError
 from attri.train.model.towers.base import ImageTower
 from attri.train.model.towers.clip_vit import ClipVit
-from attri.train.model.towers.stages import ClipResNet, ConvNext, Swin
+from attri.train.model.towers.stages import ClipResNet, ConvNext, FastVit, Swin
 from attri.train.model.towers.timm_vit import TimmVit
 
 __all__ = ["FAMILIES", "ImageTower", "family_of", "image_tower"]
@@ -26,6 +26,7 @@ FAMILIES: dict[str, Callable[[Any, int, str], ImageTower]] = {
     "timm.vitamin": TimmVit,  # of the same class as vision_transformer
     "timm.convnext": ConvNext,
     "timm.swin_transformer": Swin,
+    "timm.fastvit": FastVit,
 }
 
 

@@ -8,9 +8,25 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
+
+
+class Parts(NamedTuple):
+    """What an image tower pools, as a sum over patches and a rest (`attri.train.model.contributions`).
+
+    Attributes:
+        whole: what goes into the last norm and the head [B, W].
+        patches: the share of each patch [B, T, W].
+        norm: the last norm after pooling: a LayerNorm, or nothing.
+        head: what comes after it; affine.
+    """
+
+    whole: Tensor
+    patches: Tensor
+    norm: nn.Module
+    head: nn.Module
 
 
 class ImageTower(nn.Module, ABC):
@@ -60,6 +76,27 @@ class ImageTower(nn.Module, ABC):
     @abstractmethod
     def feature(self, tokens: Tensor) -> Tensor:
         """Pool and project the tokens after the last block, as the tower was trained. [B, prefix + T, W] -> [B, D]."""
+
+    @abstractmethod
+    def parts(self, pixels: Tensor, blocks: int) -> Parts:
+        """Encode images up to the last norm, and divide what is pooled into shares of patches.
+
+        Where a class token reads the patches, a patch's share is what the token took from it by attention in the last
+        blocks, with the attention as it is; where the patches are pooled, it is what pooling takes.
+
+        Args:
+            pixels: normalized [B, 3, H, W].
+            blocks: m, the last blocks that count, where the tower has a class token.
+
+        Raises:
+            UsageError: this tower cannot be divided; says why.
+        """
+
+
+def mean_of(tokens: Tensor, norm: nn.Module, head: nn.Module) -> Parts:
+    """Parts of a tower that pools the mean of its patches. tokens [B, T, W]."""
+    shares = tokens / tokens.shape[1]
+    return Parts(shares.sum(1), shares, norm, head)
 
 
 def is_linear(joint: nn.Module) -> bool:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from attri.runtime.errors import UsageError
 from attri.train.model.blocks import BlockView, layer_norm
 from attri.train.model.open_clip_types import VisionTransformer
-from attri.train.model.towers.base import ImageTower
+from attri.train.model.towers.attention import product, shares
+from attri.train.model.towers.base import ImageTower, Parts, mean_of
 
 
 class Projection(nn.Module):
@@ -63,6 +64,21 @@ class ClipVit(ImageTower):
     def feature(self, tokens: Tensor) -> Tensor:
         """Project CLS or the mean of the patches. [B, 1 + T, W] -> [B, D]."""
         return self._pool(tokens) @ self.visual.proj.to(tokens.dtype)
+
+    def parts(self, pixels: Tensor, blocks: int) -> Parts:
+        """Divide what CLS took from the patches in the last blocks, or the mean."""
+        *states, last = self.states(pixels)
+        if self.visual.pool_type != "tok":
+            after = self.visual.final_ln_after_pool
+            tokens = last[:, 1:] if after else self.normalize(last[:, 1:])
+            return mean_of(tokens, self.visual.ln_post if after else nn.Identity(), self.joint)
+        taken = torch.zeros_like(last[:, 1:])
+        number = min(blocks, len(states))  # the first block's input is no state
+        views = [BlockView(block) for block in self.visual.transformer.resblocks]
+        for view, x in zip(views[-number:], states[-number:], strict=True):
+            q, k, v = view.qkv(x)
+            taken = taken + view.ls_1(product(view.attention.out_proj, shares(q, k, v)))[:, 1:]
+        return Parts(last[:, 0], taken, self.visual.ln_post, self.joint)
 
     def _pool(self, x: Tensor) -> Tensor:
         """[B, 1 + T, W] -> [B, W]."""

@@ -9,10 +9,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from timm.models.eva import EvaBlock
+from timm.models.vision_transformer import Block
+from timm.models.vision_transformer_relpos import RelPosBlock
 from torch import Tensor, nn
 
 from attri.runtime.errors import UsageError
-from attri.train.model.towers.base import ImageTower, is_linear
+from attri.train.model.towers.attention import Attended, held_norm, product
+from attri.train.model.towers.base import ImageTower, Parts, is_linear, mean_of
 from attri.train.model.towers.value_path import LatentValuePath
 
 
@@ -69,6 +73,43 @@ class TimmVit(ImageTower):
         """Run the tower's own head. [B, prefix + T, W] -> [B, D]."""
         trunk = self.trunk
         return self.head(trunk.forward_head(trunk.norm(tokens)))  # type: ignore[no-any-return]
+
+    def parts(self, pixels: Tensor, blocks: int) -> Parts:
+        """Divide what attention pooling or CLS took from the patches, or the mean."""
+        trunk, head = self.trunk, nn.Sequential(self.trunk.head, self.head)
+        with Attended() as blocks_attended:
+            *_, last = self.states(pixels)
+        tokens = trunk.norm(last)
+        if (pool := getattr(trunk, "attn_pool", None)) is not None:
+            with Attended() as attended:
+                whole = trunk.pool(tokens)
+            taken = product(pool.proj, attended.shares[-1])
+            return Parts(whole, taken[:, -tokens.shape[1] + self.prefix :], trunk.fc_norm, head)
+        if trunk.global_pool == "avg":
+            return mean_of(tokens[:, self.prefix :], trunk.fc_norm, head)
+        taken = torch.zeros_like(last)
+        number = min(blocks, self.layers)
+        for block, shares in zip(trunk.blocks[-number:], blocks_attended.shares[-number:], strict=True):
+            taken = taken + _added(block, shares)
+        norm = trunk.norm if isinstance(trunk.fc_norm, nn.Identity) else trunk.fc_norm
+        return Parts(last[:, 0], taken[:, self.prefix :], norm, head)
+
+
+def _added(block: Any, shares: Tensor) -> Tensor:
+    """What a block adds to the class token, by the token that it comes from. [B, 1 + T, W] -> [B, 1 + T, W].
+
+    Raises:
+        UsageError: the block is not attention, scale and sum.
+    """
+    attention = block.attn
+    if not isinstance(block, (EvaBlock, Block, RelPosBlock)) or getattr(attention, "gate", None) is not None:
+        raise UsageError(f"its blocks ({type(block).__name__}) add more than a product of what they attend to")
+    if (norm := getattr(attention, "norm", None)) is not None:
+        shares = held_norm(norm, shares.sum(1), shares)
+    added = product(attention.proj, shares)
+    if isinstance(block, EvaBlock):
+        return added if block.gamma_1 is None else block.gamma_1 * added
+    return block.ls1(added)  # type: ignore[no-any-return]
 
 
 def check(trunk: Any, name: str) -> None:
