@@ -131,7 +131,18 @@ class _DistributedCommand(Command):
     show_default=True,
     help="Prompt tokens per block that are the same for every image.",
 )
-@option(PROMPT, "--depth", type=int, help="Prompted text blocks, from the first on. [all]")
+@option(
+    PROMPT,
+    "--depth",
+    type=int,
+    help="Prompted text blocks, from the first on [all]; of a text tower that is not causal, the last ones. [2]",
+)
+@option(
+    PROMPT,
+    "--sources",
+    metavar="N,...",
+    help="Vision block, from 1, that each prompted text block retrieves with. [spread evenly]",
+)
 @option(
     PROMPT,
     "--pool",
@@ -149,6 +160,12 @@ class _DistributedCommand(Command):
     help="Weight of a loss term; 0 turns it off. May be repeated.",
 )
 @option(TRAINING, "--average", is_flag=True, help="Gaussian-weighted average of the prompts over the epochs.")
+@option(
+    TRAINING,
+    "--learning-curve",
+    is_flag=True,
+    help="Train again with a quarter and a half of the images: would more help? Takes up to twice as long.",
+)
 @option(
     TRAINING,
     "--precision",

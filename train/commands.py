@@ -17,6 +17,7 @@ from attri.train.evaluation import benchmark, protocols
 from attri.train.fitting import fit
 from attri.train.model.backbone import Backbone, load_backbone
 from attri.train.options import TrainOptions
+from attri.train.report.learning_curve import advice
 from attri.train.training import distributed
 from attri.train.training.features import FeatureCache
 from attri.train.training.progress import Progress
@@ -30,7 +31,16 @@ def train_prompt(options: TrainOptions, device: torch.device, progress: Progress
     backbone = _load(options, device)
     counts = f"{plural(len(dataset.classes), 'class')}, {plural(len(dataset.train), 'image')}"
     progress.say(f"{backbone.name} on {device}: {counts} from {dataset.root}")
-    run = fit(dataset, backbone, prompt, config, options.output, FeatureCache(progress), options.tensorboard)
+    run = fit(
+        dataset,
+        backbone,
+        prompt,
+        config,
+        options.output,
+        FeatureCache(progress),
+        options.tensorboard,
+        curve=options.learning_curve,
+    )
     _print_results(run)
 
 
@@ -115,6 +125,8 @@ def _print_results(folder: Path) -> None:
             row = results[part]
             accuracy = f"zero-shot {row['zero_shot']:6.1%}   prompted {row['prompted']:6.1%}"
             click.echo(f"{part:<5} {plural(row['images'], 'image'):>14}   {accuracy}")
+    if "learning_curve" in results:
+        click.echo(f"curve {advice(results['learning_curve'])}")
     if "pool_alive" in results:
         alive = results["pool_alive"]
         shares = " to ".join(dict.fromkeys(f"{share:.0%}" for share in (min(alive), max(alive))))

@@ -54,6 +54,20 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
     save(figure, path)
 
 
+def draw_learning_curve(curve: dict[str, Any], path: Path) -> None:
+    """Draw accuracy over the images per class, with 95% intervals; `curve` is of `learning_curve`."""
+    figure = new_figure(5, 3.2)
+    axes = figure.subplots()
+    shots = [point["shots"] for point in curve["points"]]
+    accuracy = np.array([100 * point["accuracy"] for point in curve["points"]])
+    low, high = 100 * np.array([point["interval"] for point in curve["points"]]).T
+    axes.errorbar(shots, accuracy, (accuracy - low, high - accuracy), color=COLOURS[0], marker="o", capsize=4)
+    axes.set(xlabel="training images per class", ylabel=f"{curve['part']} accuracy, %", xlim=(0, None), ylim=(0, 100))
+    axes.set_xticks(shots)
+    axes.spines[["top", "right"]].set_visible(False)
+    save(figure, path)
+
+
 def draw_confusion(confusion: NDArray[Any], classes: list[str], path: Path) -> None:
     """Draw the confusion matrix. confusion [C, C]: counts, row = truth, column = prediction; C from 2 on.
 

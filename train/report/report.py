@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from attri.train.report.learning_curve import advice
 from attri.train.training.run_folder import write_file
 
 PARTS = ("train", "val", "test")  # of the data, as `results.json` names them
@@ -25,7 +26,8 @@ def write_report(folder: Path, results: dict[str, Any], history: list[dict[str, 
     Args:
         folder: the run folder.
         results: what `results.json` holds. Left out where missing: "val", "test", "confusion" in "test" (counts
-            [C, C], row = truth), and "pool_usage" (shares [L, N]; empty without a pool).
+            [C, C], row = truth), "pool_usage" (shares [L, N]; empty without a pool), "pool_entries" and
+            "learning_curve".
         history: the records of `metrics.jsonl`, one or more.
         figures: PNG files. Those named curves, confusion, usage, clusters and those of `draw_review` have their
             places, others come last.
@@ -46,6 +48,8 @@ def write_report(folder: Path, results: dict[str, Any], history: list[dict[str, 
         shown=SHOWN,
         confused=most_confused(confusion, run["classes"]),
         pool=pool_rows(np.array(results.get("pool_usage", []))),
+        entries=entry_rows(results),
+        advice=advice(results["learning_curve"]) if "learning_curve" in results else "",
         history=history,
         figures={path.stem: embedded(path) for path in figures},
         skipped={part: results[part]["skipped"] for part in PARTS if results.get(part, {}).get("skipped")},
@@ -120,6 +124,23 @@ def pool_rows(usage: NDArray[Any]) -> list[dict[str, Any]]:
         {"alive": int((block > 0).sum()), "size": len(block), "busiest": float(block.max())}
         for block in usage
         if len(block)
+    ]
+
+
+def entry_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each pool entry in use: its text block, number, share of retrievals, and what it attracts."""
+    return [
+        {
+            "block": block,
+            "entry": entry,
+            "share": share,
+            "attracts": ", ".join(f"{one['name']} ({one['lift']:.1f})" for one in classes) or "all alike",
+        }
+        for block, (shares, attracted) in enumerate(
+            zip(results.get("pool_usage", []), results.get("pool_entries", []), strict=False), start=1
+        )
+        for entry, (share, classes) in enumerate(zip(shares, attracted, strict=True))
+        if share
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,13 +13,13 @@ from attri.runtime.errors import ImageError
 from attri.runtime.images import load_image
 from attri.train.data.dataset import Dataset, LabelledImage
 from attri.train.report.cluster_sheet import draw_clusters, usage_by_class
-from attri.train.report.plots import draw_confusion, draw_curves, draw_usage
+from attri.train.report.entries import attracted_classes
+from attri.train.report.intervals import paired, wilson
+from attri.train.report.plots import draw_confusion, draw_curves, draw_learning_curve, draw_usage
 from attri.train.report.review import doubtful_labels, draw_sheet, least_sure, near_duplicates
 from attri.train.training.features import FeatureCache, Features
 from attri.train.training.predict import accuracy, predict, predict_plain, retrieve
 from attri.train.training.trainer import Trainer
-
-Z = 1.96  # standard errors on either side of a 95% interval
 
 
 def evaluate(trainer: Trainer, dataset: Dataset, store: FeatureCache, review: bool = True) -> dict[str, Any]:
@@ -47,8 +46,26 @@ def evaluate(trainer: Trainer, dataset: Dataset, store: FeatureCache, review: bo
     retrieved = retrieve(model, trainer.data.centres.flatten(0, 1))
     usage = model.pool.usage(retrieved)  # [L, N]
     results["pool_usage"] = [[round(share, 4) for share in block] for block in usage.tolist()]
+    if usage.shape[1]:
+        results["pool_entries"] = _entries(trainer, dataset.classes)
     results["pool_alive"] = [round(float(share), 4) for share in (usage > 0).double().mean(1)]
     return results
+
+
+def _entries(trainer: Trainer, classes: list[str]) -> list[list[list[dict[str, Any]]]]:
+    """Return the classes that each entry attracts; a pool that all blocks share is one block, as in its usage."""
+    by_class = entries_by_class(trainer, len(classes))  # [C, L, N]
+    if trainer.model.config.shared:
+        by_class = by_class.mean(1, keepdim=True)
+    return attracted_classes(by_class, classes)
+
+
+def entries_by_class(trainer: Trainer, classes: int) -> Tensor:
+    """Return `usage_by_class` on the training images in all their views [C, L, N]."""
+    centres, targets = trainer.data.centres, trainer.data.targets
+    retrieved = retrieve(trainer.model, centres.flatten(0, 1))
+    views = targets.repeat_interleave(centres.shape[1])
+    return usage_by_class(retrieved, views, classes, trainer.model.pool.keys.shape[1])
 
 
 class _Scored(NamedTuple):
@@ -84,14 +101,14 @@ def draw_figures(trainer: Trainer, results: dict[str, Any], example: LabelledIma
     classes, pool = results["run"]["classes"], trainer.model.pool
     figures = [folder / "curves.png", *draw_review(results.get("review", {}), folder)]
     draw_curves(trainer.history, figures[0])
+    if "learning_curve" in results:
+        figures.append(folder / "learning_curve.png")
+        draw_learning_curve(results["learning_curve"], figures[-1])
     if "test" in results:
         figures.append(folder / "confusion.png")
         draw_confusion(np.array(results["test"]["confusion"]), classes, figures[-1])
     if pool.keys.shape[1]:
-        centres, targets = trainer.data.centres, trainer.data.targets
-        retrieved = retrieve(trainer.model, centres.flatten(0, 1))
-        views = targets.repeat_interleave(centres.shape[1])
-        by_class = usage_by_class(retrieved, views, len(classes), pool.keys.shape[1])
+        by_class = entries_by_class(trainer, len(classes))
         figures += [folder / "usage.png", folder / "clusters.png"]
         draw_usage(np.array(results["pool_usage"]), figures[-2])
         try:
@@ -147,18 +164,3 @@ def _score(logits: Tensor, plain: Tensor, data: Features) -> dict[str, Any]:
         ],
         "confusion": torch.bincount(pairs, minlength=classes**2).reshape(classes, classes).tolist(),
     }
-
-
-def wilson(right: int, count: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share."""
-    share, z = right / count, Z
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return centre - half, centre + half
-
-
-def paired(gained: int, lost: int, count: int) -> tuple[float, float]:
-    """95% interval of the difference of two shares of the same images, of which so many changed sides (Wald)."""
-    difference = (gained - lost) / count
-    half = Z * math.sqrt(gained + lost - (gained - lost) ** 2 / count) / count
-    return difference - half, difference + half

@@ -17,7 +17,7 @@ from attri.train.data.dataset import LabelledImage
 from attri.train.data.read import read_data
 from attri.train.fitting import fit
 from attri.train.model.backbone import load_backbone
-from attri.train.report.results import paired, wilson
+from attri.train.report.intervals import paired, wilson
 from attri.train.report.review import DUPLICATE, doubtful_labels, draw_sheet, least_sure, near_duplicates
 
 CLASSES = ["cat", "dog", "bird"]
@@ -78,7 +78,7 @@ def test_the_interval_of_a_gain_is_what_resampling_gives():
     assert (low, high) == (pytest.approx(means[100], abs=0.01), pytest.approx(means[-100], abs=0.01))
 
 
-def test_a_run_lists_the_copy_and_the_wrong_label_that_were_put_in(tmp_path):
+def test_a_run_lists_the_copy_and_the_wrong_label_that_were_put_in(tmp_path, figures):
     few = read_data(pocket.IMAGES, shots=8).only([2, 9, 11])  # bugs, cars, hearts
     copy, wrong = tmp_path / "a copy.png", tmp_path / "a heart among bugs.png"
     original = next(image for image in few.test if image.target == 1)
