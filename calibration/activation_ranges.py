@@ -20,17 +20,28 @@ from numpy.typing import NDArray
 from attri.calibration.images import WANTED_IMAGES, evenly, find_calibration_images
 from attri.runtime._util.cpus import usable_cpus
 from attri.runtime._util.wording import plural
-from attri.runtime.bundle import Bundle
+from attri.runtime.bundle import LABEL, Bundle
 from attri.runtime.engines.base import Engine
+from attri.runtime.engines.onnxruntime import OrtEngine
 from attri.runtime.errors import FailedError, ImageError, UsageError
 from attri.runtime.preprocess import Preprocess
 from attri.runtime.prompt import Prompt
-from attri.runtime.text.label_tokens import LabelTokens, encode_labels
-from attri.runtime.tokenizer import Tokenizer
+from attri.runtime.text.label_inputs import LabelInputs
+from attri.runtime.text.reader import TextReader, Tokens
 
-__all__ = ["METHODS", "CalibrationMethod", "Feed", "Samples", "collect_samples", "label_tokens", "measure_ranges"]
+__all__ = [
+    "METHODS",
+    "CalibrationMethod",
+    "Feed",
+    "Range",
+    "Samples",
+    "collect_samples",
+    "label_tokens",
+    "measure_ranges",
+]
 
 Feed = dict[str, NDArray[Any]]
+Range = tuple[float, float]  # least and greatest value
 _Item = TypeVar("_Item")
 _LOGGER = logging.getLogger("attri")
 
@@ -53,15 +64,15 @@ class Samples:
         prompt: of the bundle.
         retrieved: the distinct sets of pool entries that the images retrieve, int32 [I, L, M].
         labels: tokens of the bundle's labels.
-        embedding: of tokens, [49408, W].
+        inputs: turns tokens into inputs of the text graph.
     """
 
     images: Sequence[Path | NDArray[np.uint8]]
     preprocess: Preprocess
     prompt: Prompt
     retrieved: NDArray[np.int32]
-    labels: LabelTokens
-    embedding: NDArray[Any]
+    labels: Tokens
+    inputs: LabelInputs
 
     def vision(self, count: int | None = None) -> Iterator[Feed]:
         """Yield inputs of the vision graph: the first `count` images, or all."""
@@ -79,14 +90,16 @@ class Samples:
         rounds = len(sets) if count is not None else max(len(sets), math.ceil(total / TEXT_LABELS))
         for number in range(rounds):
             chosen = (np.arange(min(total, TEXT_LABELS)) + number * TEXT_LABELS) % total
-            labels = self.labels.take(chosen).feed(self.embedding)
+            labels = self.inputs(self.labels.take(chosen))
             yield {"retrieved": sets[number % len(sets)][None], **self.prompt.text_inputs, **labels}
 
 
-def label_tokens(bundle: Bundle) -> LabelTokens:
-    """Encode a bundle's default labels with its own template."""
-    facts, length = bundle.prompt.facts, bundle.manifest.text["context_length"]
-    return encode_labels(Tokenizer(), facts.labels, facts.template, length)
+def label_tokens(bundle: Bundle) -> tuple[Tokens, LabelInputs]:
+    """Encode a bundle's default labels with its own template, and open what makes inputs of the text graph of them."""
+    facts = bundle.prompt.facts
+    label = OrtEngine(bundle.file(LABEL), "cpu") if LABEL in bundle.graph_files else None
+    tokens = TextReader.of(bundle).encode(facts.labels, facts.template)
+    return tokens, LabelInputs(bundle.token_embedding(), label)
 
 
 def collect_samples(
@@ -94,8 +107,8 @@ def collect_samples(
     vision: Engine,
     preprocess: Preprocess,
     prompt: Prompt,
-    labels: LabelTokens,
-    embedding: NDArray[Any],
+    labels: Tokens,
+    inputs: LabelInputs,
     excluded: Sequence[Path] = (),
 ) -> Samples:
     """Read the images of `find_calibration_images` once, and note the pool entries that they retrieve.
@@ -108,7 +121,7 @@ def collect_samples(
         preprocess: the model's preprocessing.
         prompt: of the bundle.
         labels: tokens of the bundle's labels.
-        embedding: of tokens, [49408, W].
+        inputs: turns tokens into inputs of the text graph.
         excluded: images of the parity check.
 
     Raises:
@@ -127,7 +140,7 @@ def collect_samples(
     if len(usable) < WANTED_IMAGES:
         count = plural(len(usable), "image")
         _LOGGER.warning("int8 is calibrated on %s, %d are wanted: its ranges may clip", count, WANTED_IMAGES)
-    return Samples(usable, preprocess, prompt, np.unique(np.concatenate(retrieved), axis=0), labels, embedding)
+    return Samples(usable, preprocess, prompt, np.unique(np.concatenate(retrieved), axis=0), labels, inputs)
 
 
 def _read(path: Path, preprocess: Preprocess) -> NDArray[np.float32] | None:
@@ -145,7 +158,7 @@ def _batches(items: Sequence[_Item], size: int = BATCH) -> Iterator[Sequence[_It
 
 def measure_ranges(
     graph: Path, tensors: set[str], feeds: Iterable[Feed], method: CalibrationMethod, scratch: Path
-) -> dict[str, tuple[float, float]]:
+) -> dict[str, Range]:
     """Find the least and the greatest value that int8 shall represent, for each tensor.
 
     Args:

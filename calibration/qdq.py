@@ -32,11 +32,12 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from attri.calibration.activation_ranges import Feed
-from attri.runtime.bundle import TEXT, VISION
+from attri.runtime.bundle import LABEL, TEXT, VISION
 from attri.runtime.engines.onnxruntime import OrtEngine
 
 PRODUCTS = ("MatMul", "Gemm", "Conv")
-FEATURES = {VISION: "image_features", TEXT: "text_features"}  # the output of each graph that is quantized
+FEATURES = {VISION: "image_features", TEXT: "text_features", LABEL: "states"}  # the output that counts, of each graph
+QUANTIZED = (VISION, TEXT)
 QDQ = ("QuantizeLinear", "DequantizeLinear")
 Layers = dict[str, list[str]]  # node names by layer
 

@@ -94,6 +94,8 @@ def _export(run: Path, options: CommandOptions, calibration: Calibration | None)
             scores=what.scores,
             card=what.card,
             zero_shot=options.zero_shot,
+            attracts=what.attracts,
+            explain=options.explain,
         )
         request.check(options.target, what.labels, what.images)  # all that can be refused at once
         progress.begin(f"loading {what.name}")
@@ -116,6 +118,7 @@ def _export_prompt(run: Path, options: CommandOptions) -> ParityReport:
             scores=what.scores,
             source={"run": what.name, **asdict(what.card)},
             zero_shot=options.zero_shot,
+            attracts=what.attracts,
         )
         progress.begin(f"loading {what.name}")
         return export_prompt(what.load(), base, options.target, what.labels, what.images, request, progress)
@@ -133,6 +136,7 @@ class _Subject:
         scores: what temperature and threshold are fitted on.
         card: what is known of the training.
         load: loads the model, which takes long.
+        attracts: the classes that the pool's entries attract; None where that is not known.
     """
 
     name: str
@@ -142,10 +146,11 @@ class _Subject:
     scores: ScoreCalibrationRequest
     card: Card
     load: Callable[[], AttriPrompt]
+    attracts: list[list[list[str]]] | None = None
 
 
 def _read_run(run: Path, options: CommandOptions) -> _Subject:
-    from attri.export.bundle.model_card import Card
+    from attri.export.bundle.model_card import Card, entry_names, results_of
     from attri.runtime.labels import read_labels
     from attri.train.training.checkpoint import load_run
 
@@ -160,6 +165,7 @@ def _read_run(run: Path, options: CommandOptions) -> _Subject:
         scores=options.score_calibration(trained),
         card=Card.of(run, trained),
         load=lambda: load_trained_model(trained, run),
+        attracts=entry_names(results_of(run, trained)),
     )
 
 

@@ -64,6 +64,7 @@ class CommandOptions:
     false_accepts: float | None
     false_rejects: float | None
     opset: int
+    explain: bool
 
     @property
     def precision(self) -> Precision:
@@ -88,7 +89,7 @@ class CommandOptions:
         if self.base is None:
             raise UsageError("--prompt-only makes a prompt for the graphs of a bundle: name it with --base")
         context = click.get_current_context()
-        of_base = ("fp16", "int8", "opset", "calibration_data", "calibration_method", "int8_target", "trt")
+        of_base = ("fp16", "int8", "opset", "explain", "calibration_data", "calibration_method", "int8_target", "trt")
         given = [name for name in of_base if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
         if given:
             named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
@@ -233,6 +234,7 @@ _OPTIONS = [
         help="Choose the threshold that rejects this share of validation images.",
     ),
     option(BUNDLE, "--opset", type=int, default=18, show_default=True, help="ONNX opset, 17 or 18."),
+    option(BUNDLE, "--explain", is_flag=True, help="Add a graph that says which parts of an image speak for a label."),
 ]
 
 

@@ -17,21 +17,22 @@ from attri.export.bundle.model_card import Card
 from attri.export.bundle.report import write_report
 from attri.export.graph.opset import check_opset
 from attri.export.graph.precision import DTYPES, half_report
-from attri.export.graph.trace import trace_text, trace_vision
+from attri.export.graph.trace import trace_explain, trace_label, trace_text, trace_vision
 from attri.export.parity.compare import compare
 from attri.export.parity.drift import locate_drift
+from attri.export.parity.explanations import check_explained, compare_explanations
 from attri.export.parity.gates import Gates
 from attri.export.parity.images import ParityImages, read_images
 from attri.export.parity.outputs import open_unfinished
 from attri.export.parity.reference import save_reference
-from attri.export.parity.report import ParityReport
+from attri.export.parity.report import ParityReport, Stage
 from attri.export.pooled import as_pool
 from attri.export.progress import Progress
 from attri.export.prompt import make_prompt
 from attri.export.quantize import Calibration, quantize_bundle
-from attri.export.score_calibration import ScoreCalibrationRequest, calibrate_scores
+from attri.export.score_calibration import ScoreCalibrationRequest, calibrate_scores, independent_scores
 from attri.runtime._util.wording import plural
-from attri.runtime.bundle import EMBEDDING, MERGES, TEXT, VISION, Bundle, Precision
+from attri.runtime.bundle import EMBEDDING, EXPLAIN, LABEL, TEXT, VISION, Bundle, Precision
 from attri.runtime.errors import UsageError
 from attri.runtime.prompt import Prompt
 from attri.train.model import AttriPrompt
@@ -52,6 +53,8 @@ class ExportOptions:
         scores: what temperature and rejection threshold are fitted on; by default neither is.
         card: what the report says about the training.
         zero_shot: the model is plain CLIP (`attri.export.pooled.zero_shot_model`): no image gets a prompt.
+        attracts: the classes that the pool's entries attract, as of `attri.export.bundle.model_card.entry_names`.
+        explain: add the graph that explains cosines by patches.
     """
 
     precision: Precision = "fp32"
@@ -62,6 +65,8 @@ class ExportOptions:
     scores: ScoreCalibrationRequest = field(default_factory=ScoreCalibrationRequest)
     card: Card = field(default_factory=Card)
     zero_shot: bool = False
+    attracts: list[list[list[str]]] | None = None
+    explain: bool = False
 
     def check(self, path: Path, labels: list[str], images: Sequence[Path]) -> None:
         """Refuse everything that cannot be exported, before anything takes long.
@@ -108,8 +113,8 @@ def export_bundle(
 
     Raises:
         ParityError: the graphs do not agree with the model; nothing is written.
-        UsageError: an unknown precision or opset, no calibration images, int8 for convolutions, or `path` is something
-            that is not a bundle.
+        UsageError: an unknown precision or opset, no calibration images, int8 for convolutions, explanations of a model
+            that allows none, or `path` is something that is not a bundle.
         FailedError: the tracer did not write what was asked for, a graph called fp16 or int8 would not be, most images
             cannot be read, or the disk is full.
     """
@@ -121,8 +126,10 @@ def export_bundle(
             f"int8 quantizes transformer blocks, and the image tower of {model.backbone.public_name} is made of"
             " convolutions: use fp16"
         )
-    progress.begin(f"reading {plural(len(files), 'image')} for the parity check")
     model = model.eval().cpu()
+    if options.explain:
+        check_explained(model)
+    progress.begin(f"reading {plural(len(files), 'image')} for the parity check")
     parity_images = read_images(model.backbone, files)
     with writer.staging(target) as folder:
         return _Export(model, folder, labels, parity_images, options, progress).run()
@@ -148,7 +155,9 @@ class _Export:
         self.progress = progress
         self.gates = options.gates or Gates.of(options.precision)
         manifest = writer.describe(model, options.precision, options.opset)
-        self.bundle = Bundle(folder, manifest, make_prompt(model, labels, options.template, selection))
+        self.bundle = Bundle(
+            folder, manifest, make_prompt(model, labels, options.template, selection, options.attracts)
+        )
 
     @property
     def pixels(self) -> NDArray[np.float32]:
@@ -159,6 +168,8 @@ class _Export:
         self.trace()
         report, arithmetic = self.quantize() if self.options.calibration else self.compare()
         stages, requested = [self.images.stage, *report.stages], len(self.images.requested)
+        if self.options.explain:
+            stages.append(self.compare_explanations())
         report = dataclasses.replace(report, stages=stages, requested=requested)
         report = report.with_default_gates(Gates.of(self.options.precision))
         self.require_parity(report)
@@ -167,15 +178,21 @@ class _Export:
         return report
 
     def trace(self) -> None:
-        """Write the graphs, the token embedding, the tokenizer's merges and the reference images."""
+        """Write the graphs, the token embedding, the tokenizer and the reference images."""
         folder, precision, opset = self.bundle.path, self.options.precision, self.options.opset
         self.progress.begin("tracing the vision graph")
         save_graph(trace_vision(self.model, precision, opset), folder / VISION)
         self.progress.begin("tracing the text graph")
         save_graph(trace_text(self.model, precision, opset), folder / TEXT)
+        if not self.model.text.causal:
+            self.progress.begin("tracing the label graph")
+            save_graph(trace_label(self.model, precision, opset), folder / LABEL)
+        if self.options.explain:
+            self.progress.begin("tracing the graph of explanations")
+            save_graph(trace_explain(self.model, opset), folder / EXPLAIN)
         self.progress.begin("writing the token embedding")
         writer.save_embedding(self.model.backbone.token_embedding, folder / EMBEDDING, precision)
-        writer.copy_merges(folder / MERGES)
+        writer.save_tokenizer(self.model.backbone.reader, folder)
         save_reference(self.model, self.bundle, self.pixels)
 
     def quantize(self) -> tuple[ParityReport, dict[str, Any]]:
@@ -193,6 +210,11 @@ class _Export:
             arithmetic = half_report(self.bundle, self.model.backbone.preprocess(), self.pixels)
         self.progress.begin("comparing the graphs with the PyTorch model")
         return compare(self.model, self.bundle, self.pixels, self.gates), arithmetic
+
+    def compare_explanations(self) -> Stage:
+        """Compare what explanations add up to with the cosines of the model."""
+        self.progress.begin("comparing explanations with the PyTorch model")
+        return compare_explanations(self.model, self.bundle, self.pixels)
 
     def require_parity(self, report: ParityReport) -> None:
         """Raise ParityError that names the stage, and the layer, where a gate was missed."""
@@ -215,6 +237,7 @@ class _Export:
             self.bundle.prompt.facts,
             temperature=confidence["temperature"],
             threshold=confidence["threshold"],
+            independent=independent_scores(confidence),
             parity=parity,
         )
         self.progress.begin("writing the report")

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from attri.runtime.bundle import PROMPT_SHAPE
 from attri.runtime.errors import UsageError
 from attri.runtime.prompt import Selection
 from attri.train.config import PromptConfig
@@ -54,8 +55,7 @@ def zero_shot_model(backbone: Backbone, shape: Mapping[str, Any] | None = None) 
     Raises:
         UsageError: the base has static tokens.
     """
-    names = ("depth", "clusters", "topk", "prompt_length", "static_tokens")
-    given = {} if shape is None else {name: shape[name] for name in names}
+    given = {} if shape is None else {name: shape[name] for name in PROMPT_SHAPE}
     if given.get("static_tokens"):
         raise UsageError("graphs with static tokens give them to every image, and cannot be plain CLIP")
     model = AttriPrompt(backbone, PromptConfig(pool_size=given.get("topk", PromptConfig.topk), **given))

@@ -26,7 +26,8 @@ from attri.export.parity.report import ParityReport
 from attri.export.pooled import as_pool
 from attri.export.progress import Progress
 from attri.export.quantize import compare_int8
-from attri.export.score_calibration import ScoreCalibrationRequest, calibrate_scores
+from attri.export.ranges import check_ranges
+from attri.export.score_calibration import ScoreCalibrationRequest, calibrate_scores, independent_scores
 from attri.runtime._util.wording import plural
 from attri.runtime.bundle import Bundle
 from attri.runtime.errors import FailedError, UsageError
@@ -46,6 +47,7 @@ class PromptOptions:
         scores: what temperature and rejection threshold are fitted on; by default neither is.
         source: what the file says about the run.
         zero_shot: the model is plain CLIP (`attri.export.pooled.zero_shot_model`): no image gets a prompt.
+        attracts: the classes that the pool's entries attract, as of `attri.export.bundle.model_card.entry_names`.
     """
 
     template: str = "a photo of a {}."
@@ -53,6 +55,7 @@ class PromptOptions:
     scores: ScoreCalibrationRequest = field(default_factory=ScoreCalibrationRequest)
     source: dict[str, Any] = field(default_factory=dict)
     zero_shot: bool = False
+    attracts: list[list[list[str]]] | None = None
 
 
 def export_prompt(
@@ -80,7 +83,8 @@ def export_prompt(
 
     Raises:
         UsageError: the model does not fit the bundle; names what differs.
-        ParityError: the graphs do not agree with the model; nothing is written.
+        ParityError: the graphs do not agree with the model, or the prompt leaves the calibrated ranges of an int8 base;
+            nothing is written.
         FailedError: most images cannot be read, or the file cannot be written.
     """
     options, progress = options or PromptOptions(), progress or Progress()
@@ -91,8 +95,11 @@ def export_prompt(
     progress.begin(f"reading {plural(len(images), 'image')} for the parity check")
     model = model.eval().cpu()
     parity_images: ParityImages = read_images(model.backbone, images)
-    prompt = make_prompt(model, labels, options.template, selection)
+    prompt = make_prompt(model, labels, options.template, selection, options.attracts)
     with_prompt = dataclasses.replace(bundle, prompt=prompt)
+    if bundle.manifest.precision == "int8":
+        progress.begin("looking whether the prompt stays within the calibrated ranges")
+        check_ranges(with_prompt, parity_images.pixels)
     progress.begin("comparing the graphs with the PyTorch model")
     report = _compare(model, with_prompt, parity_images.pixels, options.gates)
     report = dataclasses.replace(
@@ -107,6 +114,7 @@ def export_prompt(
         base=bundle.manifest.base,
         temperature=confidence["temperature"],
         threshold=confidence["threshold"],
+        independent=independent_scores(confidence),
         parity=report.to_dict(),
         source=options.source,
     )
@@ -118,8 +126,22 @@ def export_prompt(
     return report
 
 
-def make_prompt(model: AttriPrompt, labels: list[str], template: str, selection: Selection = "nearest") -> Prompt:
-    """Fold the learned tensors of a model with a pool into a prompt, still without a base and without figures."""
+def make_prompt(
+    model: AttriPrompt,
+    labels: list[str],
+    template: str,
+    selection: Selection = "nearest",
+    attracts: list[list[list[str]]] | None = None,
+) -> Prompt:
+    """Fold the learned tensors of a model with a pool into a prompt, still without a base and without figures.
+
+    Args:
+        model: has the pool.
+        labels: default labels.
+        template: the sentence around each of them.
+        selection: which entries an image gets.
+        attracts: the classes that entries attract; of a pool that all blocks share it is one block.
+    """
     with torch.no_grad():
         keys = model.pool.keys_of_blocks().transpose(-1, -2)  # [L, D, N]
         table, static = model.tables()
@@ -127,7 +149,10 @@ def make_prompt(model: AttriPrompt, labels: list[str], template: str, selection:
     if model.config.static_tokens:
         tensors["static_table"] = static.numpy()
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return Prompt.of(PromptFacts(PROMPT_SCHEMA, version("attri"), created, {}, template, labels, selection), tensors)
+    facts = PromptFacts(PROMPT_SCHEMA, version("attri"), created, {}, template, labels, selection)
+    if attracts is not None:
+        facts = dataclasses.replace(facts, attracts=attracts * model.depth if len(attracts) == 1 else attracts)
+    return Prompt.of(facts, tensors)
 
 
 def require_base(model: AttriPrompt, bundle: Bundle) -> None:

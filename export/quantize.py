@@ -24,18 +24,20 @@ from attri.calibration.activation_ranges import (
     METHODS,
     CalibrationMethod,
     Feed,
+    Range,
     Samples,
     collect_samples,
     label_tokens,
     measure_ranges,
 )
 from attri.calibration.images import find_calibration_images
-from attri.calibration.qdq import FEATURES, S8S8, U8S8, Drift, Flavour, Layers
+from attri.calibration.qdq import FEATURES, QUANTIZED, S8S8, U8S8, Drift, Flavour, Layers
 from attri.export.parity.compare import compare_outputs
 from attri.export.parity.gates import Gates
 from attri.export.parity.outputs import Outputs, open_unfinished, run_bundle, run_model
 from attri.export.parity.report import ParityReport
 from attri.export.progress import Progress
+from attri.export.ranges import describe_ranges
 from attri.runtime._util.wording import plural
 from attri.runtime.bundle import SYMMETRIC, TEXT, VISION, Bundle
 from attri.runtime.engines.onnxruntime import OrtEngine
@@ -85,7 +87,8 @@ class Source:
 
     proto: onnx.ModelProto
     found: Layers  # that may be int8
-    measured: dict[str, tuple[float, float]]  # range of each activation
+    measured: dict[str, Range]  # range of each activation
+    seen: dict[str, Range]  # its least and greatest value
     few: list[Feed]  # inputs to measure sensitivities on
 
 
@@ -155,15 +158,15 @@ def quantize_bundle(
     parity = ParityCheck.of(model, bundle, pixels)
     with _scratch(bundle.path) as folder:
         vision = OrtEngine(bundle.file(VISION), "cpu")
-        tokens, embedding = label_tokens(bundle), bundle.token_embedding()
+        tokens, inputs = label_tokens(bundle)
         preprocess = model.backbone.preprocess()
         samples = collect_samples(
-            calibration.data, vision, preprocess, bundle.prompt, tokens, embedding, calibration.excluded
+            calibration.data, vision, preprocess, bundle.prompt, tokens, inputs, calibration.excluded
         )
         count = plural(len(samples.images), "calibration image")
         progress.say(f"int8: {count}, {plural(len(samples.retrieved), 'set')} of pool entries")
         sources = {
-            name: measure_source(bundle.file(name), samples, calibration.method, folder, progress) for name in FEATURES
+            name: measure_source(bundle.file(name), samples, calibration.method, folder, progress) for name in QUANTIZED
         }
         target = gates if calibration.target is None else dataclasses.replace(gates, cosine=calibration.target)
         reports: dict[Flavour, ParityReport] = {}
@@ -172,7 +175,10 @@ def quantize_bundle(
             search = _Search(flavour, files, sources, parity, folder, progress)
             reports[flavour] = search.run(target)
             graphs |= search.summary()
-    summary = {"method": calibration.method, "images": len(samples.images), "graphs": graphs}
+    ranges = {
+        name: describe_ranges(each.found, each.proto.graph, each.measured, each.seen) for name, each in sources.items()
+    }
+    summary = {"method": calibration.method, "images": len(samples.images), "graphs": graphs, "ranges": ranges}
     return both_flavours(reports), summary
 
 
@@ -197,7 +203,8 @@ def measure_source(file: Path, samples: Samples, method: CalibrationMethod, fold
     tensors = qdq.activations(proto.graph, found)
     progress.say(f"int8: ranges of {plural(len(tensors), 'tensor')} of {name}, {method}")
     measured = measure_ranges(path, tensors, feeds(), method, folder)
-    return Source(proto, found, measured, list(feeds(SENSITIVITY_SAMPLES)))
+    seen = measured if method == "minmax" else measure_ranges(path, tensors, feeds(), "minmax", folder)
+    return Source(proto, found, measured, seen, list(feeds(SENSITIVITY_SAMPLES)))
 
 
 class _Search:

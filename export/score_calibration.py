@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,11 @@ from attri.calibration.confidence import (
     threshold_rejecting,
 )
 from attri.calibration.images import evenly, without_copies
+from attri.calibration.independent import fit_independent
 from attri.runtime.classifier import Classifier
 from attri.runtime.errors import UsageError
 from attri.runtime.images import list_images
+from attri.runtime.prompt import IndependentScores
 from attri.train.data import Dataset, LabelledImage, read_data, read_target
 from attri.train.data.dataset import few_shot
 from attri.train.training.checkpoint import Run
@@ -44,6 +47,7 @@ __all__ = [
     "calibrate_scores",
     "data_of",
     "find_negatives",
+    "independent_scores",
     "logits_and_targets",
 ]
 
@@ -184,14 +188,15 @@ def _require_negatives(count: int, share: float) -> None:
 
 
 def calibrate_scores(request: ScoreCalibrationRequest, classifier: Classifier) -> dict[str, Any]:
-    """Fit temperature and threshold.
+    """Fit temperature, threshold and independent scores.
 
     Args:
         request: what to fit.
         classifier: of the bundle; its labels are changed meanwhile.
 
     Returns:
-        `temperature`, `threshold` (None: nothing is rejected), and the figures that parity.json keeps beside them.
+        `temperature`, `threshold` (None: nothing is rejected), `independent` (None: not fitted), and the figures that
+        parity.json keeps beside them.
 
     Raises:
         UsageError: a temperature or threshold was asked for, and too few of its images can be read; or no threshold
@@ -199,6 +204,7 @@ def calibrate_scores(request: ScoreCalibrationRequest, classifier: Classifier) -
     """
     labels = list(classifier.labels)
     result: dict[str, Any] = {"temperature": 1.0, "threshold": None, "validation": None, "why": request.why}
+    result["independent"] = None
     known = None
     if request.validation is not None:
         base, targets = logits_and_targets(classifier, request.validation.base)
@@ -208,6 +214,7 @@ def calibrate_scores(request: ScoreCalibrationRequest, classifier: Classifier) -
                 raise UsageError(f"scores cannot be calibrated: {result['why']}")
         else:
             result |= _fit_temperature(request.validation, request.asked, classifier, base, targets)
+            result["independent"] = _fit_independent(request.validation, classifier, base, targets)
             if labels == request.validation.base.classes:
                 known = probabilities(base, result["temperature"]).max(1)
     classifier.set_labels(labels)
@@ -257,6 +264,30 @@ def _fit_temperature(
         if len(novel_targets):
             result["novel"] = summary(novel, novel_targets, result["temperature"])
     return result
+
+
+def _fit_independent(
+    validation: Validation, classifier: Classifier, logits: NDArray[np.float64], targets: NDArray[np.int64]
+) -> dict[str, Any] | None:
+    """Fit how labels are scored by themselves, if they can be.
+
+    A model that was trained for it (SigLIP) keeps its scale and bias.
+    """
+    manifest = classifier.bundle.manifest
+    bias = manifest.logit_bias
+    fixed = (manifest.logit_scale, bias) if bias else None
+    found = fit_independent(logits / manifest.logit_scale, targets, validation.base.classes, fixed)
+    return None if found is None else {**dataclasses.asdict(found[0]), "figures": found[1]}
+
+
+def independent_scores(confidence: Mapping[str, Any]) -> IndependentScores | None:
+    """What a prompt keeps of the figures of `calibrate_scores`."""
+    found = confidence["independent"]
+    return (
+        None
+        if found is None
+        else IndependentScores(found["scale"], found["bias"], found["threshold"], found["thresholds"])
+    )
 
 
 def _choose_threshold(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from attri.runtime._util.wording import plural
 from attri.runtime.bundle import read_manifest
 
 __all__ = ["rejection_text", "summary_lines", "temperature_text"]
@@ -21,6 +22,8 @@ def summary_lines(bundle: Path) -> Iterator[str]:
         yield f"{manifest.precision}    {name}  {_arithmetic_text(graph)}"
     confidence = json.loads((bundle / "parity.json").read_text(encoding="utf-8"))["confidence"]
     yield f"scores  {temperature_text(confidence)}; {rejection_text(confidence)}"
+    if confidence["independent"] is not None:
+        yield f"scores  {independent_text(confidence['independent'])}"
 
 
 def _arithmetic_text(graph: dict[str, Any]) -> str:
@@ -50,6 +53,13 @@ def temperature_text(confidence: dict[str, Any]) -> str:
         before, after = (confidence["novel"][side]["ece"] for side in ("before", "after"))
         text += f"; on other classes {before:.1%} without, {after:.1%} with it"
     return text + (" (worse, kept since --calibrate was given)" if confidence["worse"] else "")
+
+
+def independent_text(independent: dict[str, Any]) -> str:
+    """Describe independent scores."""
+    figures = independent["figures"]
+    own = f", with own thresholds of {plural(figures['own'], 'label')}" if figures["own"] else ""
+    return f"independent (--independent): precision {figures['precision']:.1%}, recall {figures['recall']:.1%}{own}"
 
 
 def rejection_text(confidence: dict[str, Any]) -> str:

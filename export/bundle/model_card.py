@@ -8,18 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from attri.runtime.errors import FailedError
+from attri.train.model import catalogue
 from attri.train.training.checkpoint import Run
 from attri.train.training.run_folder import RESULTS
 
-__all__ = ["NOT_KNOWN", "Card", "licence"]
+__all__ = ["NOT_KNOWN", "Card", "entry_names", "licence", "results_of"]
 
-# Licences of weights by the start of open_clip's tag, as their publishers state them.
-LICENCES = {
-    "embedded": "made for attri from images under Apache-2.0, MIT and CC BY 4.0, see train/pocket/README.md",
-    "openai": "MIT, that of the repository in which OpenAI published CLIP",
-    "metaclip": "CC BY-NC 4.0, not for commercial use",
-    "dfn": "Apple's licence for research models (apple-amlr)",
-}
+POCKET = "made for attri from images under Apache-2.0, MIT and CC BY 4.0, see train/pocket/README.md"
 NOT_KNOWN = "not known to attri: see where the weights come from"
 
 
@@ -40,9 +35,7 @@ class Card:
         Raises:
             FailedError: the results in the folder are those of another training.
         """
-        results = _read_results(folder)
-        if not _is_of(results, run):
-            raise FailedError(f"the results in {folder} are of another training than its prompt: export it again")
+        results = results_of(folder, run)
         train = {name: getattr(run.train, name) for name in ("shots", "epochs", "seed")}
         images = results.get("train", {}).get("images")
         compared = _protocol_rows(folder, run)
@@ -81,6 +74,32 @@ def _protocol_rows(folder: Path, run: Run) -> list[dict[str, Any]]:
     ]
 
 
+def results_of(folder: Path, run: Run) -> dict[str, Any]:
+    """Read the results of a run, {} where it has none.
+
+    Raises:
+        FailedError: the results in the folder are those of another training.
+    """
+    results = _read_results(folder)
+    if not _is_of(results, run):
+        raise FailedError(f"the results in {folder} are of another training than its prompt: export it again")
+    return results
+
+
+def entry_names(results: dict[str, Any]) -> list[list[list[str]]] | None:
+    """The classes that each pool entry attracts, as the training found them in the features of all its images.
+
+    Args:
+        results: of a run.
+
+    Returns:
+        For each block, or the one pool that all blocks share, and for each entry the names of classes, the strongest
+        first; None where the results have none.
+    """
+    blocks = results.get("pool_entries")
+    return [[[row["name"] for row in entry] for entry in block] for block in blocks] if blocks else None
+
+
 def _read_results(folder: Path) -> dict[str, Any]:
     """results.json of a folder, or {} where it cannot be read."""
     try:
@@ -97,8 +116,13 @@ def _is_of(results: dict[str, Any], run: Run) -> bool:
     return not isinstance(meta, dict) or json.loads(json.dumps(own)).items() <= meta.items()
 
 
-def licence(pretrained: str) -> str:
-    """The licence of a backbone's weights, by open_clip's tag."""
-    if Path(pretrained).suffix or "/" in pretrained:
-        return NOT_KNOWN  # a file of the user's own
-    return next((text for tag, text in LICENCES.items() if pretrained.startswith(tag)), NOT_KNOWN)
+def licence(name: str, pretrained: str) -> str:
+    """The licence of a backbone's weights.
+
+    Args:
+        name: of the model.
+        pretrained: open_clip's tag, or what else says where its weights came from.
+    """
+    if pretrained == "embedded":
+        return POCKET
+    return catalogue.licence(name, pretrained) or NOT_KNOWN

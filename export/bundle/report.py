@@ -26,7 +26,7 @@ from attri.export.parity.images import ParityImages
 from attri.export.parity.outputs import open_unfinished
 from attri.export.parity.report import ParityReport, Stage
 from attri.runtime._util.printable import json_text
-from attri.runtime.bundle import SYMMETRIC, TEXT, VISION, Bundle, Manifest, file_entry
+from attri.runtime.bundle import Bundle, Manifest, file_entry
 from attri.runtime.engines.base import Engine
 from attri.runtime.preprocess import Preprocess
 from attri.train.fitting import versions
@@ -88,7 +88,7 @@ def _describe(
     manifest: Manifest = bundle.manifest
     others = ("onnx", "onnxscript", "onnxruntime")
     return {
-        "model": manifest.model | {"licence": licence(manifest.model["pretrained"])},
+        "model": manifest.model | {"licence": licence(manifest.model["name"], manifest.model["pretrained"])},
         "precision": manifest.precision,
         "opset": manifest.opset,
         "arithmetic": manifest.arithmetic,
@@ -124,10 +124,10 @@ def _count_operations(bundle: Bundle, pixels: NDArray[np.float32]) -> dict[str, 
     classifier = open_unfinished(bundle, wrap=record)
     classifier.set_labels(classifier.labels[:COUNTED])
     classifier.encode_text(classifier.encode_image(pixels)[1])
-    feeds = {name: recorder.feeds[0] for name, recorder in zip((VISION, TEXT), recorders, strict=True)}
+    feeds = {name: recorder.feeds[0] for name, recorder in zip(bundle.graph_files, recorders, strict=True)}
     sizes: dict[str, Any] = {}
     for name, feed in feeds.items():
-        files = (name, SYMMETRIC[name]) if bundle.manifest.precision == "int8" else (name,)
+        files = dict.fromkeys((name, bundle.graph_name(name, tensorrt=True)))
         sizes |= {file: graph_stats.count(onnx.load(bundle.file(file)), feed) for file in files}
     return sizes
 

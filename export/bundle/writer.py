@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,6 +29,7 @@ from attri.runtime.bundle import (
     MERGES,
     PROMPT,
     SCHEMA,
+    TOKENIZER,
     Bundle,
     Manifest,
     Precision,
@@ -36,14 +38,16 @@ from attri.runtime.bundle import (
 )
 from attri.runtime.errors import FailedError, UsageError
 from attri.runtime.prompt import Prompt
+from attri.runtime.text.reader import TextReader
+from attri.runtime.text.tokenizer_file import FileTokenizer
 from attri.train.model import AttriPrompt
 
 __all__ = [
     "check_target",
-    "copy_merges",
     "describe",
     "save",
     "save_embedding",
+    "save_tokenizer",
     "shape_of",
     "staging",
     "weights_name",
@@ -169,7 +173,7 @@ def replace_dir(folder: Path, path: Path) -> None:
 
 
 def save_embedding(table: Tensor, path: Path, precision: Precision) -> None:
-    """Write the token embedding [49408, W] as float32, or as float16 for fp16 and int8.
+    """Write the token embedding [V, W] as float32, or as float16 for fp16 and int8.
 
     Raises:
         OSError: it cannot be written.
@@ -180,9 +184,12 @@ def save_embedding(table: Tensor, path: Path, precision: Precision) -> None:
         raise OSError(error.errno or errno.ENOSPC, error.strerror or str(error), str(path)) from error
 
 
-def copy_merges(path: Path) -> None:
-    """Copy the tokenizer's merges."""
-    shutil.copyfile(Path(tokenizer.__file__).with_name(MERGES), path)
+def save_tokenizer(reader: TextReader, folder: Path) -> None:
+    """Write the tokenizer's file: CLIP's merges, or the model's own tokenizer."""
+    if isinstance(reader.tokenizer, FileTokenizer):
+        (folder / TOKENIZER).write_bytes(reader.tokenizer.content)
+    else:
+        shutil.copyfile(Path(tokenizer.__file__).with_name(MERGES), folder / MERGES)
 
 
 def weights_name(tag: str) -> str:
@@ -206,12 +213,15 @@ def describe(model: AttriPrompt, precision: Precision, opset: int) -> Manifest:
         text={
             "context_length": backbone.context_length,
             "width": int(backbone.token_embedding.shape[1]),
+            "causal": backbone.reader.causal,
+            "pooled": backbone.reader.pooled,
+            "clean": backbone.reader.clean,
         },
         logit_scale=backbone.logit_scale,
+        logit_bias=backbone.logit_bias,
         retrieval={
             **shape_of(model),
             "retrieved": model.config.retrieved,
-            "sources": model.vision.sources,
         },
         precision=precision,
         arithmetic={},
@@ -222,11 +232,12 @@ def describe(model: AttriPrompt, precision: Precision, opset: int) -> Manifest:
     )
 
 
-def shape_of(model: AttriPrompt) -> dict[str, int]:
+def shape_of(model: AttriPrompt) -> dict[str, Any]:
     """What of a prompt's shape is fixed in the graphs, by names of `Manifest.retrieval`."""
     config = model.config
     return {
         "depth": model.depth,
+        "sources": model.vision.sources,
         "clusters": config.clusters,
         "topk": config.topk,
         "prompt_length": config.prompt_length,

@@ -19,10 +19,12 @@ from torch import nn
 from attri.calibration.activation_ranges import Feed, Samples, label_tokens
 from attri.calibration.qdq import FEATURES, PRODUCTS, needed
 from attri.export.graph.probe import session
-from attri.runtime.bundle import TEXT, VISION, Bundle, Precision
+from attri.runtime.bundle import LABEL, TEXT, VISION, Bundle, Precision
 from attri.runtime.engines.onnxruntime import OrtEngine
 from attri.runtime.errors import FailedError
 from attri.runtime.preprocess import Preprocess
+from attri.runtime.text.label_inputs import LABELS
+from attri.runtime.text.padded_tokens import PaddedTokens
 
 __all__ = ["DTYPES", "extreme_images", "half_peak", "half_report", "half_shares", "in_precision"]
 
@@ -55,7 +57,7 @@ def _float_types(proto: onnx.ModelProto) -> dict[str, int]:
 
 
 def half_report(bundle: Bundle, preprocess: Preprocess, pixels: NDArray[np.float32]) -> dict[str, Any]:
-    """Check that both graphs are fp16 and do not overflow.
+    """Check that all graphs are fp16 and do not overflow.
 
     Args:
         bundle: may be unfinished.
@@ -68,17 +70,22 @@ def half_report(bundle: Bundle, preprocess: Preprocess, pixels: NDArray[np.float
     Raises:
         FailedError: a graph is not fp16, or overflows.
     """
-    protos = {name: onnx.load(bundle.file(name)) for name in FEATURES}
-    graphs: dict[str, dict[str, float]] = {name: half_shares(protos[name], name, FEATURES[name]) for name in FEATURES}
+    protos = {name: onnx.load(bundle.file(name)) for name in bundle.graph_files}
+    graphs: dict[str, dict[str, float]] = {name: half_shares(protos[name], name, FEATURES[name]) for name in protos}
     extremes = [preprocess(image) for image in extreme_images(preprocess.size)]
     some = np.stack([*extremes, *pixels[:PEAK_IMAGES]])
     prompt = bundle.prompt
     retrieved = OrtEngine(bundle.file(VISION), "cpu").run({"pixels": some, **prompt.vision_inputs})[1]
     entries = np.unique(retrieved, axis=0)
-    samples = Samples([], preprocess, prompt, entries, label_tokens(bundle), bundle.token_embedding())
+    labels, inputs = label_tokens(bundle)
+    samples = Samples([], preprocess, prompt, entries, labels, inputs)
     feeds: Iterator[Feed] = ({"pixels": one[None], **prompt.vision_inputs} for one in some)
     graphs[VISION]["peak"] = half_peak(protos[VISION], VISION, feeds)
     graphs[TEXT]["peak"] = half_peak(protos[TEXT], TEXT, samples.text())
+    if isinstance(labels, PaddedTokens):
+        parts = np.array_split(np.arange(len(labels)), range(LABELS, len(labels), LABELS))
+        feeds = (labels.take(part).feed(bundle.token_embedding()) for part in parts)
+        graphs[LABEL]["peak"] = half_peak(protos[LABEL], LABEL, feeds)
     return {"graphs": graphs}
 
 

@@ -8,7 +8,7 @@ rounding is about the same everywhere: the first layer with ten times the error 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,10 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from attri.calibration.qdq import FEATURES
-from attri.export.graph.modules import TextGraph, VisionGraph
+from attri.export.graph.modules import LabelGraph, StatesGraph, VisionGraph, text_graph
 from attri.export.graph.probe import Feed, Recorder, inner
 from attri.export.parity.outputs import open_unfinished, run_bundle, run_model
-from attri.runtime.bundle import TEXT, VISION, Bundle
+from attri.runtime.bundle import LABEL, TEXT, VISION, Bundle, Precision
 from attri.runtime.engines.agreement import cosine
 from attri.runtime.engines.base import Engine
 from attri.runtime.engines.verify import ParityStage
@@ -35,8 +35,8 @@ ROUNDING = {"fp32": 1e-12, "fp16": 2.5e-7}  # 1 - cosine, a little more than mea
 GRAPHS = {
     ParityStage.IMAGE_FEATURES: [VISION],
     ParityStage.RETRIEVED: [VISION],
-    ParityStage.TEXT_FEATURES: [TEXT],
-    ParityStage.TOP1: [VISION, TEXT],
+    ParityStage.TEXT_FEATURES: [LABEL, TEXT],
+    ParityStage.TOP1: [VISION, LABEL, TEXT],
 }
 BLOCK_NORM = re.compile(r"(\d+)\.ln_([12])\.")
 TIMM_NORM = re.compile(r"\btrunk\.(.+)\.weight$")  # before, after or inside of attention and MLP, as timm names it
@@ -58,12 +58,13 @@ def locate_drift(model: AttriPrompt, bundle: Bundle, stage: ParityStage, pixels:
     if stage not in GRAPHS:
         return ""
     feeds = _worst_feeds(model, bundle, pixels)
-    modules: dict[str, nn.Module] = {VISION: VisionGraph(model, "fp32"), TEXT: TextGraph(model, "fp32")}
+    makers: dict[str, Callable[[AttriPrompt, Precision], nn.Module]]
+    makers = {VISION: VisionGraph, TEXT: text_graph, LABEL: LabelGraph}
     words = []
-    for name in GRAPHS[stage]:
+    for name in [name for name in GRAPHS[stage] if name in bundle.graph_files]:
         proto = onnx.load(bundle.file(name))
         ours = _graph_tensors(proto, FEATURES[name], feeds[name])
-        drifts = layer_drifts(ours, _module_tensors(modules[name], proto, feeds[name]))
+        drifts = layer_drifts(ours, _module_tensors(makers[name](model, "fp32"), proto, feeds[name], model.first))
         layer = first_jump(drifts, ROUNDING[bundle.manifest.precision])
         words.append(f"; {name} drifts first in {layer}" if layer else f"; no layer of {name} drifts by itself")
     return "".join(words)
@@ -79,7 +80,7 @@ def first_jump(drifts: Iterable[tuple[str, float]], before: float) -> str | None
 
 
 def _worst_feeds(model: AttriPrompt, bundle: Bundle, pixels: NDArray[np.float32]) -> dict[str, Feed]:
-    """Inputs of both graphs for this image and the two labels that are furthest off.
+    """Inputs of the graphs for this image and the two labels that are furthest off.
 
     Two, because all words of a single label would be shared words, and belong to the prefix.
     """
@@ -95,7 +96,7 @@ def _worst_feeds(model: AttriPrompt, bundle: Bundle, pixels: NDArray[np.float32]
     same = cosine(reference.text, run_bundle(classifier, pixels, reference.retrieved).text)[0]  # [C]
     classifier.set_labels([labels[i] for i in np.nan_to_num(same, nan=-1).argsort(kind="stable")[:2]])
     classifier.encode_text(reference.retrieved)
-    return {name: recorder.feeds[-1] for name, recorder in zip((VISION, TEXT), recorders, strict=True)}
+    return {name: recorder.feeds[-1] for name, recorder in zip(bundle.graph_files, recorders, strict=True)}
 
 
 def _graph_tensors(proto: onnx.ModelProto, features: str, feed: Feed) -> list[Array]:
@@ -108,27 +109,37 @@ def _graph_tensors(proto: onnx.ModelProto, features: str, feed: Feed) -> list[Ar
 
 
 @torch.no_grad()
-def _module_tensors(module: nn.Module, proto: onnx.ModelProto, feed: Feed) -> list[tuple[str, Array]]:
-    """The same tensors of the module, each with the layer that computed it. Inputs are in the order of the graph."""
+def _module_tensors(module: nn.Module, proto: onnx.ModelProto, feed: Feed, first: int) -> list[tuple[str, Array]]:
+    """The same tensors of the module, each with the layer that computed it. Inputs are in the order of the graph.
+
+    first: prompted text block; a label graph ends before it, and its text graph begins there.
+    """
     with _Norms() as norms:
         result = module.eval()(*(torch.from_numpy(feed[value.name].copy()) for value in proto.graph.input))
     features = result if isinstance(result, torch.Tensor) else result[0]
     weights = {parameter.data_ptr(): name for name, parameter in module.named_parameters()}
-    names = name_layers(weights.get(weight.data_ptr(), "") for weight, _, _ in norms.calls)
+    begin = first if isinstance(module, StatesGraph) else 0
+    names = name_layers((weights.get(weight.data_ptr(), "") for weight, _, _ in norms.calls), begin)
     tensors = [tensor.numpy() for _, x, y in norms.calls for tensor in (x, y)]
-    return list(zip([*names, "the projection"], [*tensors, features.numpy()], strict=True))
+    last = f"block {first - 1}, MLP" if isinstance(module, LabelGraph) else "the projection"
+    return list(zip([*names, last], [*tensors, features.numpy()], strict=True))
 
 
-def name_layers(weights: Iterable[str]) -> Iterator[str]:
-    """Yield, for the weight name of each norm, the name of the layer before the norm and that of the norm itself."""
-    last = -1  # the latest block of which both halves have begun
+def name_layers(weights: Iterable[str], begin: int = 0) -> Iterator[str]:
+    """Yield, for the weight name of each norm, the name of the layer before the norm and that of the norm itself.
+
+    Args:
+        weights: as the graph's module calls them.
+        begin: the model's number of the graph's first block.
+    """
+    last = begin - 1  # the latest block of which both halves have begun
     for weight in weights:
         match = BLOCK_NORM.search(weight)
         if of_timm := TIMM_NORM.search(weight):
             yield f"what {of_timm[1]} reads"
             yield of_timm[1]
             continue
-        block, half = (int(match[1]), int(match[2])) if match else (last + 1, 1)
+        block, half = (begin + int(match[1]), int(match[2])) if match else (last + 1, 1)
         last = block if half == 2 else last
         yield f"block {block}, attention" if half == 2 else f"block {block - 1}, MLP" if block else "the embedding"
         yield f"block {block}, ln_{half}" if match else weight.removesuffix(".weight").rpartition(".")[2]

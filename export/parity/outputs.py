@@ -15,8 +15,6 @@ from attri.runtime.engines.base import Engine
 from attri.runtime.engines.onnxruntime import OrtEngine
 from attri.runtime.prompt import Prompt
 from attri.runtime.text.cache import TextCache
-from attri.runtime.text.label_tokens import encode_labels
-from attri.runtime.tokenizer import Tokenizer
 from attri.train.model import AttriPrompt
 
 __all__ = ["Outputs", "open_unfinished", "run_bundle", "run_model"]
@@ -49,8 +47,9 @@ def open_unfinished(
         wrap: called on each engine; returns the engine to use.
         integers: as of `OrtEngine`.
     """
-    vision, text = (wrap(OrtEngine(bundle.file(name), "cpu", integers=integers)) for name in files)
-    return Classifier(bundle, vision, text, bundle.prompt.facts.labels, TextCache(0))
+    every = (*files, *bundle.graph_files[len(files) :])
+    vision, text, *label = (wrap(OrtEngine(bundle.file(name), "cpu", integers=integers)) for name in every)
+    return Classifier(bundle, vision, text, bundle.prompt.facts.labels, TextCache(0), label=label[0] if label else None)
 
 
 @torch.no_grad()
@@ -66,7 +65,7 @@ def run_model(
         template: the sentence around each label.
         prompt: selects the pool entries that images get; None takes those nearest to their centres.
     """
-    tokens = encode_labels(Tokenizer(), labels, template, model.backbone.context_length)
+    tokens = model.backbone.reader.encode(labels, template)
     parts = []
     for batch in torch.split(torch.from_numpy(pixels), BATCH):
         features, centres = model.encode_image(batch)

@@ -17,8 +17,8 @@ from attri.runtime.bundle import REFERENCE, Bundle
 from attri.runtime.engines.tensorrt.builder import CHECK_LABELS, TOKENS_PER_LABEL
 from attri.runtime.labels import prompt
 from attri.runtime.preprocess import Preprocess
-from attri.runtime.text.label_tokens import encode_labels
-from attri.runtime.tokenizer import Tokenizer
+from attri.runtime.text.padded_tokens import PaddedTokens
+from attri.runtime.text.reader import TextReader
 from attri.train.model import AttriPrompt
 
 __all__ = ["IMAGES", "save_reference"]
@@ -30,10 +30,15 @@ def save_reference(model: AttriPrompt, unfinished: Bundle, pixels: NDArray[np.fl
     """Write reference.npz from a few of the parity images [I, 3, S, S]."""
     facts = unfinished.prompt.facts
     some = np.stack(evenly(list(pixels), IMAGES))
-    labels = _few_labels(facts.labels, facts.template)
+    reader = model.backbone.reader
+    labels = _few_labels(reader, facts.labels, facts.template)
     reference = run_model(model, some, labels, facts.template)
-    tokens = encode_labels(Tokenizer(), labels, facts.template, unfinished.manifest.text["context_length"])
-    feed = unfinished.prompt.text_inputs | tokens.feed(unfinished.token_embedding())
+    tokens = reader.encode(labels, facts.template)
+    feed: dict[str, Any] = dict(unfinished.prompt.text_inputs)
+    if isinstance(tokens, PaddedTokens):
+        feed |= {"states": model.states(tokens).numpy(), "pooled_rows": tokens.pooled_rows}
+    else:
+        feed |= tokens.feed(unfinished.token_embedding())
     arrays: dict[str, Any] = {
         "pixels": _to_bytes(some, model.backbone.preprocess()),
         "image_features": reference.features,
@@ -42,17 +47,18 @@ def save_reference(model: AttriPrompt, unfinished: Bundle, pixels: NDArray[np.fl
         **{f"vision.{name}": value for name, value in unfinished.prompt.vision_inputs.items()},
         **{f"text.{name}": value for name, value in feed.items()},
     }
+    if isinstance(tokens, PaddedTokens):
+        arrays["label.ids"] = tokens.ids
     np.savez_compressed(unfinished.path / REFERENCE, **arrays)
 
 
-def _few_labels(labels: Sequence[str], template: str) -> list[str]:
+def _few_labels(reader: TextReader, labels: Sequence[str], template: str) -> list[str]:
     """Choose as many labels, evenly, as every engine takes at once, by their number and their tokens."""
-    tokenizer = Tokenizer()
     some: list[str] = []
     tokens = 0
     for label in evenly(list(labels), CHECK_LABELS):
-        tokens += len(tokenizer.encode(prompt(template, label))) + 2  # SOS and EOT
-        if some and tokens > CHECK_LABELS * TOKENS_PER_LABEL:
+        tokens += len(reader.tokenizer.encode(prompt(template, label))) + 2  # SOS and EOT
+        if some and reader.causal and tokens > CHECK_LABELS * TOKENS_PER_LABEL:
             break
         some.append(label)
     return some

@@ -18,6 +18,7 @@ from attri.calibration.images import evenly, find_calibration_images
 from attri.export.graph.trace import trace_vision
 from attri.export.prompt import make_prompt
 from attri.runtime.errors import FailedError, UsageError
+from attri.runtime.text.label_inputs import LabelInputs
 from attri.runtime.text.label_tokens import LabelTokens
 
 TOKENS, LENGTHS = np.arange(28, dtype=np.int32).reshape(7, 4), np.array([2, 1, 4, 2, 2, 4, 1], np.int32)
@@ -56,7 +57,7 @@ def graph(pocket_model, traced, tmp_path_factory):
 def samples(pocket_model, image_files):
     prompt = make_prompt(pocket_model, ["bird"], "a {}")
     preprocess = pocket_model.backbone.preprocess()
-    return Samples(image_files[:12], preprocess, prompt, np.zeros((1, 6, 2), np.int32), WORDS, TABLE)
+    return Samples(image_files[:12], preprocess, prompt, np.zeros((1, 6, 2), np.int32), WORDS, LabelInputs(TABLE))
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +149,7 @@ def test_images_come_a_few_at_a_time(samples, image_files, tmp_path, caplog):
     for number, file in enumerate(image_files[:9]):
         shutil.copy(file, tmp_path / f"{number}.png")
     engine = Seen()
-    found = collect_samples(tmp_path, engine, samples.preprocess, samples.prompt, WORDS, TABLE)
+    found = collect_samples(tmp_path, engine, samples.preprocess, samples.prompt, WORDS, LabelInputs(TABLE))
     assert engine.sizes == [4, 4, 1]
     assert len(found.images) == 9
     assert len(found.retrieved) <= 2  # distinct sets only
@@ -162,7 +163,7 @@ def test_damaged_images_are_named_and_left_out(samples, image_files, tmp_path, c
     shutil.copy(image_files[0], tmp_path / "good.png")
     (tmp_path / "cut.png").write_bytes(image_files[1].read_bytes()[:200])
     (tmp_path / "empty.jpg").touch()
-    found = collect_samples(tmp_path, Seen(), samples.preprocess, samples.prompt, WORDS, TABLE)
+    found = collect_samples(tmp_path, Seen(), samples.preprocess, samples.prompt, WORDS, LabelInputs(TABLE))
     assert found.images == [tmp_path / "good.png"]
     assert "left out of the calibration" in caplog.text
     assert "cut.png" in caplog.text
@@ -176,7 +177,7 @@ def test_a_folder_without_a_usable_image_is_refused(samples, tmp_path):
         find_calibration_images(tmp_path)
     (tmp_path / "a.png").write_text("not an image")
     with pytest.raises(UsageError, match=r"no image of .* can be read: int8 is calibrated on about 100 real ones"):
-        collect_samples(tmp_path, Seen(), samples.preprocess, samples.prompt, WORDS, TABLE)
+        collect_samples(tmp_path, Seen(), samples.preprocess, samples.prompt, WORDS, LabelInputs(TABLE))
 
 
 def test_training_images_are_taken_where_there_are_such(tmp_path, image_files):
@@ -220,7 +221,7 @@ def test_a_large_folder_is_sampled_evenly():
 def test_all_labels_and_all_sets_have_their_turn(samples, monkeypatch, count):
     monkeypatch.setattr(module, "TEXT_LABELS", 3)
     sets = np.arange(count, dtype=np.int32).reshape(count, 1, 1)
-    every = Samples([], samples.preprocess, samples.prompt, sets, WORDS, TABLE)
+    every = Samples([], samples.preprocess, samples.prompt, sets, WORDS, LabelInputs(TABLE))
     labels, seen = set(), set()
     for feed in every.text():
         assert feed["retrieved"].shape == (1, 1, 1)

@@ -41,6 +41,7 @@ def test_the_likelihood_is_that_of_the_definition():
     assert c.negative_log_likelihood(logits * 1e4, targets) < math.inf  # no overflow
 
 
+@pytest.mark.stress
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), sharpness=st.sampled_from([0.1, 0.5, 1.0, 3.0, 12.0]))
 def test_the_fitted_temperature_is_the_best_of_a_grid(seed, sharpness):

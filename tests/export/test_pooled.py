@@ -64,7 +64,7 @@ def test_entries_that_no_image_gets_leave_plain_clip(pocket_model):
     torch.testing.assert_close(found, pocket_model.plain_text(tokens_of(model)), rtol=0, atol=1e-6)
     with pytest.raises(UsageError, match="static tokens give them to every image"):
         zero_shot_model(pocket_model.backbone, {**dict.fromkeys(("clusters", "topk", "prompt_length"), 1),
-                                                "depth": 6, "static_tokens": 2})  # fmt: skip
+                                                "depth": 6, "sources": None, "static_tokens": 2})  # fmt: skip
 
 
 @torch.no_grad()

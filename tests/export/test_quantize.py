@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
+from support.int8 import LABELS, export_int8
 from support.manifests import edit_manifest
-from support.shared import made_once
 
 from attri.export import onnx as exporter
 from attri.export import quantize as module
@@ -18,49 +18,25 @@ from attri.export.bundle.report import JSON, PAGE
 from attri.export.cli import main as export_main
 from attri.export.onnx import ExportOptions, export_bundle
 from attri.export.parity.gates import Gates
-from attri.export.progress import Progress
 from attri.export.quantize import Calibration
 from attri.runtime import Classifier
 from attri.runtime.bundle import FILES, MANIFEST, PROMPT, REFERENCE, SYMMETRIC, TEXT, VISION, Bundle
 from attri.runtime.cli.run import main as run_main
 from attri.runtime.errors import BundleError, FailedError, UsageError
 
-LABELS = ["red apple", "bird", "a small house"]
 EXTRAS = (JSON, PAGE, REFERENCE)
-# Prompts that nobody trained leave the labels nearly tied: of 24 images, one or two may fall to another.
-GATES = Gates(0.98, 0.9, 0.9)
 
 
 @pytest.fixture(scope="module")
-def photos(image_files, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    for number, file in enumerate(image_files[:16]):
-        shutil.copy(file, folder / f"{number:02}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def exported(pocket_model, image_files, photos, tmp_path_factory):
+def exported(int8_bundle):
     """Read it, copy it, do not write to it; beside it is what was told while it was made."""
-
-    def make(folder):
-        told = []
-        export(pocket_model, image_files, folder / "bundle", Calibration(photos), told.append)
-        (folder / "told.txt").write_text("\n".join(told))
-
-    return made_once(tmp_path_factory, "int8", make) / "bundle"
+    return int8_bundle
 
 
-class Recorded(Progress):
-    """Passes messages on."""
-
-    def __init__(self, say):
-        self.say = say
-
-
-def export(model, image_files, path, calibration, say=lambda line: None):
-    options = ExportOptions(precision="int8", calibration=calibration, gates=GATES)
-    return export_bundle(model, path, LABELS, image_files[16:40], options, Recorded(say))
+@pytest.fixture(scope="module")
+def photos(exported):
+    """What it was calibrated on."""
+    return exported.parent / "photos"
 
 
 def kinds(path):
@@ -131,7 +107,7 @@ def test_the_same_images_give_the_same_bytes_and_an_old_bundle_is_replaced_whole
     exported, bundle, pocket_model, image_files, photos, tmp_path
 ):
     shutil.copytree(bundle, tmp_path / "bundle")
-    export(pocket_model, image_files, tmp_path / "bundle", Calibration(photos))
+    export_int8(pocket_model, image_files, tmp_path / "bundle", Calibration(photos))
     first, second = ({k: v for k, v in Bundle.open(p).manifest.__dict__.items() if k != "created"}
                      for p in (exported, tmp_path / "bundle"))  # fmt: skip
     assert first == second  # it holds the sha256 of every other file
@@ -154,7 +130,7 @@ def test_layers_that_hurt_go_back_until_the_target_is_reached(pocket_model, imag
 
     monkeypatch.setattr(module, "measure_source", clipping)
     lines = []
-    report = export(pocket_model, image_files, tmp_path / "b", Calibration(photos, target=0.985), lines.append)
+    report = export_int8(pocket_model, image_files, tmp_path / "b", Calibration(photos, target=0.985), lines.append)
     assert all(stage.held for stage in report.stages)
     gates = [stage.gate for stage in report.stages if "," in stage.name and stage.gate is not None]
     assert gates == [0.985, 0.9, 0.985, 0.9] * 2
@@ -172,7 +148,7 @@ def test_a_target_out_of_reach_writes_nothing(pocket_model, image_files, photos,
     with pytest.raises(
         FailedError, match=r"int8 \(U8S8\) does not reach 1 in image features: with a single layer in int8"
     ):
-        export(pocket_model, image_files, tmp_path / "b", Calibration(photos, target=1.0))
+        export_int8(pocket_model, image_files, tmp_path / "b", Calibration(photos, target=1.0))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -192,7 +168,7 @@ def test_images_of_the_parity_check_calibrate_nothing(pocket_model, image_files,
 def test_a_target_below_the_gate_is_refused(pocket_model, image_files, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(exporter, "trace_vision", None)
     with pytest.raises(UsageError, match=r"`int8_target` 0.9 is below the gate, 0.98: .* with `min_cosine`"):
-        export(pocket_model, image_files, tmp_path / "b", Calibration(photos, target=0.9))
+        export_int8(pocket_model, image_files, tmp_path / "b", Calibration(photos, target=0.9))
 
 
 @pytest.mark.parametrize("when", ["ranges of", "of pool entries"])
@@ -202,7 +178,7 @@ def test_stopped_half_way_it_leaves_nothing(pocket_model, image_files, photos, t
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export(pocket_model, image_files, tmp_path / "b", Calibration(photos), stop)
+        export_int8(pocket_model, image_files, tmp_path / "b", Calibration(photos), stop)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -218,7 +194,7 @@ def test_what_cannot_be_calibrated_is_refused_before_anything_is_traced(
         (Calibration(photos, "kmeans"), "choose minmax, percentile, entropy"),  # type: ignore[arg-type]  # refused
     ]:
         with pytest.raises(UsageError, match=message):
-            export(pocket_model, image_files, tmp_path / "b", calibration)
+            export_int8(pocket_model, image_files, tmp_path / "b", calibration)
     options = ExportOptions(calibration=Calibration(photos))
     with pytest.raises(UsageError, match="nothing else does"):
         export_bundle(pocket_model, tmp_path / "b", LABELS, image_files[:2], options)

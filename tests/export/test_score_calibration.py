@@ -21,6 +21,7 @@ from attri.export.score_calibration import (
     calibrate_scores,
     data_of,
     find_negatives,
+    independent_scores,
 )
 from attri.runtime import Classifier
 from attri.runtime.errors import UsageError
@@ -305,6 +306,34 @@ def test_without_negatives_the_scores_of_validation_images_decide(bundle, valida
     classifier = changed(bundle, tmp_path, temperature=found["temperature"], threshold=found["threshold"])
     rejected = [p.label is None for p in classifier([image.path for image in validation.base.test])]
     assert np.mean(rejected) == pytest.approx(found["rejection"]["rejected"]) == pytest.approx(0.2)
+
+
+@pytest.mark.usefixtures("few_are_enough")
+def test_independent_scores_are_those_of_the_runtime(bundle, validation, tmp_path, monkeypatch):
+    monkeypatch.setattr("attri.calibration.independent.MIN_POSITIVES", 3)
+    found = calibrate_scores(ScoreCalibrationRequest(validation), Classifier.load(bundle, device="cpu"))
+    json.dumps(found, allow_nan=False)
+    scores = independent_scores(found)
+    classifier = changed(bundle, tmp_path, independent=scores)
+    classifier.independent = True
+    images, targets = zip(*((image.path, image.target) for image in validation.base.test), strict=True)
+    held = np.array([each.probabilities >= 0.5 for each in classifier(images)])
+    shown = np.arange(3) == np.array(targets)[:, None]
+    right = [np.mean([held[shown[:, c], c].mean(), (~held[~shown[:, c], c]).mean()]) for c in range(3)]
+    figures = found["independent"]["figures"]
+    assert figures["balanced_accuracy"] == pytest.approx(np.mean(right))
+    if not figures["own"]:
+        holds = np.array([each.probabilities >= each.thresholds for each in classifier(images)])
+        assert figures["precision"] == pytest.approx(shown[holds].mean())
+        assert figures["recall"] == pytest.approx(holds[shown].mean())
+    for prediction in classifier(images[:4]):
+        limits = [scores.thresholds.get(label, scores.threshold) for label in prediction.labels]
+        np.testing.assert_allclose(prediction.thresholds, limits, rtol=1e-6)
+
+
+def test_nothing_is_fitted_without_validation_images(bundle):
+    found = calibrate_scores(ScoreCalibrationRequest(), Classifier.load(bundle, device="cpu"))
+    assert found["independent"] is independent_scores(found) is None
 
 
 def test_a_temperature_moves_no_label_of_the_runtime(bundle, image_files, tmp_path):

@@ -1,4 +1,4 @@
-"""Graphs that are traced once in a test session: it takes seconds and gives the same each time (test_onnx.py)."""
+"""Graphs that are traced once in a test session: it takes seconds and gives the same each time (test_roundtrip.py)."""
 
 from __future__ import annotations
 

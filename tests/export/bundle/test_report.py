@@ -161,11 +161,17 @@ def test_the_histogram_holds_every_image_once():
 
 
 def test_licences_are_said_only_where_they_are_known():
-    assert licence("openai").startswith("MIT")
-    assert licence("metaclip_400m").startswith("CC BY-NC 4.0")
-    assert (
-        licence("laion2b_s34b_b79k") == licence("random") == licence("openai.pt") == licence("/w/openai") == NOT_KNOWN
-    )
+    assert licence("ViT-B-32", "openai").startswith("MIT")
+    assert licence("ViT-B-32", "metaclip_400m").startswith("CC BY-NC 4.0")
+    assert licence("pocket", "embedded").startswith("made for attri")
+    for name, weights in (
+        ("ViT-B-32", "laion400m_e31"),
+        ("ViT-B-32", "random"),
+        ("ViT-B-32", "openai.pt"),
+        ("ViT-B-32", "./openai"),
+        ("local-dir:clip", "own"),
+    ):
+        assert licence(name, weights) == NOT_KNOWN
 
 
 def test_images_of_one_name_keep_their_own_thumbnails(pocket_model, bundle, image_files, tmp_path):

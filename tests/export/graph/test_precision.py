@@ -69,7 +69,8 @@ def test_true_half_arithmetic_agrees_on_extreme_and_real_images(graphs, bundle, 
     assert cosine(expected, features).min() > 0.999
     assert (entries == retrieved)[3:].mean() >= 0.95
     opened = Bundle.open(bundle)
-    labels = label_tokens(opened).feed(opened.token_embedding())
+    tokens, inputs = label_tokens(opened)
+    labels = inputs(tokens)
     feed = {"retrieved": entries[:3], **opened.prompt.text_inputs, **labels}
     outputs = ReferenceEvaluator(graphs[TEXT]["fp16"]).run(None, feed)
     assert cosine(single[TEXT].run(feed)[0], outputs[0]).min() > 0.999
