@@ -1,0 +1,1 @@
+"""Collect frames that are worth a look: which ones, how many, and where they go."""
