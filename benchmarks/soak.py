@@ -1,4 +1,4 @@
-"""Soak test: memory, threads and files of attri-run with changing labels and failing sources.
+"""Soak test: memory, threads and files of attri-run with changing labels, and sources that fail, come and go.
 
     python -m benchmarks.soak BUNDLE [--frames 5000] [--minutes 30]
 
@@ -7,8 +7,9 @@ another one. After frame 500 its resident memory may grow by less than 20 MB.
 
 Then, four cameras on loopback: one that is well, one whose server dies and comes back every few seconds, one that
 freezes again and again, and one that changes its size; and a labels file that is edited all the while, sometimes into
-nonsense. Each second the memory, threads and open files of the process are read. Between the second and the last
-quarter of the time none of them may have grown. The result is kept in benchmarks/soak.md.
+nonsense. In the first and the third quarter of the time a fifth camera comes by HTTP, gets regions, is paused, goes on
+and goes, again and again. Each second the memory, threads and open files of the process are read. Between the second
+and the last quarter none of them may have grown. The result is kept in benchmarks/soak.md.
 """
 
 from __future__ import annotations
@@ -16,17 +17,20 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import IO, Any
+from urllib.error import HTTPError
 
 from PIL import Image
 
@@ -41,6 +45,8 @@ COMMAND = [sys.executable, "-m", "attri.runtime.cli.run"]
 SETTLED, EVERY, MOST = 500, 100, 20.0  # frames, frames, MB that memory may grow by
 THINGS = ["apple", "bird", "car", "dog", "house", "shoe", "tree", "boat", "fish", "star"]
 MEMORY = 4.0  # MB that may come and go: arenas of allocators, and frames on their way
+TOKEN = "of the soak test"
+DOOR, BOTH = {"door": [0, 0, 64, 48]}, {"door": [0, 0, 64, 48], "yard": [0, 0, 32, 48]}  # regions of its frames
 EDITS = (b"cat\ndog\n", b"red apple = a red apple; an apple\nbird\nhouse\n", b"\xff\xff", b"", b"bird\n")
 
 
@@ -60,6 +66,7 @@ class Outcome:
     early: Sample
     late: Sample
     results: int
+    changes: int  # of the sources, by HTTP
     code: int
     log: str
 
@@ -119,19 +126,36 @@ def soak(bundle: Path, folder: Path, seconds: float) -> Outcome:
     well, mortal = servers
     uris = [well.uri("/cam"), well.uri("/frozen"), well.uri("/sizes"), mortal.uri("/cam")]
     command = [*COMMAND, *uris, "--bundle", str(bundle), "--labels", str(labels)]
-    command += ["--freeze-timeout", "1", "--max-retries", "1000000", "--text-cache-mb", "1", "--threads", "1", "--json"]
+    command += [
+        "--serve",
+        "127.0.0.1:0",
+        "--freeze-timeout",
+        "1",
+        "--max-retries",
+        "1000000",
+        "--text-cache-mb",
+        "1",
+        "--threads",
+        "1",
+        "--json",
+    ]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, **pipes) as process:
+    environment = os.environ | {"ATTRI_SERVE_TOKEN": TOKEN}
+    with subprocess.Popen(command, text=True, env=environment, **pipes) as process:
         log: list[str] = []
+        changes: list[None] = []
         lines: list[None] = []
         jobs = [
             threading.Thread(target=_count, args=(process.stdout, lines)),
             threading.Thread(target=_keep, args=(process.stderr, log)),
             threading.Thread(target=_edit, args=(labels, over)),
             threading.Thread(target=_kill_and_revive, args=(servers, over)),
+            threading.Thread(target=_come_and_go, args=(well.uri("/cam"), seconds, log, changes, over)),
         ]
         for job in jobs:
             job.start()
+        while not lines and process.poll() is None:  # it is starting
+            time.sleep(0.1)
         samples = _watch(process, seconds)
         process.terminate()
         code = process.wait(10)
@@ -142,7 +166,7 @@ def soak(bundle: Path, folder: Path, seconds: float) -> Outcome:
         server.close()
     quarter = len(samples) // 4
     early, late = _median(samples[quarter : 2 * quarter]), _median(samples[3 * quarter :])
-    return Outcome(early, late, len(lines), code, "".join(log))
+    return Outcome(early, late, len(lines), len(changes), code, "".join(log))
 
 
 def _watch(process: subprocess.Popen[str], seconds: float) -> list[Sample]:
@@ -190,6 +214,35 @@ def _kill_and_revive(servers: list[MjpegServer], over: threading.Event) -> None:
         servers[1] = MjpegServer(15, port)
 
 
+def _come_and_go(uri: str, seconds: float, log: list[str], changes: list[None], over: threading.Event) -> None:
+    """Add a source by HTTP, draw its regions, pause it, and remove it, in the first and third quarter of the time."""
+    steps: list[tuple[str, Any]] = [
+        ("sources", {"guest": {"uri": uri}}),
+        ("regions?source=guest", DOOR),
+        ("regions?source=guest", BOTH),
+        ("regions?source=guest", DOOR),
+        ("sources", {"guest": {"paused": True}}),
+        ("sources", {"guest": {"paused": False}}),
+        ("sources", {"guest": None}),
+    ]
+    while not (page := next((line.split()[1] for line in log if line.startswith("preview: ")), "")):
+        if over.wait(0.1):
+            return
+    start = time.monotonic()
+    for number, (path, body) in enumerate(itertools.cycle(steps)):
+        while over.wait(0.3) or (number % len(steps) == 0 and int(4 * (time.monotonic() - start) / seconds) % 2):
+            if over.is_set():
+                return
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        request = urllib.request.Request(f"{page}api/{path}", json.dumps(body).encode(), headers, method="PUT")
+        try:
+            with urllib.request.urlopen(request, timeout=10):
+                changes.append(None)
+        except OSError as error:
+            if not over.is_set():  # else it was told to stop
+                log.append(f"{path}: {error.read().decode() if isinstance(error, HTTPError) else error}\n")
+
+
 def main() -> None:
     """Parse the command line, measure, and keep the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -211,7 +264,8 @@ def main() -> None:
         f" resident after frame {SETTLED}, at most {grown:.1f} MB more later ({MOST:.0f} are allowed).",
         "",
         "Four cameras on loopback (steady, dying and coming back, freezing, changing size), labels edited every 1.5 s:"
-        f" {arguments.minutes:g} minutes, {found.results} results, exit code {found.code}.",
+        f" {arguments.minutes:g} minutes, {found.results} results, {found.changes} changes of sources and regions by"
+        f" HTTP, exit code {found.code}.",
         "",
         "| medians | second quarter | last quarter |",
         "|---|---|---|",

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeGuard, cast
+from typing import Any, TypeGuard, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from attri.runtime.errors import ImageError
 from attri.runtime.preprocess import Preprocess
 
 ImageInput = str | Path | bytes | Image.Image | NDArray[np.uint8]
 Decoded = tuple[NDArray[np.float32], float]  # pixels [3, S, S], and the seconds that they took
+T = TypeVar("T")
+D = TypeVar("D")
 DECODE_THREADS = 2  # Pillow lets other threads run while it decodes and resizes
 
 
@@ -27,6 +31,15 @@ def is_single(images: ImageInput | Iterable[ImageInput]) -> TypeGuard[ImageInput
     return isinstance(images, (str, Path, bytes, Image.Image))
 
 
+def decode_each(preprocess: Preprocess, images: Sequence[ImageInput]) -> list[Decoded | ImageError]:
+    """Decode and preprocess images, several at a time; of one that cannot be read, the error."""
+    decode = partial(_decode_or_error, preprocess)
+    if len(images) == 1:  # without the threads
+        return [decode(images[0])]
+    with ThreadPoolExecutor(DECODE_THREADS) as pool:
+        return list(pool.map(decode, images))
+
+
 def read_batches(
     preprocess: Preprocess, images: ImageInput | Iterable[ImageInput], size: int
 ) -> Iterator[list[Decoded]]:
@@ -35,21 +48,52 @@ def read_batches(
     Raises:
         ImageError: An image cannot be read.
     """
-
-    def decode(image: ImageInput) -> Decoded:
-        started = time.perf_counter()
-        return preprocess(image), time.perf_counter() - started
-
     if is_single(images):  # without the threads that read ahead
-        yield [decode(images)]
+        yield [_decode(preprocess, images)]
         return
-    left = iter(cast("Iterable[ImageInput]", images))
-    with ThreadPoolExecutor(DECODE_THREADS) as pool:
+    yield from _read_ahead(partial(_decode, preprocess), cast("Iterable[ImageInput]", images), size)
 
-        def read() -> list[Future[Decoded]]:
-            return [pool.submit(decode, image) for image in islice(left, size)]
 
-        ahead = read()
+def read_rows(
+    preprocess: Preprocess, rows: Iterable[T], size: int, read: Callable[[T], ImageInput], threads: int = DECODE_THREADS
+) -> Iterator[list[Decoded | ImageError]]:
+    """Fetch, decode and preprocess rows `size` at a time; of one that cannot be read, the error.
+
+    Args:
+        preprocess: Of the bundle.
+        rows: What `read` takes.
+        size: Rows of a batch.
+        read: Gives the image of a row, or raises ImageError; called in threads.
+        threads: How many.
+    """
+    yield from _read_ahead(lambda row: _decode_or_error(preprocess, row, read), rows, size, threads)
+
+
+def _read_ahead(
+    decode: Callable[[T], D], rows: Iterable[T], size: int, threads: int = DECODE_THREADS
+) -> Iterator[list[D]]:
+    """Decode in threads, a batch ahead of what is taken."""
+    left = iter(rows)
+    with ThreadPoolExecutor(threads) as pool:
+
+        def start() -> list[Future[D]]:
+            return [pool.submit(decode, row) for row in islice(left, size)]
+
+        ahead = start()
         while ahead:
-            current, ahead = ahead, read()
+            current, ahead = ahead, start()
             yield [each.result() for each in current]
+
+
+def _decode(preprocess: Preprocess, image: ImageInput) -> Decoded:
+    started = time.perf_counter()
+    return preprocess(image), time.perf_counter() - started
+
+
+def _decode_or_error(
+    preprocess: Preprocess, row: Any, read: Callable[[Any], ImageInput] = lambda row: row
+) -> Decoded | ImageError:
+    try:
+        return _decode(preprocess, read(row))
+    except ImageError as error:
+        return error

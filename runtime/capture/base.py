@@ -12,7 +12,7 @@ from PIL import Image
 
 from attri.runtime.errors import ImageError
 
-SourceState = Literal["opening", "live", "frozen", "retrying", "ended", "dead"]
+SourceState = Literal["opening", "live", "frozen", "retrying", "paused", "ended", "dead"]
 
 
 class CapturedFrame(NamedTuple):

@@ -13,7 +13,7 @@ from attri.runtime.capture.spec import STREAMS
 
 KNOWN = (
     "an image, folder, quoted glob or video file, camera0, camera:NAME, /dev/video0, /dev/v4l/by-id/..., csi://0, "
-    "rtsp://HOST/PATH, http://HOST/PATH, gst:PIPELINE, or - for JPEGs on standard input"
+    "rtsp://HOST/PATH, http://HOST/PATH, frigate://HOST, gst:PIPELINE, or - for JPEGs on standard input"
 )
 _CAMERA = re.compile(r"(?i)(?:/dev/)?(?:usb|web|v4l2?)?[\W_]*(?:cam(?:era)?|video)?[\W_]*(\d*)")
 _CSI = re.compile(r"(?i)csi[\W_]*(?:cam(?:era)?)?[\W_]*(\d*)")

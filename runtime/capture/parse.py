@@ -13,6 +13,7 @@ from pathlib import Path
 from attri.runtime._util.printable import as_text
 from attri.runtime._util.redact import redact, redact_uri
 from attri.runtime._util.transient import missing
+from attri.runtime.capture.frigate.address import SCHEME, FrigateAddress
 from attri.runtime.capture.hints import did_you_mean, not_known, not_there
 from attri.runtime.capture.spec import SOURCE_OPTIONS, STREAMS, VIDEO_SUFFIXES, SourceOption, SourceOptions, SourceSpec
 from attri.runtime.capture.v4l2 import BY_NAME, is_device
@@ -152,6 +153,10 @@ def _by_form(word: str, name: str) -> SourceSpec | None:
         return SourceSpec(word, "v4l2", f"/dev/video{int(camera[1])}")
     if word.startswith("gst:"):
         return SourceSpec(name, "gst", word.removeprefix("gst:"))
+    if colon and scheme.lower() == SCHEME:
+        _check_host(name, rest)
+        FrigateAddress.parse(f"{SCHEME}://{rest}")
+        return SourceSpec(name, "frigate", f"{SCHEME}://{rest}")
     if colon and scheme.lower() in STREAMS:
         _check_host(name, rest)
         return SourceSpec(name, "stream", f"{scheme.lower()}://{rest}")

@@ -5,7 +5,9 @@
        |         v
     retrying <-- fault --> dead                   it is final, or the retries are used up
 
-`frozen` is live without a new image. Only live sources are tried again: what is wrong with a file stays wrong.
+One that is paused is not begun.
+
+`frozen` is live without a new image. Files are not tried again: what is wrong with one stays wrong.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +24,16 @@ from PIL import Image
 
 from attri.runtime._util.redact import redact
 from attri.runtime._util.wording import plural
-from attri.runtime.capture.base import CapturedFrame, SourceState
+from attri.runtime.capture.base import Capture, CapturedFrame, SourceState
 from attri.runtime.capture.frame_queue import Frame, FrameQueue
 from attri.runtime.capture.open import open_source
-from attri.runtime.capture.orientation import as_rgb, crop, flipped
+from attri.runtime.capture.orientation import Region, as_rgb, crop, flipped
 from attri.runtime.capture.retry import FreezeDetector, RetryPolicy
 from attri.runtime.capture.spec import SourceSpec
 from attri.runtime.errors import FailedError, ImageError, SourceError
 
+Opener = Callable[[SourceSpec, float, threading.Event], AbstractContextManager[Capture]]  # as `open_source`
+Captured = Image.Image | NDArray[np.uint8]
 _LOGGER = logging.getLogger("attri")
 OPENING_TIMEOUT = 20.0  # seconds after which an opening that does not return is abandoned
 GRACE = 2.0  # seconds that a library may take longer than the timeout it was given
@@ -41,17 +46,19 @@ class Reader:
         number: Number of the source in the queue.
         spec: The source.
         queue: Takes the frames.
-        policy: How it is opened again, if it is live.
+        policy: How it is opened again, if it is retried.
         on_bug: Called with any exception that is no fault of the source.
+        opener: Opens it; None is `open_source`.
 
     Attributes:
-        spec: The source.
+        spec: The source; its regions may be replaced while it is read.
         name: Its name.
         state: Where it is in its life; "frozen" is told by `is_frozen` alone.
         detail: What was negotiated when it was opened, or the last fault.
         restarts: Times that it was opened again.
         unreadable: Images that could not be read.
         last_frame: Unix time of the last new image; None before the first.
+        newest: The last new image of one whose frames follow one another, with all its regions.
     """
 
     def __init__(
@@ -61,23 +68,29 @@ class Reader:
         queue: FrameQueue,
         policy: RetryPolicy,
         on_bug: Callable[[BaseException], None],
+        opener: Opener | None = None,
     ) -> None:
         self.spec = spec
         self.name = spec.name
-        self.state: SourceState = "opening"
+        self.state: SourceState = "paused" if spec.paused else "opening"
         self.detail = ""
         self.restarts = 0
         self.unreadable = 0
         self.last_frame: float | None = None
+        self.newest: Captured | None = None
         self._number = number
         self._queue = queue
         self._policy = policy
         self._on_bug = on_bug
+        self._opener = opener
         self._freeze = FreezeDetector(policy.freeze_timeout if spec.live else 0.0)
         self._thread: threading.Thread | None = None
         self._abandoned = threading.Event()  # nobody waits for the thread that reads now
         self._count = 0  # frames so far
-        self._faults = 0  # in a row, without a new image between them
+        self._faults = 0  # in a row, without a sign of life between them
+        self._proven = (
+            False  # whether there was such a sign: an image, or of one that waits for others, that it was open
+        )
         self._attempts = 0  # in a row, without a long life between them
         self._shape: tuple[int, ...] | None = None
         self._opened = time.monotonic()
@@ -146,7 +159,7 @@ class Reader:
         self._moved = time.monotonic()
         self.state = "opening"
         try:
-            with open_source(self.spec, self._timeout, abandoned) as capture:
+            with (self._opener or open_source)(self.spec, self._timeout, abandoned) as capture:
                 if not abandoned.is_set():
                     self._note_opened(capture.description)
                 for frame in capture.frames:
@@ -167,16 +180,18 @@ class Reader:
         self._freeze.restart()
         self.state = "live"
         self.detail = description
+        if not self.spec.live:
+            self._note_life()
         if self.spec.kind != "images":
             _LOGGER.info("%s: %s", self.name, description)
 
     def _wait(self, fault: SourceError, abandoned: threading.Event) -> bool:
         """Log the fault and wait before the next attempt; False: there is none."""
         self.detail = redact(str(fault))
-        limit = self._policy.retries(seen=self.last_frame is not None)
+        limit = self._policy.retries(self._proven)
         if time.monotonic() - self._opened > self._policy.max_delay and self.state == "live":
             self._attempts = 0
-        if fault.final or not self.spec.live or self._faults >= limit:
+        if fault.final or not self.spec.retried or self._faults >= limit:
             self._give_up(limit if self._faults >= limit > 0 and not fault.final else 0)
             return False
         self.state = "retrying"
@@ -192,7 +207,7 @@ class Reader:
         """End as dead; `retries` that were used up are told, 0 means that there were none."""
         self.state = "dead"
         tried = f", given up after {plural(retries, 'retry')}" if retries else ""
-        name = f"{self.name}: " if self.spec.live else ""
+        name = f"{self.name}: " if self.spec.retried else ""
         _LOGGER.error("error: %s%s%s", name, self.detail, tried)
 
     def _take(self, captured: CapturedFrame | None, abandoned: threading.Event) -> None:
@@ -207,7 +222,7 @@ class Reader:
             self._freeze.check()
             return
         try:
-            image, part = self._transform(captured.image)
+            image, parts = self._transform(captured.image)
         except ImageError as error:
             self._skip(str(error))
             return
@@ -217,28 +232,33 @@ class Reader:
             self._skip(f"{captured.source}: {error}")  # of a source of many files, this one alone
             return
         self._renew(captured.image)
+        if self.spec.sequential:
+            self.newest = image
         if number % (self.spec.input.stride or 1) == 0:
             shown = (captured.source, 0) if captured.source else (self.name, number)
-            self._queue.put(self._number, Frame(*shown, captured.time, image, part, now), abandoned)
+            self._queue.put(self._number, Frame(*shown, captured.time, image, parts, now), abandoned)
 
     def _transform(
         self, image: Image.Image | NDArray[np.uint8] | ImageError
-    ) -> tuple[Image.Image | NDArray[np.uint8], Image.Image | NDArray[np.uint8]]:
-        """The image as it is to be shown, and its region of interest."""
+    ) -> tuple[Captured, dict[Region | None, Captured]]:
+        """The image as it is to be shown, and its regions."""
         if isinstance(image, ImageError):
             raise image
         if self.spec.input.flip:
             image = flipped(as_rgb(image), self.spec.input.flip)
-        return image, crop(image, self.spec.input.roi)
+        return image, {roi: crop(image, roi) for roi in self.spec.rois}
 
     def _skip(self, reason: str) -> None:
         self.unreadable += 1
         _LOGGER.error("error: %s", redact(reason))
 
+    def _note_life(self) -> None:
+        self._faults, self._proven = 0, True
+
     def _renew(self, image: object) -> None:
         """Note that a new image came: the source is well."""
         self._freeze.renew(image)
-        self._faults = 0
+        self._note_life()
         self.last_frame = time.time()
         if self.spec.live and isinstance(image, np.ndarray):
             if self._shape not in (None, image.shape):

@@ -32,9 +32,9 @@ class RetryPolicy:
     max_delay: float = 30.0
     freeze_timeout: float = 10.0
 
-    def retries(self, seen: bool) -> int:
-        """Attempts in a row, for a source that has given an image or has not."""
-        return self.max_retries if seen or self.first_retries is None else min(self.first_retries, self.max_retries)
+    def retries(self, proven: bool) -> int:
+        """Attempts in a row, for a source that has worked before or has not."""
+        return self.max_retries if proven or self.first_retries is None else min(self.first_retries, self.max_retries)
 
     def delay(self, attempt: int) -> float:
         """Seconds to wait before an attempt, counted from 1."""

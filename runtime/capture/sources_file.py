@@ -7,6 +7,10 @@ roi = [0, 0, 640, 480]                          # and the other source options, 
 
 [door.tasks.locked]                             # of several tasks on its frames, see TaskSpec
 prompt = "locked.attri"                         # beside this file, like labels
+
+[door.regions.bell]                             # of several parts of its frames, see RegionSpec
+roi = [40, 300, 64, 64]
+labels = "bell.txt"                             # and what else a task may have
 """
 
 from __future__ import annotations
@@ -19,7 +23,15 @@ from typing import Any
 
 from attri.runtime._util.redact import redact
 from attri.runtime.capture.parse import find_source
-from attri.runtime.capture.spec import SOURCE_OPTIONS, Number, SourceOptions, SourceSpec, WholeNumber
+from attri.runtime.capture.spec import (
+    SOURCE_OPTIONS,
+    Number,
+    RegionOfInterest,
+    RegionSpec,
+    SourceOptions,
+    SourceSpec,
+    WholeNumber,
+)
 from attri.runtime.decide.task_spec import TaskSpec
 from attri.runtime.errors import UsageError
 from attri.runtime.task import check_task_name
@@ -39,9 +51,11 @@ _LABELS: Checks = {
 _CHECKS: Checks = {
     "uri": lambda value: isinstance(value, str) and value != "",
     "watch": lambda value: isinstance(value, bool),
+    "paused": lambda value: isinstance(value, bool),
     **_LABELS,
     **{option.name: option.type.accepts for option in SOURCE_OPTIONS},
     "tasks": lambda value: isinstance(value, dict) and len(value) > 0,
+    "regions": lambda value: isinstance(value, dict) and len(value) > 0,
 }
 _OVER_TIME: Checks = {
     "smooth": Number(0, 1e6).accepts,
@@ -49,6 +63,7 @@ _OVER_TIME: Checks = {
     "min_duration": Number(0, 1e6).accepts,
 }
 _TASK_CHECKS: Checks = {"prompt": _is_path, **_LABELS, **_OVER_TIME}
+_REGION_CHECKS: Checks = {"roi": RegionOfInterest().accepts, "motion": Number(0.01, 100).accepts, **_TASK_CHECKS}
 
 
 def read_sources(path: Path) -> dict[str, SourceSpec]:
@@ -60,26 +75,51 @@ def read_sources(path: Path) -> dict[str, SourceSpec]:
     Raises:
         UsageError: There is no such file, it is not TOML, a key is not known, or a value is of the wrong type.
     """
-    return {name: _source(path, name, table) for name, table in _read_tables(path).items()}
+    return {name: read_source(path, name, table) for name, table in _read_tables(path).items()}
 
 
 def _read_tables(path: Path) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
     try:
-        tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        tables = parse_tables(path, path.read_bytes())
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not TOML: {redact(str(error))}") from error
     if not tables:
         raise UsageError(f"{path} names no sources: write [name] and below it uri = ...")
     return tables
 
 
-def _source(path: Path, name: str, table: Any) -> SourceSpec:
+def parse_tables(path: Path, data: bytes) -> dict[str, Any]:
+    """The tables of a sources file, by name.
+
+    Args:
+        path: Of the file, for messages.
+        data: What it holds.
+
+    Raises:
+        UsageError: It is not TOML.
+    """
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        tables: dict[str, Any] = tomllib.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not TOML: {redact(str(error))}") from error
+    return tables
+
+
+def read_source(path: Path, name: str, table: Any) -> SourceSpec:
+    """Read one table of a sources file.
+
+    Args:
+        path: Of the file, beside which the files are that the table names.
+        name: Of the source.
+        table: What is said of it.
+
+    Raises:
+        UsageError: As `read_sources`.
+    """
     _check_table(path, name, table)
     try:
         spec = find_source(_beside(path, table["uri"]), table.get("watch", False))
@@ -87,25 +127,60 @@ def _source(path: Path, name: str, table: Any) -> SourceSpec:
         raise UsageError(f"{path}: {name}.uri: {error}") from error
     if table.get("watch") and spec.kind != "watch":
         raise UsageError(f"{path}: {name}.watch is for a folder")
-    own = {key: table[key] for key in ("template", "threshold") if key in table} | _files(path, table, "labels")
+    own = {key: table[key] for key in ("template", "threshold", "paused") if key in table} | _files(
+        path, table, "labels"
+    )
     tasks = tuple(_task(path, name, spec, *each) for each in table.get("tasks", {}).items())
-    return replace(spec, name=name, input=_options(path, name, table, spec), tasks=tasks, **own)
+    regions = tuple(_region(path, name, spec, *each) for each in table.get("regions", {}).items())
+    if regions and "roi" not in spec.options:
+        raise UsageError(f"{path}: {name} takes no regions")
+    if regions and "roi" in table:
+        raise UsageError(f"{path}: {name}: roi and regions are two ways to one end: give one of them")
+    if tasks and regions and all(region.task != TaskSpec() for region in regions):
+        raise UsageError(f"{path}: {name}.tasks: every region has labels, prompt or decisions of its own")
+    spec = replace(spec, name=name, input=_options(path, name, table, spec), tasks=tasks, regions=regions, **own)
+    if spec.input.motion_max_age is not None and not any(spec.motions):
+        raise UsageError(f"{path}: {name}.motion_max_age is for motion: give that too")
+    return spec
 
 
 def _task(path: Path, source: str, spec: SourceSpec, name: str, table: Any) -> TaskSpec:
-    where = f"{source}.tasks.{name}"
-    try:
-        check_task_name(name)
-    except UsageError as error:
-        raise UsageError(f"{path}: {source}.tasks: {error}") from error
-    if not isinstance(table, dict):
-        raise UsageError(f"{path}: {where} must be a table: write [{where}] and below it prompt = ... or labels = ...")
+    where = _check_part(path, f"{source}.tasks", name, "task", table, "prompt = ... or labels = ...")
     _check_keys(path, where, table, _TASK_CHECKS)
+    return TaskSpec(name, **_asked(path, where, spec, table))
+
+
+def _region(path: Path, source: str, spec: SourceSpec, name: str, table: Any) -> RegionSpec:
+    where = _check_part(path, f"{source}.regions", name, "region", table, "roi = [x, y, width, height]")
+    _check_keys(path, where, table, _REGION_CHECKS)
+    if "roi" not in table:
+        raise UsageError(f"{path}: {where} has no roi")
+    rest = {key: value for key, value in table.items() if key not in ("roi", "motion")}
+    x, y, width, height = table["roi"]
+    if "motion" in table and not spec.sequential:
+        raise UsageError(f"{path}: {where} takes no motion: an image says nothing of the next")
+    return RegionSpec(name, (x, y, width, height), TaskSpec(**_asked(path, where, spec, rest)), table.get("motion"))
+
+
+def _check_part(path: Path, parent: str, name: str, kind: str, table: Any, example: str) -> str:
+    """The full name of a task or region, once it can be called so and is a table."""
+    try:
+        check_task_name(name, kind)
+    except UsageError as error:
+        raise UsageError(f"{path}: {parent}: {error}") from error
+    where = f"{parent}.{name}"
+    if not isinstance(table, dict):
+        raise UsageError(f"{path}: {where} must be a table: write [{where}] and below it {example}")
+    return where
+
+
+def _asked(path: Path, where: str, spec: SourceSpec, table: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a TaskSpec, but its name."""
     if "smooth" in table and "majority" in table:
         raise UsageError(f"{path}: {where}: smooth and majority are two ways to one end: give one of them")
     if not spec.sequential and (unused := sorted(table.keys() & _OVER_TIME)):
         raise UsageError(f"{path}: {where} takes no {', '.join(unused)}: an image says nothing of the next")
-    return TaskSpec(name, **{**table, **_files(path, table, "prompt", "labels")})
+    return {**table, **_files(path, table, "prompt", "labels")}
 
 
 def _files(path: Path, table: Mapping[str, Any], *keys: str) -> dict[str, Path]:

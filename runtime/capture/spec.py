@@ -18,7 +18,7 @@ VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 STREAMS = ("rtsp", "rtsps", "http", "https")  # schemes of network streams
 Codec = Literal["mjpeg", "raw"]
 CODECS: tuple[Codec, ...] = get_args(Codec)
-SourceKind = Literal["v4l2", "csi", "gst", "stream", "video", "images", "watch", "stdin"]
+SourceKind = Literal["v4l2", "csi", "gst", "stream", "video", "images", "watch", "stdin", "frigate"]
 KINDS: dict[SourceKind, str] = {
     "v4l2": "a V4L2 camera",
     "csi": "a CSI camera",
@@ -28,8 +28,10 @@ KINDS: dict[SourceKind, str] = {
     "images": "image files",
     "watch": "a watched folder",
     "stdin": "JPEGs on standard input",
+    "frigate": "objects that Frigate detects",
 }
 LIVE = {"v4l2", "csi", "gst", "stream"}
+_RETRIED = {*LIVE, "frigate"}
 _CAMERAS = {"v4l2", "csi"}
 _SEQUENCES = {"v4l2", "csi", "gst", "stream", "video", "stdin"}  # one frame has to do with the next
 _IMAGE_FILES = {"images", "watch"}
@@ -132,6 +134,8 @@ class SourceOptions:
         stride: Of so many frames, one is classified.
         roi: x, y, width and height of the region of interest, pixels.
         retrieval_hysteresis: Cosine by which a new pool entry must be ahead of the previous frame's.
+        motion: Change of grey, percent, from which on a frame is classified again.
+        motion_max_age: Seconds after which it is in any case.
     """
 
     width: int | None = _option("--input-width", WholeNumber(1, 65535), _CAMERAS, "Width of a camera's frames, pixels.")
@@ -169,7 +173,7 @@ class SourceOptions:
         "--stride", WholeNumber(1), _SEQUENCES | {"images"}, "Classify every Nth frame.", "--vid-stride"
     )
     roi: tuple[int, int, int, int] | None = _option(
-        "--roi", RegionOfInterest(), _SEQUENCES | _IMAGE_FILES, "Region of interest, pixels."
+        "--roi", RegionOfInterest(), _SEQUENCES | _IMAGE_FILES, "Region of interest, pixels; with names, several."
     )
     retrieval_hysteresis: float | None = _option(
         "--retrieval-hysteresis",
@@ -179,12 +183,43 @@ class SourceOptions:
         metavar="MARGIN",
     )
 
+    motion: float | None = _option(
+        "--motion",
+        Number(0.01, 100),
+        _SEQUENCES,
+        "Classify a frame only if the grey of some part of it has changed by this many percent; 3 is a start.",
+    )
+    motion_max_age: float | None = _option(
+        "--motion-max-age",
+        Number(0.1, 86_400),
+        _SEQUENCES,
+        "With --motion, classify again after so long, whether anything changed or not. [5]",
+        metavar="SECONDS",
+    )
+
     def given(self) -> set[str]:
         """Names of the options that were asked for."""
         return {each.name for each in fields(self) if getattr(self, each.name) is not None}
 
 
 SOURCE_OPTIONS = tuple(SourceOption(name=each.name, **each.metadata) for each in fields(SourceOptions))
+
+
+@dataclass(frozen=True)
+class RegionSpec:
+    """A named part of a source's frames, which is classified and shown as a source of its own, SOURCE/REGION.
+
+    Attributes:
+        name: As a task can be called.
+        roi: x, y, width and height, pixels.
+        task: What is asked there; TaskSpec() asks what is asked of the source.
+        motion: As of SourceOptions; None is that of the source.
+    """
+
+    name: str
+    roi: tuple[int, int, int, int]
+    task: TaskSpec = TaskSpec()  # noqa: RUF009  # frozen
+    motion: float | None = None
 
 
 @dataclass(frozen=True)
@@ -202,6 +237,8 @@ class SourceSpec:
         threshold: Its own threshold; None is that of all sources.
         tasks: What is asked of it; none is one task without a name. Labels, template and threshold of the source are
             those of tasks that have none.
+        regions: Parts of its frames; none is one without a name: all of a frame, or `input.roi`.
+        paused: Whether it is not opened until somebody says so.
     """
 
     name: str
@@ -213,6 +250,30 @@ class SourceSpec:
     template: str | None = None
     threshold: float | None = None
     tasks: tuple[TaskSpec, ...] = ()
+    regions: tuple[RegionSpec, ...] = ()
+    paused: bool = False
+
+    @property
+    def rois(self) -> list[tuple[int, int, int, int] | None]:
+        """What is cut out of its frames: one part for each region."""
+        return [region.roi for region in self.regions] or [self.input.roi]
+
+    @property
+    def part_names(self) -> list[str]:
+        """What each of these parts is called."""
+        return [f"{self.name}/{region.name}" for region in self.regions] or [self.name]
+
+    @property
+    def motions(self) -> list[float | None]:
+        """The change from which on each of these parts is classified again; None always is."""
+        own = self.input.motion
+        return [own if region.motion is None else region.motion for region in self.regions] or [own]
+
+    @property
+    def asked(self) -> list[tuple[TaskSpec, ...]]:
+        """The tasks of each of these parts, one or more."""
+        common = self.tasks or (TaskSpec(),)
+        return [common if region.task == TaskSpec() else (region.task,) for region in self.regions] or [common]
 
     @property
     def live(self) -> bool:
@@ -220,9 +281,14 @@ class SourceSpec:
         return self.kind in LIVE
 
     @property
+    def retried(self) -> bool:
+        """Whether it is opened again after a fault: it is live, or waits for what others send."""
+        return self.kind in _RETRIED
+
+    @property
     def sequential(self) -> bool:
         """Whether one frame has to do with the next, so that decisions over time make sense."""
-        return self.kind != "images"
+        return self.kind not in ("images", "frigate")
 
     @property
     def options(self) -> set[str]:

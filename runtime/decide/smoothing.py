@@ -44,11 +44,19 @@ class DecisionRule:
 
 @dataclass(frozen=True)
 class Decision:
-    """label: None where nothing is decided; score: 0..1, of the label, or of the best one where it is None."""
+    """What is decided.
+
+    Attributes:
+        label: Of independent labels the best of those that hold; None where nothing is decided.
+        score: 0..1, of the label, or of the best one where it is None.
+        changed: Whether the label, or the set of those that hold, differs from the one before: an event.
+        held: Of independent labels those that hold, with their scores, best first; None where labels compete.
+    """
 
     label: str | None
     score: float
-    changed: bool  # the label differs from the one before: an event
+    changed: bool
+    held: tuple[tuple[str, float], ...] | None = None
 
 
 class DecisionSmoother:

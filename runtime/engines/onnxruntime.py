@@ -12,12 +12,27 @@ from attri.runtime._util.cpus import usable_cpus
 from attri.runtime._util.wording import first_line
 from attri.runtime.errors import EngineError, MissingExtra, UsageError
 
-Device = Literal["auto", "cpu", "cuda", "tensorrt"]
+Device = Literal["auto", "cpu", "cuda", "tensorrt", "openvino", "migraphx", "rocm", "coreml", "qnn"]
 DEVICES: tuple[Device, ...] = get_args(Device)
 PROVIDERS: dict[Device, str] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "migraphx": "MIGraphXExecutionProvider",
+    "rocm": "ROCMExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "qnn": "QNNExecutionProvider",
+}
+# What to install for a provider; each of these packages takes the place of onnxruntime.
+_PACKAGES: dict[Device, str] = {
+    "cuda": "pip install 'attri[gpu]'",
+    "tensorrt": "pip install 'attri[gpu]'",
+    "openvino": "pip install onnxruntime-openvino in the place of onnxruntime",
+    "migraphx": "install AMD's onnxruntime-migraphx in the place of onnxruntime",
+    "rocm": "install AMD's onnxruntime-rocm in the place of onnxruntime",
+    "coreml": "it comes with onnxruntime on macOS alone",
+    "qnn": "install onnxruntime-qnn in the place of onnxruntime",
 }
 # What TensorRT cannot take runs on CUDA beside it; ONNX Runtime itself adds the CPU to every session.
 SESSIONS: dict[Device, list[str]] = {name: [provider] for name, provider in PROVIDERS.items()} | {
@@ -30,11 +45,15 @@ class OrtEngine:
 
     Args:
         path: the ONNX file.
-        device: "cpu", "cuda", "tensorrt" (ONNX Runtime's own use of TensorRT; what that cannot take runs on CUDA), or
-            "auto": CUDA where ONNX Runtime has it and it starts, else the CPU.
+        device: "cpu", "cuda", "tensorrt" (ONNX Runtime's own use of TensorRT; what that cannot take runs on CUDA),
+            "openvino" and others by the name of their provider, or "auto": CUDA where ONNX Runtime has it and it
+            starts, else the CPU.
         threads: for the operators on the CPU; None is as many as CPUs that this process may use.
         integers: whether integer kernels compute int8 products; False computes them in float32, as ONNX defines them.
             Processors without VNNI add pairs of products in 16 bits, where weights of 8 bits overflow.
+
+    Attributes:
+        device: the one that runs it.
 
     Raises:
         EngineError: the device is not there, or the graph cannot be loaded.
@@ -54,15 +73,16 @@ class OrtEngine:
         available = ort.get_available_providers()
         if device != "auto" and PROVIDERS[device] not in available:
             lack = f"this ONNX Runtime has no {PROVIDERS[device]}"
-            raise EngineError(f"`device` {device}: {lack}: pip install 'attri[gpu]'")
+            raise EngineError(f"`device` {device}: {lack}: {_PACKAGES.get(device, 'install it again')}")
         wanted = auto_device() if device == "auto" else device
         try:
             self._session = _session(path, wanted, threads, integers)
+            self.device = wanted
             self.description = f"ONNX Runtime {ort.__version__} on {wanted}"
         except EngineError:
             if device != "auto" or wanted == "cpu":
                 raise
-            self._session = _session(path, "cpu", threads, integers)
+            self._session, self.device = _session(path, "cpu", threads, integers), "cpu"
             self.description = f"CUDA does not start here: ONNX Runtime {ort.__version__} on cpu"
 
     limits: Mapping[str, int] = {}  # nothing is bounded, and nobody writes to it
@@ -99,7 +119,7 @@ def _session(path: Path, device: Device, threads: int | None, integers: bool) ->
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.log_severity_level = 3
     try:
-        session = _strict(ort)(str(path), options, providers=SESSIONS[device], enable_fallback=0)
+        session = _strict(ort)(str(path), options, providers=_providers(device, options), enable_fallback=0)
     except Exception as error:  # onnxruntime raises a dozen kinds, all of them its own
         raise EngineError(f"ONNX Runtime cannot load {path} on {device}: {first_line(error)}") from error
     # Without its libraries a provider logs an error and leaves the session to the CPU.
@@ -107,6 +127,13 @@ def _session(path: Path, device: Device, threads: int | None, integers: bool) ->
         lack = f"{PROVIDERS[device]} does not start here (driver or libraries missing)"
         raise EngineError(f"`device` {device}: {lack}: use `device` cpu")
     return session
+
+
+def _providers(device: Device, options: Any) -> list[Any]:
+    """Names of the providers for a device, with the settings of those that do not take the session's."""
+    if device == "openvino":
+        return [(PROVIDERS[device], {"num_of_threads": str(options.intra_op_num_threads)})]
+    return list(SESSIONS[device])
 
 
 def _strict(ort: Any) -> Any:

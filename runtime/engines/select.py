@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from attri.runtime.bundle import ENGINES, TEXT, VISION, Bundle
+from attri.runtime.bundle import ENGINES, Bundle
 from attri.runtime.engines.base import Engine, Progress
 from attri.runtime.engines.onnxruntime import DEVICES, Device, OrtEngine
+from attri.runtime.engines.verified import require_agreement
 from attri.runtime.errors import EngineError, MissingExtra, UsageError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger("attri")
 Backend = Literal["auto", "onnxruntime", "tensorrt"]
+_GPUS = ("auto", "cuda", "tensorrt")  # devices that are NVIDIA's, or may be
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
@@ -26,7 +28,7 @@ class EngineOptions:
 
     Attributes:
         backend: "auto" takes TensorRT where it and a GPU are, and else ONNX Runtime.
-        device: "auto", "cpu", "cuda", or "tensorrt", which is ONNX Runtime's TensorRT provider.
+        device: "auto", "cpu", "cuda", or a provider of ONNX Runtime: "tensorrt", "openvino", ... .
         threads: On the CPU; None is one per CPU that this process may use.
         engine_dir: Where TensorRT's engines are kept; None is engines/ in the bundle.
         rebuild_engines: Build them again, whatever is there.
@@ -50,9 +52,10 @@ class EngineOptions:
                 raise UsageError(f"`{name}` is {value!r}: choose {', '.join(known)}")
         if self.device == "tensorrt" and self.backend != "onnxruntime":
             raise UsageError("`device` tensorrt is a provider of ONNX Runtime: add `backend` onnxruntime")
-        if self.needs_tensorrt and self.device == "cpu":
+        if self.needs_tensorrt and self.device not in _GPUS:
             raise UsageError(
-                "TensorRT runs on a GPU: leave out `device` cpu, or `backend`, `engine_dir` and `rebuild_engines`"
+                f"TensorRT runs on an NVIDIA GPU: leave out `device` {self.device}, or `backend`, `engine_dir` and"
+                " `rebuild_engines`"
             )
         if self.backend == "onnxruntime" and self.needs_tensorrt:
             raise UsageError("`engine_dir` and `rebuild_engines` are about TensorRT's engines, ONNX Runtime has none")
@@ -60,8 +63,8 @@ class EngineOptions:
 
 def open_engines(
     bundle: Bundle, request: EngineOptions | None = None, progress: Progress | None = None
-) -> tuple[Engine, Engine]:
-    """The engines of the vision and of the text graph.
+) -> tuple[Engine, ...]:
+    """The engines of a bundle's graphs, in the order of `Bundle.graph_files`.
 
     Args:
         bundle: whose graphs are run.
@@ -71,7 +74,7 @@ def open_engines(
     Raises:
         EngineError: what was asked for is not here, or does not work here.
         MissingExtra: neither TensorRT nor ONNX Runtime is installed, or not the one that was asked for.
-        ParityError: TensorRT's engine does not agree with the model.
+        ParityError: An engine, of TensorRT or of any provider but ONNX Runtime's CPU, does not agree with the model.
         UsageError: what was asked for contradicts itself.
     """
     from attri.runtime.engines.tensorrt.load import load_or_build
@@ -83,9 +86,10 @@ def open_engines(
         folder = request.engine_dir or bundle.file(ENGINES)
         progress = progress or (lambda line: _LOGGER.info("%s", line))
         return load_or_build(bundle, gpu, folder, progress, rebuild=request.rebuild_engines)
-    vision, text = (_on_onnx_runtime(bundle, name, request) for name in (VISION, TEXT))
-    vision.description = f"{why}: {vision.description}" if why else vision.description
-    return vision, text
+    engines = tuple(_on_onnx_runtime(bundle, name, request) for name in bundle.graph_files)
+    require_agreement(bundle, dict(zip(bundle.graph_files, engines, strict=True)))
+    engines[0].description = f"{why}: {engines[0].description}" if why else engines[0].description
+    return engines
 
 
 def _on_onnx_runtime(bundle: Bundle, name: str, request: EngineOptions) -> OrtEngine:
@@ -106,7 +110,7 @@ def choose_tensorrt(request: EngineOptions) -> tuple[Gpu | None, str]:
     """
     from attri.runtime.engines.tensorrt.load import find_tensorrt
 
-    if request.backend == "onnxruntime" or request.device == "cpu":
+    if request.backend == "onnxruntime" or request.device not in _GPUS:
         return None, ""
     try:
         return find_tensorrt(), ""

@@ -9,13 +9,14 @@ retrieved int32 [I, L, M]             the model's
 text_features float32 [I, C, D]       the model's, at those entries, for a few of the default labels
 vision.keys                           keys of the prompt that the model had
 text.NAME                             what the text graph reads for this prompt and these labels, but for `retrieved`
+label.ids int32 [C, T]                where there is a label graph: the tokens whose states are text.states
 """
 
 from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attri.runtime.bundle import REFERENCE, TEXT, VISION, Bundle
+from attri.runtime.bundle import LABEL, REFERENCE, TEXT, VISION, Bundle
 from attri.runtime.engines.agreement import cosine, same_top1
 from attri.runtime.engines.base import Engine
 from attri.runtime.errors import BundleError, ParityError
@@ -38,6 +39,8 @@ class ParityStage(str, Enum):
     TEXT_FEATURES = "text_features"
     LOGITS = "logits"
     TOP1 = "top1"
+    EXPLANATIONS = "explanations"  # of a bundle with a graph for them: cosines of their sums
+    LABEL_STATES = "label_states"  # of an engine of the label graph alone; its gate is that of text features
 
     @property
     def heading(self) -> str:
@@ -52,6 +55,8 @@ _HEADINGS = {
     ParityStage.TEXT_FEATURES: "text features",
     ParityStage.LOGITS: "logits",
     ParityStage.TOP1: "top-1",
+    ParityStage.EXPLANATIONS: "explanations",
+    ParityStage.LABEL_STATES: "label states",
 }
 GATED = (ParityStage.IMAGE_FEATURES, ParityStage.RETRIEVED, ParityStage.TEXT_FEATURES, ParityStage.TOP1)
 DEVICE_ARITHMETIC = (None, "S8S8")  # of the stages whose gates engines are held to: of int8, the graphs of TensorRT
@@ -71,6 +76,7 @@ class ReferenceSet:
     text_features: NDArray[np.float32]
     vision: Mapping[str, NDArray[Any]]
     text: Mapping[str, NDArray[Any]]
+    label: Mapping[str, NDArray[Any]]
 
 
 def read_reference(bundle: Bundle, count: int | None = None) -> ReferenceSet:
@@ -83,8 +89,10 @@ def read_reference(bundle: Bundle, count: int | None = None) -> ReferenceSet:
         raise BundleError(f"{bundle.path} has no {REFERENCE} to check an engine with: export it again") from error
     pixels, image, retrieved, text = (array[:count] for array in (pixels, image, retrieved, text))
     preprocess = bundle.preprocess()
-    of_vision, of_text = (_inputs(arrays, graph) for graph in ("vision", "text"))
-    return ReferenceSet(np.stack([preprocess(each) for each in pixels]), image, retrieved, text, of_vision, of_text)
+    inputs = [_inputs(arrays, graph) for graph in ("vision", "text", "label")]
+    if "ids" in inputs[2]:
+        inputs[2] = {"tokens": np.asarray(bundle.token_embedding()[inputs[2]["ids"]], np.float32)}
+    return ReferenceSet(np.stack([preprocess(each) for each in pixels]), image, retrieved, text, *inputs)
 
 
 def _inputs(arrays: Mapping[str, NDArray[Any]], graph: str) -> dict[str, NDArray[Any]]:
@@ -97,7 +105,7 @@ def compare(bundle: Bundle, name: str, engine: Engine) -> dict[ParityStage, floa
 
     Args:
         bundle: holds the reference images and the gates.
-        name: VISION or TEXT.
+        name: of the graph, one of `Bundle.graph_files`.
         engine: runs that graph.
 
     Returns:
@@ -108,28 +116,28 @@ def compare(bundle: Bundle, name: str, engine: Engine) -> dict[ParityStage, floa
         BundleError, EngineError
     """
     check, gates = read_reference(bundle), read_gates(bundle)
-    figures = _vision(check, engine) if name == VISION else _text(check, engine)
+    figures = _FIGURES[name](check, engine)
     counts = {ParityStage.RETRIEVED: check.retrieved.size, ParityStage.TOP1: len(check.pixels)}
     for stage, value in figures.items():
         _require(engine, name, stage, value, _of_so_many(gates[stage], counts.get(stage)))
     return figures
 
 
-def spot_check(bundle: Bundle, vision: Engine, text: Engine) -> None:
-    """Run both graphs of a small bundle on its first reference image, and hold their features to the gates.
+def spot_check(bundle: Bundle, *engines: Engine) -> None:
+    """Run all graphs of a small bundle on its first reference image, and hold their features to the gates.
 
     Retrieved entries are left to `compare`: one image has few, and near ties fall either way on other hardware.
 
     Raises:
         ParityError, BundleError, EngineError: as `compare`.
     """
-    if sum(bundle.manifest.files[name]["size"] for name in (VISION, TEXT)) > SMALL:
+    if sum(bundle.manifest.files[name]["size"] for name in bundle.graph_files) > SMALL:
         return
     check, gates = read_reference(bundle, 1), read_gates(bundle)
-    for name, engine, figures in ((VISION, vision, _vision(check, vision)), (TEXT, text, _text(check, text))):
-        for stage in (ParityStage.IMAGE_FEATURES, ParityStage.TEXT_FEATURES):
-            if stage in figures:
-                _require(engine, name, stage, figures[stage], gates[stage])
+    for name, engine in zip(bundle.graph_files, engines, strict=True):
+        for stage, figure in _FIGURES[name](check, engine).items():
+            if stage in (ParityStage.IMAGE_FEATURES, ParityStage.TEXT_FEATURES, ParityStage.LABEL_STATES):
+                _require(engine, name, stage, figure, gates[stage])
 
 
 def _require(engine: Engine, name: str, stage: ParityStage, value: float, gate: float) -> None:
@@ -155,7 +163,8 @@ def read_gates(bundle: Bundle) -> dict[ParityStage, float]:
     found = {each.get("id"): each["gate"] for each in stages if each.get("arithmetic") in DEVICE_ARITHMETIC}
     if missing := [stage.value for stage in GATED if not isinstance(found.get(stage.value), (int, float))]:
         raise BundleError(f"{bundle.path} has no gates for {', '.join(missing)} in its manifest: export it again")
-    return {stage: float(found[stage.value]) for stage in GATED}
+    gates = {stage: float(found[stage.value]) for stage in GATED}
+    return gates | {ParityStage.LABEL_STATES: gates[ParityStage.TEXT_FEATURES]}
 
 
 def _vision(check: ReferenceSet, engine: Engine) -> dict[ParityStage, float]:
@@ -179,8 +188,20 @@ def _text(check: ReferenceSet, engine: Engine) -> dict[ParityStage, float]:
     }
 
 
-def _rows(array: NDArray[Any], engine: Engine) -> list[NDArray[Any]]:
-    size = engine.limits.get("B", len(array))
+def _label(check: ReferenceSet, engine: Engine) -> dict[ParityStage, float]:
+    parts = [engine.run({"tokens": rows})[0] for rows in _rows(check.label["tokens"], engine, "C")]
+    return {ParityStage.LABEL_STATES: float(cosine(np.concatenate(parts), check.text["states"]).min())}
+
+
+_FIGURES: dict[str, Callable[[ReferenceSet, Engine], dict[ParityStage, float]]] = {
+    VISION: _vision,
+    TEXT: _text,
+    LABEL: _label,
+}
+
+
+def _rows(array: NDArray[Any], engine: Engine, dim: str = "B") -> list[NDArray[Any]]:
+    size = engine.limits.get(dim, len(array))
     return [array[start : start + size] for start in range(0, len(array), size)]
 
 

@@ -29,13 +29,21 @@ class VisionOutputs(NamedTuple):
     retrieved: NDArray[np.int32]
     scores: NDArray[np.float32]
 
+    def take(self, rows: Sequence[int]) -> VisionOutputs:
+        """Of some of the images."""
+        if [*rows] == [*range(len(self.features))]:  # most batches: no copy
+            return self
+        index = [*rows]
+        return VisionOutputs(self.features[index], self.retrieved[index], self.scores[index])
+
 
 class VisionGraph:
     """The vision graph of a bundle, in as many runs as its engine needs.
 
     The graph compares an image with a table of keys [L, D, N]. The keys of several prompts are one table, side by side,
-    so that k prompts cost one run; each of them has its columns of the scores. What is nearest the graph finds in the
-    whole table: of several prompts it is found here, in the columns of each.
+    so that k prompts cost one run; each of them has its columns of the scores. Sources with different prompts share one
+    table too. What is nearest the graph finds in the whole table: of several prompts it is found here, in the columns
+    of each.
 
     Args:
         engine: Runs the graph.
@@ -63,12 +71,36 @@ class VisionGraph:
         if entries > most:
             raise EngineError(f"{name} {entries} pool entries, this engine takes {most}{remedy}")
 
-    def run(self, pixels: NDArray[np.float32], prompts: Sequence[Prompt]) -> list[VisionOutputs]:
+    def parts(self, prompts: Sequence[Sequence[Prompt]]) -> list[tuple[int, int]]:
+        """Divide a batch into as few runs as the engine needs for a table of the keys of its prompts.
+
+        Args:
+            prompts: Of each image; those of one image fit.
+
+        Returns:
+            First row of each part, and the row after its last.
+        """
+        most = self.engine.limits.get("N")
+        if most is None:
+            return [(0, len(prompts))]
+        parts, together = [0], set[Prompt]()
+        for row, own in enumerate(prompts):
+            together.update(own)
+            if row > parts[-1] and sum(prompt.entries for prompt in _distinct([*together])) > most:
+                parts.append(row)
+                together = set(own)
+        return list(zip(parts, [*parts[1:], len(prompts)], strict=True))
+
+    def run(
+        self, pixels: NDArray[np.float32], prompts: Sequence[Prompt], beside: Sequence[Prompt] = ()
+    ) -> list[VisionOutputs]:
         """Run the vision graph once, for all of these prompts.
 
         Args:
             pixels: Of the images [B, 3, S, S].
             prompts: To retrieve from, one or more.
+            beside: Prompts of other sources, whose runs take turns with this one. Where all of `prompts` are among
+                them, their keys are the table, which is then the same in every run and stays on the device.
 
         Returns:
             What it says to each of the prompts, in their order.
@@ -76,7 +108,10 @@ class VisionGraph:
         Raises:
             EngineError: The engine failed, or an output is not finite.
         """
-        distinct = _distinct(prompts)
+        asked = {prompt.digest for prompt in prompts}
+        distinct = _distinct(beside)
+        if not asked <= {prompt.digest for prompt in distinct}:  # replaced a moment ago, or there is nothing beside
+            distinct = _distinct(prompts)
         most = self.engine.limits.get("B", len(pixels))
         rows = (pixels[first : first + most] for first in range(0, len(pixels), most))
         inputs = {"keys": self._table(distinct)}
@@ -88,9 +123,11 @@ class VisionGraph:
             return [VisionOutputs(features, prompts[0].select(nearest), scores)] * len(prompts)
         found, first = {}, 0
         for prompt in distinct:
-            own = scores[..., first : first + prompt.entries]
-            chosen = nearest_entries(own, self._topk) if prompt.retrieves else nearest  # of these only the shape counts
-            found[prompt.digest] = VisionOutputs(features, prompt.select(chosen), own)
+            if prompt.digest in asked:
+                own = scores[..., first : first + prompt.entries]
+                # Of those that do not retrieve only the shape counts.
+                chosen = nearest_entries(own, self._topk) if prompt.retrieves else nearest
+                found[prompt.digest] = VisionOutputs(features, prompt.select(chosen), own)
             first += prompt.entries
         return [found[prompt.digest] for prompt in prompts]
 

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from attri.runtime._util.atomic import rewrite_file
 from attri.runtime._util.wording import plural
 from attri.runtime.classifier import Classifier
-from attri.runtime.errors import AttriError, FailedError, LabelsError
+from attri.runtime.errors import AttriError, LabelsError
 from attri.runtime.labels import Label, decode, parse_labels, unreadable
 from attri.runtime.pipeline.watched_file import WatchedFile, state_of
 from attri.runtime.prompt import Prompt
@@ -93,6 +92,11 @@ class LiveLabels:
         return None if self._watched is None else self._watched.path
 
     @property
+    def question(self) -> tuple[object, ...]:
+        """What is asked of an image: the same for equal labels, whatever file they come from."""
+        return self.text, self._template, self.classifier.prompt.digest, self.classifier.threshold
+
+    @property
     def edited(self) -> bool:
         """Whether other labels are used than the file holds, or than there were where none can be written."""
         return self.text != self._original
@@ -152,19 +156,16 @@ class LiveLabels:
         """Write the labels that are used into the file that they came from.
 
         Raises:
-            LabelsError: there is no such file, it must not be written, or it has changed and was not taken over yet.
+            LabelsError: there is no such file.
+            UsageError: it is read-only, or it has changed and was not taken over yet.
             FailedError: it cannot be written; it is as it was.
         """
         if self._watched is None:
             raise LabelsError("these labels came from no file, so there is none to write them to")
-        file = self._watched.path
         with self._lock:
-            if self._watched.is_new():
-                raise LabelsError(f"{file} was changed by somebody else just now: look at its labels first")
-            _replace(file, self.text.encode())
-            self._watched.take()
+            self._watched.write(self.text.encode())
             self._original = self.text
-        _LOGGER.info("%s: %d labels written", file, len(self.labels))
+        _LOGGER.info("%s: %d labels written", self._watched.path, len(self.labels))
 
     def _copy(self) -> LiveLabels:
         """With a classifier, a lock and a view of the file of its own."""
@@ -201,18 +202,3 @@ def watch(files: Callable[[], Sequence[Watched]], stop: threading.Event) -> None
     while not stop.wait(_POLL):
         for each in files():
             each.poll()
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Give a file new content, whole or not at all; its mode and owner stay, and a link to it stays a link.
-
-    Raises:
-        LabelsError: It is read-only.
-        FailedError: It cannot be written.
-    """
-    if path.exists() and not (path.stat().st_mode & 0o222 and os.access(path, os.W_OK)):
-        raise LabelsError(f"{path} is read-only: chmod u+w it, or take the labels over by hand")
-    try:
-        rewrite_file(path, data)
-    except OSError as error:
-        raise FailedError(f"{path} cannot be written: {error.strerror or error}; it is as it was") from error

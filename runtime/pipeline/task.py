@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from attri.runtime.decide.independent import IndependentSmoother
 from attri.runtime.decide.schedule import Schedule
 from attri.runtime.decide.smoothing import Decision, DecisionRule, DecisionSmoother
 from attri.runtime.pipeline.live_labels import LiveLabels
@@ -40,22 +41,30 @@ class TaskState:
     Attributes:
         name: Of the setup.
         prompt: Of the setup.
+        rule: Of the setup.
         hysteresis: The memory of its retrieval.
     """
 
     def __init__(self, setup: TaskSetup, schedule: Schedule, hysteresis: float | None) -> None:
-        self.name, self.prompt = setup.name, setup.prompt
+        self.name, self.prompt, self.rule = setup.name, setup.prompt, setup.rule
         self.hysteresis: RetrievalHysteresis | None = None
         if hysteresis is not None:
             topk = setup.labels.classifier.bundle.manifest.retrieval["topk"]
             self.hysteresis = RetrievalHysteresis(hysteresis, topk)
-        self._smoother = DecisionSmoother(setup.rule)
+        self._smoother, self._independent = DecisionSmoother(setup.rule), IndependentSmoother(setup.rule)
         self._schedule = schedule
         self._last_due = float("-inf")  # clock of the frame whose result was the last due
 
+    def decide_alone(self, prediction: Prediction) -> Decision:
+        """The decision on an image that has nothing to do with others: by its threshold alone."""
+        rule = DecisionRule(threshold=self.rule.threshold)
+        decide = DecisionSmoother(rule) if prediction.thresholds is None else IndependentSmoother(rule)
+        return decide(prediction, 0.0)
+
     def decide(self, prediction: Prediction, clock: float) -> tuple[Decision, bool]:
         """The decision after one more frame, and whether its result is due; `clock` in seconds."""
-        decision = self._smoother(prediction, clock)
+        smoother = self._smoother if prediction.thresholds is None else self._independent
+        decision = smoother(prediction, clock)
         due = self._schedule.is_due(decision.changed, clock - self._last_due)
         if due:
             self._last_due = clock

@@ -7,6 +7,9 @@ import os
 import stat
 from pathlib import Path
 
+from attri.runtime._util.atomic import rewrite_file
+from attri.runtime.errors import FailedError, UsageError
+
 
 class WatchedFile:
     """A file whose new content counts when two looks in a row agree, so that one half written is left alone.
@@ -29,12 +32,21 @@ class WatchedFile:
         self._taken = state
         return found
 
-    def is_new(self) -> bool:
-        """Whether the file holds something else than what was taken, whether it keeps still or not."""
-        return read_file(self.path)[0] != self._taken
+    def write(self, data: bytes) -> None:
+        """Give it new content, whole or not at all, which then counts as taken; its mode, owner and links stay.
 
-    def take(self) -> None:
-        """Take what the file holds now as known, for whoever wrote it."""
+        Raises:
+            UsageError: It is read-only, or has changed and was not taken yet.
+            FailedError: It cannot be written; it is as it was.
+        """
+        if read_file(self.path)[0] != self._taken:
+            raise UsageError(f"{self.path} was changed by somebody else just now: look at what it holds first")
+        try:
+            if self.path.exists() and not (self.path.stat().st_mode & 0o222 and os.access(self.path, os.W_OK)):
+                raise UsageError(f"{self.path} is read-only: chmod u+w it, or replace it by hand")
+            rewrite_file(self.path, data)
+        except OSError as error:
+            raise FailedError(f"{self.path} cannot be written: {error.strerror or error}; it is as it was") from error
         self._taken = self._seen = read_file(self.path)[0]
 
 

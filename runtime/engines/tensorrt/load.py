@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from attri.runtime._util.system import memory
-from attri.runtime.bundle import ENGINES, TEXT, VISION, Bundle
+from attri.runtime.bundle import ENGINES, Bundle
 from attri.runtime.engines.base import Progress
 from attri.runtime.engines.signature import GraphSignature, read_signature
 from attri.runtime.engines.tensorrt.builder import BuildOptions, BuiltEngine, build
@@ -93,8 +93,8 @@ def load_or_build(
     *,
     options: BuildOptions | None = None,
     rebuild: bool = False,
-) -> tuple[TrtEngine, TrtEngine]:
-    """Load the engines of both graphs from the cache; build what it lacks.
+) -> tuple[TrtEngine, ...]:
+    """Load the engines of all graphs from the cache; build what it lacks.
 
     Args:
         bundle: the graphs, and the reference images that a new engine is verified with.
@@ -105,7 +105,7 @@ def load_or_build(
         rebuild: build engines again, whatever is cached.
 
     Returns:
-        The engines of the vision and of the text graph.
+        The engines in the order of `Bundle.graph_files`.
 
     Raises:
         EngineError: a cached engine is damaged or not to be trusted; or an engine cannot be built, or is not in the
@@ -114,12 +114,13 @@ def load_or_build(
     """
     cache = EngineCache(folder, _trusted_sha256(bundle, folder))
     loader = _Loader(bundle, gpu, cache, progress, options, rebuild)
-    vision = loader.engine(VISION)
-    try:
-        return vision, loader.engine(TEXT)
-    except BaseException:
-        vision.close()
-        raise
+    with ExitStack() as undo:
+        engines = []
+        for name in bundle.graph_files:
+            engines.append(loader.engine(name))
+            undo.callback(engines[-1].close)
+        undo.pop_all()
+    return tuple(engines)
 
 
 def _trusted_sha256(bundle: Bundle, folder: Path) -> dict[str, str]:
@@ -232,7 +233,7 @@ def make_key(bundle: Bundle, name: str, gpu: Gpu, options: BuildOptions) -> Engi
 
     Args:
         bundle: that the graph is in.
-        name: VISION or TEXT.
+        name: of the graph, one of `Bundle.graph_files`.
         gpu: this machine.
         options: that the engine is built for.
     """

@@ -19,7 +19,7 @@ from attri.runtime.deliver import result as result_module
 
 
 def frame(image: Image.Image | np.ndarray) -> Frame:
-    return Frame("a.jpg", 0, 0.0, image, image, 0.0)
+    return Frame("a.jpg", 0, 0.0, image, {None: image}, 0.0)
 
 
 def test_bytes_of_a_frame() -> None:
@@ -33,7 +33,7 @@ def test_large_frames_of_a_file_wait_in_smaller_numbers(
 ) -> None:
     """And all of them come through, in batches of what waits."""
     monkeypatch.setattr(module, "MAX_BYTES", 100)
-    intake, left, stop = FrameQueue([False], batch=4), threading.Event(), threading.Event()
+    intake, left, stop = FrameQueue([False], limit=4), threading.Event(), threading.Event()
     put: list[int] = []
 
     def read() -> None:
@@ -49,7 +49,7 @@ def test_large_frames_of_a_file_wait_in_smaller_numbers(
     assert len(put) == waiting
     found: list[int] = []
     while (item := intake.take(lambda: True, stop)) is not None:
-        found += [each.number for each in item[1]]
+        found += [each.number for _, each in item.frames]
     reader.join()
     assert found == list(range(12))
 
@@ -60,9 +60,10 @@ def test_the_end_of_a_source_comes_behind_its_last_frame() -> None:
     intake.end(0)
     intake.put(1, frame(np.zeros(1, np.uint8)), left)
     taken = [intake.take(lambda: True, stop) for _ in range(3)]
-    assert [(source, len(frames)) for source, frames in filter(None, taken)] == [(0, 1), (0, 0), (1, 1)]
+    found = [([source for source, _ in batch.frames], batch.ended) for batch in filter(None, taken)]
+    assert found == [([1], []), ([0], []), ([], [0])]
     intake.end(1)
-    assert intake.take(lambda: False, stop) == (1, [])
+    assert intake.take(lambda: False, stop) == ([], [1])
     assert intake.take(lambda: False, stop) is None
 
 

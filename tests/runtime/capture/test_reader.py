@@ -43,8 +43,8 @@ class Run:
         return [int(frame.image[0, 0, 0]) for frame in self.frames]
 
     def _take(self) -> None:
-        while (item := self.intake.take(lambda: True, self.stop)) is not None:
-            self.frames += item[1]
+        while (batch := self.intake.take(lambda: True, self.stop)) is not None:
+            self.frames += [frame for _, frame in batch.frames]
 
 
 @pytest.fixture
@@ -227,7 +227,7 @@ def test_what_is_classified_is_the_region(run: Callable[..., Run]) -> None:
     found = run([image, ...], spec=spec)
     wait_for(lambda: found.frames)
     np.testing.assert_array_equal(found.frames[0].image, image[::-1, ::-1])
-    np.testing.assert_array_equal(found.frames[0].part, image[::-1, ::-1][2:5, 1:5])
+    np.testing.assert_array_equal(found.frames[0].parts[1, 2, 4, 3], image[::-1, ::-1][2:5, 1:5])
 
 
 def test_a_region_outside_of_the_frame_is_a_fault(run: Callable[..., Run], caplog: pytest.LogCaptureFixture) -> None:

@@ -15,8 +15,8 @@ from support.fakes import FakeClassifier, FakeSink, Step, frames_until, make_fra
 from support.results import file_size_limit
 
 from attri.runtime.capture.spec import SourceSpec
-from attri.runtime.deliver.sink import LabelsOrigin
-from attri.runtime.errors import EngineError, FailedError, LabelsError
+from attri.runtime.deliver.sink import FileOrigin
+from attri.runtime.errors import EngineError, FailedError, LabelsError, UsageError
 from attri.runtime.pipeline.live_labels import LabelsFile, LiveLabels
 
 
@@ -244,7 +244,7 @@ def test_edited_labels_are_written_to_their_file(bench: Bench, tmp_path: Path) -
     file.chmod(0o640)
     link.symlink_to(file)
     pipeline = bench.make({camera(): [], camera("camera1"): []}, file=link)
-    assert pipeline.labels_origin() == LabelsOrigin(str(link), False, ("camera0", "camera1"))
+    assert pipeline.labels_origin() == FileOrigin(str(link), False, ("camera0", "camera1"))
     pipeline.set_labels("# birds\r\nrose = a rose;a tulip\n", "camera0")
     with pytest.raises(LabelsError, match="different labels: name one"):
         pipeline.write_labels()
@@ -264,7 +264,7 @@ def test_edited_labels_are_written_to_their_file(bench: Bench, tmp_path: Path) -
 
 
 def test_what_cannot_be_written_stays_as_it_was(bench: Bench, tmp_path: Path) -> None:
-    assert bench.make({camera(): []}).labels_origin() == LabelsOrigin(None, False, ())
+    assert bench.make({camera(): []}).labels_origin() == FileOrigin(None, False, ())
     with pytest.raises(LabelsError, match="came from no file"):
         bench.pipeline.write_labels()
     file = tmp_path / "labels.txt"
@@ -272,7 +272,7 @@ def test_what_cannot_be_written_stays_as_it_was(bench: Bench, tmp_path: Path) ->
     pipeline = bench.make({camera(): []}, file=file)
     pipeline.set_labels("bird " * 20_000)
     file.chmod(0o444)
-    with pytest.raises(LabelsError, match=r"labels.txt is read-only: chmod u\+w it"):
+    with pytest.raises(UsageError, match=r"labels.txt is read-only: chmod u\+w it"):
         pipeline.write_labels()
     file.chmod(0o644)
     with file_size_limit(100), pytest.raises(FailedError, match=r"labels.txt cannot be written: File too large"):
@@ -280,7 +280,7 @@ def test_what_cannot_be_written_stays_as_it_was(bench: Bench, tmp_path: Path) ->
     assert file.read_text() == "cat\n"
     assert list(tmp_path.iterdir()) == [file]
     file.write_text("dog\n")
-    with pytest.raises(LabelsError, match=r"labels.txt was changed by somebody else just now"):
+    with pytest.raises(UsageError, match=r"labels.txt was changed by somebody else just now"):
         pipeline.write_labels()
     assert file.read_text() == "dog\n"
 

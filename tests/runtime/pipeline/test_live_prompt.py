@@ -101,6 +101,7 @@ def test_a_prompt_that_is_refused_may_come_again(first: Prompt, tmp_path: Path) 
     assert len(tries) == 2
 
 
+@pytest.mark.stress
 def test_no_image_is_lost_or_mixed_over_many_swaps(
     bundle: Path, first: Prompt, image_files: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -73,12 +73,27 @@ def test_sinks_that_ask_are_told_when_a_source_has_ended(bench: Bench) -> None:
     assert not isinstance(lost.results[-2], str)
 
 
-def test_frames_of_cameras_go_one_by_one(bench: Bench) -> None:
+def test_the_newest_frame_of_a_camera_goes_alone_and_those_of_several_together(bench: Bench) -> None:
     sink = FakeSink()
     bench.classifier.seconds = 0.01
     bench.make({camera(): [*at_rate(200, 0.3), LOST]}, batch=4).run([sink])
     assert len(sink.results) > 5
     assert bench.classifier.batches == []
+    several = FakeSink()
+    bench.make({camera(f"camera{i}"): [*at_rate(200, 0.3, 80 * i), LOST] for i in range(3)}, batch=4).run([several])
+    assert max(bench.classifier.batches) == 3
+    for i in range(3):  # and nobody gets another's
+        assert {result.image[0, 0, 0] // 80 for result in several.results if result.source == f"camera{i}"} == {i}
+
+
+def test_files_fill_what_a_camera_leaves(bench: Bench) -> None:
+    sink = FakeSink()
+    bench.classifier.seconds = 0.005
+    script = [frames_until(lambda: len(numbers(sink.results, "v.mp4")) == 60, rate=100), LOST]
+    bench.make({video(): [make_frame(i) for i in range(60)], camera(): script}, batch=4).run([sink])
+    assert numbers(sink.results, "v.mp4") == list(range(60))
+    assert len(numbers(sink.results, "camera0")) > 5
+    assert max(bench.classifier.batches) == 4
 
 
 def test_an_image_that_cannot_be_read_costs_its_batch_nothing(
@@ -86,10 +101,10 @@ def test_an_image_that_cannot_be_read_costs_its_batch_nothing(
 ) -> None:
     classify = FakeClassifier.__call__
 
-    def refuse(self: FakeClassifier, frame: Any, *rest: Any) -> object:
-        if not isinstance(frame, list) and frame[0, 0, 0] == 6:
+    def refuse(self: FakeClassifier, frame: Any) -> object:
+        if frame[0, 0, 0] == 6:
             raise ImageError("number 6 cannot be read")
-        return classify(self, frame, *rest)
+        return classify(self, frame)
 
     monkeypatch.setattr(FakeClassifier, "__call__", refuse)
     sink = FakeSink()
@@ -327,7 +342,7 @@ def test_images_that_cannot_be_read_stop_no_other(bench: Bench, caplog: pytest.L
     sink = FakeSink()
     assert not bench.make({video(): [make_frame(1), lambda: ImageError("bad"), make_frame(2)]}).run([sink])
     assert [result.frame for result in sink.results] == [0, 2]
-    assert caplog.messages[-1] == "2 frames, 0% from the text cache, 1 file failed"
+    assert caplog.messages[-1] == "2 frames, 100% from the text cache, 1 file failed"
 
 
 @pytest.mark.parametrize(

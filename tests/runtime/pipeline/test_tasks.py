@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from support.fakes import FakeSink
 from support.prompts import kinds_of_prompts
+from support.results import file_size_limit
 
 from attri.runtime import Classifier, stream
 from attri.runtime.capture.parse import find_source
@@ -21,8 +22,9 @@ from attri.runtime.capture.spec import SourceOptions, SourceSpec
 from attri.runtime.decide.schedule import Schedule
 from attri.runtime.decide.smoothing import DecisionRule
 from attri.runtime.deliver.result import FrameResult
+from attri.runtime.deliver.sink import FileOrigin
 from attri.runtime.engines.onnxruntime import OrtEngine
-from attri.runtime.errors import EngineError, LabelsError
+from attri.runtime.errors import EngineError, FailedError, LabelsError, UsageError
 from attri.runtime.pipeline.live_labels import LabelsFile, LiveLabels
 from attri.runtime.pipeline.pipeline import Pipeline
 from attri.runtime.pipeline.task import TaskSetup
@@ -101,6 +103,34 @@ def test_each_task_is_as_a_run_of_its_own(
         assert {result.task for result in alone.results} == {None}
 
 
+def test_sources_with_different_tasks_share_one_table(
+    loaded: Classifier, prompts: dict[str, Prompt], image_files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every run of the vision graph has the same array of keys, which a device therefore keeps; answers stay."""
+    asked = {0: ("learned", "static"), 1: ("other",), 2: ("plain",)}
+    specs = [find_source(str(image_files[number])) for number in asked]
+    tables: list[np.ndarray] = []
+    run = OrtEngine.run
+
+    def seen(self: OrtEngine, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        tables.extend([inputs["keys"]] if "keys" in inputs else [])
+        return run(self, inputs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OrtEngine, "run", seen)
+        sink = FakeSink()
+        assert make(specs, [[setup(loaded, prompts[name], name) for name in names] for names in asked.values()]).run(
+            [sink]
+        )
+    assert [table is tables[0] for table in tables] == [True] * 3
+    assert tables[0].shape[-1] == sum(prompt.entries for prompt in prompts.values())
+    for number, names in asked.items():
+        for name in names:
+            alone = FakeSink()
+            make([specs[number]], [[setup(loaded, prompts[name], name)]]).run([alone])
+            assert_same([each for each in sink.results if each.task == name], alone.results)
+
+
 def test_what_is_due_is_decided_for_each_task(
     loaded: Classifier, prompts: dict[str, Prompt], folder: SourceSpec
 ) -> None:
@@ -177,6 +207,7 @@ class Acting(FakeSink):
             self.act(len(self.results) // self.every)
 
 
+@pytest.mark.stress
 def test_swaps_of_one_task_under_load(
     loaded: Classifier, bundle: Path, prompts: dict[str, Prompt], folder: SourceSpec
 ) -> None:
@@ -239,6 +270,49 @@ def test_prompt_files_are_watched_for_their_tasks(
         assert c.prediction.labels != new
 
 
+def test_a_prompt_that_was_sent_can_be_written_to_its_file(
+    loaded: Classifier, prompts: dict[str, Prompt], tmp_path: Path
+) -> None:
+    """Whole or not at all; other tasks that have theirs from there take it over."""
+    file, second = tmp_path / "a.attri", tmp_path / "b.attri"
+    for path in (file, second):
+        prompts["learned"].save(path)
+    tasks = [
+        setup(loaded, prompts["learned"], name, prompt=path)
+        for name, path in zip("abcd", (file, file, second, None), strict=True)
+    ]
+    pipeline = make([SourceSpec("left", "v4l2", "/dev/video0")], [tasks])
+    for each in pipeline.prompt_files.values():
+        each.poll(), each.poll()
+
+    pipeline.set_prompt(prompts["other"], task="a")
+    assert pipeline.prompt_origin(task="a") == FileOrigin(str(file), True, ("left",))
+    assert pipeline.prompt_origin(task="b") == FileOrigin(str(file), False, ("left",))
+    pipeline.write_prompt(task="a")
+    assert Prompt.read(file).digest == prompts["other"].digest
+    assert Prompt.read(second).digest == prompts["learned"].digest
+    in_use = [pipeline.prompts(task=name)[0].digest for name in "abcd"]
+    assert in_use == [prompts[name].digest for name in ("other", "other", "learned", "learned")]
+    assert not pipeline.prompt_origin().edited
+
+    pipeline.set_prompt(prompts["plain"], task="a")
+    file.chmod(0o444)
+    with pytest.raises(UsageError, match=r"a.attri is read-only: chmod u\+w it"):
+        pipeline.write_prompt(task="a")
+    file.chmod(0o644)
+    with file_size_limit(100), pytest.raises(FailedError, match=r"a.attri cannot be written: File too large"):
+        pipeline.write_prompt(task="a")
+    assert Prompt.read(file).digest == prompts["other"].digest
+    replace_file(file, prompts["static"].to_bytes())
+    with pytest.raises(UsageError, match=r"a.attri was changed by somebody else just now"):
+        pipeline.write_prompt(task="a")
+    with pytest.raises(UsageError, match="there are different prompts or prompt files: name one source and task"):
+        pipeline.write_prompt()
+    with pytest.raises(UsageError, match="this prompt came from no file"):
+        pipeline.write_prompt(task="d")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.attri", "b.attri"]
+
+
 def test_labels_files_are_watched_for_their_tasks(
     loaded: Classifier, prompts: dict[str, Prompt], folder: SourceSpec, tmp_path: Path
 ) -> None:
@@ -264,13 +338,14 @@ def test_labels_files_are_watched_for_their_tasks(
 def test_more_entries_than_the_engine_takes(
     loaded: Classifier, prompts: dict[str, Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Refused at the start; and a swap that would need more changes nothing."""
+    """Refused at the start, of one source or of several; and a swap that would need more changes nothing."""
     spec = SourceSpec("left", "v4l2", "/dev/video0")
     plenty = [setup(loaded, prompts[name], name) for name in ("learned", "other")]
     monkeypatch.setattr(OrtEngine, "limits", {"N": 20})
-    said = "the prompts of 2 tasks have together 25 pool entries, this engine takes 20: run fewer tasks on a source"
-    with pytest.raises(EngineError, match=said):
-        make([spec], [plenty])
+    said = "the 2 prompts of all tasks have together 25 pool entries, this engine takes 20: run fewer tasks"
+    for specs, tasks in (([spec], [plenty]), ([spec, replace(spec, name="right")], [[each] for each in plenty])):
+        with pytest.raises(EngineError, match=said):
+            make(specs, tasks)
     pipeline = make([spec], [[setup(loaded, prompts["other"], "a"), setup(loaded, prompts["static"], "b")]])
     with pytest.raises(EngineError, match=said):
         pipeline.set_prompt(prompts["learned"], task="b")

@@ -133,7 +133,7 @@ def test_the_tensorrt_provider_gets_the_graphs_of_tensorrt(copy, monkeypatch):
     opened = []
 
     class Engine:
-        description = ""
+        description, device = "", "cpu"  # which nothing is asked of
 
         def __init__(self, path, device, threads):
             opened.append(path.resolve().name)  # the path of what is held says nothing

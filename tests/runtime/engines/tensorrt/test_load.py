@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,16 +15,19 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from support.manifests import edit_manifest, set_manifest
+from support.prompts import kinds_of_prompts
 from support.tensorrt.standin import bindings
 
 from attri.export.cli import main as attri_export
 from attri.runtime import Classifier
-from attri.runtime.bundle import REFERENCE, Bundle
+from attri.runtime.bundle import LABEL, REFERENCE, Bundle, file_entry
 from attri.runtime.cli.run import main as attri_run
+from attri.runtime.engines.onnxruntime import OrtEngine
 from attri.runtime.engines.select import EngineOptions, open_engines
 from attri.runtime.engines.tensorrt.cache import EngineCache
 from attri.runtime.engines.tensorrt.cuda import system
-from attri.runtime.errors import BundleError, EngineError, ParityError
+from attri.runtime.engines.verify import compare
+from attri.runtime.errors import BundleError, EngineError, ImageError, ParityError
 
 HERE = Path(__file__).parent
 LABELS = ["red apple", "bird", "a small house", "cat"]
@@ -69,6 +73,60 @@ def test_built_once_found_again_and_right(version, copy, cudart, jetson, monkeyp
         assert min(figures["parity"].values()) > 0.99999
         assert figures["types"] == {"half": 0, "int8": 0, "float32": 1}
     Bundle.open(copy)  # is still whole
+
+
+def test_a_label_graph_is_built_verified_and_run_for_as_many_labels_as_fit(
+    siglip_bundle, tmp_path, jetson, image_files, monkeypatch
+):
+    path = tmp_path / "siglip"
+    shutil.copytree(siglip_bundle, path)
+    told: list[str] = []
+    bundle = Bundle.open(path)
+    engines = open_engines(bundle, progress=told.append)
+    assert len(engines) == jetson.builds == 3
+    assert any("label" in line and "least parity figure" in line for line in told)
+    for engine in engines:
+        engine.close()
+    many = [f"a {colour} {thing}" for colour in ("red", "green", "small") for thing in ("apple", "bus", "bird") * 20]
+    with Classifier.load(path, many) as first, Classifier.load(path, many, backend="onnxruntime") as reference:
+        assert jetson.builds == 3
+        assert first.description.startswith("TensorRT 10.3.0")
+        found, wanted = (each(image_files[0]) for each in (first, reference))
+    np.testing.assert_allclose(found.probabilities, wanted.probabilities, atol=1e-4)
+
+
+def test_a_label_engine_that_differs_is_not_used(siglip_bundle, tmp_path, jetson):
+    path = tmp_path / "siglip"
+    shutil.copytree(siglip_bundle, path)
+    reference = dict(np.load(path / REFERENCE))
+    reference["text.states"] = np.flip(reference["text.states"], -1)
+    np.savez(path / REFERENCE, **reference)
+    edit_manifest(path, lambda raw: raw["files"].update({REFERENCE: file_entry(path / REFERENCE)}))
+    with pytest.raises(ParityError, match=r"label states of label.onnx is -?0\.\d+ on the bundle's own images"):
+        compare(Bundle.open(path), LABEL, OrtEngine(path / LABEL, "cpu"))
+
+
+def test_sources_with_different_prompts_leave_their_keys_on_the_device(copy, cudart, jetson, image_files):
+    """Their keys are one table: of a frame only the pixels are copied, whichever source's turn it is."""
+    prompts, image = list(kinds_of_prompts(copy).values()), image_files[0]
+    with Classifier.load(copy) as classifier:
+        sources = [classifier.fork() for _ in prompts]
+        for source, prompt in zip(sources, prompts, strict=True):
+            source.set_prompt(prompt)
+        wanted = [source(image) for source in sources]
+        copies = []
+        for _ in range(4):
+            found = []
+            for source in sources:
+                before = cudart.fake_uploads()
+                (predictions,) = source.classify_each([image], [[(source, None)]], prompts)
+                assert not isinstance(predictions, ImageError)
+                found += predictions
+                copies.append(cudart.fake_uploads() - before)
+        for one, alone in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(one.retrieved, alone.retrieved)
+            np.testing.assert_allclose(one.probabilities, alone.probabilities, rtol=0, atol=1e-6)  # rounding alone
+    assert copies == [2] + [1] * 15  # the table came with the first; text features are in the cache
 
 
 def test_attri_run_builds_says_so_and_prints_what_runs(copy, jetson, image_files, tmp_path):

@@ -22,8 +22,8 @@ from support.models import FAMILIES, small_tower
 from attri.calibration import qdq
 from attri.calibration.qdq import FEATURES, S8S8
 from attri.export.graph.signature import signature_of
-from attri.export.graph.trace import trace_text, trace_vision
-from attri.runtime.bundle import TEXT, VISION
+from attri.export.graph.trace import trace_label, trace_text, trace_vision
+from attri.runtime.bundle import LABEL, TEXT, VISION
 from attri.runtime.engines.tensorrt.builder import BuildOptions, build
 from attri.runtime.errors import EngineError
 from attri.train.config import PromptConfig
@@ -31,7 +31,7 @@ from attri.train.model import AttriPrompt
 from attri.train.model.backbone import freeze
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
-TRACES = {VISION: trace_vision, TEXT: trace_text}
+TRACES = {VISION: trace_vision, TEXT: trace_text, LABEL: trace_label}
 
 
 def for_a_gpu(config):
@@ -70,6 +70,11 @@ def assert_builds(traced, model, folder, name, precision, opset):
 @pytest.mark.parametrize("name", [VISION, TEXT])
 def test_it_builds(traced, pocket_model, tmp_path, name, precision, opset):
     assert_builds(traced, pocket_model, tmp_path, name, precision, opset)
+
+
+@pytest.mark.parametrize("name", [LABEL, TEXT])
+def test_it_builds_text_that_is_not_causal(traced, siglip_model, tmp_path, name):
+    assert_builds(traced, siglip_model, tmp_path, name, "fp32", 18)
 
 
 @pytest.mark.slow
@@ -116,7 +121,6 @@ from pathlib import Path
 import onnx
 import tensorrt_rtx as rtx
 from attri.export.graph.signature import signature_of
-from attri.export.graph.trace import trace_text, trace_vision
 from attri.runtime.engines.tensorrt import builder
 from attri.runtime.engines.tensorrt.builder import BuildOptions, build
 
