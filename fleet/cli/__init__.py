@@ -1,0 +1,1 @@
+"""attri-bundle: the commands of the publisher and of a device."""

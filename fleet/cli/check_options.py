@@ -1,0 +1,78 @@
+"""Options of attri-bundle about the check of a release, in one table, and their values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from attri.fleet.cli.options import PATH, Percent, as_one
+from attri.fleet.device.bounded import Bounds
+from attri.fleet.device.check import Check
+from attri.runtime._util.system import memory
+from attri.runtime.cli.command import CHECK, option
+from attri.runtime.cli.model_options import OPTIONS as MODEL
+from attri.runtime.engines.onnxruntime import Device
+from attri.runtime.engines.select import Backend
+
+AVAILABLE = 0.8  # of the memory that is available
+CHECKS = {  # by the fields of `Checks`
+    "backend": MODEL["backend"],
+    "device": MODEL["device"],
+    "threads": option(CHECK, "--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads."),
+    "labels": option(CHECK, "--labels", type=PATH, help="Labels of this device. [the prompt's own]"),
+    "golden": option(CHECK, "--golden", type=PATH, help="Folder of golden images, LABEL/*.jpg."),
+    "tolerance": option(
+        CHECK,
+        "--tolerance",
+        type=Percent(),
+        default=0.0,
+        metavar="PERCENT",
+        help="Share of the golden images by which it may be worse than what runs. [0%]",
+    ),
+    "max_latency": option(CHECK, "--max-latency", type=click.FloatRange(0), help="Milliseconds an image may take."),
+    "max_memory": option(
+        CHECK, "--max-memory", type=click.IntRange(1), help="MB that the check may take. [80% of what is available]"
+    ),
+    "max_seconds": option(
+        CHECK,
+        "--max-seconds",
+        type=click.FloatRange(0.1),
+        default=1800.0,
+        show_default=True,
+        help="Seconds that it may take, with the build of engines.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Checks:
+    """Values of the options about the check, see there."""
+
+    backend: Backend
+    device: Device
+    threads: int
+    labels: Path | None
+    golden: Path | None
+    tolerance: float
+    max_latency: float | None
+    max_memory: int | None
+    max_seconds: float
+
+    @property
+    def check(self) -> Check:
+        """What a release has to show."""
+        labels, golden = (str(path.absolute()) if path else None for path in (self.labels, self.golden))
+        rest = (self.tolerance, self.max_latency)
+        return Check(self.backend, self.device, self.threads, labels, golden, *rest)
+
+    @property
+    def bounds(self) -> Bounds:
+        """On its process."""
+        found = memory()
+        available = int(found.available * AVAILABLE) if found else 1 << 40
+        return Bounds(self.max_memory << 20 if self.max_memory else available, self.max_seconds)
+
+
+check_options = as_one("checks", Checks, *CHECKS.values())

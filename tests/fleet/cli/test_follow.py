@@ -1,0 +1,92 @@
+"""attri-run --follow: a prompt that is pushed while frames come is taken over, and no frame is lost."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from support.fleet import pull_to, take_over
+from support.prompts import changed
+
+from attri.fleet.cli.bundle import main as attri_bundle
+from attri.fleet.device.store import Store
+from attri.runtime.bundle import PROMPT
+from attri.runtime.cli.run import main as attri_run
+from attri.runtime.prompt import Prompt
+
+
+def bundle_command(*words: object) -> None:
+    with pytest.raises(SystemExit) as stop:
+        attri_bundle(list(map(str, words)), prog_name="attri-bundle")
+    assert not stop.value.code
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ATTRI_KEYS_PASSPHRASE", "secret")
+    return tmp_path
+
+
+@pytest.mark.parametrize("updates", [1, pytest.param(10, marks=pytest.mark.slow)])
+def test_a_prompt_that_is_pushed_is_taken_over_between_two_frames(
+    bundle: Path, desk: Path, image_files: list[Path], updates: int
+) -> None:
+    bundle_command("init-repo")
+    bundle_command("push", bundle)
+    prompt = Prompt.read(bundle / PROMPT)
+    names = [f"cat {number}" for number in range(updates)]  # each prompt has one label, which all frames get
+    for seed, name in enumerate(names):
+        changed(prompt, [name], seed, 9).save(Path(f"{name}.attri"))
+    image = io.BytesIO()
+    Image.open(image_files[0]).convert("RGB").save(image, "jpeg")
+    pull_to(Path("store"), Path("repo"))
+    take_over(Path("store"))
+    follow = ["--follow", "repo", "--store", "store", "--interval", "1"]
+    words = ["-m", "attri.runtime.cli.run", "-", *follow, "--probation", "0", "--json", "--threads", "1"]
+    with subprocess.Popen([sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as run:
+        assert run.stdin is not None
+        assert run.stdout is not None
+        labels: list[str] = []
+        waiting = iter(names)
+        due: str | None = None  # label of the prompt that was pushed last
+        while len(labels) < 20_000 and names[-1:] != labels[-1:]:
+            run.stdin.write(image.getvalue())
+            run.stdin.flush()
+            found = json.loads(run.stdout.readline())
+            assert found["frame"] == len(labels)
+            labels.append(found["label"])
+            if len(labels) == 3 or (due is not None and labels[-1] == due):
+                due = next(waiting, None)
+                if due is not None:
+                    bundle_command("push", f"{due}.attri")
+        run.stdin.close()
+        assert run.stdout.read() == b""
+    assert run.returncode == 0
+    seen = [label for label in dict.fromkeys(labels) if label not in prompt.facts.labels]
+    assert seen == names
+    current = Store(Path("store")).state.current
+    assert current is not None
+    assert current.kind == "prompt"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--channel", "beta"], "--channel is for --follow"),
+        (["--follow", "repo", "--bundle", "bundle"], "--bundle comes with what is followed"),
+        (["--follow", "repo", "--prompt", "p.attri"], "--prompt comes with what is followed"),
+    ],
+)
+def test_options_that_contradict_each_other(
+    words: list[str], said: str, desk: Path, image_files: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        attri_run([str(image_files[0]), *words], prog_name="attri-run")
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
