@@ -2,14 +2,17 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# Processes that run tests side by side, one compute thread each; a test process takes about 1.5 GB.
-WORKERS ?= 2
+# Processes that run tests side by side, one compute thread each; a test process takes 2 to 4 GB. One more than two cores
+# have work for: tests wait for cameras, servers and processes a quarter of their time.
+WORKERS ?= 3
 BIN = $(VENV)/bin
-SOURCES := $(shell find train export runtime calibration -type f -not -name '*.pyc')
+# Containers set it, and every process of the tests would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+SOURCES := $(shell find train export runtime calibration fleet -type f -not -name '*.pyc')
 EXPORTING := $(shell find train export -type f -not -name '*.pyc') runtime/bundle.py runtime/tokenizer.py \
 	runtime/preprocess.py $(wildcard runtime/text/*.py) tests/support/make_bundle.py
 BUNDLE = $(abspath $(VENV))/test-bundle
-PACKAGES = -p attri.runtime -p attri.train -p attri.calibration -p attri.export -p benchmarks -p tools
+PACKAGES = -p attri.runtime -p attri.train -p attri.calibration -p attri.export -p attri.fleet -p benchmarks -p tools
 # Tests need no annotations, but what they call and compare is checked. In them a None that should be none fails by
 # itself, lambdas call what returns nothing, methods are replaced, and stand-ins inherit from Any.
 LENIENT = --explicit-package-bases --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls \

@@ -85,12 +85,13 @@ def speed(folder: Path, arguments: argparse.Namespace) -> str:
     pixels = model.backbone.preprocess()(images[0])[None]
     opened = Bundle.open(bundles["fp32"])
     retrieved = engines["fp32", VISION].run({"pixels": pixels, **opened.prompt.vision_inputs})[1]
+    tokens, inputs = label_tokens(opened)
     feeds = {
         VISION: {"pixels": pixels, **opened.prompt.vision_inputs},
         TEXT: {
             "retrieved": retrieved,
             **opened.prompt.text_inputs,
-            **label_tokens(opened).feed(opened.token_embedding()),
+            **inputs(tokens),
         },
     }
     turns = {key: partial(timed, partial(engine.run, feeds[key[1]]), before=1) for key, engine in engines.items()}

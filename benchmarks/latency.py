@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from attri.export.bundle.writer import copy_merges, describe, save, save_embedding
+from attri.export.bundle.writer import describe, save, save_embedding, save_tokenizer
 from attri.export.graph.modules import to_trace
 from attri.export.graph.trace import strip_metadata, trace_text, trace_vision
 from attri.export.onnx import save_graph
@@ -39,7 +39,7 @@ from attri.export.parity.gates import Gates
 from attri.export.parity.reference import save_reference
 from attri.export.prompt import make_prompt
 from attri.runtime import Classifier
-from attri.runtime.bundle import EMBEDDING, MERGES, TEXT, VISION, Bundle
+from attri.runtime.bundle import EMBEDDING, TEXT, VISION, Bundle
 from attri.runtime.engines.onnxruntime import OrtEngine
 from attri.runtime.images import list_images
 from attri.runtime.text.label_tokens import LabelTokens, encode_labels
@@ -124,7 +124,7 @@ class Setting:
         save_graph(trace_vision(model, "fp32", 18), folder / VISION)
         save_graph(trace_text(model, "fp32", 18), folder / TEXT)
         save_embedding(model.backbone.token_embedding, folder / EMBEDDING, "fp32")
-        copy_merges(folder / MERGES)
+        save_tokenizer(model.backbone.reader, folder)
         prompt = make_prompt(model, names(LABELS), TEMPLATE)
         bundle, pixels = Bundle(folder, describe(model, "fp32", 18), prompt), np.concatenate(self.images)
         save_reference(model, bundle, pixels)

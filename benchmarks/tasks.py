@@ -11,28 +11,21 @@ features, scores within 1e-5. The table is kept in benchmarks/tasks.md.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from attri.export.onnx import ExportOptions, export_bundle
-from attri.export.parity.gates import Gates
 from attri.runtime import Classifier
 from attri.runtime.bundle import PROMPT
 from attri.runtime.images import list_images, load_image
 from attri.runtime.prompt import Prompt
-from attri.train.config import PromptConfig
-from attri.train.model import AttriPrompt
-from attri.train.model.backbone import load_backbone
 from attri.train.pocket import IMAGES
-from benchmarks.common import CORES, in_turn, keep, names, timed
+from benchmarks.common import CORES, in_turn, names, timed
+from benchmarks.models import WEIGHTS, command_line, export_random, keep_table
 
 COUNTS = (1, 2, 4)
 LABELS = 25  # of a task
@@ -72,13 +65,8 @@ def check(bundle: Path, prompts: dict[str, Prompt], images: list[Path]) -> float
 
 def measure(name: str, folder: Path, rounds: int) -> list[str]:
     """Rows of the table for one model."""
-    torch.manual_seed(0)
-    model = AttriPrompt(load_backbone(name), PromptConfig()).eval()
-    with torch.no_grad():
-        model.pool.tokens.normal_()
     images = list_images(IMAGES / "test")
-    gates = Gates(0.9999, 0.99, 0.0)
-    export_bundle(model, folder / "bundle", names(LABELS), images[:8], ExportOptions(gates=gates))
+    export_random(name, folder / "bundle", names(LABELS))
     prompts = make_prompts(Prompt.read(folder / "bundle" / PROMPT))
     difference = check(folder / "bundle", prompts, images[:CHECKED])
     frame = np.asarray(load_image(images[0]))
@@ -124,23 +112,15 @@ def timings(
 
 def main() -> None:
     """Parse the command line, measure, and keep the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="pocket,ViT-B-32,ViT-B-16")
-    parser.add_argument("--rounds", type=int, default=15)
-    arguments = parser.parse_args()
-    lines = [
+    arguments = command_line(__doc__).parse_args()
+    about = (
         f"Float32, {LABELS} labels a task (ImageNet's names), ONNX Runtime on {CORES} cores, {arguments.rounds} rounds"
-        " in turn. Weights but pocket's are random: time does not depend on them. Ratios are medians of those within a"
-        " round. Labels, retrieved entries and bits of text features are those of each prompt alone; the last column is"
-        " the largest difference of a score.",
-        "",
-        "| model | text features | one task | tasks | one vision pass, to one task | a pass each | scores differ by |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name in arguments.models.split(","):
-        with tempfile.TemporaryDirectory() as folder:
-            lines += measure(name, Path(folder), arguments.rounds)
-    keep(Path(__file__), __doc__, "\n".join(lines))
+        f" in turn. {WEIGHTS} Ratios are medians of those within a round. Labels, retrieved entries and bits of text"
+        " features are those of each prompt alone; the last column is the largest difference of a score."
+    )
+    columns = "model, text features, one task, tasks, one vision pass to one task, a pass each, scores differ by"
+    rows = partial(measure, rounds=arguments.rounds)
+    keep_table(__file__, __doc__, about, columns.split(", "), arguments.models, rows)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,15 @@ text.onnx             retrieved; of the prompt prompt_table float32 [L, N, p, 2 
                       [R, W], suffix_positions int32 [R], token_rows int32 [C, T], scatter_index int32 [R], eot_rows
                       int32 [C]
                       -> text_features float32 [B, C, D]
-token_embedding.npy   float16 or float32 [49408, W], read with mmap: a label touches a handful of its rows
-merges.txt.gz         the tokenizer's merges
+label.onnx            only where the text tower is not causal, whose text.onnx takes other labels: states float32
+                      [C, T, W] of all T tokens of a label before the first prompted block, and pooled_rows int32 [C].
+                      This graph computes them, once for each label: tokens float32 [C, T, W] -> states
+explain.onnx          only where it was asked for (attri-export --explain), and float32 in every precision: pixels ->
+                      patches float32 [B, h, w, D] and rest float32 [B, D], which add up to the image feature before it
+                      is made a unit vector. It is loaded to explain, and for nothing else
+token_embedding.npy   float16 or float32 [V, W], read with mmap: a label touches a handful of its rows
+merges.txt.gz         the tokenizer's merges, of CLIP's vocabulary
+tokenizer.json        in its place, of a model with a vocabulary of its own (SigLIP)
 reference.npz         a few images with what the PyTorch model made of them, and the prompt that it had: what runs the
                       graphs is held against it
 prompt.attri          the prompt that was trained (`attri.runtime.prompt`): the one part that is not of the base, is not
@@ -21,6 +28,7 @@ report.html           the same to read, and the model card
 An int8 bundle holds its graphs twice, since the runtimes want different integers, and `Bundle.graph` picks:
 vision.onnx, text.onnx           U8S8 for ONNX Runtime: uint8 activations with a zero point, 7-bit weights
 vision.s8.onnx, text.s8.onnx     S8S8 for TensorRT: int8 activations and weights around zero
+label.onnx, which runs once for a label, stays float32.
 
 What was verified is held open and read by what is held, so that a folder that is replaced meanwhile gives one bundle
 whole, the old or the new.
@@ -48,24 +56,25 @@ from attri.runtime.errors import BundleError, BundleNotFoundError
 from attri.runtime.preprocess import INTERPOLATIONS, RESIZES, Preprocess
 from attri.runtime.prompt import Prompt
 
-SCHEMA = 5  # 4 had one way to resize
-MANIFEST, VISION, TEXT, EMBEDDING, MERGES = (
-    "manifest.json",
-    "vision.onnx",
-    "text.onnx",
-    "token_embedding.npy",
-    "merges.txt.gz",
-)
+SCHEMA = 6  # 5 had one way to read text, and no logit bias
+MANIFEST, VISION, TEXT, LABEL = "manifest.json", "vision.onnx", "text.onnx", "label.onnx"
+EXPLAIN = "explain.onnx"
+EMBEDDING, MERGES, TOKENIZER = "token_embedding.npy", "merges.txt.gz", "tokenizer.json"
 REFERENCE, PROMPT = "reference.npz", "prompt.attri"
 ENGINES = "engines"  # folder of TensorRT's
-FILES = (VISION, TEXT, EMBEDDING, MERGES, REFERENCE)
+FILES = (VISION, TEXT, EMBEDDING, MERGES, REFERENCE)  # of a causal model with CLIP's vocabulary
 DIGEST = "sha256"  # the manifest's own, of everything else in it
 TRIES, PAUSE = 5, 0.05  # of opening a folder that changes under it; seconds between them
 SYMMETRIC = {VISION: "vision.s8.onnx", TEXT: "text.s8.onnx"}
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-PROMPT_SHAPE = ("depth", "clusters", "topk", "prompt_length", "static_tokens")  # that is fixed in the graphs
+PROMPT_SHAPE = ("depth", "sources", "clusters", "topk", "prompt_length", "static_tokens")  # that is fixed in the graphs
 IMAGE = frozenset(field.name for field in fields(Preprocess))
+TEXT_FIELDS = frozenset(("context_length", "width", "causal", "pooled", "clean"))
+Pooled = Literal["eot", "last"]  # which token becomes the text feature, where a text tower is not causal
+POOLED: tuple[Pooled, ...] = get_args(Pooled)
+Clean = Literal["canonicalize", "lower", "whitespace"]  # what is done to words before a tokenizer of the model's own
+CLEANS: tuple[Clean, ...] = get_args(Clean)
 
 
 @dataclass(frozen=True)
@@ -77,8 +86,9 @@ class Manifest:
     created: str  # UTC, ISO 8601
     model: dict[str, str]  # name, pretrained, sha256 of the weights
     image: dict[str, Any]  # the fields of `Preprocess`
-    text: dict[str, Any]  # context_length, width
+    text: dict[str, Any]  # context_length, width, causal, pooled and clean of `attri.runtime.text.reader.TextReader`
     logit_scale: float  # the factor of the cosine, already exponentiated
+    logit_bias: float  # added after it; 0 where the model has none. It matters to sigmoid scores alone
     retrieval: dict[str, Any]  # depth L, retrieved M, and how they came about; not the entries, N, which are a prompt's
     precision: Precision
     arithmetic: dict[str, Any]  # for each graph, how much of it computes in that precision, and what was left out
@@ -88,10 +98,22 @@ class Manifest:
     files: dict[str, dict[str, Any]] = field(repr=False)  # size in bytes and sha256 of each other file
 
     @property
+    def graph_files(self) -> tuple[str, ...]:
+        """The graphs that are run: VISION, TEXT, and LABEL of a text tower that is not causal."""
+        return (VISION, TEXT) if self.text["causal"] else (VISION, TEXT, LABEL)
+
+    @property
+    def required_files(self) -> set[str]:
+        """The files that the runtime reads."""
+        of_words = MERGES if self.text["clean"] is None else TOKENIZER
+        symmetric = SYMMETRIC.values() if self.precision == "int8" else ()
+        return {*self.graph_files, EMBEDDING, of_words, REFERENCE, *symmetric}
+
+    @property
     def base(self) -> dict[str, Any]:
         """What a prompt must have been made for: bundles with an equal base take each other's prompts."""
         shape = {key: self.retrieval[key] for key in PROMPT_SHAPE}
-        graphs = {name: self.files[name]["sha256"] for name in (VISION, TEXT)}
+        graphs = {name: self.files[name]["sha256"] for name in self.graph_files}
         model = {"model": self.model["name"], "weights": self.model["sha256"]}
         return {**model, "precision": self.precision, **shape, **graphs}
 
@@ -182,8 +204,7 @@ class Bundle:
             raise BundleError(f"{path} cannot be opened: {error}") from error
         try:
             manifest = _read_manifest(held.folder, path)
-            wanted = FILES + tuple(SYMMETRIC.values()) * (manifest.precision == "int8")
-            if unlisted := [name for name in wanted if name not in manifest.files]:
+            if unlisted := sorted(manifest.required_files - manifest.files.keys()):
                 raise BundleError(f"{path / MANIFEST} does not list {', '.join(unlisted)}: export the bundle again")
             for name, entry in manifest.files.items():
                 if not _is_engine(name):  # they are rebuilt at will, and another machine's are of no use
@@ -226,8 +247,13 @@ class Bundle:
         return self.held.path(name)
 
     def graph_name(self, name: str, *, tensorrt: bool = False) -> str:
-        """Of VISION or TEXT, the file for ONNX Runtime's own kernels, or for TensorRT."""
-        return SYMMETRIC[name] if self.manifest.precision == "int8" and tensorrt else name
+        """Of one of `graph_files`, the file for ONNX Runtime's own kernels, or for TensorRT."""
+        return SYMMETRIC.get(name, name) if self.manifest.precision == "int8" and tensorrt else name
+
+    @property
+    def graph_files(self) -> tuple[str, ...]:
+        """As of the manifest."""
+        return self.manifest.graph_files
 
     def graph(self, name: str, *, tensorrt: bool = False) -> Path:
         """Where to read that file. Its path says nothing of its name."""
@@ -239,7 +265,7 @@ class Bundle:
         return Preprocess(**image | {"mean": tuple(image["mean"]), "std": tuple(image["std"])})
 
     def token_embedding(self) -> NDArray[Any]:
-        """[49408, W], mapped and not read."""
+        """[V, W], mapped and not read."""
         table: NDArray[Any] = np.load(self.file(EMBEDDING), mmap_mode="r", allow_pickle=False)
         return table
 
@@ -301,15 +327,22 @@ def _checks(manifest: Manifest) -> dict[str, bool]:
         and _is_colour(image.get("mean"))
         and _is_colour(image.get("std"))
         and all(map(_is_number, image["std"])),
-        "text": isinstance(text, dict) and _is_count(text.get("context_length")),
+        "text": isinstance(text, dict)
+        and text.keys() == TEXT_FIELDS
+        and _is_count(text["context_length"])
+        and isinstance(text["causal"], bool)
+        and text["pooled"] in POOLED
+        and (text["clean"] is None or (text["clean"] in CLEANS and not text["causal"])),
         "precision": manifest.precision in PRECISIONS,
         "logit_scale": _is_number(manifest.logit_scale),
+        "logit_bias": type(manifest.logit_bias) in (int, float) and math.isfinite(manifest.logit_bias),
         "retrieval": isinstance(manifest.retrieval, dict)
         and all(
             _is_count(manifest.retrieval.get(key))
             for key in ("depth", "retrieved", "clusters", "topk", "prompt_length")
         )
-        and type(manifest.retrieval.get("static_tokens")) is int,
+        and type(manifest.retrieval.get("static_tokens")) is int
+        and isinstance(manifest.retrieval.get("sources"), list),
         "files": isinstance(files, dict) and all(isinstance(entry, dict) for entry in files.values()),
     }
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import overload
+from typing import TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +18,28 @@ from attri.runtime.engines.onnxruntime import Device
 from attri.runtime.engines.select import Backend, EngineOptions, open_engines
 from attri.runtime.engines.verify import spot_check
 from attri.runtime.engines.vision import VisionGraph
-from attri.runtime.errors import UsageError
-from attri.runtime.image_batches import ImageInput, is_single, read_batches
+from attri.runtime.errors import ImageError, UsageError
+from attri.runtime.explain.explainer import Explainer
+from attri.runtime.explain.explanation import Explanation, explain
+from attri.runtime.image_batches import (
+    DECODE_THREADS,
+    Decoded,
+    ImageInput,
+    decode_each,
+    is_single,
+    read_batches,
+    read_rows,
+)
+from attri.runtime.images import load_image
 from attri.runtime.prediction import Prediction
-from attri.runtime.prompt import Prompt
-from attri.runtime.task import Task, check_task_name, classify
+from attri.runtime.prompt import IndependentScores, Prompt
+from attri.runtime.task import Question, Task, check_task_name, classify
 from attri.runtime.text.active_labels import ActiveLabels
 from attri.runtime.text.cache import TextCache
 from attri.runtime.text.encoder import TextEncoder
 from attri.runtime.text.hysteresis import RetrievalHysteresis
 
+Row = TypeVar("Row")
 Memories = Mapping[str, RetrievalHysteresis]  # by names of tasks
 
 
@@ -57,14 +69,17 @@ class Classifier:
         cache: TextCache,
         shortlist: int | None = None,
         batch: int = 16,
+        label: Engine | None = None,
     ) -> None:
         self.bundle, self.cache, self.batch = bundle, cache, batch
         self.tasks: Mapping[str, Classifier] = MappingProxyType({})
         self._vision = VisionGraph(vision, bundle.manifest.retrieval["topk"])
-        self._text = TextEncoder(bundle, text, cache, shortlist)
+        self._text = TextEncoder(bundle, text, cache, shortlist, label)
         active = ActiveLabels(self._text, bundle.prompt, labels)
-        self._task = Task(self._text, active, bundle.manifest.logit_scale)
+        scale, bias = bundle.manifest.logit_scale, bundle.manifest.logit_bias
+        self._task = Task(self._text, active, scale, IndependentScores(scale, bias) if bias else None)
         self._preprocess = bundle.preprocess()
+        self._explainer = Explainer(bundle)
 
     @classmethod
     def load(
@@ -82,6 +97,7 @@ class Classifier:
         cache_bytes: int = 256 << 20,
         shortlist: int | None = None,
         batch: int = 16,
+        independent: bool = False,
     ) -> Classifier:
         """Open and verify a bundle and start its graphs.
 
@@ -100,6 +116,7 @@ class Classifier:
             cache_bytes: bound on cached text features; 0 keeps none.
             shortlist: with more labels than this, prompt only so many, those that plain CLIP finds nearest.
             batch: images of an iterable that go through the engines together.
+            independent: whether each label is scored by itself, see `Classifier.independent`.
 
         Raises:
             BundleError: The bundle is missing, damaged or too new.
@@ -119,10 +136,13 @@ class Classifier:
             for engine in engines:
                 undo.callback(engine.close)
             spot_check(bundle, *engines)
-            classifier = cls(bundle, *engines, None, TextCache(cache_bytes), shortlist, batch)
+            vision, text, *label = engines
+            classifier = cls(bundle, vision, text, None, TextCache(cache_bytes), shortlist, batch, *label)
+            classifier._explainer = Explainer(bundle, device, threads)
             bundle.require_unchanged()
             if prompt is not None:
                 classifier.set_prompt(prompt)
+            classifier.independent = independent
             if labels is not None:
                 classifier.set_labels(labels)
             if prompts is not None:
@@ -189,6 +209,24 @@ class Classifier:
         return self._task.active.threshold_not_applied
 
     @property
+    def independent(self) -> bool:
+        """Whether each label is scored by itself, so that several may hold, or none; else their scores add up to 1.
+
+        A label holds from its threshold on: the one that was assigned, or of a label that the prompt was calibrated for
+        its own, or the common one. `Prediction.held` has those that hold.
+
+        Raises:
+            UsageError: Assigned, where neither the model was trained for it nor the prompt calibrated.
+        """
+        return self._task.active.independent
+
+    @independent.setter
+    def independent(self, independent: bool) -> None:
+        if independent:
+            self._task.independent_scores(self.prompt)
+        self._task.active.independent = independent
+
+    @property
     def description(self) -> str:
         """The engine in use: runtime, version and device."""
         return self._vision.engine.description
@@ -231,10 +269,13 @@ class Classifier:
             BundleError: The file is missing or damaged, or was made for another bundle; the old prompt stays.
             EngineError: It has more pool entries than the engine takes.
             LabelsError: The labels cannot be used with it.
+            UsageError: Labels are independent here, and it was not calibrated for that.
         """
         name = "the prompt" if isinstance(prompt, Prompt) else str(prompt)
         prompt = prompt if isinstance(prompt, Prompt) else Prompt.read(prompt)
         self.bundle.manifest.require_prompt(prompt, name)
+        if self.independent:
+            self._task.independent_scores(prompt)
         self._vision.require_room([prompt], f"{name} has")
         self._task.active.set_prompt(prompt)
 
@@ -297,6 +338,63 @@ class Classifier:
         found = [dict(zip(self.tasks, each, strict=True)) for each in every]
         return found[0] if is_single(images) else found
 
+    def classify_each(
+        self,
+        images: Sequence[ImageInput],
+        asked: Sequence[Sequence[tuple[Classifier, RetrievalHysteresis | None]]],
+        beside: Sequence[Prompt] = (),
+    ) -> list[list[Prediction] | ImageError]:
+        """Classify images of which different things are asked, with one run of the vision graph for all of them.
+
+        Args:
+            images: As of a call.
+            asked: Of each image, forks of this classifier, each with the memory of the video whose next frame it is.
+            beside: Prompts of all forks that take turns with these; their keys are one table.
+
+        Returns:
+            For each image its predictions, in the order of its forks; of one that cannot be read, the error.
+
+        Raises:
+            EngineError: The engine failed, or the prompts of an image have more pool entries than it takes.
+        """
+        return self._classify_decoded(decode_each(self._preprocess, images), asked, beside)
+
+    def classify_rows(
+        self, rows: Iterable[Row], read: Callable[[Row], ImageInput], readers: int = DECODE_THREADS
+    ) -> Iterator[list[Prediction] | ImageError]:
+        """Classify the rows of a dataset `batch` at a time, by all tasks, or by this classifier where there are none.
+
+        Args:
+            rows: What `read` takes.
+            read: Gives the image of a row, or raises ImageError; threads call it for the next batch meanwhile.
+            readers: How many threads.
+
+        Yields:
+            For each row its predictions, in the order of the tasks; of one that cannot be read, the error.
+
+        Raises:
+            EngineError: The engine failed.
+        """
+        asked = [(each, None) for each in self.tasks.values() or (self,)]
+        for batch in read_rows(self._preprocess, rows, self.batch, read, readers):
+            yield from self._classify_decoded(batch, [asked] * len(batch))
+
+    def _classify_decoded(
+        self,
+        decoded: Sequence[Decoded | ImageError],
+        asked: Sequence[Sequence[tuple[Classifier, RetrievalHysteresis | None]]],
+        beside: Sequence[Prompt] = (),
+    ) -> list[list[Prediction] | ImageError]:
+        good = [(each, forks) for each, forks in zip(decoded, asked, strict=True) if not isinstance(each, ImageError)]
+        questions = [[Question(fork._task, memory) for fork, memory in forks] for _, forks in good]
+        predictions = iter(classify(self._vision, [each for each, _ in good], questions, beside) if good else [])
+        return [each if isinstance(each, ImageError) else next(predictions) for each in decoded]
+
+    @property
+    def largest_batch(self) -> int | None:
+        """Images that the vision engine takes in one run, at most; None: it has no bound."""
+        return self._vision.engine.limits.get("B")
+
     def embed_images(self, images: ImageInput | Iterable[ImageInput]) -> NDArray[np.float32]:
         """Image features, unit rows float32 [B, D], as plain CLIP has them; prompts do not change them.
 
@@ -310,6 +408,51 @@ class Classifier:
         batches = read_batches(self._preprocess, images, self.batch)
         features = [self.encode_image(np.stack([pixels for pixels, _ in batch]))[0] for batch in batches]
         return np.concatenate(features) if features else np.empty((0, _embedding_size(self.bundle)), np.float32)
+
+    def require_explanations(self) -> None:
+        """Check that the bundle was exported with what `explain` needs.
+
+        Raises:
+            UsageError: It was not.
+        """
+        self._explainer.require()
+
+    def explain(
+        self, image: ImageInput, labels: Sequence[str] | None = None, prediction: Prediction | None = None
+    ) -> Explanation:
+        """Say which parts of an image speak for a label, and which against it.
+
+        The first call loads a graph of its own (attri-export --explain); each takes a run of it, about as long as one
+        of the vision graph, by ONNX Runtime.
+
+        Args:
+            image: A path, the bytes of a file, a PIL image, or RGB uint8 [H, W, 3].
+            labels: Some of the labels in use; None is all of them.
+            prediction: Of this image, if it is known: then the pool entries that it retrieved are.
+
+        Raises:
+            ImageError: The image cannot be read.
+            UsageError: The bundle has no graph for it, or a label is not in use.
+            BundleError: The bundle has been replaced since the classifier was loaded.
+            EngineError: An engine failed.
+        """
+        active = self._task.active.get()
+        chosen = active.labels if labels is None else tuple(labels)
+        if unknown := [label for label in chosen if label not in active.labels]:
+            raise UsageError(f"{unknown[0]!r} is not among the labels that are in use")
+        if not chosen:
+            raise UsageError("`labels` is empty: name one or more to explain")
+        loaded = load_image(image)
+        pixels = self._preprocess(loaded)
+        parts = self._explainer(pixels)
+        if prediction is None or prediction.prompt != active.prompt.digest:
+            retrieved = self._vision.run(pixels[None], [active.prompt])[0].retrieved
+        else:
+            retrieved = prediction.retrieved[None]
+        whole = parts.patches.sum((0, 1)) + parts.rest
+        rows = [active.labels.index(label) for label in chosen]
+        text = self._text.best_features(active, retrieved[0], whole, rows)
+        return explain(chosen, text, *parts, self._preprocess.seen(loaded.size))
 
     @property
     def template(self) -> str:
@@ -371,10 +514,11 @@ def classify_together(
         ImageError: An image cannot be read.
         EngineError: The engine failed.
     """
-    first, tasks = classifiers[0], [each._task for each in classifiers]
+    first = classifiers[0]
+    asked = [Question(each._task, memory) for each, memory in zip(classifiers, hysteresis, strict=True)]
     found: list[list[Prediction]] = []
     for batch in read_batches(first._preprocess, images, first.batch):
-        found += map(list, zip(*classify(first._vision, tasks, batch, hysteresis), strict=True))
+        found += classify(first._vision, batch, [asked] * len(batch))
     return found
 
 
@@ -384,10 +528,11 @@ def require_room(classifiers: Sequence[Classifier]) -> None:
     Raises:
         EngineError: Their prompts have more pool entries together than it takes.
     """
-    remedy = ": run fewer tasks on a source, or train prompts with smaller pools (--pool-size)"
-    if len(classifiers) > 1:
-        prompts, name = [each.prompt for each in classifiers], f"the prompts of {len(classifiers)} tasks have together"
-        classifiers[0]._vision.require_room(prompts, name, remedy)
+    remedy = ": run fewer tasks, or train prompts with smaller pools (--pool-size)"
+    prompts = {each.prompt.digest: each.prompt for each in classifiers}
+    if len(prompts) > 1:
+        name = f"the {len(prompts)} prompts of all tasks have together"
+        classifiers[0]._vision.require_room(list(prompts.values()), name, remedy)
 
 
 def _embedding_size(bundle: Bundle) -> int:

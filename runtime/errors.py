@@ -11,6 +11,8 @@ AttriError                          a person can mend it: one line that says wha
     ├── SourceError                 a camera, stream or video that gives no frames
     ├── ParityError                 the exported model does not agree with the PyTorch one
     ├── SinkError                   a result could not be delivered: disk full, nobody there
+    ├── TrustError                  an update that is not to be trusted             exit 3
+    ├── RefusedError                an update that does not fit, agree or suffice   exit 4
     └── MissingExtra                an optional package is not installed
 
 Where Python has an exception of the same meaning, the class is one of it too: UsageError is a ValueError, ImageError an
@@ -90,6 +92,24 @@ class ParityError(FailedError):
 
 class SinkError(FailedError):
     """A result cannot be delivered: the disk is full, or nobody is there."""
+
+
+class TrustError(FailedError):
+    """An update is not signed by whom this device trusts, or is out of date, or is not what was signed."""
+
+    @property
+    def exit_code(self) -> int:
+        """3: trying again changes nothing until the repository is put right."""
+        return 3
+
+
+class RefusedError(FailedError):
+    """An update is trusted, but does not fit this device, does not agree with its model, or is worse than what runs."""
+
+    @property
+    def exit_code(self) -> int:
+        """4: trying again changes nothing until another release is pushed."""
+        return 4
 
 
 class MissingExtra(FailedError, ImportError):

@@ -72,6 +72,19 @@ class Preprocess:
         except ValueError as error:
             raise ImageError(f"an image of mode {square.mode} cannot be turned into RGB: save it as RGB") from error
 
+    def seen(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """What is left of an image of this width and height: left, top, right and bottom, in its pixels."""
+        if self.resize == "squash":
+            return (0.0, 0.0, float(size[0]), float(size[1]))
+        short = min(size)
+        resized = [self.size if side == short else int(self.size * side / short) for side in size]
+        starts = [round((side - self.size) / 2.0) for side in resized]
+        left, top = (start * side / scaled for start, side, scaled in zip(starts, size, resized, strict=True))
+        right, bottom = (
+            (start + self.size) * side / scaled for start, side, scaled in zip(starts, size, resized, strict=True)
+        )
+        return left, top, right, bottom
+
     def _square(self, image: Image.Image) -> Image.Image:
         """The image as [size, size], in its own mode."""
         if self.resize == "squash":

@@ -17,9 +17,9 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,26 @@ from attri.runtime.tensor_file import pack, unpack
 PROMPT_SCHEMA = 1
 Selection = Literal["nearest", "all", "none"]
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
+HOLDS = 0.5  # the score from which on an independent label holds, where no threshold was chosen
 MAX_BYTES = 1 << 30  # of a file; one of ViT-L-14 with 1,000 entries has 0.2 GB
 _ENTRY, _DIGEST = "attri", "sha256"
+
+
+@dataclass(frozen=True)
+class IndependentScores:
+    """How each label is scored by itself, so that several may hold: sigmoid(scale * cosine + bias).
+
+    Attributes:
+        scale: of the cosine.
+        bias: added after it.
+        threshold: the score from which on a label holds.
+        thresholds: the same of labels that have one of their own, by label.
+    """
+
+    scale: float
+    bias: float
+    threshold: float = HOLDS
+    thresholds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,8 +68,11 @@ class PromptFacts:
             same for every image), or "none" (plain CLIP).
         temperature: logits are divided by it; 1 is uncalibrated.
         threshold: scores below it are "none of these"; None never rejects.
+        independent: how labels are scored by themselves; None where that was not fitted: then files lack it.
         parity: figures and gates of its comparison with the PyTorch model.
         source: the run that it was learned in, for people: any names and values.
+        attracts: for each of L blocks and N pool entries the classes of the training whose images retrieve it more than
+            others do, the strongest first; None where that is not known: then files lack it.
     """
 
     schema: int
@@ -63,8 +84,13 @@ class PromptFacts:
     selection: Selection = "nearest"
     temperature: float = 1.0
     threshold: float | None = None
+    independent: IndependentScores | None = None
     parity: dict[str, Any] | None = None
     source: dict[str, Any] | None = None
+    attracts: list[list[list[str]]] | None = None
+
+
+_OPTIONAL = ("independent", "attracts")  # fields that files lack where they are None
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +114,7 @@ class Prompt:
         for name, tensor in tensors.items():
             kept[name] = np.array(tensor, np.float32, order="C")
             kept[name].flags.writeable = False
-        return cls(facts, kept, _digest(asdict(facts), kept))
+        return cls(facts, kept, _digest(_fields_of(facts), kept))
 
     @classmethod
     def read(cls, path: Path | str) -> Prompt:
@@ -130,16 +156,17 @@ class Prompt:
         digest = raw.pop(_DIGEST, None)
         if digest != _digest(raw, tensors):
             raise BundleError(f"{name} is not the prompt that was written (sha256 differs): {again}")
+        raw = dict.fromkeys(_OPTIONAL) | raw
         if odd := {each.name for each in fields(PromptFacts)} ^ raw.keys():
             raise BundleError(f"{name} has missing or unknown fields ({', '.join(sorted(odd))}): {again}")
-        facts = PromptFacts(**raw)
+        facts = PromptFacts(**raw | {"independent": _independent(raw["independent"])})
         if bad := [what for what, right in _checks(facts, tensors).items() if not right]:
             raise BundleError(f"{name} has unusable values ({', '.join(bad)}): {again}")
         return cls(facts, tensors, digest)
 
     def to_bytes(self) -> bytes:
         """The content of its file; equal prompts give equal bytes."""
-        text = json.dumps({**asdict(self.facts), _DIGEST: self.digest}, sort_keys=True, ensure_ascii=False)
+        text = json.dumps({**_fields_of(self.facts), _DIGEST: self.digest}, sort_keys=True, ensure_ascii=False)
         return pack(self.tensors, {_ENTRY: text})
 
     def save(self, path: Path) -> None:
@@ -203,6 +230,12 @@ class Prompt:
             raise BundleError(f"{name} has {self.entries} entries, more than an image gets: export it again")
 
 
+def _fields_of(facts: PromptFacts) -> dict[str, Any]:
+    """The fields as a file has them."""
+    raw = asdict(facts)
+    return {name: value for name, value in raw.items() if value is not None or name not in _OPTIONAL}
+
+
 def _digest(facts: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:
     """sha256 of all that a file holds. It tells damage; whoever edits on purpose can compute it again."""
     whole = hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode())
@@ -221,12 +254,46 @@ def _checks(facts: PromptFacts, tensors: Mapping[str, NDArray[Any]]) -> dict[str
         "selection": facts.selection in SELECTIONS,
         "temperature": _is_positive(facts.temperature),
         "threshold": facts.threshold is None or facts.threshold == 0 or _is_positive(facts.threshold),
+        "independent": _can_score(facts.independent),
         "base": isinstance(facts.base, dict),
         "parity": facts.parity is None or isinstance(facts.parity, dict),
         "source": facts.source is None or isinstance(facts.source, dict),
+        "attracts": facts.attracts is None or _names_entries(facts.attracts, tensors),
         "shapes": _are_shaped(tensors),
         "numbers": all(each.dtype == np.float32 and bool(np.isfinite(each).all()) for each in tensors.values()),
     }
+
+
+def _independent(raw: Any) -> Any:
+    """The scores that a file has; what is none of them is left to `_checks`."""
+    try:
+        return None if raw is None else IndependentScores(**raw)
+    except TypeError:
+        return raw
+
+
+def _can_score(scores: object) -> bool:
+    if scores is None:
+        return True
+    return (
+        isinstance(scores, IndependentScores)
+        and _is_positive(scores.scale)
+        and _is_finite(scores.bias)
+        and isinstance(scores.thresholds, dict)
+        and all(_is_finite(each) and 0 <= each <= 1 for each in (scores.threshold, *scores.thresholds.values()))
+    )
+
+
+def _names_entries(attracts: object, tensors: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether there is a list of names for each block and entry."""
+    depth, entries = tensors["keys"].shape[::2] if _are_shaped(tensors) else (0, 0)
+    return (
+        isinstance(attracts, list)
+        and len(attracts) == depth
+        and all(isinstance(block, list) and len(block) == entries for block in attracts)
+        and all(isinstance(names, list) for block in attracts for names in block)
+        and all(isinstance(name, str) for block in attracts for names in block for name in names)
+    )
 
 
 def _are_shaped(tensors: Mapping[str, NDArray[Any]]) -> bool:
@@ -245,7 +312,11 @@ def _are_shaped(tensors: Mapping[str, NDArray[Any]]) -> bool:
 
 
 def _is_positive(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+    return _is_finite(value) and value > 0
+
+
+def _is_finite(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def short(value: object) -> str:

@@ -15,19 +15,21 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from attri.runtime.capture.orientation import Region
 from attri.runtime.capture.parse import find_source
 from attri.runtime.capture.retry import RetryPolicy
-from attri.runtime.capture.spec import SOURCE_OPTIONS, SourceOptions, SourceSpec
+from attri.runtime.capture.spec import SOURCE_OPTIONS, RegionOfInterest, RegionSpec, SourceOptions, SourceSpec
 from attri.runtime.classifier import Classifier
 from attri.runtime.decide.schedule import Schedule
 from attri.runtime.decide.smoothing import DecisionRule
-from attri.runtime.deliver.result import FrameResult
+from attri.runtime.deliver.result import FrameResult, ResultKey
 from attri.runtime.deliver.sink import SinkFilter
 from attri.runtime.errors import SourceError, UsageError
 from attri.runtime.pipeline.live_labels import LiveLabels
 from attri.runtime.pipeline.pipeline import Pipeline
 from attri.runtime.pipeline.task import TaskSetup
 from attri.runtime.prompt import Prompt
+from attri.runtime.task import check_task_name
 
 _SETTINGS = (DecisionRule, Schedule, RetryPolicy, SourceOptions)
 
@@ -39,6 +41,7 @@ def stream(
     bundle: str | Path | None = None,
     labels: Sequence[str] | None = None,
     prompts: Mapping[str, Prompt | Path | str | None] | None = None,
+    regions: Mapping[str, Region] | None = None,
     watch: bool = False,
     batch: int = 4,
     **options: Any,
@@ -59,6 +62,8 @@ def stream(
         labels: What to tell apart in this stream alone; None is what the classifier or the bundle has.
         prompts: Of a bundle: several tasks on one vision pass, as of `Classifier.load`. A classifier with `tasks` has
             them already. Then every frame has a result of each task, in order, whose `task` is its name.
+        regions: Parts of a frame by their names, each as x, y, width, height in pixels. Each is classified and decided
+            by itself: every frame has a result of each, in order, whose `origin` is SOURCE/NAME.
         watch: Whether the images of a folder are read as they arrive.
         batch: Frames of a file that are classified at once, at most.
         **options: Fields of DecisionRule (smooth, majority, min_duration, threshold), of Schedule (min_interval,
@@ -81,10 +86,10 @@ def stream(
     spec = find_source(str(source), watch)
     if unused := sorted(source_options.given() - spec.options):
         raise UsageError(f"{spec.name} takes no {', '.join(unused)}")
-    spec = replace(spec, input=source_options)
+    spec = replace(spec, input=source_options, regions=_regions(spec, source_options, regions or {}))
 
     def make_pipeline(classifier: Classifier) -> Pipeline:
-        return Pipeline([spec], [_tasks(classifier, labels, rule)], schedule, policy, batch)
+        return Pipeline([spec], [_tasks(classifier, labels, rule)] * len(spec.rois), schedule, policy, batch)
 
     def load() -> Classifier:
         return Classifier.load(bundle or "", prompts=prompts)
@@ -103,6 +108,19 @@ def _settings(options: dict[str, Any]) -> tuple[DecisionRule, Schedule, RetryPol
             raise UsageError(f"{option.name} cannot be {value!r}")
     made = [each(**{name: value for name, value in options.items() if name in names[each]}) for each in _SETTINGS]
     return tuple(made)  # type: ignore[return-value]  # in the order of _SETTINGS
+
+
+def _regions(spec: SourceSpec, options: SourceOptions, regions: Mapping[str, Region]) -> tuple[RegionSpec, ...]:
+    """The regions of a source. Raises UsageError: it takes none, or one is none."""
+    if regions and "roi" not in spec.options:
+        raise UsageError(f"{spec.name} takes no regions")
+    if regions and options.roi is not None:
+        raise UsageError("roi and regions are two ways to one end: give one of them")
+    for name, roi in regions.items():
+        check_task_name(name, "region")
+        if not RegionOfInterest().accepts(roi):
+            raise UsageError(f"the region {name} cannot be {roi!r}: it is x, y, width and height in pixels")
+    return tuple(RegionSpec(name, (x, y, width, height)) for name, (x, y, width, height) in regions.items())
 
 
 def _tasks(classifier: Classifier, labels: Sequence[str] | None, rule: DecisionRule) -> list[TaskSetup]:
@@ -136,10 +154,10 @@ def _run(pipeline: Pipeline, handover: _Handover) -> None:
     error: BaseException | None = None
     try:
         good = pipeline.run([handover])
-        (health,) = pipeline.health()
+        health, *others = pipeline.health()  # of the regions, which share a reader
         if health.state == "dead":
             error = SourceError(health.detail)
-        elif not good and health.frames == 0:
+        elif not good and not any(each.frames for each in (health, *others)):
             error = SourceError(f"{health.source}: none of its images can be read")
     except BaseException as broken:
         error = broken
@@ -150,7 +168,7 @@ class _Handover:
     """A sink whose results are iterated over in another thread.
 
     Args:
-        live: Whether the newest result of a task replaces one that was not taken yet; else the writer waits.
+        live: Whether the newest result of a region and task replaces one that was not taken yet; else the writer waits.
     """
 
     name = "stream"
@@ -158,7 +176,7 @@ class _Handover:
 
     def __init__(self, live: bool) -> None:
         self.lossless = not live
-        self._waiting: dict[str | None, FrameResult] = {}  # by task, the oldest first
+        self._waiting: dict[ResultKey, FrameResult] = {}  # by region and task, the oldest first
         self._changed = threading.Condition()
         self._closed = False  # nobody takes results any more
         self._finished = False  # no results come any more
@@ -167,11 +185,11 @@ class _Handover:
     def write(self, result: FrameResult) -> None:
         """Hand over a result."""
         with self._changed:
-            while self.lossless and result.task in self._waiting and not self._closed:
+            while self.lossless and result.key in self._waiting and not self._closed:
                 self._changed.wait()
-            if replaced := self._waiting.pop(result.task, None):
+            if replaced := self._waiting.pop(result.key, None):
                 result = replace(result, changed=result.changed or replaced.changed)
-            self._waiting[result.task] = result
+            self._waiting[result.key] = result
             self._changed.notify_all()
 
     def close(self) -> None:

@@ -37,6 +37,8 @@ class Tokenizer:
     """
 
     vocab_size = EOT + 1
+    pad = 0  # of towers that read all of the context length, which are not causal
+    pads_left = False
 
     def __init__(self, merges: Path | None = None) -> None:
         pairs = _read_merges(merges or Path(__file__).with_name("merges.txt.gz"))
@@ -54,6 +56,11 @@ class Tokenizer:
         Blank text gives []. The literal words <start_of_text> and <end_of_text> give SOS and EOT, as in open_clip.
         """
         return [i for word in self._pattern.findall(_clean(text)) for i in self._encode_word(word)]
+
+    def sequence(self, text: str, context_length: int) -> tuple[list[int], int]:
+        """Ids of a text from SOS to EOT, cut to the context length, and how many there were before."""
+        ids = self.encode(text)
+        return [SOS, *ids[: context_length - 2], EOT], len(ids) + 2
 
     @cached_property
     def _pattern(self) -> regex.Pattern[str]:

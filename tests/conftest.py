@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -28,21 +29,22 @@ TESTS = Path(__file__).parent
 # What the files and folders of tests need. With --quick they are not even imported.
 LANES = {
     "training": "train/fitting train/evaluation train/training/test_distributed.py train/report",
-    "models": "train/model/test_backbone.py train/model/test_fold.py train/model/test_retrieval.py "
-    "train/model/test_towers.py train/model/test_names.py train/model/test_catalogue.py",
-    "export": "export/graph export/bundle/test_report.py export/parity/test_drift.py export/test_command.py "
-    "export/test_onnx.py export/test_families.py export/test_score_calibration.py export/test_quantize.py "
-    "export/test_roundtrip.py calibration/test_activation_ranges.py calibration/test_qdq.py "
+    "models": "train/data/test_read.py train/model train/training runtime/test_preprocess.py",
+    "export": "export calibration/test_activation_ranges.py calibration/test_qdq.py tools "
     "runtime/engines/tensorrt/test_rtx.py",
-    "browser": "runtime/web/test_page.py",
+    "browser": "runtime/web/test_page.py runtime/web/test_review_page.py",
     "server": "runtime/deliver/test_mqtt.py runtime/deliver/test_mqtt_tasks.py runtime/capture/test_streams.py "
-    "runtime/web/test_server.py runtime/web/test_server_tasks.py runtime/web/test_connections.py",
+    "runtime/capture/frigate/test_capture.py runtime/web/test_classify.py runtime/web/test_review.py "
+    "runtime/web/test_explain.py runtime/web/test_server.py runtime/web/test_server_tasks.py "
+    "runtime/web/test_connections.py "
+    "fleet/device/test_download.py fleet/device/test_trust.py fleet/device/test_update.py fleet/test_reports.py",
     "process": "docs runtime/cli runtime/capture/test_cameras.py runtime/engines/tensorrt/test_load.py "
     "runtime/engines/tensorrt/test_fallback.py runtime/engines/tensorrt/test_gpu_tests.py "
-    "benchmarks test_project.py test_imports.py",
+    "fleet/cli fleet/device/test_bounded.py fleet/device/test_follow.py fleet/device/test_together.py "
+    "benchmarks test_project.py test_imports.py test_public_api.py",
 }
 LONGEST = "test_the_three_commands_as_readme_writes_them"
-MODEL = "pocket_model"  # the fixture that loads PyTorch's
+MODELS = {"pocket_model", "siglip_bundle"}  # fixtures that load PyTorch's, or export one
 
 
 def lanes_of(path: Path) -> set[str]:
@@ -70,8 +72,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for lane in sorted(lanes_of(item.path)):
             item.add_marker(lane)
     if config.getoption("--quick"):
-        config.hook.pytest_deselected(items=[item for item in items if MODEL in fixtures_of(item)])
-        items[:] = [item for item in items if MODEL not in fixtures_of(item)]
+        long = [item for item in items if MODELS & set(fixtures_of(item)) or item.get_closest_marker("stress")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
     # Workers begin with a half each: one with what trains and exports, the other with what needs no bundle, until the
     # first has made it. Files stay together, because of what a module's tests share.
     # The longest of all comes first, or at the end one worker would have it and the other nothing.
@@ -80,8 +83,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: (item.name != LONGEST, item.path not in longest, item.path in waiting))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if session.config.getoption("--quick") and "torch" in sys.modules:  # seconds of each process
+        raise pytest.UsageError("a test of --quick imports PyTorch: name its file in LANES, or import it in the test")
+
+
 def fixtures_of(item: pytest.Item) -> Sequence[str]:
     return item.fixturenames if isinstance(item, pytest.Function) else ()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What attri keeps between runs is kept from one test to the next, and from the person who runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -144,7 +160,7 @@ def shared_traces(traced) -> Iterator[None]:
     from attri.export import onnx as exporter
 
     with pytest.MonkeyPatch.context() as patch:
-        for trace in (exporter.trace_vision, exporter.trace_text):
+        for trace in (exporter.trace_vision, exporter.trace_text, exporter.trace_label):
             patch.setattr(exporter, trace.__name__, traced(trace))
         yield
 
@@ -164,3 +180,65 @@ def bundle(request, image_files, tmp_path_factory) -> Path:
         export_bundle(request.getfixturevalue("pocket_model"), path, LABELS, image_files[:8])
 
     return made_once(tmp_path_factory, "fp32-bundle", export)
+
+
+@pytest.fixture(scope="session")
+def explained_bundle(bundle, pocket_model, tmp_path_factory) -> Path:
+    """That bundle with the graph of explanations; do not write to it."""
+    import dataclasses
+    import shutil
+
+    from support.shared import made_once
+
+    def add_graph(path: Path) -> None:
+        from attri.export.bundle import writer
+        from attri.export.graph.trace import trace_explain
+        from attri.export.onnx import save_graph
+        from attri.runtime.bundle import EXPLAIN, MANIFEST, PROMPT, Bundle
+
+        shutil.copytree(bundle, path, ignore=shutil.ignore_patterns("engines", EXPLAIN))
+        save_graph(trace_explain(pocket_model, 18), path / EXPLAIN)
+        with Bundle.open(bundle) as given:
+            manifest = dataclasses.replace(given.manifest, files={}, graphs={})
+            (path / MANIFEST).unlink()
+            (path / PROMPT).unlink()
+            writer.save(Bundle(path, manifest, given.prompt))
+
+    return made_once(tmp_path_factory, "explained-bundle", add_graph)
+
+
+@pytest.fixture(scope="session")
+def int8_bundle(request, image_files, tmp_path_factory) -> Path:
+    """A finished int8 bundle of the same model; beside it see `support.int8.make_int8`. Do not write to it."""
+    from support.shared import made_once
+
+    def export(folder: Path) -> None:
+        from support.int8 import make_int8
+
+        request.getfixturevalue("shared_traces")
+        make_int8(request.getfixturevalue("pocket_model"), image_files, folder)
+
+    return made_once(tmp_path_factory, "int8", export) / "bundle"
+
+
+@pytest.fixture(scope="session")
+def siglip_model():
+    """A tiny model whose text tower is not causal, with prompts that nobody trained."""
+    from support.models import prompted_tower
+
+    return prompted_tower("ViT-B-16-SigLIP")
+
+
+@pytest.fixture(scope="session")
+def siglip_bundle(request, image_files, tmp_path_factory) -> Path:
+    """Its finished fp32 bundle; read it, copy it, do not write to it."""
+    from support.make_bundle import LABELS
+    from support.shared import made_once
+
+    def export(path: Path) -> None:
+        from attri.export.onnx import export_bundle
+
+        request.getfixturevalue("shared_traces")
+        export_bundle(request.getfixturevalue("siglip_model"), path, LABELS, image_files[:6])
+
+    return made_once(tmp_path_factory, "siglip-bundle", export)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("calibration", "export", "runtime", "train")
+PACKAGES = ("calibration", "export", "fleet", "runtime", "train")
 MADE = {"PKG-INFO", "setup.cfg"}  # by setuptools
 
 

@@ -34,7 +34,7 @@ class FeatureStore:
 
     def __init__(self, folder: Path, model: AttriPrompt, say: Callable[[str], object] = lambda line: None) -> None:
         config = model.config
-        how = [config.clusters, config.lloyd_steps, config.kmeans_init, model.depth]
+        how = [config.clusters, config.lloyd_steps, config.kmeans_init, model.vision.sources]
         digest = hashlib.sha256(f"{model.backbone.sha256} {how}".encode()).hexdigest()[:12]
         self.folder, self.model, self.say = folder / digest, model, say
         self.known: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}  # [V, D], [V, L, K, D]

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attri.runtime.text.label_tokens import LabelTokens
+from attri.runtime.text.reader import Tokens
 from attri.train.config import PromptConfig
 from attri.train.model.attriprompt import AttriPrompt
 from attri.train.training.features import Features
@@ -86,7 +86,7 @@ def fill(bench: Bench, dataset: str, name: str, seed: int) -> Path:
     scored = {part: (task.labels(data.classes), bench.store.get(data.test)) for part, data in parts.items()}
     found: dict[str, Part] = {}
 
-    def keep(epoch: int, logits: Callable[[AttriPrompt, LabelTokens, Features], Tensor], model: AttriPrompt) -> None:
+    def keep(epoch: int, logits: Callable[[AttriPrompt, Tokens, Features], Tensor], model: AttriPrompt) -> None:
         for part, (labels, data) in scored.items():
             found[f"{part}@{epoch}"] = Part(logits(model, labels, data).float().numpy(), data.targets.numpy())
 

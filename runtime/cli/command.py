@@ -26,13 +26,16 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 ARGUMENTS = "attri.arguments"  # of the command line, in `click.Context.meta`
 # Headings of --help, in this order.
 CAPTURE, LABELS, ENGINE = "Capture", "Labels and decisions", "Engine"
-OUTPUTS, WEB, SERVICE = "Outputs", "Web", "Service"
+OUTPUTS, COLLECT, WEB, SERVICE = "Outputs", "Collecting images", "Web", "Service"
+UPDATES = "Updates"
 BUNDLE, INT8, PARITY, SCORES = "Bundle", "Int8", "Parity check", "Temperature and threshold"  # of attri-export
-DATA, MODEL, TRAINING, TEMPLATES = "Data", "Model", "Training", "Sentences around labels"  # of attri-train
+DATA, MODEL, TRAINING, TEMPLATES = "Data", "Model", "Training", "Sentences around labels"  # attri-train; attri-batch
 PROMPT, PROTOCOL, RUN = "Prompt", "Protocols", "Run"
+REPOSITORY, KEYS, STORE, CHECK, REPORTS = "Repository", "Keys", "Device", "Check", "Reports"  # attri-bundle
 GROUPS = (
-    *(CAPTURE, LABELS, BUNDLE, INT8, PARITY, SCORES, ENGINE, OUTPUTS, WEB, SERVICE),
-    *(DATA, MODEL, TRAINING, TEMPLATES, PROMPT, PROTOCOL, RUN),
+    *(DATA, CAPTURE, LABELS, BUNDLE, INT8, PARITY, SCORES, ENGINE, OUTPUTS, COLLECT, WEB, SERVICE, UPDATES),
+    *(MODEL, TRAINING, TEMPLATES, PROMPT, PROTOCOL, RUN),
+    *(REPOSITORY, KEYS, STORE, CHECK, REPORTS),
 )
 _LONGEST_CHOICE = 40  # characters of a|b|c, beyond which a line of --help is too long for a terminal
 
@@ -155,8 +158,32 @@ class Command(click.Command):
 
     def _with_options(self, message: str) -> str:
         """The library names parameters as `engine_dir`; a person at the command line knows them as --engine-dir."""
-        options = {param.name: max(param.opts, key=len) for param in self.params if isinstance(param, click.Option)}
+        options = {
+            param.name: max(param.opts, key=len) for param in self._parameters() if isinstance(param, click.Option)
+        }
         return re.sub("`(\\w+)`", lambda found: options.get(found[1], found[1]), message)
+
+    def _parameters(self) -> list[click.Parameter]:
+        """Those that a message may name."""
+        return self.params
+
+
+class Group(Command, click.Group):
+    """A command of several: the same for all of them, with their names in --help."""
+
+    command_class = Command
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, and the commands below them."""
+        super().format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+    def _parameters(self) -> list[click.Parameter]:
+        return [param for command in self.commands.values() for param in command.params]
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Their names, in the order in which they are used."""
+        return list(self.commands)
 
 
 def _hide_passwords(words: Sequence[str]) -> None:

@@ -217,7 +217,6 @@ def _model(bundle: Path) -> Iterator[Finding]:
 
 def _agreement(bundle: Bundle) -> Finding:
     """Compare the graphs of a verified bundle with the PyTorch model's outputs for its reference images."""
-    from attri.runtime.bundle import TEXT, VISION
     from attri.runtime.engines.select import EngineOptions, open_engines
     from attri.runtime.engines.verify import compare
     from attri.runtime.errors import EngineError, MissingExtra, ParityError
@@ -227,7 +226,7 @@ def _agreement(bundle: Bundle) -> Finding:
     value = f"{manifest.model.get('name', 'a model')}, {manifest.precision}, {labels}, verified"
     try:
         engines = open_engines(bundle, EngineOptions("onnxruntime"))  # TensorRT's are held against the model when built
-        for graph, engine in zip((VISION, TEXT), engines, strict=True):
+        for graph, engine in zip(bundle.graph_files, engines, strict=True):
             compare(bundle, graph, engine)
     except MissingExtra:
         return Finding("bundle", name, OK, f"{value}; not compared with the model, which takes ONNX Runtime")

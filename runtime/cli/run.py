@@ -3,116 +3,120 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import click
 
 from attri.runtime._util.wording import plural
 from attri.runtime.bundle import PROMPT
-from attri.runtime.cli.command import ARGUMENTS, ENGINE, LABELS, Command, option
+from attri.runtime.cli.command import ARGUMENTS, ENGINE, Command, option
+from attri.runtime.cli.follow import Follow, follow_options, hand_over, is_followed
+from attri.runtime.cli.model_options import Model, model_options
 from attri.runtime.cli.sink_options import Outputs, output_options
 from attri.runtime.cli.source_options import Inputs, input_options
-from attri.runtime.engines.onnxruntime import DEVICES, Device
-from attri.runtime.engines.select import BACKENDS, Backend, EngineOptions
-from attri.runtime.errors import UsageError
+from attri.runtime.engines.select import EngineOptions
 
 _LOGGER = logging.getLogger("attri")
-_BUNDLE = "Folder that attri-export wrote."
 
 
 @click.command(cls=Command)
 @click.argument("words", nargs=-1, metavar="SOURCE...")
-@option(
-    LABELS, "--labels", type=click.Path(path_type=Path), help="Text file with one label per line. [the bundle's own]"
-)
-@option(ENGINE, "--bundle", type=click.Path(path_type=Path), default=Path("bundle"), show_default=True, help=_BUNDLE)
-@option(
-    LABELS, "--prompt", type=click.Path(path_type=Path), help="Prompt file; a new one is taken over. [the bundle's]"
-)
-@option(
-    ENGINE, "--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="What runs the graphs."
-)
-@option(ENGINE, "--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Processor to use.")
-@option(ENGINE, "--engine-dir", type=click.Path(path_type=Path), help="Folder of the engine cache. [BUNDLE/engines]")
-@option(ENGINE, "--rebuild-engines", is_flag=True, help="Build engines again, even if cached.")
-@option(LABELS, "--threshold", type=click.FloatRange(0, 1), help="Scores below mean none of the labels. [the bundle's]")
-@option(ENGINE, "--threads", type=click.IntRange(1), help="CPU threads. [one per available CPU]")
+@model_options
 @option(
     ENGINE,
-    "--text-cache-mb",
-    type=click.IntRange(0),
-    default=256,
-    show_default=True,
-    help="Largest size of the text cache, MB.",
+    "--bench",
+    type=click.FloatRange(0.1),
+    metavar="SECONDS",
+    help="Print what this machine makes of 1, 2, 4 and 8 modelled cameras, so long each, and what limits it.",
 )
-@option(LABELS, "--shortlist", type=click.IntRange(1), help="Prompt only this many labels, the nearest. [all]")
 @input_options
 @output_options
+@follow_options
 @click.version_option(package_name="attri")
 def main(
     words: tuple[str, ...],
-    labels: Path | None,
-    bundle: Path,
-    prompt: Path | None,
-    backend: Backend,
-    device: Device,
-    engine_dir: Path | None,
-    rebuild_engines: bool,
-    threshold: float | None,
-    threads: int | None,
-    text_cache_mb: int,
-    shortlist: int | None,
+    model: Model,
+    bench: float | None,
     inputs: Inputs,
     outputs: Outputs,
+    following: Follow,
 ) -> int:
     """Classify SOURCEs with a bundle.
 
     A SOURCE is an image, a folder, a quoted glob, a video, camera0, camera:NAME, /dev/v4l/by-id/..., csi://0, rtsp://,
-    http://, gst:PIPELINE, - for JPEGs on standard input, or a name from the --sources file.
+    http://, frigate://, gst:PIPELINE, - for JPEGs on standard input, or a name from the --sources file.
     """
     from attri.runtime.classifier import Classifier
-    from attri.runtime.cli.sinks import check_sinks, open_sinks
-    from attri.runtime.cli.source_options import check_compare, open_pipeline, read_inputs
+    from attri.runtime.cli.batch_options import choose_max_batch
+    from attri.runtime.cli.sinks import check_sinks, open_sinks, source_opener
+    from attri.runtime.cli.source_options import (
+        check_compare,
+        check_explain,
+        check_frigate,
+        check_regions,
+        find_inputs,
+        open_pipeline,
+        read_inputs,
+    )
+    from attri.runtime.cli.source_plans import CommandPlans
     from attri.runtime.cli.task_options import check_common
 
-    if shortlist is not None and shortlist < outputs.topk:
-        raise UsageError(f"--topk {outputs.topk} shows more labels than --shortlist {shortlist} prompts: raise that")
-    specs, files = read_inputs(words, inputs, labels)  # before anything that takes long
-    check_common(specs, labels, prompt, inputs.template, threshold)
+    model.check_topk(outputs.topk)
+    model = following.bundle_of(model)
+    if bench is not None:
+        from attri.runtime.cli.bench import check_bench, run_bench
+
+        check_bench(click.get_current_context())
+
+    def load(cache_bytes: int) -> Classifier:
+        return Classifier.load(model.bundle, **model.arguments | {"cache_bytes": cache_bytes})
+
+    if bench is not None:
+        run_bench(load, model.labels, inputs.max_batch, model.threads, bench)
+        return 0
+    if following.follow is not None and not is_followed() and not outputs.install_service:
+        live = all(spec.live for spec in find_inputs(words, inputs))
+        hand_over(following, model, outputs, click.get_current_context().meta[ARGUMENTS], live=live)
+    specs, files = read_inputs(words, inputs, model.labels)  # before anything that takes long
+    check_common(specs, model.labels, model.prompt, inputs.template, model.threshold)
+    check_frigate(specs, outputs.mqtt)
     secrets = check_sinks(outputs, tasks=any(spec.tasks for spec in specs))
     if outputs.compare:
         check_compare(specs, inputs)
+    if outputs.collect_regions_only:
+        check_regions(specs)
+    if outputs.explain:
+        check_explain(specs)
     if outputs.install_service:
         from attri.runtime.capture.sources_file import read_sources
-        from attri.runtime.cli.install import absolute_words, check_service, print_unit
+        from attri.runtime.cli.service.install import absolute_words, check_service, print_unit
 
-        request = EngineOptions(backend, device, threads, engine_dir, rebuild_engines)
-        check_service(specs, files, labels, bundle, request, inputs)
+        request = EngineOptions(model.backend, model.device, model.threads, model.engine_dir, model.rebuild_engines)
+        check_service(specs, files, model.labels, model.bundle, request, inputs)
         context = click.get_current_context()
         named = read_sources(inputs.sources) if inputs.sources else {}
         words_of_unit = absolute_words(context.meta[ARGUMENTS], context.command, named)
-        if any(spec.live for spec in specs) and inputs.gives_up_early:
+        if any(spec.retried for spec in specs) and inputs.gives_up_early:
             words_of_unit.insert(0, "--wait")  # at boot a camera or network may come up after the service
         print_unit(words_of_unit)
         return 0
-    with Classifier.load(
-        bundle,
-        prompt=prompt,
-        backend=backend,
-        device=device,
-        threads=threads,
-        engine_dir=engine_dir,
-        rebuild_engines=rebuild_engines,
-        cache_bytes=text_cache_mb << 20,
-        shortlist=shortlist,
-        batch=inputs.batch,
-    ) as classifier:
-        if threshold is not None:
-            classifier.threshold = threshold
-        pipeline = open_pipeline(specs, classifier, files, labels, inputs, prompt or bundle / PROMPT)
+    with load(model.text_cache_mb << 20) as classifier:
+        if outputs.explain:
+            classifier.require_explanations()
+        if model.threshold is not None:
+            classifier.threshold = model.threshold
+        more = bool(inputs.sources or secrets.serve_token)
+        max_batch, why = choose_max_batch(specs, classifier, inputs.max_batch, model.threads, more_may_come=more)
+        prompt, opener = model.prompt or model.bundle / PROMPT, source_opener(outputs, secrets)
+        pipeline = open_pipeline(specs, classifier, files, model.labels, inputs, prompt, max_batch, opener)
+        if not outputs.compare:
+            regions_only = outputs.collect_regions_only
+            known = (words, inputs, model.labels, prompt, files, classifier, specs, regions_only)
+            pipeline.follow_sources(CommandPlans(*known))
         counted = plural(len(pipeline.labels()), "label")
-        _LOGGER.info("%s: %s, %s", bundle, classifier.description, counted)
-        if pipeline.run(open_sinks(outputs, secrets, pipeline)):
+        _LOGGER.info("%s: %s, %s", model.bundle, classifier.description, counted)
+        if why:
+            _LOGGER.info(why)
+        if pipeline.run(open_sinks(outputs, secrets, pipeline, frigate=any(spec.kind == "frigate" for spec in specs))):
             return 0
         never = [each for each in pipeline.health() if each.state == "dead" and each.restarts and not each.frames]
         if never and inputs.gives_up_early:

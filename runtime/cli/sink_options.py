@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_type_hints
 
 import click
 
-from attri.runtime.cli.command import OUTPUTS, SERVICE, WEB, is_installed, option
+from attri.runtime.cli.command import COLLECT, OUTPUTS, SERVICE, WEB, is_installed, option
 from attri.runtime.errors import MissingExtra, UsageError
 
 _FILE = click.Path(path_type=Path)
@@ -44,12 +44,21 @@ class SinkOption:
     group: str = OUTPUTS
 
 
+def _collecting(help: str, type: click.ParamType | None = None, metavar: str | None = None) -> SinkOption:  # type: ignore[type-arg]
+    """A row about what --collect collects."""
+    return SinkOption(help, type, needs="collect", metavar=metavar, group=COLLECT)
+
+
 @dataclass(frozen=True)
 class Outputs:
     """The values of the options. Each field is a row of the table: name, type, default and its `SinkOption`."""
 
-    topk: Annotated[int, SinkOption("Labels to print per frame.", _COUNT)] = 1
+    topk: Annotated[int, SinkOption("Best labels to list, with their scores.", _COUNT)] = 1
     as_json: Annotated[bool, SinkOption("One JSON object per frame.", flag="--json")] = False
+    why: Annotated[
+        bool,
+        SinkOption("Add the pool entries that an image retrieved, and the classes that they attract.", needs="as_json"),
+    ] = False
     compare: Annotated[
         bool, SinkOption("Only frames whose tasks decide differently; how often they agree is logged at the end.")
     ] = False
@@ -64,6 +73,10 @@ class Outputs:
         ),
     ] = None
     snapshots: Annotated[Path | None, SinkOption("Folder for a JPEG at every change of the label.", _FILE)] = None
+    explain: Annotated[
+        Path | None,
+        SinkOption("Folder for heat maps of images and videos, which say what speaks for the label.", _FILE),
+    ] = None
     snapshots_keep: Annotated[int | None, SinkOption("Delete older ones. [1000]", _COUNT, needs="snapshots")] = None
     mqtt: Annotated[
         str | None,
@@ -95,6 +108,39 @@ class Outputs:
     spool: Annotated[
         Path | None, SinkOption("Folder for events that wait for delivery. [~/.local/state/attri]", _FILE)
     ] = None
+    collect: Annotated[
+        Path | None, SinkOption("Folder for frames that are worth a label, as JPEG and JSON.", _FILE, group=COLLECT)
+    ] = None
+    collect_margin: Annotated[
+        float | None,
+        _collecting("Collect where the best score is ahead of the second by less. [0.2]", click.FloatRange(0, 1)),
+    ] = None
+    collect_flip: Annotated[
+        float | None,
+        _collecting(
+            "Collect where the label changed, and changed back within this. [3]", click.FloatRange(0), "SECONDS"
+        ),
+    ] = None
+    collect_novelty: Annotated[
+        float | None,
+        _collecting("Collect what is farther from all that was collected, by cosine. [0.3]", click.FloatRange(0, 2)),
+    ] = None
+    collect_control: Annotated[
+        int | None, _collecting("Collect one of N at random, as a control. [10000]", click.IntRange(0))
+    ] = None
+    collect_per_minute: Annotated[
+        int | None, _collecting("Most images a minute, of each region and task. [4]", _COUNT)
+    ] = None
+    collect_per_day: Annotated[
+        int | None, _collecting("Most images in 24 hours, of each region and task. [200]", _COUNT)
+    ] = None
+    collect_megabytes: Annotated[int | None, _collecting("Largest size of the folder, MB. [1000]", _COUNT)] = None
+    collect_free: Annotated[
+        int | None, _collecting("Room that stays free on the disk, MB. [1000]", click.IntRange(0))
+    ] = None
+    collect_regions_only: Annotated[bool, _collecting("Collect regions of interest alone: never a whole frame.")] = (
+        False
+    )
     metrics: Annotated[
         str | None,
         SinkOption("Prometheus metrics at http://HOST:PORT/metrics.", modules=_METRICS, metavar=_ADDRESS, group=WEB),
@@ -103,7 +149,7 @@ class Outputs:
         str | None,
         SinkOption(
             "Preview page with live images, /healthz and /metrics.",
-            modules=("starlette", "uvicorn", *_METRICS),
+            modules=("starlette", "uvicorn", "python_multipart", *_METRICS),
             metavar=_ADDRESS,
             group=WEB,
         ),
@@ -153,12 +199,13 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     with_options: Callable[..., Any] = wrapper
     for each in reversed(fields(Outputs)):
-        with_options = _click_option(each.name, each.default)(with_options)
+        with_options = output_option(each.name)(with_options)
     return with_options
 
 
-def _click_option(name: str, default: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    about = OPTIONS[name]
+def output_option(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The click option of a field of `Outputs`."""
+    about, default = OPTIONS[name], getattr(Outputs, name)
     return option(
         about.group,
         flag(name),
@@ -180,8 +227,9 @@ def _check_combination(outputs: Outputs) -> None:
     Raises:
         UsageError: One would not.
     """
+    defaults = {each.name: each.default for each in fields(Outputs)}
     for name, about in OPTIONS.items():
-        if about.needs and getattr(outputs, name) and not getattr(outputs, about.needs):
+        if about.needs and getattr(outputs, name) != defaults[name] and not getattr(outputs, about.needs):
             raise UsageError(f"{flag(name)} is for {flag(about.needs)}, which was not given")
     if outputs.mqtt_cert and not outputs.mqtt_key:
         raise UsageError("--mqtt-cert needs its --mqtt-key")

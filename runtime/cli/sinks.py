@@ -7,9 +7,9 @@ import functools
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attri.runtime._util.net import listen, overlap, parse_address
 from attri.runtime._util.secrets import read_secret
@@ -17,6 +17,7 @@ from attri.runtime.cli.sink_options import Outputs
 from attri.runtime.errors import UsageError
 
 if TYPE_CHECKING:
+    from attri.runtime.capture.reader import Opener
     from attri.runtime.deliver.mqtt.broker import Broker
     from attri.runtime.deliver.sink import PipelineControl, Sink
     from attri.runtime.deliver.spool import Spool
@@ -58,13 +59,14 @@ def check_sinks(outputs: Outputs, *, tasks: bool = False) -> Secrets:
     return secrets
 
 
-def open_sinks(outputs: Outputs, secrets: Secrets, control: PipelineControl) -> list[Sink]:
+def open_sinks(outputs: Outputs, secrets: Secrets, control: PipelineControl, *, frigate: bool = False) -> list[Sink]:
     """Open the sinks that were asked for. Close each of them, in any order.
 
     Args:
         outputs: The options.
         secrets: What `check_sinks` gave for them.
         control: The pipeline, for sinks that ask for labels or health.
+        frigate: Whether results go back to Frigate.
 
     Raises:
         FailedError: A sink cannot be opened, now; those opened before it are closed.
@@ -73,12 +75,30 @@ def open_sinks(outputs: Outputs, secrets: Secrets, control: PipelineControl) -> 
     """
     sinks: list[Sink] = []
     with contextlib.ExitStack() as undo:
-        for opener in (_open_files, _open_mqtt, _open_webhook, _open_servers, _open_watchdog, _open_console):
+        for opener in (
+            *(_open_files, _open_collection, _open_mqtt, _open_webhook, _open_servers),
+            *(_open_watchdog, _open_console),
+        ):
             for sink in opener(outputs, secrets, control):
                 sinks.append(sink)
                 undo.callback(sink.close)
+        if frigate:
+            from attri.runtime.deliver.frigate import FrigateSink
+
+            sinks.append(FrigateSink())
+        if outputs.collect:
+            _show_tally(sinks)
         undo.pop_all()
     return sinks
+
+
+def source_opener(outputs: Outputs, secrets: Secrets) -> Opener | None:
+    """What opens the sources, where one may need the broker of --mqtt."""
+    if not outputs.mqtt:
+        return None
+    from attri.runtime.capture.open import open_source
+
+    return functools.partial(open_source, broker=_broker(outputs, secrets))
 
 
 def _read_secrets(outputs: Outputs) -> Secrets:
@@ -99,10 +119,11 @@ def _check_files(outputs: Outputs, tasks: bool) -> None:
         from attri.runtime.deliver.video import check_recording
 
         check_recording(outputs.save_video, tasks=tasks)
-    if outputs.snapshots:
-        from attri.runtime.deliver.snapshots import check_folder
+    for folder in (outputs.snapshots, outputs.collect, outputs.explain):
+        if folder:
+            from attri.runtime.deliver.snapshots import check_folder
 
-        check_folder(outputs.snapshots)
+            check_folder(folder)
 
 
 def _open_files(outputs: Outputs, _secrets: Secrets, control: PipelineControl) -> Iterator[Sink]:
@@ -119,6 +140,48 @@ def _open_files(outputs: Outputs, _secrets: Secrets, control: PipelineControl) -
         from attri.runtime.deliver.snapshots import SnapshotSink
 
         yield SnapshotSink(outputs.snapshots, outputs.snapshots_keep or _KEEP, outputs.topk)
+    if outputs.explain:
+        from attri.runtime.deliver.explain.sink import ExplainSink
+
+        yield ExplainSink(outputs.explain, control, outputs.topk)
+
+
+def _open_collection(outputs: Outputs, _secrets: Secrets, control: PipelineControl) -> Iterator[Sink]:
+    if outputs.collect:
+        from attri.runtime.deliver.collect.caps import Caps
+        from attri.runtime.deliver.collect.choose import ChoiceRule
+        from attri.runtime.deliver.collect.sink import CollectSink
+
+        rule = {
+            "margin": outputs.collect_margin,
+            "flip": outputs.collect_flip,
+            "novelty": outputs.collect_novelty,
+            "control": outputs.collect_control,
+        }
+        caps = {
+            "minute": outputs.collect_per_minute,
+            "day": outputs.collect_per_day,
+            "megabytes": outputs.collect_megabytes,
+            "free_megabytes": outputs.collect_free,
+        }
+        chosen, capped = ChoiceRule(**_given(rule)), Caps(**_given(caps))
+        yield CollectSink(outputs.collect, control, chosen, capped, regions_only=outputs.collect_regions_only)
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that were asked for; the others keep their defaults."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _show_tally(sinks: Sequence[Sink]) -> None:
+    """Have the metrics show what is collected."""
+    from attri.runtime.deliver.collect.sink import CollectSink
+    from attri.runtime.deliver.metrics import MetricsSink
+
+    tallies = [sink.tally for sink in sinks if isinstance(sink, CollectSink)]
+    for sink in sinks:
+        if isinstance(sink, MetricsSink):
+            (sink.tally,) = tallies
 
 
 def _check_mqtt(outputs: Outputs, secrets: Secrets) -> None:
@@ -206,14 +269,15 @@ def _open_servers(outputs: Outputs, secrets: Secrets, control: PipelineControl) 
         from attri.runtime.web.server import PreviewServer
 
         address = parse_address(outputs.serve)
-        preview = PreviewServer(control, metrics, address, secrets.serve_token, outputs.serve_allowed_host)
+        hosts, token = outputs.serve_allowed_host, secrets.serve_token
+        preview = PreviewServer(control, metrics, address, token, hosts, collected=outputs.collect)
         _LOGGER.info("preview: %s", preview.url)
         yield preview
 
 
 def _open_watchdog(_outputs: Outputs, _secrets: Secrets, control: PipelineControl) -> Iterator[Sink]:
     if os.environ.get("NOTIFY_SOCKET"):
-        from attri.runtime.cli.systemd import WatchdogSink
+        from attri.runtime.cli.service.systemd import WatchdogSink
 
         yield WatchdogSink(control)
 
@@ -223,7 +287,7 @@ def _open_console(outputs: Outputs, _secrets: Secrets, control: PipelineControl)
     from attri.runtime.deliver.console import ConsoleSink
 
     style = "json" if outputs.as_json else "text"
-    console = None if outputs.quiet else ConsoleSink(style, outputs.topk, rows=not outputs.compare)
+    console = None if outputs.quiet else ConsoleSink(style, outputs.topk, rows=not outputs.compare, why=outputs.why)
     if outputs.compare:
         yield CompareSink(control.health(), console)
     elif console is not None:

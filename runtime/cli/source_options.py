@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import logging
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from attri.runtime.capture.orientation import Region
 from attri.runtime.capture.parse import find_sources, unused_options
 from attri.runtime.capture.sources_file import read_sources
 from attri.runtime.capture.spec import (
@@ -18,6 +21,7 @@ from attri.runtime.capture.spec import (
     Choice,
     Number,
     RegionOfInterest,
+    RegionSpec,
     SourceOption,
     SourceOptions,
     SourceSpec,
@@ -25,33 +29,44 @@ from attri.runtime.capture.spec import (
     WholeNumber,
 )
 from attri.runtime.cli.command import CAPTURE, LABELS, option
-from attri.runtime.cli.task_options import TaskSetups, TaskType, check_prompts, warn_of_thresholds, with_tasks
+from attri.runtime.cli.model_options import TASK, TEMPLATE
+from attri.runtime.cli.task_options import TaskSetups, check_prompts, warn_of_thresholds, with_tasks
 from attri.runtime.decide.smoothing import DecisionRule
 from attri.runtime.decide.task_spec import TaskSpec
 from attri.runtime.errors import UsageError
 from attri.runtime.pipeline.live_labels import LabelsFile
+from attri.runtime.task import check_task_name
 
 if TYPE_CHECKING:
+    from attri.runtime.capture.reader import Opener
     from attri.runtime.classifier import Classifier
     from attri.runtime.pipeline.pipeline import Pipeline
 
+_LOGGER = logging.getLogger("attri")
 _ATTEMPTS = 5  # to read files that belong together
 
 
 class RegionType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.3 on
-    """x,y,width,height in pixels."""
+    """x,y,width,height in pixels, or NAME=x,y,width,height."""
 
-    name = "x,y,w,h"
+    name = "[NAME=]x,y,w,h"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse the value of an option; click shows what is wrong with it."""
+        name, equals, numbers = value.rpartition("=")
         try:
-            x, y, w, h = map(int, value.split(","))
+            x, y, w, h = map(int, numbers.split(","))
         except ValueError:
             self.fail(f"{value!r} is not x,y,width,height in pixels", param, ctx)
         if not RegionOfInterest().accepts((x, y, w, h)):
             self.fail(f"{value!r} is an empty region of interest: x and y from 0, width and height from 1", param, ctx)
-        return x, y, w, h
+        if not equals:
+            return x, y, w, h
+        try:
+            check_task_name(name, "region")
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+        return RegionSpec(name, (x, y, w, h))
 
 
 @dataclass(frozen=True)
@@ -62,7 +77,9 @@ class Inputs:
         sources: The sources file.
         watch: Whether folders are watched.
         options: How sources are read.
-        batch: Frames of files that are classified at once, at most.
+        regions: Of all sources that have none of their own.
+        max_batch: Frames that are classified at once, at most; None is to be measured.
+        gather: Milliseconds that a frame of a live source may wait for those of others.
         freeze_timeout: Seconds without a new image after which a live source counts as frozen; None is the default.
         max_retries: Failed attempts in a row before a live source is given up; None is the default.
         wait: Whether a live source that is not there at the start is tried as often as one that was lost.
@@ -78,7 +95,9 @@ class Inputs:
     sources: Path | None
     watch: bool
     options: SourceOptions
-    batch: int
+    regions: tuple[RegionSpec, ...]
+    max_batch: int | None
+    gather: float
     freeze_timeout: float | None
     max_retries: int | None
     wait: bool
@@ -99,7 +118,8 @@ class Inputs:
 def _click_option(row: SourceOption) -> Callable[[Any], Any]:
     """Make the option of a command from a row of the table."""
     flags = (row.flag, *row.aliases, row.name)
-    return option(CAPTURE, *flags, type=_click_type(row.type), metavar=row.metavar, help=row.help)
+    several = isinstance(row.type, RegionOfInterest)
+    return option(CAPTURE, *flags, type=_click_type(row.type), metavar=row.metavar, help=row.help, multiple=several)
 
 
 def _click_type(type: ValueType) -> Any:
@@ -118,11 +138,17 @@ OPTIONS = [
     *map(_click_option, SOURCE_OPTIONS),
     option(
         CAPTURE,
-        "--batch",
+        "--max-batch",
         type=click.IntRange(1),
-        default=4,
-        show_default=True,
-        help="Frames of files to classify at once; cameras and streams go one by one.",
+        help="Frames of all sources to classify at once, at most. [measured, once for a machine and a bundle]",
+    ),
+    option(
+        CAPTURE,
+        "--gather",
+        type=click.FloatRange(0, 10_000),
+        default=0.0,
+        metavar="MS",
+        help="Let a frame wait so long for those of other cameras and streams, to save runs of the model. [0]",
     ),
     option(
         CAPTURE,
@@ -138,16 +164,8 @@ OPTIONS = [
         help="Failed attempts in a row to open a camera or stream before it is given up. [20; 2 at the start]",
     ),
     option(CAPTURE, "--wait", is_flag=True, help="Wait for cameras and streams that are not there at the start."),
-    option(
-        LABELS,
-        "--task",
-        "tasks",
-        type=TaskType(),
-        multiple=True,
-        metavar="NAME=PROMPT[:LABELS]",
-        help="One of several tasks on one vision pass; may be repeated. [the bundle's prompt; --labels]",
-    ),
-    option(LABELS, "--template", help="Sentence around each label, with {} in its place. [the bundle's own]"),
+    TASK,
+    TEMPLATE,
     option(
         LABELS,
         "--smooth",
@@ -189,14 +207,30 @@ def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        options = SourceOptions(**{option.name: kwargs.pop(option.name) for option in SOURCE_OPTIONS})
-        values = {field.name: kwargs.pop(field.name) for field in fields(Inputs) if field.name != "options"}
-        inputs = Inputs(options=options, **values)
+        given = {option.name: kwargs.pop(option.name) for option in SOURCE_OPTIONS}
+        given["roi"], regions = _told_apart(given["roi"])
+        own: dict[str, Any] = {"options": SourceOptions(**given), "regions": regions}
+        inputs = Inputs(
+            **own, **{field.name: kwargs.pop(field.name) for field in fields(Inputs) if field.name not in own}
+        )
         return command(*args, inputs=inputs, **kwargs)
 
     for add in reversed(OPTIONS):
         wrapper = add(wrapper)
     return wrapper
+
+
+def _told_apart(
+    given: Sequence[Region | RegionSpec],
+) -> tuple[Region | None, tuple[RegionSpec, ...]]:
+    """The values of --roi: one without a name, or several with one each. Raises UsageError."""
+    named = tuple(each for each in given if isinstance(each, RegionSpec))
+    plain = [each for each in given if not isinstance(each, RegionSpec)]
+    if len(given) > 1 and plain:
+        raise UsageError("--roi: several regions need names: --roi NAME=x,y,w,h")
+    if twice := [name for name, count in Counter(region.name for region in named).items() if count > 1]:
+        raise UsageError(f"--roi: two regions are called {twice[0]}")
+    return (plain[0] if plain else None), named
 
 
 def read_inputs(
@@ -250,10 +284,34 @@ def find_inputs(words: tuple[str, ...], inputs: Inputs) -> list[SourceSpec]:
     if not words and not named:
         raise UsageError("name a SOURCE: camera0, rtsp://..., a video, an image, a folder; or give --sources")
     specs = find_sources(words or tuple(named), named, inputs.options, inputs.watch)
-    specs = with_tasks(specs, inputs.tasks)
+    specs = with_tasks(_with_regions(specs, inputs), inputs.tasks)
     if message := next(_unused(specs, inputs), None):
         raise UsageError(message)
+    names = Counter(name for spec in specs for name in spec.part_names)
+    if twice := [name for name, number in names.items() if number > 1]:
+        raise UsageError(f"a source and a region are both called {twice[0]}: rename one")
     return specs
+
+
+def _with_regions(specs: Sequence[SourceSpec], inputs: Inputs) -> list[SourceSpec]:
+    """Give regions to all sources that have none of their own. Raises UsageError."""
+    regions = inputs.regions
+    takers = [spec for spec in specs if "roi" in spec.options]
+    if regions and not takers:
+        raise UsageError("--roi: none of the sources takes it")
+    if (
+        takers
+        and (regions or inputs.options.roi)
+        and all(spec.regions or (regions and spec.input.roi) for spec in takers)
+    ):
+        raise UsageError("--roi: every source has regions of its own")
+    return [with_default_regions(spec, regions) for spec in specs]
+
+
+def with_default_regions(spec: SourceSpec, regions: tuple[RegionSpec, ...]) -> SourceSpec:
+    """A source with these regions, if it takes any and has none of its own."""
+    whole = spec.regions or spec.input.roi or "roi" not in spec.options
+    return spec if whole else replace(spec, regions=regions)
 
 
 def _unused(specs: Sequence[SourceSpec], inputs: Inputs) -> Iterator[str]:
@@ -262,18 +320,41 @@ def _unused(specs: Sequence[SourceSpec], inputs: Inputs) -> Iterator[str]:
         yield f"{', '.join(unused)}: none of the sources takes it"
     if inputs.watch and not any(spec.kind == "watch" for spec in specs):
         yield "--watch: name a folder"
-    live = {
-        "--freeze-timeout": inputs.freeze_timeout,
-        "--max-retries": inputs.max_retries,
-        "--wait": inputs.wait or None,
-    }
-    if (unused := [flag for flag, value in live.items() if value is not None]) and not any(s.live for s in specs):
-        yield f"{', '.join(unused)}: none of the sources is a camera or stream"
+    retried = {"--max-retries": inputs.max_retries, "--wait": inputs.wait or None}
+    for given, used in (
+        ({"--freeze-timeout": inputs.freeze_timeout}, any(spec.live for spec in specs)),
+        (retried, any(spec.retried for spec in specs)),
+    ):
+        if (unused := [flag for flag, value in given.items() if value is not None]) and not used:
+            yield f"{', '.join(unused)}: none of the sources is a camera or stream"
+    if inputs.gather and sum(spec.live for spec in specs) < 2:
+        yield "--gather: there are no two cameras or streams whose frames could wait for each other"
+    if inputs.options.motion_max_age is not None and not any(motion for spec in specs for motion in spec.motions):
+        yield "--motion-max-age is for --motion: give that too"
     over_time = {"--smooth": inputs.smooth, "--majority": inputs.majority - 1, "--min-duration": inputs.min_duration}
     if (unused := [flag for flag, value in over_time.items() if value]) and not any(s.sequential for s in specs):
         yield f"{', '.join(unused)}: none of the sources takes it, an image says nothing of the next"
     if inputs.smooth > 0 and inputs.majority > 1:
         yield "--smooth and --majority are two ways to one end: give one of them"
+
+
+def check_frigate(specs: Sequence[SourceSpec], mqtt: str | None) -> None:
+    """Check that what Frigate detects can be classified and answered.
+
+    Args:
+        specs: The sources.
+        mqtt: The broker of --mqtt.
+
+    Raises:
+        UsageError: Nothing says which broker Frigate publishes to, or there would be several labels for an object.
+    """
+    for spec in specs:
+        if spec.kind == "frigate" and mqtt is None:
+            raise UsageError(f"{spec.name}: give the broker that Frigate publishes to, --mqtt mqtt://[USER@]HOST")
+        if spec.kind == "frigate" and len(spec.tasks) > 1:
+            raise UsageError(
+                f"{spec.name}: an object has one sub label, so one task is asked, and not {len(spec.tasks)}"
+            )
 
 
 def check_compare(specs: Sequence[SourceSpec], inputs: Inputs) -> None:
@@ -282,21 +363,57 @@ def check_compare(specs: Sequence[SourceSpec], inputs: Inputs) -> None:
     Raises:
         UsageError: A source has fewer than two tasks, or not every frame is a result.
     """
-    if alone := next((spec.name for spec in specs if len(spec.tasks) < 2), None):
+    if alone := next((spec.name for spec in specs if any(len(tasks) < 2 for tasks in spec.asked)), None):
         raise UsageError(f"--compare: {alone} has no two tasks to compare: give --task twice or more")
     if inputs.on_change or inputs.min_interval:
         raise UsageError("--compare looks at every frame: leave out --on-change and --min-interval")
 
 
-def read_labels_files(specs: Sequence[SourceSpec], labels: Path | None) -> dict[Path, LabelsFile]:
+def check_explain(specs: Sequence[SourceSpec]) -> None:
+    """Check that what --explain writes comes to an end.
+
+    Raises:
+        UsageError: A source has none.
+    """
+    if endless := next((spec.name for spec in specs if spec.live or spec.kind in ("watch", "frigate")), None):
+        raise UsageError(f"--explain is for images and videos, {endless} has no end: look at it on the page (--serve)")
+
+
+def check_regions(specs: Sequence[SourceSpec]) -> None:
+    """Check that --collect-regions-only leaves something to collect, and say of which sources it does not.
+
+    Raises:
+        UsageError: No source has a region.
+    """
+    whole = [spec.name for spec in specs if None in spec.rois]
+    if len(whole) == len(specs):
+        raise UsageError("--collect-regions-only: no source has a region, so nothing would be collected: give --roi")
+    for name in whole:
+        _LOGGER.info("%s has no region of interest: nothing of it is collected", name)
+
+
+def read_labels_files(
+    specs: Sequence[SourceSpec], labels: Path | None, known: Mapping[Path, LabelsFile] | None = None
+) -> dict[Path, LabelsFile]:
     """Read the labels files of all sources, each once: a pipe can be read only once.
+
+    Args:
+        specs: The sources.
+        labels: The labels file of sources that have none of their own.
+        known: Files that were read before; of these the pipes are taken from here.
 
     Raises:
         LabelsError: A file cannot be used.
     """
-    own = [task.labels for spec in specs for task in spec.tasks]
+    own = [task.labels for spec in specs for tasks in spec.asked for task in tasks]
     paths = dict.fromkeys([labels, *(spec.labels for spec in specs), *own])
-    return {path: LabelsFile.read(path) for path in paths if path is not None}
+    pipes = {path: file for path, file in (known or {}).items() if file.state is None}
+    return {path: pipes.get(path) or LabelsFile.read(path) for path in paths if path is not None}
+
+
+def decision_rule(inputs: Inputs) -> DecisionRule:
+    """How predictions of sources become decisions, where they have no rule of their own."""
+    return DecisionRule(inputs.smooth, inputs.majority, inputs.min_duration)
 
 
 def open_pipeline(
@@ -306,6 +423,8 @@ def open_pipeline(
     labels: Path | None,
     inputs: Inputs,
     prompt: Path | None = None,
+    max_batch: int = 1,
+    opener: Opener | None = None,
 ) -> Pipeline:
     """Make the pipeline: tasks with their labels and decision rules, and the retry policy of each source.
 
@@ -316,6 +435,8 @@ def open_pipeline(
         labels: The labels file of sources and tasks that have none of their own.
         inputs: The options.
         prompt: The prompt file of tasks that have none of their own; the classifier has its prompt.
+        max_batch: Frames that are classified at once, at most.
+        opener: Opens the sources; None opens them as what they are.
 
     Raises:
         LabelsError: The labels cannot be used.
@@ -327,8 +448,7 @@ def open_pipeline(
     from attri.runtime.pipeline.pipeline import Pipeline
 
     tasks = TaskSetups(classifier, files, labels, inputs.template, prompt)
-    rule = DecisionRule(inputs.smooth, inputs.majority, inputs.min_duration)
-    setups = [tasks.of_source(spec, rule) for spec in specs]
+    setups = [setup for spec in specs for setup in tasks.of_source(spec, decision_rule(inputs))]
     warn_of_thresholds(setups)
     policy = RetryPolicy()
     if inputs.max_retries is not None:
@@ -338,4 +458,4 @@ def open_pipeline(
     if inputs.freeze_timeout is not None:
         policy = replace(policy, freeze_timeout=inputs.freeze_timeout)
     schedule = Schedule(inputs.min_interval, inputs.on_change)
-    return Pipeline(specs, setups, schedule, policy, inputs.batch)
+    return Pipeline(specs, setups, schedule, policy, max_batch, inputs.gather / 1000, opener)

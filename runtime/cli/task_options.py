@@ -56,11 +56,20 @@ def with_tasks(specs: Sequence[SourceSpec], tasks: Sequence[TaskSpec]) -> list[S
     Raises:
         UsageError: Two tasks have one name, or no source takes them.
     """
-    if twice := [name for name, count in Counter(task.name for task in tasks).items() if count > 1]:
-        raise UsageError(f"--task: two tasks are called {twice[0]}")
-    if tasks and all(spec.tasks for spec in specs):
+    check_names(tasks)
+    if tasks and all(spec.tasks or (TaskSpec(),) not in spec.asked for spec in specs):
         raise UsageError("--task: every source has tasks of its own")
     return [spec if spec.tasks else replace(spec, tasks=tuple(tasks)) for spec in specs]
+
+
+def check_names(tasks: Sequence[TaskSpec]) -> None:
+    """Check that each of the tasks that are asked of all sources has a name of its own.
+
+    Raises:
+        UsageError: Two have one name.
+    """
+    if twice := [name for name, count in Counter(task.name for task in tasks).items() if count > 1]:
+        raise UsageError(f"--task: two tasks are called {twice[0]}")
 
 
 def check_common(
@@ -78,7 +87,7 @@ def check_common(
     Raises:
         UsageError: Every task has its own.
     """
-    tasks = [(spec, task) for spec in specs for task in spec.tasks or (TaskSpec(),)]
+    tasks = [(spec, task) for spec in specs for tasks in spec.asked for task in tasks]
     own = {
         "--labels": labels is not None and all(task.labels or spec.labels for spec, task in tasks),
         "--prompt": prompt is not None and all(task.prompt for _, task in tasks),
@@ -86,8 +95,10 @@ def check_common(
         "--threshold": threshold is not None
         and all(task.threshold is not None or spec.threshold is not None for spec, task in tasks),
     }
-    if any(spec.tasks for spec in specs) and (unused := [flag for flag, is_own in own.items() if is_own]):
-        raise UsageError(f"{', '.join(unused)}: every task has its own")
+    if any(spec.tasks or spec.regions for spec in specs) and (
+        unused := [flag for flag, is_own in own.items() if is_own]
+    ):
+        raise UsageError(f"{', '.join(unused)}: every task or region has its own")
 
 
 def check_prompts(specs: Sequence[SourceSpec]) -> None:
@@ -96,7 +107,7 @@ def check_prompts(specs: Sequence[SourceSpec]) -> None:
     Raises:
         BundleError: One is missing or damaged.
     """
-    for path in dict.fromkeys(task.prompt for spec in specs for task in spec.tasks):
+    for path in dict.fromkeys(task.prompt for spec in specs for tasks in spec.asked for task in tasks):
         if path is not None:
             Prompt.read(path)
 
@@ -110,6 +121,7 @@ class TaskSetups:
         labels: The labels file of sources and tasks that have none of their own.
         template: Likewise.
         prompt: The prompt file of tasks that have none of their own; the classifier has its prompt.
+        fresh: Whether that file, too, is to be read, because it may have changed since.
     """
 
     def __init__(
@@ -119,13 +131,15 @@ class TaskSetups:
         labels: Path | None,
         template: str | None,
         prompt: Path | None,
+        fresh: bool = False,
     ) -> None:
         self._files, self._labels, self._template, self._prompt = files, labels, template, prompt
-        self._classifiers = {prompt: classifier}
+        self._classifier = classifier
+        self._classifiers = {} if fresh else {prompt: classifier}
         self._sets: dict[tuple[Path | None, Path | None, str | None], LiveLabels] = {}
 
-    def of_source(self, spec: SourceSpec, rule: DecisionRule) -> list[TaskSetup]:
-        """The tasks of a source; `rule` is that of sources whose frames have to do with each other.
+    def of_source(self, spec: SourceSpec, rule: DecisionRule) -> list[list[TaskSetup]]:
+        """The tasks of each region of a source; `rule` is that of sources whose frames have to do with each other.
 
         Raises:
             LabelsError: The labels cannot be used.
@@ -133,18 +147,18 @@ class TaskSetups:
             EngineError: A prompt has more pool entries than the engine takes.
         """
         common = replace(rule if spec.sequential else DecisionRule(), threshold=spec.threshold)
-        setups = []
-        for task in spec.tasks or (TaskSpec(),):
-            templates = (each for each in (task.template, spec.template, self._template) if each is not None)
-            key = (task.prompt or self._prompt, task.labels or spec.labels or self._labels, next(templates, None))
-            if key not in self._sets:
-                self._sets[key] = self._labels_of(*key)
-            setups.append(TaskSetup(self._sets[key], task.rule(common), task.name, key[0]))
-        return setups
+        return [[self._setup(spec, task, common) for task in tasks] for tasks in spec.asked]
+
+    def _setup(self, spec: SourceSpec, task: TaskSpec, common: DecisionRule) -> TaskSetup:
+        templates = (each for each in (task.template, spec.template, self._template) if each is not None)
+        key = (task.prompt or self._prompt, task.labels or spec.labels or self._labels, next(templates, None))
+        if key not in self._sets:
+            self._sets[key] = self._labels_of(*key)
+        return TaskSetup(self._sets[key], task.rule(common), task.name, key[0])
 
     def _labels_of(self, prompt: Path | None, labels: Path | None, template: str | None) -> LiveLabels:
         if prompt is not None and prompt not in self._classifiers:
-            fork = self._classifiers[self._prompt].fork()
+            fork = self._classifier.fork()
             fork.set_prompt(prompt)
             self._classifiers[prompt] = fork
         # The same graphs and cache, other labels.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from attri.runtime._util.printable import printable
-from attri.runtime.deliver.format import NO_LABEL, title
+from attri.runtime.deliver.format import label_text, title
 from attri.runtime.deliver.result import FrameResult
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -24,8 +24,8 @@ def annotate(result: FrameResult) -> NDArray[np.uint8]:
         A copy of the frame, RGB uint8 [H, W, 3].
     """
     image = Image.fromarray(result.image)
-    font = _font(max(11, min(48, image.height // 20)))
-    label = printable(f"{result.label or NO_LABEL}  {result.score:.0%}")
+    font = font_of(max(11, min(48, image.height // 20)))
+    label = printable(f"{label_text(result)}  {result.score:.0%}")
     _, top, _, bottom = font.getbbox(f"{label}|")
     pad = int(bottom - top) // 2
     strip = int(bottom - top) + 2 * pad
@@ -47,7 +47,8 @@ def _darken(image: Image.Image, strip: int) -> None:
 
 
 @functools.lru_cache(maxsize=8)
-def _font(size: int) -> Font:
+def font_of(size: int) -> Font:
+    """The first of FONTS that is installed, in this size where it can be had."""
     for name in FONTS:
         try:
             return ImageFont.truetype(name, size)

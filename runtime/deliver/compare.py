@@ -48,7 +48,7 @@ class CompareSink:
             return
         self._open[result.origin] = []
         self._count(group)
-        if self._shown is not None and len({each.label for each in group}) > 1:
+        if self._shown is not None and len({frozenset(each.decided) for each in group}) > 1:
             for each in group:
                 self._shown.write(each)
 
@@ -67,11 +67,11 @@ class CompareSink:
 
     def _count(self, group: list[FrameResult]) -> None:
         self._frames += 1
-        self._unanimous += len({each.label for each in group}) == 1
+        self._unanimous += len({frozenset(each.decided) for each in group}) == 1
         for one, other in itertools.combinations(group, 2):
             pair = str(one.task), str(other.task)
             self._together[pair] += 1
-            self._agreed[pair] += one.label == other.label
+            self._agreed[pair] += set(one.decided) == set(other.decided)
 
 
 def _share(count: int, total: int) -> str:

@@ -11,7 +11,7 @@ import unicodedata
 from typing import Any
 
 from attri.runtime._util.printable import printable
-from attri.runtime.deliver.format import NO_LABEL, json_line, text_line, title
+from attri.runtime.deliver.format import json_line, label_text, text_line, title
 from attri.runtime.deliver.result import FrameResult, ResultKey
 from attri.runtime.deliver.sink import SinkFilter
 from attri.runtime.errors import SinkError
@@ -25,7 +25,7 @@ def live_line(result: FrameResult, columns: int) -> str:
     right += f"  {result.dropped} dropped" if result.dropped else ""
     left = max(0, columns - len(right) - 1)
     source = _cells(title(result), left // 2)
-    label = _cells(result.label or NO_LABEL, left - cell_width(source) - 2)
+    label = _cells(label_text(result), left - cell_width(source) - 2)
     line = f"{source}  {label}"
     return _cells(f"{line}{' ' * max(1, left + 1 - cell_width(line))}{right}", columns)
 
@@ -40,6 +40,7 @@ class ConsoleSink:
     Args:
         style: "json" or "text".
         topk: Labels per result.
+        why: Whether JSON says what is known of the retrieved pool entries.
         stream: Where to write; None is stdout. BrokenPipeError passes through: the reader has gone, and the command
             ends as it does for any `| head`.
         rows: Whether a terminal has rows that are updated.
@@ -49,9 +50,9 @@ class ConsoleSink:
     lossless = True
     takes: SinkFilter = "scheduled"
 
-    def __init__(self, style: str, topk: int, stream: Any = None, *, rows: bool = True) -> None:
+    def __init__(self, style: str, topk: int, stream: Any = None, *, rows: bool = True, why: bool = False) -> None:
         self._stream = stream or sys.stdout
-        self._style, self._topk = style, topk
+        self._style, self._topk, self._why = style, topk, why
         self._rows: dict[ResultKey, str] = {}  # the last row of each task of each source
         self._drawn = 0
         self._has_rows = rows and style == "text" and self._stream.isatty()
@@ -66,7 +67,8 @@ class ConsoleSink:
         Raises:
             SinkError: It cannot be written.
         """
-        line = json_line(result, self._topk) if self._style == "json" else text_line(result, self._topk)
+        as_json = self._style == "json"
+        line = json_line(result, self._topk, self._why) if as_json else text_line(result, self._topk)
         with self._lock:
             if not self._has_rows:
                 self._say(f"{line}\n")

@@ -78,11 +78,10 @@ class CsvSink:
             SinkError: The row could not be written, and none of it is in the file.
         """
         moment = f"{result.time:.3f}" if result.kind == "video" else format_utc(result.time)
-        label = "" if result.label is None else result.label
         scores = (f"{result.score:.6f}", int(result.changed), f"{result.age_ms:.1f}", result.dropped)
         names = (result.source, result.task or "") if self._tasks else (result.source,)
         try:
-            self._append(_row(*names, result.frame, moment, label, *scores))
+            self._append(_row(*names, result.frame, moment, "; ".join(result.decided), *scores))
         except OSError as error:
             raise SinkError(f"{self._path}: {error.strerror or error}") from error
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from attri.runtime._util.net import refusal
 from attri.runtime._util.redact import redact
 from attri.runtime.capture.base import SourceState
+from attri.runtime.collection.item import REASONS
+from attri.runtime.deliver.collect.caps import REFUSALS
 from attri.runtime.deliver.format import NO_LABEL
 from attri.runtime.deliver.result import FrameResult
 from attri.runtime.deliver.sink import PipelineControl, SinkFilter
@@ -16,6 +18,8 @@ from attri.runtime.errors import MissingExtra
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
+
+    from attri.runtime.deliver.collect.sink import Tally
 
 STATES: tuple[str, ...] = get_args(SourceState)
 _BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
@@ -33,13 +37,22 @@ class MetricsSink:
     | attri_frame_age_seconds                 | source; from capture to result |
     | attri_stage_seconds                     | preprocess, vision, text |
     | attri_text_cache_total                  | hit, miss |
+    | attri_unchanged_total                   | source; results that were held by --motion |
+    | attri_batches_total, _batch_frames_total | batches, and frames in them; attri_batch_limit: frames at most |
+    | attri_time_seconds_total                | idle, preprocess, vision, text, deliver: the thread that classifies |
+    | attri_collected_total                   | reason; images that --collect took |
+    | attri_not_collected_total               | refused by: what kept one that was worth a look from being collected |
     | attri_source_*                          | source; state, frames, dropped, waiting, restarts, fps, last frame |
 
     All images of a folder, a glob or --watch count for one source. Where sources have tasks, results, events and score
-    have the label `task` too; stages and the cache count each task, with its share of preprocessing and vision.
+    have the label `task` too. Of independent labels each that holds counts. Stages and the cache count each task, with
+    its share of preprocessing and vision.
 
     Args:
         control: The pipeline, for the health of the sources.
+
+    Attributes:
+        tally: Of the sink that collects images, if there is one.
 
     Raises:
         MissingExtra: prometheus-client is not installed.
@@ -55,7 +68,9 @@ class MetricsSink:
         except ModuleNotFoundError as error:
             raise MissingExtra("prometheus_client") from error
         self._control = control
+        self.tally: Tally | None = None
         self.registry = CollectorRegistry()
+        self.registry.register(self)  # before the others: what it finds to be gone is not shown once more
         ProcessCollector(registry=self.registry)
         self._tasks = any(health.tasks for health in control.health())
         by_source = ("source",)
@@ -69,19 +84,24 @@ class MetricsSink:
         self._age = Histogram("frame_age_seconds", "From capture to result.", by_source, buckets=_BUCKETS, **own)
         self._stage = Histogram("stage_seconds", "Time by stage.", ("stage",), buckets=_BUCKETS, **own)
         self._cache = Counter("text_cache", "Frames whose text features were known.", ("result",), **own)
+        self._unchanged = Counter("unchanged", "Results of frames that show what the one before did.", by_source, **own)
         self._series: set[tuple[str, ...]] = set()
-        self.registry.register(self)
+        self._seen: set[str] = set()  # sources that there are or were
 
     def write(self, result: FrameResult) -> None:
         """Count a result."""
         source = _text(result.origin)
         names = (source, result.task or "") if self._tasks else (source,)
-        series = self._bounded(names, _text(result.label or NO_LABEL))
-        self._results.labels(*series).inc()
-        if result.changed:
-            self._events.labels(*series).inc()
+        for label in result.decided or (NO_LABEL,):
+            series = self._bounded(names, _text(label))
+            self._results.labels(*series).inc()
+            if result.changed:
+                self._events.labels(*series).inc()
         self._score.labels(*names).set(result.score)
         self._age.labels(source).observe(result.age_ms / 1000)
+        if result.unchanged:
+            self._unchanged.labels(source).inc()
+            return
         for stage in ("preprocess", "vision", "text"):
             self._stage.labels(stage).observe(result.prediction.latency_ms[stage] / 1000)
         self._cache.labels(result.prediction.cache).inc()
@@ -107,7 +127,9 @@ class MetricsSink:
         restarts = Counter("attri_source_restarts", "Times it was opened again.", labels=("source",))
         fps = Gauge("attri_source_fps", "Results per second.", labels=("source",))
         last = Gauge("attri_source_last_frame_timestamp_seconds", "Unix time of the last frame.", labels=("source",))
-        for health in self._control.health():
+        sources = self._control.health()
+        self._forget_all_but({_text(health.source) for health in sources})
+        for health in sources:
             source = [_text(health.source)]
             for each in STATES:
                 state.add_metric([*source, each], health.state == each)
@@ -118,7 +140,43 @@ class MetricsSink:
             fps.add_metric(source, health.fps)
             if health.last_frame is not None:
                 last.add_metric(source, health.last_frame)
-        return [state, frames, dropped, waiting, restarts, fps, last]
+        return [state, frames, dropped, waiting, restarts, fps, last, *self._of_load(), *self._of_tally()]
+
+    def _forget_all_but(self, sources: set[str]) -> None:
+        """Drop the series of sources that were removed; a late result may have made one again."""
+        self._seen |= sources
+        for gone in self._seen - sources:
+            for metric in (self._results, self._events, self._score, self._age, self._unchanged):
+                metric.remove_by_labels({"source": gone})
+            self._series = {series for series in self._series if series[0] != gone}
+
+    def _of_load(self) -> Iterable[Metric]:
+        """What the classifier does with its time, and how full its batches are."""
+        from prometheus_client.metrics_core import CounterMetricFamily as Counter
+        from prometheus_client.metrics_core import GaugeMetricFamily as Gauge
+
+        load = self._control.load()
+        spent = Counter("attri_time_seconds", "Time of the thread that classifies, by stage.", labels=("stage",))
+        for stage, seconds in load.seconds.items():
+            spent.add_metric([stage], seconds)
+        yield Gauge("attri_batch_limit", "Frames of a batch, at most.", load.limit)
+        yield Counter("attri_batches", "Batches that were classified.", load.batches)
+        yield Counter("attri_batch_frames", "Frames, or regions of frames, in these batches.", load.frames)
+        yield spent
+
+    def _of_tally(self) -> Iterable[Metric]:
+        """What was collected, and what was not."""
+        from prometheus_client.metrics_core import CounterMetricFamily as Counter
+
+        if self.tally is None:
+            return
+        collected = Counter("attri_collected", "Images that were collected, by reason.", labels=("reason",))
+        refused = Counter("attri_not_collected", "Results worth a look that were not.", labels=("refused_by",))
+        for reason in REASONS:
+            collected.add_metric([reason], self.tally.collected[reason])
+        for why in REFUSALS:
+            refused.add_metric([why], self.tally.refused[why])
+        yield from (collected, refused)
 
     def _bounded(self, names: tuple[str, ...], label: str) -> tuple[str, ...]:
         """These names and the label, or "(other)" in its place where there are too many."""

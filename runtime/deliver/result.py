@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attri.runtime.capture.base import SourceState
-from attri.runtime.capture.orientation import as_rgb
+from attri.runtime.capture.orientation import Region, as_rgb
 from attri.runtime.capture.spec import SourceKind
 from attri.runtime.prediction import Prediction
 
@@ -38,9 +39,10 @@ class FrameResult:
         time: Seconds: the position in a file of the kind "video", Unix time for everything else.
         raw_image: The whole frame as its source gave it: a PIL image of any mode, or RGB uint8 [H, W, 3].
         prediction: Of this frame alone.
-        label: The decided label, after smoothing, threshold and minimum duration; None is none of the labels.
+        label: The decided label, after smoothing, threshold and minimum duration; None is none of the labels. Of
+            independent labels it is the best of those that hold.
         score: Score of the decided label, 0 to 1.
-        changed: Whether the decided label differs from the previous frame's: an event.
+        changed: Whether the decided label, or the set of those that hold, differs from the previous frame's: an event.
         age_ms: Milliseconds from capture to this result.
         fps: Frames classified per second of this source, smoothed.
         dropped: Frames of this source skipped so far.
@@ -50,6 +52,12 @@ class FrameResult:
         kind: Kind of the source, a key of `attri.runtime.capture.spec.KINDS`.
         live: Whether the source is a camera or a stream.
         task: Name of the task; None where the source has one without a name.
+        unchanged: Whether the prediction is that of a frame before, because nothing has changed since (`--motion`).
+        held: Of independent labels those that are decided to hold, with their scores, best first; None where labels
+            compete.
+        region: x, y, width and height of the region of interest, pixels of the source's frame; None where all of a
+            frame is classified.
+        raw_part: What was classified, of the kinds of `raw_image`; None where that is `raw_image`.
     """
 
     source: str
@@ -68,6 +76,17 @@ class FrameResult:
     kind: SourceKind
     live: bool
     task: str | None = None
+    unchanged: bool = False
+    held: tuple[tuple[str, float], ...] | None = None
+    region: Region | None = None
+    raw_part: Image.Image | NDArray[np.uint8] | None = field(default=None, repr=False)
+
+    @property
+    def decided(self) -> tuple[str, ...]:
+        """All decided labels, best first: none, one, or of independent labels several."""
+        if self.held is not None:
+            return tuple(label for label, _ in self.held)
+        return () if self.label is None else (self.label,)
 
     @property
     def key(self) -> ResultKey:
@@ -77,12 +96,17 @@ class FrameResult:
     @property
     def still(self) -> bool:
         """Whether the frame is an image file of its own and not one of a sequence of frames."""
-        return self.kind in ("images", "watch")
+        return self.kind in ("images", "watch", "frigate")
 
     @cached_property
     def image(self) -> NDArray[np.uint8]:
         """The whole frame as RGB uint8 [H, W, 3]; converted on first use, because large images take a while."""
         return as_rgb(self.raw_image)
+
+    @property
+    def part(self) -> NDArray[np.uint8]:
+        """What was classified, the region of interest or the whole frame, as RGB uint8 [H, W, 3]."""
+        return self.image if self.raw_part is None or self.raw_part is self.raw_image else as_rgb(self.raw_part)
 
 
 @dataclass(frozen=True)
@@ -117,3 +141,26 @@ class SourceHealth:
     def keys(self) -> list[ResultKey]:
         """What its results are told apart by."""
         return [ResultKey(self.source, task) for task in self.tasks or (None,)]
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the classifier did so far; sums, so that the difference of two says what it did between them.
+
+    Attributes:
+        limit: Frames, or regions of frames, of a batch, at most.
+        batches: Batches that it was given.
+        frames: Frames, or regions, in these batches.
+        seconds: By what they went into: "idle" (no frame waited), "preprocess", "vision", "text" and "deliver"
+            (decisions, and results on their way to the sinks).
+    """
+
+    limit: int
+    batches: int
+    frames: int
+    seconds: Mapping[str, float]
+
+    @property
+    def occupancy(self) -> float:
+        """Mean share of a batch that was filled, 0 to 1."""
+        return self.frames / max(1, self.batches * self.limit)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-from attri.runtime.deliver.result import FrameResult, SourceHealth
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from attri.runtime.deliver.result import FrameResult, Load, SourceHealth
+from attri.runtime.errors import ImageError
+from attri.runtime.explain.explanation import Explanation
 from attri.runtime.prompt import Prompt
 
 SinkFilter = Literal["scheduled", "every_frame", "changes"]
@@ -53,13 +60,13 @@ class SourceFollower(Protocol):
 
 
 @dataclass(frozen=True)
-class LabelsOrigin:
-    """Where the labels in use come from.
+class FileOrigin:
+    """Where the labels, the learned prompt, or the regions in use come from.
 
     Attributes:
-        file: The labels file that they can be written to; None if there is none, or more than one.
+        file: The file that they can be written to; None if there is none, or more than one.
         edited: Whether they differ from the file since they were changed at run time.
-        sources: All sources that take their labels from the file.
+        sources: All sources that have them from the file.
     """
 
     file: str | None
@@ -67,11 +74,56 @@ class LabelsOrigin:
     sources: tuple[str, ...]
 
 
+class SourceAbout(NamedTuple):
+    """What is told of a source to whom may change it.
+
+    Attributes:
+        name: Of the source.
+        kind: A key of `attri.runtime.capture.spec.KINDS`.
+        paused: Whether it is paused.
+    """
+
+    name: str
+    kind: str
+    paused: bool
+
+
+class RegionsAbout(NamedTuple):
+    """What is told of the regions of a source to whom may change them.
+
+    Attributes:
+        rois: x, y, width and height of each, pixels, by name.
+        roi: Of the only one, where it has no name; None is the whole frame.
+        image: The newest whole frame, in which they lie; None before the first.
+    """
+
+    rois: Mapping[str, tuple[int, int, int, int]]
+    roi: tuple[int, int, int, int] | None
+    image: Image.Image | NDArray[np.uint8] | None
+
+
+class SentImage(NamedTuple):
+    """An image that somebody sends to be classified.
+
+    Attributes:
+        name: As the result is to call it.
+        data: Of its file.
+    """
+
+    name: str
+    data: bytes
+
+
 class PipelineControl(Protocol):
-    """What a sink may ask of the running pipeline: labels, prompts and health of its sources.
+    """What a sink may ask of the running pipeline: labels, prompts and health of its sources, and to classify images.
 
     `source` None means all sources, and `task` None all their tasks.
     """
+
+    @property
+    def independent(self) -> bool:
+        """Whether labels are independent: several may hold at once."""
+        ...
 
     def labels(self, source: str | None = None, task: str | None = None) -> list[str]:
         """Lines of a labels file (a label, its prompts behind it), without duplicates.
@@ -89,7 +141,7 @@ class PipelineControl(Protocol):
         """
         ...
 
-    def labels_origin(self, source: str | None = None, task: str | None = None) -> LabelsOrigin:
+    def labels_origin(self, source: str | None = None, task: str | None = None) -> FileOrigin:
         """Where the labels come from.
 
         Raises:
@@ -109,7 +161,8 @@ class PipelineControl(Protocol):
         """Write the labels in use into the file that they came from.
 
         Raises:
-            LabelsError: There is not exactly one such file, or it must not be written.
+            LabelsError: There is not exactly one such file.
+            UsageError: The file must not be written.
             FailedError: The file cannot be written.
         """
         ...
@@ -132,6 +185,107 @@ class PipelineControl(Protocol):
         """
         ...
 
+    def prompt_origin(self, source: str | None = None, task: str | None = None) -> FileOrigin:
+        """Where the learned prompt comes from.
+
+        Raises:
+            LabelsError: There is no such source or task.
+        """
+        ...
+
+    def write_prompt(self, source: str | None = None, task: str | None = None) -> None:
+        """Write the learned prompt in use into the file that it came from, for all that have it from there.
+
+        Raises:
+            UsageError: There is not exactly one such prompt and file, or the file must not be written.
+            FailedError: The file cannot be written.
+        """
+        ...
+
+    def classify(
+        self, images: Sequence[SentImage], source: str | None = None, task: str | None = None
+    ) -> list[list[FrameResult] | ImageError]:
+        """Classify images that are no frames of a source, as a source's frames are; no sink gets the results.
+
+        Returns:
+            For each image its results, one for each task; of one that cannot be read, the error.
+
+        Raises:
+            LabelsError: There is no such source or task.
+            UsageError: Sources that are meant are asked different things.
+            EngineError: The engine failed.
+        """
+        ...
+
+    def explain(self, result: FrameResult, labels: Sequence[str]) -> Explanation:
+        """Say which parts of what a result was made of speak for some of the labels.
+
+        Raises:
+            LabelsError: Its source or task is gone.
+            UsageError: The bundle was exported without what that needs, or a label is not in use any more.
+            EngineError: The engine failed.
+        """
+        ...
+
+    def sources(self) -> list[SourceAbout]:
+        """The sources, in order; one with regions is one."""
+        ...
+
+    def change_sources(self, tables: Mapping[str, Any]) -> None:
+        """Add, replace, remove, pause or resume sources.
+
+        Args:
+            tables: By names: a table of the sources file; {"paused": true or false}; or None, to remove it.
+
+        Raises:
+            AttriError: One cannot be; nothing was changed.
+        """
+        ...
+
+    def regions(self, source: str) -> RegionsAbout:
+        """What is known of the regions of a source.
+
+        Raises:
+            LabelsError: There is no such source.
+            UsageError: Sources cannot be changed.
+        """
+        ...
+
+    def set_regions(self, source: str, rois: Mapping[str, Any]) -> None:
+        """Use these regions from the next frame on; those that stay as they are keep what is remembered of them.
+
+        Args:
+            source: Name of the source.
+            rois: x, y, width and height, pixels, by names; none is the whole frame.
+
+        Raises:
+            AttriError: There is no such source, or a region cannot be; nothing was changed.
+        """
+        ...
+
+    def regions_origin(self, source: str) -> FileOrigin:
+        """Whether the regions in use are those of the sources file.
+
+        Raises:
+            LabelsError: There is no such source.
+            UsageError: Sources cannot be changed.
+        """
+        ...
+
+    def write_regions(self, source: str) -> None:
+        """Write the regions in use into the sources file.
+
+        Raises:
+            LabelsError: There is no such source.
+            UsageError: It is not from a sources file, or the file must not be written.
+            FailedError: The file cannot be written.
+        """
+        ...
+
     def health(self) -> list[SourceHealth]:
         """State and counters of every source, in the order of the command line."""
+        ...
+
+    def load(self) -> Load:
+        """How busy the classifier is, and with what."""
         ...

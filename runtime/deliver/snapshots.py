@@ -12,7 +12,7 @@ from PIL import Image
 
 from attri.runtime._util.atomic import replacing
 from attri.runtime._util.wording import format_utc
-from attri.runtime.deliver.format import file_name, json_line
+from attri.runtime.deliver.format import file_name, json_line, label_text
 from attri.runtime.deliver.result import FrameResult
 from attri.runtime.deliver.sink import SinkFilter
 from attri.runtime.errors import SinkError, UsageError
@@ -73,7 +73,7 @@ class SnapshotSink:
         """
         clock = time.time() if result.kind == "video" else result.time
         moment = re.sub("[-:]", "", format_utc(clock))
-        names = [result.source, *([] if result.task is None else [result.task]), result.label or ""]
+        names = [result.source, *([] if result.task is None else [result.task]), label_text(result, "")]
         name = f"{moment}_{'_'.join(map(file_name, names))}_{result.frame}.jpg"
         try:
             comment = json_line(result, self._topk).encode()

@@ -60,6 +60,12 @@ class SinkWorker:
         self._thread = threading.Thread(target=self._run, name=f"sink {sink.name}", daemon=True)
         self._thread.start()
 
+    def expect(self, batch: int) -> None:
+        """Be told that more results may be offered at once."""
+        with self._changed:
+            self._batch = max(self._batch, batch)
+            self._room = max(self._room, 2 * self._batch)
+
     def has_room(self) -> bool:
         """Whether the queue has room for a batch of results of files, which must not be dropped."""
         if self._broken:

@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from attri.runtime.prompt import Prompt
+import numpy as np
+from numpy.typing import NDArray
+
+from attri.runtime.prompt import HOLDS, Prompt
 from attri.runtime.text.encoder import TextEncoder
 from attri.runtime.text.label_set import LabelSet
 
@@ -49,10 +52,14 @@ class ActiveLabels:
         encoder: Tokenizes labels.
         prompt: The first prompt. It gives its own labels, and the threshold that was chosen for them.
         labels: The first labels; None are the prompt's own, which are encoded when they are first needed.
+
+    Attributes:
+        independent: Whether each label is scored by itself, so that several may hold, or none.
     """
 
     def __init__(self, encoder: TextEncoder, prompt: Prompt, labels: Sequence[str] | None = None) -> None:
         self._encoder = encoder
+        self.independent = False
         self._changing = threading.Lock()
         self._threshold: float | Literal["own"] | None = _OWN
         self._state = self._made(prompt, None if labels is None else _Request(labels))
@@ -60,7 +67,7 @@ class ActiveLabels:
     def fork(self) -> ActiveLabels:
         """Return a copy that changes by itself."""
         fork = ActiveLabels(self._encoder, self._state.prompt)
-        fork._state, fork._threshold = self._state, self._threshold
+        fork._state, fork._threshold, fork.independent = self._state, self._threshold, self.independent
         return fork
 
     @property
@@ -83,7 +90,7 @@ class ActiveLabels:
                 if labels is None:
                     prompt = self._state.prompt
                     labels = self._encode(prompt, _Request(prompt.facts.labels))
-                    _warn_of_one(labels.labels)
+                    self._warn_of_one(labels.labels)
                     self._state = _State(prompt, None, labels)
         return labels
 
@@ -121,6 +128,12 @@ class ActiveLabels:
     def threshold(self, threshold: float | None) -> None:
         self._threshold = threshold
 
+    @property
+    def given_threshold(self) -> float | None:
+        """The threshold that was assigned; None where there is none, or it is the prompt's."""
+        chosen = self._threshold
+        return None if chosen == _OWN else chosen
+
     def threshold_of(self, labels: LabelSet) -> float | None:
         """Return the threshold that applies to `labels`."""
         return self._threshold_of(labels.prompt, labels.own)
@@ -136,13 +149,13 @@ class ActiveLabels:
         """Whether the prompt has a threshold that does not apply, because the labels are not its own."""
         state = self._state
         foreign = state.labels is not None and not state.labels.own
-        return self._threshold == _OWN and foreign and state.prompt.facts.threshold is not None
+        return not self.independent and self._threshold == _OWN and foreign and state.prompt.facts.threshold is not None
 
     def _made(self, prompt: Prompt, request: _Request | None) -> _State:
         if request is None:
             return _State(prompt)
         labels = self._encode(prompt, request)
-        _warn_of_one(labels.labels)
+        self._warn_of_one(labels.labels)
         return _State(prompt, request, labels)
 
     def _encode(self, prompt: Prompt, request: _Request) -> LabelSet:
@@ -150,16 +163,26 @@ class ActiveLabels:
             raise TypeError("labels is one string: give a list of strings")
         own = _same_words(request, prompt) and request.template in (None, prompt.facts.template)
         encoded = self._encoder.label_set(prompt, request.labels, request.locations, request.prompts, request.template)
-        return dataclasses.replace(encoded, own=own)
+        return dataclasses.replace(encoded, own=own, thresholds=_thresholds(request, prompt))
+
+    def _warn_of_one(self, labels: Sequence[str]) -> None:
+        if len(labels) == 1 and not self.independent:
+            _LOGGER.warning(
+                'one label ("%s") always scores 100%%, whatever the threshold, since nothing is compared with it: add a'
+                ' second for what else is seen, such as "background"',
+                labels[0],
+            )
 
 
-def _warn_of_one(labels: Sequence[str]) -> None:
-    if len(labels) == 1:
-        _LOGGER.warning(
-            'one label ("%s") always scores 100%%, whatever the threshold, since nothing is compared with it: add a'
-            ' second for what else is seen, such as "background"',
-            labels[0],
-        )
+def _thresholds(request: _Request, prompt: Prompt) -> NDArray[np.float32]:
+    """The score from which on each label holds [C]: its own where it is asked for in the words it was fitted with."""
+    scores = prompt.facts.independent
+    common, known = (HOLDS, {}) if scores is None else (scores.threshold, scores.thresholds)
+    groups = request.prompts or [(label,) for label in request.labels]
+    if request.template not in (None, prompt.facts.template):
+        known = {}
+    pairs = zip(request.labels, groups, strict=True)
+    return np.array([known.get(label, common) if [*group] == [label] else common for label, group in pairs], np.float32)
 
 
 def _same_words(request: _Request, prompt: Prompt) -> bool:

@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from attri.runtime.bundle import MERGES, Bundle
+from attri.runtime.bundle import Bundle
 from attri.runtime.engines.base import Engine
 from attri.runtime.prompt import Prompt
 from attri.runtime.text.cache import Features, TextCache
 from attri.runtime.text.graph import TextGraph
+from attri.runtime.text.label_inputs import LabelInputs
 from attri.runtime.text.label_set import LabelSet, tokenize_labels
-from attri.runtime.tokenizer import Tokenizer
+from attri.runtime.text.reader import TextReader
 
 
 class TextEncoder:
@@ -25,17 +26,24 @@ class TextEncoder:
         engine: Runs the text graph.
         cache: May be shared with other encoders of the same bundle.
         shortlist: Most labels that are prompted for an image; None is all. See `cosines`.
+        label: Runs the label graph, where the bundle has one.
 
     Attributes:
         graph: The text graph alone.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine, cache: TextCache, shortlist: int | None = None) -> None:
-        self.graph = TextGraph(bundle, engine)
+    def __init__(
+        self,
+        bundle: Bundle,
+        engine: Engine,
+        cache: TextCache,
+        shortlist: int | None = None,
+        label: Engine | None = None,
+    ) -> None:
+        self.graph = TextGraph(engine, LabelInputs(bundle.token_embedding(), label))
         self._cache, self._shortlist = cache, shortlist
         self._retrieved = (1, bundle.manifest.retrieval["depth"], bundle.manifest.retrieval["retrieved"])
-        self._context_length: int = bundle.manifest.text["context_length"]
-        self._tokenizer = Tokenizer(bundle.file(MERGES))
+        self._reader = TextReader.of(bundle)
 
     def label_set(
         self,
@@ -57,7 +65,8 @@ class TextEncoder:
         Raises:
             LabelsError: There are no labels.
         """
-        result = tokenize_labels(self._tokenizer, prompt, labels, self._context_length, locations, prompts, template)
+        result = tokenize_labels(self._reader, prompt, labels, locations, prompts, template)
+        self.graph.prepare(result.tokens)
         if self._shortlist is None or len(labels) <= self._shortlist:
             return result
         # One past the last entry is none: what it would bring is masked (`attri.train.model.prompted_text`).
@@ -90,6 +99,27 @@ class TextEncoder:
             results.append(cosine[labels.prompt_index])
             hits.append(hit)
         return results, hits
+
+    def best_features(
+        self, labels: LabelSet, entries: NDArray[np.int32], image: NDArray[np.float32], rows: Sequence[int]
+    ) -> Features:
+        """Unit features of some labels for one image, each by that of its prompts which is nearest to the image.
+
+        Args:
+            labels: Of `label_set`.
+            entries: Pool entries of the image [L, M].
+            image: Its feature [D], of any length.
+            rows: Numbers of the labels, R.
+
+        Returns:
+            Features [R, D].
+        """
+        ends = [*labels.label_offsets[1:], len(labels.prompt_index)]
+        prompts = [labels.prompt_index[labels.label_offsets[row] : ends[row]] for row in rows]
+        chosen = np.unique(np.concatenate(prompts))
+        (text,), _ = self.features(labels, entries[None], chosen, count=False)
+        places = [np.searchsorted(chosen, each) for each in prompts]
+        return np.stack([text[each[_cosines(text[each], image).argmax()]] for each in places])
 
     def features(
         self,

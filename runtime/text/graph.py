@@ -7,33 +7,42 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attri.runtime.bundle import Bundle
 from attri.runtime.engines.base import Engine, require_finite
 from attri.runtime.prompt import Prompt
 from attri.runtime.text.cache import Features
-from attri.runtime.text.label_tokens import LabelTokens
+from attri.runtime.text.label_inputs import LabelInputs
+from attri.runtime.text.padded_tokens import PaddedTokens
+from attri.runtime.text.reader import Tokens
 
 ROWS = 16384  # rows of tokens, or cells of the attention's layout, per run: bounds its memory (about 1 GB at width 512)
 
 
 class TextGraph:
-    """The token embedding and the engine of the text graph, run in as many parts as memory and engine ask for.
+    """The engine of the text graph and what it reads of labels, run in as many parts as memory and engine ask for.
 
     Args:
-        bundle: Gives the token embedding.
         engine: Runs the text graph.
+        inputs: Gives its inputs of prompts.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine) -> None:
-        self._engine = engine
-        self._embedding = bundle.token_embedding()
+    def __init__(self, engine: Engine, inputs: LabelInputs) -> None:
+        self._engine, self._inputs = engine, inputs
 
     def close(self) -> None:
-        """Give back the engine's device memory and the mapped file; nothing is run after it."""
+        """Give back the engines' device memory and the mapped file; nothing is run after it."""
         self._engine.close()
-        self._embedding = np.empty((0, self._embedding.shape[1]), self._embedding.dtype)
+        self._inputs.close()
 
-    def run(self, tokens: LabelTokens, retrieved: NDArray[np.int32], prompt: Prompt) -> list[Features]:
+    def prepare(self, tokens: Tokens) -> None:
+        """Compute what does not depend on images, so that the first of them need not wait for it.
+
+        Raises:
+            EngineError: The label graph failed.
+        """
+        if isinstance(tokens, PaddedTokens):
+            self._inputs.prepare(tokens)
+
+    def run(self, tokens: Tokens, retrieved: NDArray[np.int32], prompt: Prompt) -> list[Features]:
         """Compute the text features of all prompts for each image.
 
         Args:
@@ -49,8 +58,8 @@ class TextGraph:
         """
         result: list[Features] | None = None
         for prompts, part in self._parts(tokens):
-            feed = {**prompt.text_inputs, **part.feed(self._embedding)}
-            most = max(1, min(ROWS // _cells(part), self._engine.limits.get("B", ROWS)))
+            feed = {**prompt.text_inputs, **self._inputs(part)}
+            most = max(1, min(ROWS // part.cells, self._engine.limits.get("B", ROWS)))
             images: list[NDArray[Any]] = []
             for first in range(0, len(retrieved), most):
                 images += list(self._engine.run({"retrieved": retrieved[first : first + most], **feed})[0])
@@ -62,11 +71,11 @@ class TextGraph:
         assert result is not None
         return result
 
-    def _parts(self, tokens: LabelTokens) -> list[tuple[NDArray[np.intp] | slice, LabelTokens]]:
+    def _parts(self, tokens: Tokens) -> list[tuple[NDArray[np.intp] | slice, Tokens]]:
         """Prompts in runs that are not too large, those of one length together, and where their features belong."""
         if self._fits(tokens):
             return [(slice(None), tokens)]
-        parts: list[tuple[NDArray[np.intp] | slice, LabelTokens]] = []
+        parts: list[tuple[NDArray[np.intp] | slice, Tokens]] = []
         todo = [np.argsort(tokens.lengths, kind="stable")]
         while todo:
             prompts = todo.pop()
@@ -77,12 +86,6 @@ class TextGraph:
                 todo += np.array_split(prompts, 2)
         return parts
 
-    def _fits(self, tokens: LabelTokens) -> bool:
-        extents = {"C": len(tokens), "R": len(tokens.suffix_tokens)}
-        within = all(extent <= self._engine.limits.get(name, extent) for name, extent in extents.items())
-        return within and _cells(tokens) <= ROWS
-
-
-def _cells(tokens: LabelTokens) -> int:
-    """What bounds the memory of a run with one image."""
-    return max(len(tokens.suffix_tokens), tokens.token_rows.size)
+    def _fits(self, tokens: Tokens) -> bool:
+        within = all(extent <= self._engine.limits.get(name, extent) for name, extent in tokens.extents.items())
+        return within and tokens.cells <= ROWS

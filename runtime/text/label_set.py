@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from attri.runtime.prompt import Prompt
 from attri.runtime.text.cache import Features, Ids
-from attri.runtime.text.label_tokens import Encoder, LabelTokens, encode_labels, warn_of_alike
+from attri.runtime.text.label_tokens import warn_of_alike
+from attri.runtime.text.reader import TextReader, Tokens
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,18 @@ class LabelSet:
         label_offsets: intp [C], where the prompts of each label begin.
         zero_shot_features: Plain CLIP's features [U, D], where there are more labels than a shortlist takes.
         own: Whether they are the prompt's own labels, which its rejection threshold was chosen for.
+        thresholds: float32 [C], the score from which on each of them holds where labels are independent.
     """
 
     prompt: Prompt
     labels: tuple[str, ...]
-    tokens: LabelTokens
+    tokens: Tokens
     prompt_hashes: Ids
     prompt_index: NDArray[np.intp]
     label_offsets: NDArray[np.intp]
     zero_shot_features: Features | None = None
     own: bool = False
+    thresholds: NDArray[np.float32] | None = None
 
     def best_of_each(self, cosines: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the greatest of each label's prompts: cosines [P] -> [C]."""
@@ -59,10 +62,9 @@ class LabelSet:
 
 
 def tokenize_labels(
-    tokenizer: Encoder,
+    reader: TextReader,
     prompt: Prompt,
     labels: Sequence[str],
-    context_length: int,
     locations: Sequence[str] | None = None,
     prompts: Sequence[Sequence[str]] | None = None,
     template: str | None = None,
@@ -70,10 +72,9 @@ def tokenize_labels(
     """Tokenize labels, without zero-shot features.
 
     Args:
-        tokenizer: Turns text into token ids.
+        reader: Turns text into token ids.
         prompt: The learned prompt that they are encoded with.
         labels: What to tell apart.
-        context_length: Most tokens of a prompt, with SOS and EOT.
         locations: Where each label came from, for warnings.
         prompts: One or more prompts for each label; None is the label itself.
         template: The sentence around each prompt, with {} in its place; None is that of the learned prompt.
@@ -88,7 +89,7 @@ def tokenize_labels(
     words = [each for group in groups for each in group]
     named = locations and [each for each, size in zip(locations, sizes, strict=True) for _ in range(size)]
     template = prompt.facts.template if template is None else template
-    tokens = encode_labels(tokenizer, words, template, context_length, named)
+    tokens = reader.encode(words, template, named)
     digests = [hashlib.blake2b(np.array(ids, np.int32).tobytes(), digest_size=8) for ids in tokens.whole()]
     every = np.frombuffer(b"".join(digest.digest() for digest in digests), np.uint64)
     # 64 bits: two of 10,000 prompts share an id once in 10^11 sets.

@@ -82,6 +82,21 @@ class LabelTokens:
         """Number of tokens of each prompt after the prefix, EOT included [C]."""
         return self.suffix_positions[self.eot_rows] + 1
 
+    @property
+    def longest(self) -> int:
+        """T, tokens of the longest prompt after the prefix."""
+        return int(self.token_rows.shape[1])
+
+    @property
+    def extents(self) -> dict[str, int]:
+        """Extents of the text graph's inputs that engines bound, by the names of the dimensions."""
+        return {"C": len(self), "R": len(self.suffix_tokens)}
+
+    @property
+    def cells(self) -> int:
+        """What bounds the memory of a run with one image."""
+        return max(len(self.suffix_tokens), self.token_rows.size)
+
     def whole(self) -> list[list[int]]:
         """All ids of every prompt, from SOS to EOT."""
         rows = zip(self.suffix_tokens[self.token_rows], self.lengths, strict=True)
@@ -142,7 +157,7 @@ def encode_labels(
     for number, label in enumerate(labels):
         ids = tokenizer.encode(prompt(template, label))
         if len(ids) > context_length - 2:
-            _warn_of_cut(label, locations[number] if locations else f"label {number + 1}", len(ids), context_length)
+            warn_of_cut(label, locations[number] if locations else f"label {number + 1}", len(ids) + 2, context_length)
         sequences.append([SOS, *ids[: context_length - 2], EOT])
     # EOT stays in the suffix, so that a single label, or two equal ones, still have a suffix.
     prefix = _common_start([ids[:-1] for ids in sequences])
@@ -154,9 +169,10 @@ def encode_labels(
     return LabelTokens.pack(np.array(prefix, np.int32), tokens, lengths)
 
 
-def _warn_of_cut(label: str, location: str, tokens: int, context_length: int) -> None:
+def warn_of_cut(label: str, location: str, tokens: int, context_length: int) -> None:
+    """Log that a label has more tokens, marks included, than are kept."""
     _LOGGER.warning(
-        "%s has %d tokens, %d are kept: %.40s...", location, tokens + 2, context_length, " ".join(label.split())
+        "%s has %d tokens, %d are kept: %.40s...", location, tokens, context_length, " ".join(label.split())
     )
 
 

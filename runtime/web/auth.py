@@ -23,7 +23,8 @@ HEADERS = {
     "cache-control": "no-store",
 }
 # Readable without the token: static files, and /healthz, which names no sources to clients without it.
-OPEN = ("/", "/preview.js", "/preview.css", "/preview.svg", "/healthz")
+_STATIC = ("/preview.js", "/preview.css", "/preview.svg", "/page.js", "/regions.js", "/review.js", "/review.css")
+OPEN = ("/", "/review", *_STATIC, "/healthz")
 _READS = ("GET", "HEAD")
 
 

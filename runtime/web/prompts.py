@@ -1,10 +1,4 @@
-"""Requests about the learned prompt: which one is in use, and a new one in its place.
-
-| request         | response |
-|-----------------|----------|
-| GET /api/prompt | what is in use, of ?source= and ?task= or of all (409 if they differ) |
-| PUT /api/prompt | the body is a prompt file, which counts from the next frame on; also what is in use then |
-"""
+"""Requests about the learned prompt, /api/prompt: a prompt file is sent, and JSON says which one is in use."""
 
 from __future__ import annotations
 
@@ -12,67 +6,49 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from attri.runtime._util.redact import redact
-from attri.runtime.deliver.sink import PipelineControl
-from attri.runtime.errors import AttriError, BundleError, EngineError, LabelsError, UsageError
+from attri.runtime.deliver.sink import FileOrigin
+from attri.runtime.errors import AttriError, BundleError, EngineError, UsageError
 from attri.runtime.prompt import Prompt
-from attri.runtime.web.responses import json_response, refused, scope
+from attri.runtime.web.edits import FileEditRequests
+from attri.runtime.web.responses import json_response
 from attri.runtime.web.views import plain_text
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
     from starlette.responses import Response
-    from starlette.routing import Route
 
-MAX_BYTES = 64 << 20  # of a prompt that is sent; one of ViT-B-16 has 2 MB
-_CLIENT_ERRORS = (UsageError, BundleError, EngineError)  # no source; a damaged or foreign file; too many entries
 _LOGGER = logging.getLogger("attri")
 
 
-class PromptRequests:
-    """Handlers of /api/prompt.
+class PromptRequests(FileEditRequests):
+    """Handlers of /api/prompt."""
 
-    Args:
-        control: The pipeline whose prompts they read and replace.
-    """
+    path, about, limit = "/api/prompt", "the prompt is", 64 << 20  # one of ViT-B-16 has 2 MB
+    client_errors = (UsageError, BundleError, EngineError)  # no source; a damaged or foreign file; too many entries
 
-    def __init__(self, control: PipelineControl) -> None:
-        self._control = control
-
-    def routes(self) -> list[Route]:
-        """Starlette's routes to the handlers."""
-        from starlette.routing import Route
-
-        path = "/api/prompt"
-        return [Route(path, self._get, methods=["GET"]), Route(path, self._put, methods=["PUT"])]
-
-    def _get(self, request: Request) -> Response:
-        try:
-            prompts = self._control.prompts(*scope(request))
-        except LabelsError as error:
-            return refused(error, 404)
+    def read(self, source: str | None, task: str | None) -> Response:
+        """What there is to say of the prompt."""
+        prompts = self.control.prompts(source, task)
         if len(prompts) > 1:
             return json_response({"error": "the sources or tasks have different prompts: name one"}, 409)
         return json_response(describe(prompts[0]))
 
-    async def _put(self, request: Request) -> Response:
-        from starlette.concurrency import run_in_threadpool
-
-        data = bytearray()
-        async for chunk in request.stream():
-            data += chunk
-            if len(data) > MAX_BYTES:
-                return json_response({"error": f"the prompt is larger than {MAX_BYTES >> 20} MB"}, 413)
+    def use(self, data: bytes, source: str | None, task: str | None) -> None:
+        """Use a prompt file."""
         try:
-            await run_in_threadpool(self._use, bytes(data), *scope(request))
+            prompt = Prompt.parse(data, "the prompt that was sent")
+            self.control.set_prompt(prompt, source, task)
         except AttriError as error:
             _LOGGER.warning("%s; the prompt from before stays", redact(str(error)))
-            return refused(error, 400, _CLIENT_ERRORS)
-        return self._get(request)
-
-    def _use(self, data: bytes, source: str | None, task: str | None) -> None:
-        prompt = Prompt.parse(data, "the prompt that was sent")
-        self._control.set_prompt(prompt, source, task)
+            raise
         _LOGGER.info("prompt %s from outside", prompt.digest[:12])
+
+    def origin(self, source: str | None, task: str | None) -> FileOrigin:
+        """Which file it comes from."""
+        return self.control.prompt_origin(source, task)
+
+    def write(self, source: str | None, task: str | None) -> None:
+        """Write it into that file."""
+        self.control.write_prompt(source, task)
 
 
 def describe(prompt: Prompt) -> dict[str, Any]:

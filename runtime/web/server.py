@@ -8,9 +8,13 @@ pipeline: `write` keeps the newest result of each source and returns.
 | GET /                     | the page; its parts are /preview.js, /preview.css and /preview.svg |
 | GET /api/state            | all sources and tasks; with ?source=NAME&task=NAME also the details of one |
 | GET /api/frame?source=    | the newest frame, JPEG; &task= where the source has several |
-| GET, PUT /api/labels      | the labels as a labels file, of ?source=&task=, or of all (409 if they differ) |
-| GET, PUT /api/prompt      | the learned prompt, see `attri.runtime.web.prompts` |
-| GET, PUT /api/labels/file | where the labels come from; PUT writes them into that file |
+| GET, PUT /api/labels      | the labels, see `attri.runtime.web.edits`; likewise /api/labels/file |
+| GET, PUT /api/prompt      | the learned prompt, in the same way |
+| GET, PUT /api/sources     | the sources; see `attri.runtime.web.sources` |
+| GET, PUT /api/regions     | the regions of one; see `attri.runtime.web.regions` |
+| POST /api/classify        | classifies images that are sent, see `attri.runtime.web.classify` |
+| GET /api/explain          | what speaks for the label of the newest frame, see `attri.runtime.web.explain` |
+| GET /review, /api/review  | the page of collected images, see `attri.runtime.web.review` |
 | GET /healthz              | 200, or 503 if no source gives frames; names of sources only for trusted clients |
 | GET /metrics              | Prometheus metrics |
 """
@@ -23,16 +27,25 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attri.runtime._util.net import is_loopback, listen
+from attri.runtime.collection.folder import Collection
 from attri.runtime.deliver.result import FrameResult, ResultKey
 from attri.runtime.deliver.sink import PipelineControl, SinkFilter
-from attri.runtime.errors import AttriError, LabelsError, MissingExtra, UsageError
+from attri.runtime.errors import MissingExtra, UsageError
 from attri.runtime.web.auth import AuthMiddleware
+from attri.runtime.web.classify import ClassifyRequests
+from attri.runtime.web.explain import ExplainRequests
+from attri.runtime.web.labels import LabelRequests
 from attri.runtime.web.prompts import PromptRequests
-from attri.runtime.web.responses import json_response, refused, scope
+from attri.runtime.web.regions import RegionRequests
+from attri.runtime.web.responses import json_response
+from attri.runtime.web.review import ReviewRequests
+from attri.runtime.web.sources import SourceRequests
 from attri.runtime.web.timeouts import Deadlines, deadline_protocol
 from attri.runtime.web.views import SourceView, card_json, detail_json, jpeg, plain_text
 
@@ -44,15 +57,19 @@ if TYPE_CHECKING:
 
 _CARDS = 64  # largest number, each of a source and task
 _CLEANUP_INTERVAL = 1.0  # seconds between searches for ended sources that can give up their place
-_BODY = 1 << 20  # largest labels file, bytes
 _CLIENTS = 64  # connections; beyond them the one that has kept the server waiting longest is closed
 _TOKEN = 16  # shortest token, characters, if other machines can reach the server
-_WORKS = ("opening", "live", "ended")
+_WORKS = ("opening", "live", "paused", "ended")
 _FILES = {
     "/": "text/html",
     "/preview.js": "text/javascript",
     "/preview.css": "text/css",
     "/preview.svg": "image/svg+xml",
+    "/page.js": "text/javascript",
+    "/regions.js": "text/javascript",
+    "/review": "text/html",
+    "/review.js": "text/javascript",
+    "/review.css": "text/css",
 }
 
 
@@ -66,6 +83,7 @@ class PreviewServer:
         token: Needed to change labels, and to read anything if the address is not loopback; None allows no change.
         allowed_hosts: Further names of this machine, as a proxy or the network's DNS has them.
         deadlines: Request deadlines of clients.
+        collected: The folder of collected images; None where none are collected.
 
     Attributes:
         port: The port that the server listens on.
@@ -89,10 +107,13 @@ class PreviewServer:
         token: str | None = None,
         allowed_hosts: Sequence[str] = (),
         deadlines: Deadlines = Deadlines(),  # noqa: B008  # frozen
+        collected: Path | None = None,
     ) -> None:
         self._control, self._metrics = control, metrics
+        self._collection = None if collected is None else Collection(collected)
         self._views: dict[ResultKey, SourceView] = {}
         self._left_out: set[ResultKey] = set()
+        self._seen: set[str] = set()  # sources that there are or were
         self._searched = 0.0  # monotonic time of the last search for ended sources
         self._lock = threading.Lock()
         self._editable = token is not None
@@ -123,6 +144,12 @@ class PreviewServer:
         self._thread.join(1.2)
         self._socket.close()
 
+    def _newest(self, key: ResultKey) -> tuple[FrameResult, int] | None:
+        """The newest result of a source and task, with its number."""
+        with self._lock:
+            view = self._views.get(key)
+            return None if view is None else (view.result, view.number)
+
     def _has_place(self, key: ResultKey) -> bool:
         """Whether there is a card for it. Those that came first stay; others get the places of what has ended."""
         if key not in self._views and len(self._views) >= _CARDS and not self._remove_ended():
@@ -130,6 +157,13 @@ class PreviewServer:
             return False
         self._left_out.discard(key)
         return True
+
+    def _forget_all_but(self, sources: set[str]) -> None:
+        """Drop the cards of sources that were removed; a late result may have made one again."""
+        self._seen |= sources
+        gone = self._seen - sources
+        self._views = {key: view for key, view in self._views.items() if key.origin not in gone}
+        self._left_out = {key for key in self._left_out if key.origin not in gone}
 
     def _remove_ended(self) -> bool:
         if (
@@ -150,20 +184,24 @@ class PreviewServer:
 
     def _routes(self) -> Any:
         try:
-            import uvicorn  # noqa: F401  # missing modules show here, before anything is opened
+            import python_multipart  # noqa: F401  # missing modules show here, before anything is opened
+            import tomlkit  # noqa: F401
+            import uvicorn  # noqa: F401
             from starlette.applications import Starlette
             from starlette.routing import Route
         except ModuleNotFoundError as error:
-            raise MissingExtra("starlette", "uvicorn") from error
+            raise MissingExtra("starlette", "uvicorn", "python_multipart", "tomlkit") from error
         routes = [Route(path, functools.partial(_page, path), methods=["GET"]) for path in _FILES]
         routes += [
             Route("/api/state", self._get_state, methods=["GET"]),
             Route("/api/frame", self._get_frame, methods=["GET"]),
-            Route("/api/labels", self._get_labels, methods=["GET"]),
-            Route("/api/labels", self._put_labels, methods=["PUT"]),
-            Route("/api/labels/file", self._get_labels_file, methods=["GET"]),
-            Route("/api/labels/file", self._put_labels_file, methods=["PUT"]),
+            *LabelRequests(self._control).routes(),
             *PromptRequests(self._control).routes(),
+            *SourceRequests(self._control).routes(),
+            *RegionRequests(self._control).routes(),
+            *ClassifyRequests(self._control).routes(),
+            *ExplainRequests(self._control, self._newest).routes(),
+            *ReviewRequests(self._control, self._collection, self._editable).routes(),
             Route("/healthz", self._get_health, methods=["GET"]),
             Route("/metrics", self._get_metrics, methods=["GET"]),
         ]
@@ -173,10 +211,12 @@ class PreviewServer:
 
     def _get_state(self, request: Request) -> Response:
         wanted = ResultKey(request.query_params.get("source", ""), request.query_params.get("task"))
+        every = self._control.health()
         with self._lock:
+            self._forget_all_but({each.source for each in every})
             latest = {key: (each, each.result, each.number) for key, each in self._views.items()}
             history = list(latest[wanted][0].latency) if wanted in latest else []
-        health = {key: each for each in self._control.health() for key in each.keys}
+        health = {key: each for each in every for key in each.keys}
         keys = dict.fromkeys([*health, *latest])
         sources = [card_json(key, latest.get(key), health.get(key)) for key in keys]
         places = _CARDS - len(latest)
@@ -187,7 +227,9 @@ class PreviewServer:
             "sources": sources,
             "left_out": sum(key in self._left_out for key in keys),
             "detail": detail_json(latest[wanted][1], history) if wanted in latest else None,
+            "load": asdict(self._control.load()),
             "editable": self._editable,
+            "collects": self._collection is not None,
             "now": time.time(),
         }
         return json_response(state)
@@ -201,59 +243,6 @@ class PreviewServer:
             return json_response({"error": "there is no frame of this source"}, 404)
         number, data = jpeg(view, self._lock)
         return Response(data, media_type="image/jpeg", headers={"X-Attri-Number": str(number)})
-
-    def _get_labels(self, request: Request) -> Response:
-        from starlette.responses import PlainTextResponse
-
-        source, task = scope(request)
-        if self._labels_differ(source, task):
-            what = "sources" if source is None else "tasks"
-            return json_response({"error": f"the {what} have different labels: name one"}, 409)
-        try:
-            text = self._control.labels_text(source, task)
-        except LabelsError as error:
-            return refused(error, 404)
-        return PlainTextResponse(text.encode(errors="replace"))
-
-    async def _put_labels(self, request: Request) -> Response:
-        from starlette.concurrency import run_in_threadpool
-
-        data = b""
-        async for chunk in request.stream():
-            data += chunk
-            if len(data) > _BODY:
-                return json_response({"error": f"the labels are longer than {_BODY >> 20} MB"}, 413)
-        try:
-            text = data.decode()
-        except UnicodeDecodeError as error:
-            return json_response({"error": f"the labels are not UTF-8 at byte {error.start}"}, 400)
-        try:
-            await run_in_threadpool(self._control.set_labels, text, *scope(request))
-        except AttriError as error:
-            return refused(error, 400)
-        return self._get_labels(request)
-
-    def _get_labels_file(self, request: Request) -> Response:
-        try:
-            origin = self._control.labels_origin(*scope(request))
-        except LabelsError as error:
-            return refused(error, 404)
-        file = None if origin.file is None else plain_text(origin.file)
-        return json_response(
-            {"file": file, "edited": origin.edited, "sources": [plain_text(each) for each in origin.sources]}
-        )
-
-    def _put_labels_file(self, request: Request) -> Response:
-        try:
-            self._control.write_labels(*scope(request))
-        except AttriError as error:
-            return refused(error, 409)
-        return self._get_labels_file(request)
-
-    def _labels_differ(self, source: str | None, task: str | None) -> bool:
-        keys = [key for each in self._control.health() for key in each.keys]
-        meant = [key for key in keys if source in (None, key.origin) and task in (None, key.task)]
-        return len({tuple(self._control.labels(*key)) for key in meant}) > 1
 
     def _get_health(self, request: Request) -> Response:
         sources = self._control.health()
@@ -322,5 +311,6 @@ def _server(app: Any, deadlines: Deadlines) -> Any:
 def _page(path: str, _request: Request) -> Response:
     from starlette.responses import Response
 
-    file = resources.files("attri.runtime.web") / "static" / (path.strip("/") or "preview.html")
+    name = {"/": "preview.html", "/review": "review.html"}.get(path, path.strip("/"))
+    file = resources.files("attri.runtime.web") / "static" / name
     return Response(file.read_bytes(), media_type=_FILES[path])

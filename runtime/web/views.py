@@ -8,6 +8,8 @@ from collections import deque
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from attri.runtime._util.redact import redact
@@ -51,12 +53,17 @@ def jpeg(view: SourceView, lock: threading.Lock) -> tuple[int, bytes]:
         with lock:
             result, number = view.result, view.number
         if view.encoded is None or view.encoded[0] != number:
-            image = Image.fromarray(result.image)
-            image.thumbnail((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=1.0)
-            data = io.BytesIO()
-            image.save(data, "JPEG", quality=80)
-            view.encoded = number, data.getvalue()
+            view.encoded = number, encode(result.image)
         return view.encoded
+
+
+def encode(pixels: NDArray[np.uint8]) -> bytes:
+    """A frame, uint8 [H, W, 3], as a JPEG of at most 960 pixels."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=1.0)
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=80)
+    return data.getvalue()
 
 
 def card_json(
@@ -83,6 +90,7 @@ def card_json(
             "shown": result.source,
             "label": result.label,
             "score": round(result.score, 4),
+            **({} if result.held is None else {"labels": [plain_text(label) for label in result.decided]}),
             "age_ms": round(result.age_ms, 1),
             "fps": round(result.fps, 1),
         }
@@ -92,10 +100,17 @@ def card_json(
 def detail_json(result: FrameResult, history: list[tuple[float, float, float]]) -> dict[str, Any]:
     """What the details of the selected source show: best labels, retrieved pool entries, latency of the last frames."""
     prediction = result.prediction
+    retrieved = [
+        [
+            {"entry": entry, "attracts": [plain_text(name) for name in prediction.attracted(block, entry)]}
+            for entry in row
+        ]
+        for block, row in enumerate(prediction.retrieved.tolist())
+    ]
     return {
         "top": [[plain_text(label), round(score, 4)] for label, score in prediction.top(_TOP)],
         "labels": len(prediction.labels),
-        "retrieved": prediction.retrieved.tolist(),
+        "retrieved": retrieved,
         "cache": prediction.cache,
         "latency_ms": history,
     }

@@ -17,6 +17,10 @@ def test_nothing_grows(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert found.code == 0, found.log
     assert found.growth() == "", found.log
     assert found.results > 100
+    assert found.changes >= 7, found.log  # a source came, got regions, was paused, and went
+    refused = [line for line in found.log.splitlines() if '{"error":' in line]
+    # The labels file is nonsense now and then, and no source can be added meanwhile.
+    assert [line for line in refused if "labels.txt" not in line and "no source guest" not in line] == []
     assert "trying again" in found.log  # it was in bad company
     assert "the labels from before stay" in found.log
     assert "Traceback" not in found.log

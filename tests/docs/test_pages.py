@@ -22,16 +22,29 @@ import pytest
 from test_imports import FLOOR, room_of
 
 from attri.export.cli import main as attri_export
+from attri.fleet.cli.bundle import main as attri_bundle
+from attri.runtime.cli.batch import main as attri_batch
+from attri.runtime.cli.collect import main as attri_collect
 from attri.runtime.cli.doctor import main as attri_doctor
 from attri.runtime.cli.run import main as attri_run
+from attri.runtime.cli.search import main as attri_search
 from attri.train.cli import main as attri_train
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-COMMANDS = {"train": attri_train, "export": attri_export, "run": attri_run, "doctor": attri_doctor}
+COMMANDS = {
+    "train": attri_train,
+    "export": attri_export,
+    "run": attri_run,
+    "batch": attri_batch,
+    "search": attri_search,
+    "collect": attri_collect,
+    "bundle": attri_bundle,
+    "doctor": attri_doctor,
+}
 OTHERS = {  # options of programs that are not ours, and click's own
     *("--help", "--no-deps", "--wheel-dir", "--system-site-packages", "--inplace", "--now", "--remove-retained"),
-    *("--retained-only", "--build-arg", "--rm", "--runtime", "--nproc_per_node", "--no-python"),
+    *("--retained-only", "--build-arg", "--rm", "--runtime", "--nproc_per_node", "--no-python", "--data-binary"),
 }
 
 
@@ -94,6 +107,7 @@ def desk(bundle: Path, photos: Path, image_files: list[Path], tmp_path: Path, mo
         script.parent.mkdir(exist_ok=True)
         script.write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n', encoding="utf-8")
         script.chmod(0o755)
+    monkeypatch.setenv("ATTRI_KEYS_PASSPHRASE", "a long one")  # each block has a shell of its own
     monkeypatch.setenv("PATH", f"{tmp_path / '.bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -125,7 +139,8 @@ def test_what_is_not_run_says_why(page: Path) -> None:
 
 
 def options(command: click.Command) -> set[str]:
-    return {option for each in command.params for option in [*each.opts, *each.secondary_opts]}
+    own = {option for each in command.params for option in [*each.opts, *each.secondary_opts]}
+    return own.union(*map(options, command.commands.values())) if isinstance(command, click.Group) else own
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -133,7 +148,7 @@ def test_options_that_a_page_names_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     every = set[str]().union(*map(options, COMMANDS.values()))
     assert set(re.findall(r"(?<![-\w])--[a-z][\w-]+", text)) - every - OTHERS == set()
-    for command, rest in re.findall(r"\battri-(train|export|run|doctor)\b([^`\n#]*)", text):
+    for command, rest in re.findall(r"\battri-(train|export|run|batch|search|collect|bundle|doctor)\b([^`\n#]*)", text):
         own = options(COMMANDS[command])
         if rest.startswith(" ") and "attri-" not in rest:
             assert set(re.findall(r" (--[a-z][\w-]+)", rest.partition(" (")[0].partition(", `")[0])) <= own, rest

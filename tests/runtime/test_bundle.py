@@ -294,6 +294,7 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+@pytest.mark.stress
 def test_no_descriptors_are_left(copy: Path) -> None:
     Bundle.open(copy)
     before = descriptors()

@@ -64,11 +64,20 @@ def test_equals_the_pytorch_model(
     pixels = torch.from_numpy(make_pixels(backbone.preprocess(), 5))
     with torch.no_grad():
         logits = pocket_model(pixels, ids)  # [B, C]
-        retrieved = pocket_model.pool.retrieve(pocket_model.encode_image(pixels)[1])
+        centres = pocket_model.encode_image(pixels)[1]  # [B, L, K, D]
+        retrieved = pocket_model.pool.retrieve(centres)
+        cosines = torch.einsum("blkd,lnd->blkn", centres, pocket_model.pool.keys_of_blocks()).numpy()
     found = classifier(five)
     close(probabilities(found), logits.softmax(-1).numpy(), CLOSE)
     assert [each.label for each in found] == [LABELS[i] for i in logits.argmax(-1)]
     np.testing.assert_array_equal([each.retrieved for each in found], retrieved)
+    for each, cosine in zip(found, cosines, strict=True):
+        assert [[entry.entry for entry in block for _ in range(entry.times)] for block in each.entries or []] == (
+            each.retrieved.tolist()
+        )
+        for block, entries in enumerate(each.entries or []):
+            wanted = [cosine[block, :, entry.entry].max() for entry in entries]
+            np.testing.assert_allclose([entry.cosine for entry in entries], wanted, rtol=0, atol=SUMS)
 
 
 def test_path_image_and_array_are_alike(classifier: Classifier, five: list[Path], tmp_path: Path) -> None:
@@ -345,6 +354,7 @@ def test_the_base_sets_the_scale_and_the_prompt_the_temperature(
     assert np.abs(found - probabilities(classifier(five))).max() > 10 * CLOSE
 
 
+@pytest.mark.stress
 def test_threads_see_one_set_of_labels_or_the_other(bundle: Path, five: list[Path]) -> None:
     sets = [("red apple", "bird"), ("car", "a small house", "green apple")]
     classifier = Classifier.load(bundle, sets[0], threads=1, cache_bytes=3000)  # so small that hits and misses mix

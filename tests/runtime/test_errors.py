@@ -40,4 +40,6 @@ def test_a_copy_is_the_same_error(error: AttriError, twin) -> None:
     assert type(found) is type(error)
     assert str(found) == str(error)
     assert vars(found) == vars(error)
-    assert found.exit_code == error.exit_code == (2 if isinstance(error, UsageError) else 1)
+    codes = {UsageError: 2, errors.TrustError: 3, errors.RefusedError: 4}
+    code = next((code for kind, code in codes.items() if isinstance(error, kind)), 1)
+    assert found.exit_code == error.exit_code == code

@@ -58,6 +58,7 @@ while True:  # as `attri.export.bundle.writer.replace_dir` does it, with three f
 """
 
 
+@pytest.mark.stress
 def test_a_bundle_that_is_swapped_all_the_time_loads_whole(
     bundle: Path, tmp_path: Path, image_files: list[Path]
 ) -> None:
@@ -81,6 +82,7 @@ def test_a_bundle_that_is_swapped_all_the_time_loads_whole(
         swapper.kill()
 
 
+@pytest.mark.stress
 def test_a_load_leaves_no_descriptors(bundle: Path) -> None:
     def load() -> int:
         Classifier.load(bundle, LABELS, threads=1).close()

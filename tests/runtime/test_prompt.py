@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,8 @@ def refused(data: bytes) -> str:
 
 @pytest.mark.parametrize("static", [False, True])
 def test_what_is_saved_is_read(tmp_path: Path, static: bool) -> None:
-    prompt = make_prompt(static=static, temperature=0.7, threshold=0.25, source={"run": "first"})
+    attracts = [[["cat"], [], ["dög", "cat"], [], []], [[]] * N]
+    prompt = make_prompt(static=static, temperature=0.7, threshold=0.25, source={"run": "first"}, attracts=attracts)
     prompt.save(tmp_path / "a.attri")
     again = Prompt.read(tmp_path / "a.attri")
     assert again.facts == prompt.facts
@@ -38,6 +41,12 @@ def test_what_is_saved_is_read(tmp_path: Path, static: bool) -> None:
         np.testing.assert_array_equal(again.tensors[name], tensor)
         assert not again.tensors[name].flags.writeable  # engines may keep what does not change
     assert again.entries == N
+
+
+def test_what_is_not_known_is_no_field_of_the_file() -> None:
+    _, metadata = unpack(make_prompt().to_bytes())
+    assert {"attracts", "independent"}.isdisjoint(json.loads(metadata["attri"]))  # as files of older versions
+    assert Prompt.parse(make_prompt().to_bytes()).facts.attracts is None
 
 
 def test_equal_prompts_give_equal_bytes() -> None:
@@ -80,6 +89,10 @@ def edited(**changes: Any) -> bytes:
         ({"threshold": -1.0}, "threshold"),
         ({"base": []}, "base"),
         ({"parity": 3}, "parity"),
+        ({"attracts": [[["cat"]] * N]}, "attracts"),
+        ({"attracts": [[["cat"]] * N, [["cat"]] * (N - 1)]}, "attracts"),
+        ({"attracts": [[["cat"]] * N, [[1]] * N]}, "attracts"),
+        ({"attracts": [["cat"] * N] * L}, "attracts"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named(changes: dict[str, Any], name: str) -> None:
@@ -167,3 +180,33 @@ def test_two_writers_leave_one_of_theirs(tmp_path: Path) -> None:
     while any(thread.is_alive() for thread in threads):
         assert Prompt.read(path).digest in {prompt.digest for prompt in prompts}
     assert [file.name for file in tmp_path.iterdir()] == ["a.attri"]
+
+
+# Writers that are killed, in a process without threads; it prints the digests that lie there after each.
+KILLED = """
+import os, random, signal, sys, time
+from pathlib import Path
+from attri.runtime.prompt import Prompt
+file, *others = map(Path, sys.argv[1:])
+prompts = [Prompt.read(other) for other in others]
+for number in range(20):
+    if (writer := os.fork()) == 0:
+        while True:
+            for prompt in prompts:
+                prompt.save(file)
+    time.sleep(random.Random(number).uniform(0.001, 0.03))
+    os.kill(writer, signal.SIGKILL)
+    os.waitpid(writer, 0)
+    print(Prompt.read(file).digest if file.exists() else "nothing yet")
+"""
+
+
+def test_a_kill_at_any_point_leaves_a_whole_prompt(tmp_path: Path) -> None:
+    prompts = {name: make_prompt(entries=entries) for name, entries in (("a", 3), ("b", 200))}
+    for name, prompt in prompts.items():
+        prompt.save(tmp_path / name)
+    words = [sys.executable, "-c", KILLED, *map(str, (tmp_path / "swapped", tmp_path / "a", tmp_path / "b"))]
+    found = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120).stdout.splitlines()
+    assert len(found) == 20
+    assert {each.digest for each in prompts.values()} <= set(found)  # each lay there after some of the kills
+    assert set(found) <= {"nothing yet", *(each.digest for each in prompts.values())}

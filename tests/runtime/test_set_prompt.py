@@ -112,6 +112,7 @@ def test_an_image_that_has_begun_keeps_its_prompt(
     assert same(classifier(image_files[0]), answers[second.digest])
 
 
+@pytest.mark.stress
 def test_every_prediction_is_of_one_prompt_while_they_take_turns(
     classifier: Classifier, first: Prompt, second: Prompt, answers: dict[str, Prediction], image_files: list[Path]
 ) -> None:

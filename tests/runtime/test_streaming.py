@@ -59,6 +59,32 @@ def test_stream_classifies_a_folder_as_the_classifier_does(classifier: Classifie
     assert threads() == []
 
 
+def test_regions_are_classified_each_by_itself(classifier: Classifier, folder: Path, video: Path) -> None:
+    for file in folder.glob("*.png"):
+        Image.open(file).convert("RGB").resize((96, 64)).save(file)
+    regions = {"left": (0, 0, 48, 64), "right": (48, 0, 48, 64)}
+    results = list(stream(folder, classifier=classifier, regions=regions))
+    assert [result.origin for result in results] == [f"{folder}/left", f"{folder}/right"] * 3
+    for number, result in enumerate(results):
+        x, y, width, height = regions[result.origin.rpartition("/")[2]]
+        crop = Image.open(folder / f"{number // 2}.png").crop((x, y, x + width, y + height))
+        np.testing.assert_allclose(result.prediction.probabilities, classifier(crop).probabilities, atol=1e-5)
+    assert len(list(stream(video, classifier=classifier, regions={"all": (0, 0, 64, 48)}, stride=2))) == 5
+    with pytest.raises(SourceError, match="is not inside a frame"):
+        list(stream(video, classifier=classifier, regions={"out": (0, 0, 65, 48), "in": (0, 0, 8, 8)}))
+
+
+def test_regions_that_are_none(classifier: Classifier, folder: Path) -> None:
+    cases: list[tuple[Any, dict[str, Any], str]] = [
+        ({"a b": (0, 0, 8, 8)}, {}, "a region cannot be called 'a b'"),
+        ({"a": (0, 0, 0, 8)}, {}, "the region a cannot be"),
+        ({"a": (0, 0, 8, 8)}, {"roi": (0, 0, 8, 8)}, "two ways to one end"),
+    ]
+    for regions, options, words in cases:
+        with pytest.raises(UsageError, match=words):
+            stream(folder, classifier=classifier, regions=regions, **options)
+
+
 def test_stream_of_a_video_smooths_paces_and_takes_source_options(classifier: Classifier, video: Path) -> None:
     every = list(stream(video, classifier=classifier, majority=3))
     assert [result.frame for result in every] == list(range(10))

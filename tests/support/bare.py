@@ -10,7 +10,7 @@ import pytest
 from attri.runtime._util.extras import MODULES
 from attri.runtime.errors import MissingExtra
 
-EXTRAS = {*MODULES, "websockets", "h11"}  # the latter comes with uvicorn, the former is for tests
+EXTRAS = {*MODULES, "websockets", "h11", "securesystemslib"}  # for tests; with uvicorn; with tuf
 
 
 @pytest.hookimpl(wrapper=True)

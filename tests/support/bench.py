@@ -55,7 +55,8 @@ class Bench:
         rule = options.pop("rule", DecisionRule())
         schedule, patience = options.pop("schedule", Schedule()), options.pop("patience", QUICK)
         rest = (schedule, patience, options.pop("batch", 1))
-        self.pipeline = Pipeline([*scripts], [[TaskSetup(labels, rule)]] * len(scripts), *rest)
+        parts = sum(len(spec.rois) for spec in scripts)
+        self.pipeline = Pipeline([*scripts], [[TaskSetup(labels, rule)]] * parts, *rest)
         return self.pipeline
 
     def signal(self, number: int, when: Callable[[], object]) -> Callable[[], None]:

@@ -95,8 +95,19 @@ class Browser:
         return value
 
     def key(self, name: str, modifiers: int = 0) -> None:
-        code = {"Tab": 9, "Enter": 13, " ": 32}[name]
-        text = {"Enter": "\r", " ": " "}.get(name, "") if not modifiers else ""
+        """Press and release a key, as `KeyboardEvent.key` calls it; letters are small ones."""
+        named = {
+            "Tab": 9,
+            "Enter": 13,
+            "Escape": 27,
+            "Backspace": 8,
+            "ArrowLeft": 37,
+            "ArrowUp": 38,
+            "ArrowRight": 39,
+            "ArrowDown": 40,
+        }
+        code = named.get(name) or ord(name.upper())
+        text = "" if modifiers else {"Enter": "\r"}.get(name, name if len(name) == 1 else "")
         for kind in ("keyDown", "keyUp"):
             self.send(
                 "Input.dispatchKeyEvent",

@@ -11,6 +11,7 @@ from types import EllipsisType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from support.random_prompt import make_prompt
 
 from attri.runtime.capture.base import Capture, CapturedFrame
 from attri.runtime.deliver.result import FrameResult
@@ -26,13 +27,15 @@ else:
 class FakeClassifier(StandIn):
     """Says the label whose number is the red of the first pixel; takes `seconds` for it."""
 
+    prompt, independent = make_prompt(), False
+
     def __init__(self, *labels: str, seconds: float = 0.0) -> None:
         self.labels = labels or ("cat", "dog")
         self.threshold, self.threshold_not_applied, self.seconds = None, False, seconds
         self.cache = SimpleNamespace(hits=0)
         self.tasks: dict[str, FakeClassifier] = {}
         self.seen: list[int] = []  # red of the first pixel, of every image
-        self.batches: list[int] = []  # sizes of lists
+        self.batches: list[int] = []  # sizes, of more than one image
 
     def fork(self) -> FakeClassifier:
         return copy.copy(self)
@@ -42,10 +45,20 @@ class FakeClassifier(StandIn):
             raise LabelsError("unusable")
         self.labels = tuple(labels)
 
-    def __call__(self, image: np.ndarray | list[np.ndarray], steady: object = None) -> Any:
-        if isinstance(image, list):
-            self.batches.append(len(image))
-            return [self(each, steady) for each in image]
+    def classify_each(
+        self, images: Sequence[np.ndarray], asked: Sequence[Sequence[tuple[FakeClassifier, Any]]], beside: object
+    ) -> Any:
+        if len(images) > 1:
+            self.batches.append(len(images))
+        return [self._predictions(image, forks) for image, forks in zip(images, asked, strict=True)]
+
+    def _predictions(self, image: np.ndarray, forks: Sequence[tuple[FakeClassifier, Any]]) -> Any:
+        try:
+            return [fork(image) for fork, _ in forks]
+        except ImageError as error:
+            return error
+
+    def __call__(self, image: np.ndarray) -> Any:
         time.sleep(self.seconds)
         red = int(np.asarray(image).reshape(-1)[0])
         self.seen.append(red)

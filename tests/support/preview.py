@@ -29,8 +29,8 @@ class Client:
     """Talks to a preview, as a browser on this machine would unless told otherwise."""
 
     def __init__(self, control: FakeControl, token: str | None = TOKEN, host: str = "127.0.0.1", **others: Any) -> None:
-        self.control = control
-        self.preview = PreviewServer(control, MetricsSink(control), (host, 0), token, **others)
+        self.control, self.metrics = control, MetricsSink(control)
+        self.preview = PreviewServer(control, self.metrics, (host, 0), token, **others)
 
     def __call__(self, path: str, method: str = "GET", body: bytes | None = None, **headers: Any) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.preview.port, timeout=10)

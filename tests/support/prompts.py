@@ -37,3 +37,9 @@ def kinds_of_prompts(bundle: Path) -> dict[str, Prompt]:
         "static": changed(first, OWN_LABELS["static"], 2, most, "all"),
         "plain": changed(first, OWN_LABELS["plain"], 3, first.entries, "none"),
     }
+
+
+def noise(prompt: Prompt) -> Prompt:
+    """A prompt that fits the same bundle, has the same labels, and knows nothing."""
+    found = changed(prompt, list(prompt.facts.labels), 5, prompt.entries)
+    return Prompt.of(found.facts, {**found.tensors, "prompt_table": 30 * found.tensors["prompt_table"]})

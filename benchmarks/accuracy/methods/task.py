@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attri.runtime.text.label_tokens import LabelTokens
+from attri.runtime.text.reader import Tokens
 from attri.train.config import Precision
 from attri.train.fitting import frozen_text, label_tokens
 from attri.train.model.attriprompt import AttriPrompt
@@ -46,7 +46,7 @@ class Task:
         """The factor of the cosine."""
         return self.model.backbone.logit_scale
 
-    def labels(self, classes: list[str]) -> LabelTokens:
+    def labels(self, classes: list[str]) -> Tokens:
         """Token ids of classes in the template."""
         return label_tokens(self.model, classes, self.template)
 

@@ -1,14 +1,18 @@
-"""The MQTT broker of a URL: address, login and TLS."""
+"""The MQTT broker of a URL: address, login and TLS, and a client of it."""
 
 from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from attri.runtime._util.redact import has_password
-from attri.runtime.errors import UsageError
+from attri.runtime.errors import MissingExtra, UsageError
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import Client
 
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 
@@ -92,3 +96,26 @@ class Broker:
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             raise UsageError(f"the certificates for the MQTT broker cannot be used: {error}") from error
         return context
+
+    def new_client(self, name: str = "", *, reconnects: bool = True) -> Client:
+        """A client with login and TLS that is not connected yet.
+
+        Args:
+            name: Its client ID; "" lets the broker choose one.
+            reconnects: Whether it connects again by itself when the connection is lost.
+
+        Raises:
+            UsageError: A certificate or key cannot be used.
+            MissingExtra: paho-mqtt is not installed.
+        """
+        try:
+            from paho.mqtt.client import Client
+            from paho.mqtt.enums import CallbackAPIVersion
+        except ModuleNotFoundError as error:
+            raise MissingExtra("paho") from error
+        client = Client(CallbackAPIVersion.VERSION2, client_id=name, reconnect_on_failure=reconnects)
+        if self.user:
+            client.username_pw_set(self.user, self.password)
+        if self.tls:
+            client.tls_set_context(self.tls_context())
+        return client

@@ -11,7 +11,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from attri.runtime._util.printable import json_text
@@ -19,11 +19,12 @@ from attri.runtime.deliver.mqtt.broker import Broker
 from attri.runtime.deliver.mqtt.home_assistant import sensors
 from attri.runtime.deliver.mqtt.topics import check_prefix, event_topics, is_ours, source_topics
 from attri.runtime.deliver.mqtt.window import PublishWindow
-from attri.runtime.deliver.result import FrameResult
+from attri.runtime.deliver.result import FrameResult, ResultKey
 from attri.runtime.deliver.sink import PipelineControl
 from attri.runtime.deliver.spool import Message, Spool
 from attri.runtime.deliver.spooled import OutageLog, SpooledSink
-from attri.runtime.errors import MissingExtra
+from attri.runtime.errors import SinkError
+from attri.runtime.labels import parse_labels
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client
@@ -69,13 +70,13 @@ class MqttSink(SpooledSink):
     ) -> None:
         check_prefix(prefix)
         self._broker, self._prefix, self._control = broker, prefix.strip("/"), control
-        sources = control.health()
-        self._topics = source_topics(self._prefix, [health.source for health in sources])
-        self._events = event_topics(self._topics, sources)
-        self._configs: dict[str, dict[str, Any]] = {}  # Home Assistant's discovery documents by topic
-        for (source, task), topic in self._events.items() if discovery else ():
-            name, state = source if task is None else f"{source} {task}", f"{self._topics[source]}/state"
-            self._configs |= sensors(discovery or "", self._prefix, name, topic, state)
+        self._topics: dict[str, str] = {}  # of all sources that there are or were
+        self._events: dict[ResultKey, str] = {}  # of their tasks
+        self._present: list[ResultKey] = []  # sources and tasks that there are
+        self._following = threading.Lock()
+        self._find_topics()
+        self._discovery = discovery
+        self._configs = self._documents()  # Home Assistant's discovery documents by topic
         self._client = self._make_client()
         super().__init__(spool(), topk)
         with contextlib.ExitStack() as undo:
@@ -114,7 +115,28 @@ class MqttSink(SpooledSink):
         self._spool.close()
 
     def _topic(self, result: FrameResult) -> str:
+        if result.key not in self._events:  # a source that has just been added
+            self._find_topics()
         return self._events[result.key]
+
+    def _find_topics(self) -> None:
+        """Give topics to sources that came since."""
+        with self._following:
+            sources = self._control.health()
+            self._topics = source_topics(self._prefix, [health.source for health in sources], self._topics)
+            self._events = self._events | event_topics(self._topics, sources)
+            self._present = [key for health in sources for key in health.keys]
+
+    def _documents(self) -> dict[str, dict[str, Any]]:
+        """Discovery documents for the sources and tasks, and for labels as they are now, by topic."""
+        found: dict[str, dict[str, Any]] = {}
+        for source, task in self._present if self._discovery else ():
+            topic = self._events[ResultKey(source, task)]
+            name, state = source if task is None else f"{source} {task}", f"{self._topics[source]}/state"
+            lines = self._control.labels(source, task) if self._control.independent else []
+            labels = [label.text for label in parse_labels("\n".join(lines), "the labels")] if lines else []
+            found |= sensors(self._discovery or "", self._prefix, name, topic, state, labels)
+        return found
 
     def _drop_connection(self) -> None:
         """End the connection without DISCONNECT, so that the broker publishes the last will."""
@@ -123,23 +145,18 @@ class MqttSink(SpooledSink):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
+    def _retained(self) -> list[str]:
+        """Topics of the sources that there are, without Home Assistant's."""
+        states = dict.fromkeys(f"{self._topics[key.origin]}/state" for key in self._present)
+        return [*states, *(self._events[key] for key in self._present)]
+
     def _note_topics(self) -> list[str]:
         """Note in the spool which topics will be retained; returns those of earlier runs that are to be cleared."""
-        states = [f"{topic}/state" for topic in self._topics.values()]
-        known = self._spool.retain([*self._configs, *states, *self._events.values()])
+        known = self._spool.retain([*self._configs, *self._retained()])
         return [topic for topic in known if is_ours(topic, self._prefix)]
 
     def _make_client(self) -> Client:
-        try:
-            from paho.mqtt.client import Client
-            from paho.mqtt.enums import CallbackAPIVersion
-        except ModuleNotFoundError as error:
-            raise MissingExtra("paho") from error
-        client = Client(CallbackAPIVersion.VERSION2, client_id=self._prefix.replace("/", "-"))
-        if self._broker.user:
-            client.username_pw_set(self._broker.user, self._broker.password)
-        if self._broker.tls:
-            client.tls_set_context(self._broker.tls_context())
+        client = self._broker.new_client(self._prefix.replace("/", "-"))
         client.will_set(f"{self._prefix}/status", OFFLINE, 1, True)
         client.max_inflight_messages_set(_WINDOW)
         client.reconnect_delay_set(*RECONNECT)
@@ -183,7 +200,9 @@ class MqttSink(SpooledSink):
             elif self._online:
                 if time.monotonic() - reported > _TICK:
                     reported = time.monotonic()
+                    self._follow_sources()
                     self._report_health()
+                    self._follow_labels()
                 last = self._send(last)
             self._wake.wait(_TICK)
             self._wake.clear()
@@ -214,7 +233,7 @@ class MqttSink(SpooledSink):
     def _publish(self, message: Message) -> int:
         """Publish an event and return its packet id. Events of sources that are gone are not retained."""
         if is_ours(message.topic, self._prefix):
-            return self._client.publish(message.topic, message.body, 1, message.topic in self._events.values()).mid
+            return self._client.publish(message.topic, message.body, 1, message.topic in self._retained()).mid
         _LOGGER.error("error: %s is damaged: an event without a valid topic is left out", self._spool.path)
         self._window.acknowledge(-message.id)
         return -message.id
@@ -222,13 +241,41 @@ class MqttSink(SpooledSink):
     def _greet(self) -> None:
         """Publish after each connect: the status, cleared topics, discovery; states follow."""
         self._client.publish(f"{self._prefix}/status", ONLINE, 1, True)
-        for topic in self._stale:  # once: paho sends again what the broker did not take
-            self._clearing[self._client.publish(topic, b"", 1, True).mid] = topic
+        self._clear(self._stale)  # once: paho sends again what the broker did not take
         self._stale.clear()
         for topic, config in self._configs.items():
             self._client.publish(topic, json_text(config), 1, True)
         self._states.clear()
         self._wake.set()
+
+    def _clear(self, topics: Iterable[str]) -> None:
+        """Have the broker forget what these retain."""
+        for topic in topics:
+            self._clearing[self._client.publish(topic, b"", 1, True).mid] = topic
+
+    def _follow_sources(self) -> None:
+        """Have topics for sources that have come since, and clear those of sources that have gone; sensors follow."""
+        before = self._retained()
+        self._find_topics()
+        after = self._retained()
+        if before != after:
+            with contextlib.suppress(SinkError):  # a full disk: then no later run clears what this one leaves
+                self._spool.retain([topic for topic in after if topic not in before])
+            gone = set(before) - set(after)
+            self._states = {
+                name: state for name, state in self._states.items() if f"{self._topics[name]}/state" not in gone
+            }
+            self._clear(gone)
+
+    def _follow_labels(self) -> None:
+        """Publish the sensors that have come since, of sources and labels, and clear those that have gone."""
+        before, self._configs = self._configs, self._documents()
+        new = {topic: config for topic, config in self._configs.items() if topic not in before}
+        with contextlib.suppress(SinkError):  # a full disk: then no later run clears what this one leaves
+            self._spool.retain([*new])
+        for topic, config in new.items():
+            self._client.publish(topic, json_text(config), 1, True)
+        self._clear(before.keys() - self._configs.keys())
 
     def _report_health(self) -> None:
         for health in self._control.health():
@@ -241,6 +288,7 @@ class MqttSink(SpooledSink):
 
     def _say_farewell(self) -> None:
         """Publish how each source ended, and that this client goes offline."""
+        self._find_topics()
         for health in self._control.health():
             self._report_state(health.source, "dead" if health.state == "dead" else "ended")
         farewell = self._client.publish(f"{self._prefix}/status", OFFLINE, 1, True)

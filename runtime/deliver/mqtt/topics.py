@@ -6,7 +6,7 @@
 | `PREFIX/SOURCE`       | The last event as JSON. Images of a folder share it; `source` in the event is the file. |
 | `PREFIX/SOURCE/TASK`  | The same of each task, where the source has several. |
 | `PREFIX/SOURCE/state` | "live", "retrying", ...: the state in the source's health; at the end "ended" or "dead". |
-| `DISCOVERY/sensor/...`| Discovery documents of Home Assistant. |
+| `DISCOVERY/sensor/...`, `DISCOVERY/binary_sensor/...` | Discovery documents of Home Assistant. |
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def check_prefix(prefix: str) -> None:
         raise UsageError(f"{prefix!r} is no MQTT topic: letters, digits and slashes")
 
 
-def source_topics(prefix: str, sources: Sequence[str]) -> dict[str, str]:
-    """The topic of each source.
+def source_topics(prefix: str, sources: Sequence[str], known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The topic of each source; `known` ones stay as they are.
 
     It depends on the names of the sources and their order alone, so that the next run replaces what this one retained.
     Sources whose names differ only in other characters than letters and digits get a digest behind the name.
     """
-    topics: dict[str, str] = {}
-    for source in sources:
+    topics = dict(known or {})
+    for source in (each for each in sources if each not in topics):
         plain, digest = file_name(source), hashlib.sha256(source.encode(errors="replace")).hexdigest()
         taken = {f"{prefix}/status", *topics.values()}
         names = (f"{prefix}/{name}" for name in (plain, f"{plain}-{digest[:6]}", f"{plain}-{digest}"))
@@ -60,5 +60,6 @@ def event_topics(topics: Mapping[str, str], sources: Iterable[SourceHealth]) -> 
 
 def is_ours(topic: str, prefix: str) -> bool:
     """Whether a topic read from the disk, which may be damaged, is one that a sink with this prefix publishes."""
-    own = topic.startswith(f"{prefix}/") or f"/sensor/{identifier(prefix)}_" in topic
+    kinds = (f"/{kind}/{identifier(prefix)}_" for kind in ("sensor", "binary_sensor"))
+    own = topic.startswith(f"{prefix}/") or any(kind in topic for kind in kinds)
     return own and not set(topic) & _WILDCARDS

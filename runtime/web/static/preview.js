@@ -1,49 +1,19 @@
+import {TIMEOUT, ask, find, keepToken, make, percent, put, reason, useToken} from "./page.js";
+import {showRegions} from "./regions.js";
+
 // The page pulls: one request at a time, the next when the last is done, nothing while nobody looks.
-const PERIOD = 100, TIMEOUT = 5000, SAY = 3000; // ms: between rounds, for an answer, between announcements
+const PERIOD = 100, SAY = 3000; // ms: between rounds, between announcements
+const LOAD = 5; // seconds over which the load is averaged
 const LONGEST = 600_000; // ms for labels, which may take the device minutes: until then its own answer is waited for
-const find = (id) => document.getElementById(id);
 const cards = new Map(); // by key: the source, or with several tasks source and task
-let selected = "", paused = false, tokenNow = takeToken(), saved = "", spoken = {text: "", at: 0};
+let selected = "", paused = false, saved = "", spoken = {text: "", at: 0};
 
-function takeToken() {
-  const given = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (given) {
-    sessionStorage.setItem("token", given);
-    history.replaceState(null, "", location.pathname); // it does not stay in the address or the history
-  }
-  return sessionStorage.getItem("token") ?? "";
-}
-
-function make(tag, className, text) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined) node.textContent = text;
-  return node;
-}
-
-function put(node, text) { // only what changed: screen readers and selections stay undisturbed
-  if (node.textContent !== text) node.textContent = text;
-}
-
-const percent = (score) => `${(100 * score).toFixed(1)} %`;
+const labelsOf = ({label, labels}) => labels?.join(", ") || label || "none of the labels"; // several where independent
 const keyOf = ({source, task}) => (task === undefined ? source : `${source}\0${task}`); // a name has no \0
 const titleOf = (key) => key.replace("\0", " · ");
 function query(key) {
   const [source, task] = key.split("\0");
   return `?source=${encodeURIComponent(source)}${task === undefined ? "" : `&task=${encodeURIComponent(task)}`}`;
-}
-
-async function ask(path, options = {}, timeout = TIMEOUT) {
-  const headers = tokenNow ? {Authorization: `Bearer ${tokenNow}`} : {};
-  return fetch(path, {...options, headers, cache: "no-store", signal: AbortSignal.timeout(timeout)});
-}
-
-async function reason(response) {
-  try {
-    return (await response.json()).error;
-  } catch {
-    return `status ${response.status}`;
-  }
 }
 
 // Cards
@@ -70,7 +40,7 @@ function showCard(info, now) {
   const key = keyOf(info);
   if (!cards.has(key)) cards.set(key, makeCard(key));
   const card = cards.get(key), any = info.number > 0;
-  put(card.label, any ? info.label ?? "none of the labels" : "–");
+  put(card.label, any ? labelsOf(info) : "–");
   card.said.classList.toggle("none", !any || info.label === null);
   put(card.score, any ? percent(info.score) : "");
   card.level.style.width = `${any ? 100 * info.score : 0}%`;
@@ -83,7 +53,7 @@ function showCard(info, now) {
   put(card.speed, !any ? "" : stale ? `last frame ${ago(now, info.last_frame)}` : speed);
   card.button.classList.toggle("stale", stale);
   card.button.setAttribute("aria-pressed", String(key === selected));
-  const words = any ? `${info.label ?? "none of the labels"}, ${percent(info.score)}` : "no frame yet";
+  const words = any ? `${labelsOf(info)}, ${percent(info.score)}` : "no frame yet";
   const name = `${titleOf(key)}: ${words}, ${info.state}`;
   if (card.button.ariaLabel !== name) card.button.ariaLabel = name;
 }
@@ -131,13 +101,38 @@ function showRetrieved(blocks) {
   while (list.children.length > blocks.length) list.lastChild.remove();
   blocks.forEach((entries, i) => {
     if (i === list.children.length) list.append(make("li"));
-    const item = list.children[i], key = entries.join();
+    const names = [...new Set(entries.map(nameOf))], item = list.children[i], key = JSON.stringify(names);
     if (item.dataset.key === key) return;
-    const before = (item.dataset.key ?? key).split(",");
+    const before = JSON.parse(item.dataset.key ?? key);
     item.dataset.key = key;
-    item.replaceChildren(make("span", "block", `block ${i + 1}`), ...entries.map((entry) =>
-      make("span", before.includes(String(entry)) ? "entry" : "entry new", String(entry))));
+    item.replaceChildren(make("span", "block", `block ${i + 1}`), ...names.map((name) =>
+      make("span", before.includes(name) ? "entry" : "entry new", name)));
   });
+  list.classList.toggle("named", blocks.flat().some(({attracts}) => attracts.length));
+}
+
+const nameOf = ({entry, attracts}) => (attracts.length ? `${entry}: ${attracts.join(", ")}` : String(entry));
+
+let explained = ""; // key of the source whose frame is shown
+
+async function explain() {
+  const key = explained = selected, image = find("why");
+  find("explain").disabled = true;
+  put(find("why-said"), "Looking.");
+  try {
+    const response = await ask(`/api/explain.png${query(key)}`, {}, LONGEST); // the first one loads a graph
+    if (key !== selected) return;
+    if (!response.ok) return put(find("why-said"), await reason(response));
+    if (image.src) URL.revokeObjectURL(image.src);
+    image.src = URL.createObjectURL(await response.blob());
+    image.alt = `Heat maps of a frame of ${titleOf(key)}`;
+    image.hidden = false;
+    put(find("why-said"), "");
+  } catch {
+    put(find("why-said"), "No answer.");
+  } finally {
+    find("explain").disabled = false;
+  }
 }
 
 const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
@@ -177,6 +172,10 @@ function showDetail(detail) {
   find("detail").hidden = detail === null;
   if (detail === null) return;
   put(find("detail-title"), titleOf(selected));
+  if (explained !== selected) {
+    find("why").hidden = true;
+    put(find("why-said"), "");
+  }
   find("detail-title").classList.toggle("unseen", cards.size < 2);
   showScores(detail);
   showRetrieved(detail.retrieved);
@@ -222,10 +221,23 @@ function showHealth(sources, now) {
   put(find("summary"), paused ? "paused" : `${live} of ${sources.length} ${sources.length === 1 ? "source" : "sources"} live`);
 }
 
+let loads = []; // of the last seconds, the oldest first: sums, so that two of them say what was done between
+
+function showLoad(load, now) {
+  loads = [...loads.filter((each) => each.now > now - LOAD && each.batches <= load.batches), {...load, now}];
+  const first = loads[0], spent = (stage) => load.seconds[stage] - first.seconds[stage];
+  const whole = Object.keys(load.seconds).map(spent).reduce((sum, seconds) => sum + seconds, 0);
+  const batches = load.batches - first.batches;
+  if (!batches || !whole) return put(find("load"), "");
+  const shares = Object.keys(load.seconds).map((stage) => `${stage} ${Math.round(100 * spent(stage) / whole)} %`);
+  const size = ((load.frames - first.frames) / batches).toFixed(1);
+  put(find("load"), `Time: ${shares.join(", ")}. Batches of ${size} frames, at most ${load.limit}.`);
+}
+
 function announce(sources) {
   const info = sources.find((each) => keyOf(each) === selected);
   if (!info?.number) return;
-  const text = `${titleOf(selected)}: ${info.label ?? "none of the labels"}`;
+  const text = `${titleOf(selected)}: ${labelsOf(info)}`;
   if (text === spoken.text || performance.now() - spoken.at < SAY) return;
   spoken = {text, at: performance.now()};
   put(find("said"), text);
@@ -233,7 +245,7 @@ function announce(sources) {
 
 // Labels
 
-let edition = 0; // of what is saved
+let edition = 0; // of what the device uses: an answer that was asked for before a change is old
 let attempt = 0; // to change them
 let doubt = null; // {text, why}: labels that were sent, and may be used or not
 
@@ -258,7 +270,7 @@ function tell(text, kind = "") {
 
 async function saveLabels() {
   const text = find("text").value, mine = ++attempt;
-  tokenNow = find("token").value || tokenNow;
+  useToken(find("token").value);
   find("save").disabled = true;
   doubt = null;
   tell("");
@@ -266,7 +278,7 @@ async function saveLabels() {
   try {
     const response = await ask(`/api/labels${scopeQuery()}`, {method: "PUT", body: text}, LONGEST);
     if (response.ok) {
-      if (tokenNow) sessionStorage.setItem("token", tokenNow);
+      keepToken();
       const used = await response.text(); // as the device keeps them, so that a later look finds nothing new
       if (mine === attempt) settle(text, used);
     } else if (response.status < 500) { // a proxy's 504, say, tells nothing about the device
@@ -305,43 +317,59 @@ function lookInDoubt(used) {
   tell(`${doubt.why}: the device may still take these labels. It uses now: ${lines.slice(0, 3).join(", ")}${more}`);
 }
 
-async function loadOrigin() {
-  const response = await ask(`/api/labels/file${scopeQuery()}`);
-  if (response.ok) showOrigin(await response.json());
+// What is used and in no file: the labels, and in the same way the prompt
+
+const ORIGINS = {
+  labels: {what: "labels that are used now last", row: "file-row", note: "file-note", write: "write", tell, idle: () => !dirty()},
+  prompt: {what: "prompt that is used now lasts", row: "prompt-file-row", note: "prompt-file-note", write: "prompt-write",
+    tell: tellPrompt, idle: () => true},
+};
+
+async function loadOrigin(kind) {
+  const before = edition, response = await ask(`/api/${kind}/file${scopeQuery()}`);
+  const origin = response.ok && await response.json();
+  if (origin && edition === before) showOrigin(kind, origin);
 }
 
-function showOrigin({file, edited, sources}) {
-  const name = file?.split("/").pop(), write = find("write");
-  find("file-row").hidden = !edited;
+function showOrigin(kind, {file, edited, sources}) {
+  const parts = ORIGINS[kind], name = file?.split("/").pop(), write = find(parts.write);
+  find(parts.row).hidden = !edited;
   write.hidden = !file;
-  write.disabled = dirty(); // it writes what is used, and no draft
+  write.disabled = !parts.idle(); // it writes what is used, and no draft
   write.title = file ?? "";
   put(write, `Write to ${name}`);
   const others = find("scope").value && sources.length > 1 ? ` Writing it is for all that read it: ${sources.join(", ")}.` : "";
-  const note = file ? `Not in ${name}: the labels that are used now last until attri-run ends or the file changes.${others}`
-    : "Not in a file: the labels that are used now last until attri-run ends.";
-  put(find("file-note"), note);
+  put(find(parts.note), file ? `Not in ${name}: the ${parts.what} until attri-run ends or the file changes.${others}`
+    : `Not in one file: the ${parts.what} until attri-run ends.`);
 }
 
-async function writeLabels() {
-  tokenNow = find("token").value || tokenNow;
-  find("write").disabled = true;
+async function writeFile(kind) {
+  const {write, tell, idle} = ORIGINS[kind];
+  useToken(find("token").value);
+  find(write).disabled = true;
   try {
-    const response = await ask(`/api/labels/file${scopeQuery()}`, {method: "PUT"});
+    const response = await ask(`/api/${kind}/file${scopeQuery()}`, {method: "PUT"});
     if (!response.ok) return tell(`Not written: ${await reason(response)}`, "bad");
     const origin = await response.json();
-    showOrigin(origin);
+    edition += 1;
+    showOrigin(kind, origin);
     tell(`Written to ${origin.file}.`, "good");
   } catch {
-    tell("No answer yet. Once the labels are written, the note below goes away.");
+    tell("No answer yet. Once it is written, the note below goes away.");
   } finally {
-    find("write").disabled = dirty();
+    find(write).disabled = !idle();
   }
 }
 
 function showScopes(sources) {
-  const scope = find("scope"), known = [...scope.options].map((option) => option.value);
-  for (const key of sources.map(keyOf)) if (!known.includes(key)) scope.append(new Option(titleOf(key), key));
+  const scope = find("scope"), keys = sources.map(keyOf), known = [...scope.options].map((option) => option.value);
+  for (const key of keys) if (!known.includes(key)) scope.append(new Option(titleOf(key), key));
+  for (const option of [...scope.options].slice(1)) {
+    if (keys.includes(option.value)) continue;
+    const chosen = option.selected;
+    option.remove();
+    if (chosen) scope.dispatchEvent(new Event("change")); // it was removed: all are meant again
+  }
   find("scope-row").hidden = sources.length < 2;
 }
 
@@ -350,6 +378,8 @@ function showEditable(editable) {
   for (const id of ["save", "undo"]) find(id).hidden = !editable;
   find("token-row").hidden = !editable;
   find("prompt").hidden = !editable;
+  find("change-panel").hidden = !editable;
+  if (!editable) find("regions-panel").hidden = true;
   if (!editable) tell("To change them here, start attri-run with a token.");
 }
 
@@ -358,8 +388,9 @@ function showEditable(editable) {
 const KINDS = {nearest: "learned, retrieved by image", all: "learned, the same for every image", none: "plain CLIP"};
 
 async function loadPrompt() {
-  const response = await ask(`/api/prompt${scopeQuery()}`);
-  put(find("prompt-about"), response.ok ? aboutPrompt(await response.json()) : await reason(response));
+  const before = edition, response = await ask(`/api/prompt${scopeQuery()}`);
+  const about = response.ok ? aboutPrompt(await response.json()) : await reason(response);
+  if (edition === before) put(find("prompt-about"), about);
 }
 
 function aboutPrompt({digest, created, selection, entries, labels}) {
@@ -375,21 +406,72 @@ function tellPrompt(text, kind = "") {
 async function sendPrompt() {
   const file = find("prompt-file").files[0];
   if (!file) return tellPrompt("Choose a file first.", "bad");
-  tokenNow = find("token").value || tokenNow;
+  useToken(find("token").value);
   find("prompt-send").disabled = true;
   tellPrompt("Sending.");
   try {
     const response = await ask(`/api/prompt${scopeQuery()}`, {method: "PUT", body: file}, LONGEST);
     if (!response.ok) return tellPrompt(`Not used: ${await reason(response)}`, "bad");
-    if (tokenNow) sessionStorage.setItem("token", tokenNow);
-    put(find("prompt-about"), aboutPrompt(await response.json()));
-    tellPrompt("This prompt is used from the next frame on, until attri-run ends or its prompt file changes.", "good");
+    keepToken();
+    const about = aboutPrompt(await response.json());
     edition += 1; // its own labels may have come with it
+    put(find("prompt-about"), about);
+    tellPrompt("This prompt is used from the next frame on.", "good");
     await loadLabels();
+    await loadOrigin("prompt");
   } catch {
     tellPrompt("No answer yet. The line above says which prompt is used.");
   } finally {
     find("prompt-send").disabled = false;
+  }
+}
+
+// Sources: which there are, and what can be done with them
+
+async function loadSources() {
+  const before = edition, response = await ask("/api/sources");
+  const sources = response.ok && await response.json();
+  if (!sources || edition !== before) return;
+  showSources(sources);
+  await showRegions(sources);
+}
+
+function showSources(sources) {
+  const list = find("changes"), key = JSON.stringify(sources);
+  if (list.dataset.key === key) return; // or a button would be another one while it is pressed
+  list.dataset.key = key;
+  list.replaceChildren(...sources.map(({name, kind, paused}) => {
+    const item = make("li"), pause = make("button", "", paused ? "Resume" : "Pause"), remove = make("button", "", "Remove");
+    for (const button of [pause, remove]) {
+      button.type = "button";
+      button.ariaLabel = `${button.textContent} ${name}`;
+    }
+    pause.addEventListener("click", () => change({[name]: {paused: !paused}}, `${name} is ${paused ? "opened" : "closed"}.`));
+    remove.addEventListener("click", () => change({[name]: null}, `${name} is removed.`));
+    remove.disabled = sources.length < 2;
+    item.append(make("span", "name", name), make("span", "hint", kind), pause, remove);
+    return item;
+  }));
+}
+
+async function change(tables, done) {
+  const said = find("change-said");
+  said.className = "";
+  put(said, "Sending.");
+  useToken(find("token").value);
+  try {
+    const response = await ask("/api/sources", {method: "PUT", body: JSON.stringify(tables)}, LONGEST);
+    said.className = response.ok ? "good" : "bad";
+    put(said, response.ok ? done : `Not changed: ${await reason(response)}`);
+    if (!response.ok) return false;
+    keepToken();
+    const sources = await response.json();
+    edition += 1;
+    showSources(sources);
+    return true;
+  } catch {
+    put(said, "No answer yet. The list above says which sources there are.");
+    return false;
   }
 }
 
@@ -403,6 +485,7 @@ async function round() {
   if (!response.ok) throw new Error(response.status === 401 ? "This device asks for its token." : await reason(response));
   const state = await response.json();
   find("trouble").hidden = true;
+  find("review").hidden = !state.collects;
   const shown = state.sources.filter((info) => info.card), known = state.sources.filter((info) => info.frames >= 0);
   const names = shown.map(keyOf);
   for (const [name, card] of cards) {
@@ -418,13 +501,15 @@ async function round() {
   for (const info of shown) showCard(info, state.now);
   showDetail(state.detail);
   showHealth(known.filter((info, i) => known.findIndex((each) => each.source === info.source) === i), state.now);
+  showLoad(state.load, state.now);
   announce(state.sources);
   if (rounds++ % 10 === 0) {
     showScopes(known);
     showEditable(state.editable);
     await loadLabels();
     await loadPrompt();
-    if (state.editable) await loadOrigin();
+    if (state.editable) await loadSources();
+    if (state.editable) for (const kind in ORIGINS) await loadOrigin(kind);
   }
   for (const info of shown) await showFrame(info);
 }
@@ -447,6 +532,7 @@ async function run() {
   }
 }
 
+find("explain").addEventListener("click", explain);
 find("pause").addEventListener("click", () => {
   paused = !paused;
   find("pause").setAttribute("aria-pressed", String(paused));
@@ -459,7 +545,7 @@ find("labels").addEventListener("submit", (event) => {
 find("text").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) find("labels").requestSubmit();
 });
-find("write").addEventListener("click", writeLabels);
+for (const kind in ORIGINS) find(ORIGINS[kind].write).addEventListener("click", () => writeFile(kind));
 find("text").addEventListener("input", () => { find("write").disabled = dirty(); });
 find("undo").addEventListener("click", () => {
   doubt = null;
@@ -470,6 +556,11 @@ find("prompt").addEventListener("submit", (event) => {
   event.preventDefault();
   sendPrompt();
 });
+find("add").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const name = find("add-name").value.trim();
+  if (await change({[name]: {uri: find("add-uri").value.trim()}}, `${name} is added.`)) find("add").reset();
+});
 find("scope").addEventListener("change", () => {
   tellPrompt("");
   edition += 1;
@@ -479,11 +570,11 @@ find("scope").addEventListener("change", () => {
   tell("");
   loadLabels();
   loadPrompt();
-  loadOrigin();
+  for (const kind in ORIGINS) loadOrigin(kind);
 });
 find("unlock").addEventListener("submit", (event) => {
   event.preventDefault();
-  tokenNow = find("unlock-token").value;
-  sessionStorage.setItem("token", tokenNow);
+  useToken(find("unlock-token").value);
+  keepToken();
 });
 run();

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from attri.runtime._util.system import Memory, memory, read_text, state_folder
+from attri.runtime._util import system
+from attri.runtime._util.system import Memory, memory, read_text, recall, remember, state_folder
 
 
 def test_memory_of_this_machine() -> None:
@@ -45,3 +46,25 @@ def test_read_text_of_a_device_tree(tmp_path: Path) -> None:
     (tmp_path / "model").write_bytes(b"NVIDIA Jetson Orin Nano\0\n")
     assert read_text(tmp_path / "model") == "NVIDIA Jetson Orin Nano"
     assert read_text(tmp_path / "none") == ""
+
+
+def test_what_is_remembered_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert recall("speed", {"graph": "a"}) is None
+    remember("speed", {"graph": "a"}, {"ms": 3.5})
+    assert recall("speed", {"graph": "a"}) == {"ms": 3.5}
+    assert recall("speed", {"graph": "b"}) is recall("size", {"graph": "a"}) is None
+    monkeypatch.setattr(system, "processor", lambda: "another machine")
+    assert recall("speed", {"graph": "a"}) is None
+
+
+def test_to_remember_nothing_is_no_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    remember("speed", {}, 1)
+    assert recall("speed", {}) is None
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    remember("speed", {}, 1)
+    (file,) = (tmp_path / "attri" / "speed").iterdir()
+    file.write_text("no JSON")
+    assert recall("speed", {}) is None

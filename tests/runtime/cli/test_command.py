@@ -83,7 +83,9 @@ def test_stdout_that_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
         assert stdout_is_broken()
 
 
-@pytest.mark.parametrize("module", ["runtime.cli.run", "runtime.cli.doctor", "train.cli", "export.cli"])
+@pytest.mark.parametrize(
+    "module", ["runtime.cli.run", "runtime.cli.collect", "runtime.cli.doctor", "train.cli", "export.cli"]
+)
 def test_every_option_says_what_it_is_for(module: str) -> None:
     command = importlib.import_module(f"attri.{module}").main
     options = [each for each in command.params if isinstance(each, click.Option)]

@@ -77,6 +77,33 @@ def test_json_lines_hold_what_the_documentation_says(
         }
 
 
+def test_explanations_add_up_to_what_was_seen(
+    attri_run: Callable[..., Finished], explained_bundle: Path, image_files: list[Path], tmp_path: Path
+) -> None:
+    result = attri_run(*image_files[:2], "--explain", tmp_path / "why", "--json", bundle=explained_bundle)
+    assert result.code == 0
+    classifier = Classifier.load(explained_bundle, LABELS, threads=1)
+    files = sorted((tmp_path / "why").iterdir())
+    assert [file.suffix for file in files] == [".json", ".png"] * 2
+    found = {each["source"]: each for each in (json.loads(file.read_text()) for file in files[::2])}
+    for path, printed in zip(image_files, result.objects, strict=False):
+        explained = found[str(path)]
+        assert explained["explanations"][0]["label"] == printed["label"]
+        cosines = dict(zip(LABELS, classifier.explain(path).cosines, strict=True))
+        for each in explained["explanations"]:
+            total = sum(map(sum, each["patches"])) + each["rest"]
+            assert total == pytest.approx(cosines[each["label"]], abs=1e-4)  # of 65 numbers with 6 digits
+
+
+def test_without_the_graph_of_explanations_nothing_is_classified(
+    attri_run: Callable[..., Finished], bundle: Path, image_files: list[Path], tmp_path: Path
+) -> None:
+    result = attri_run(image_files[0], "--explain", tmp_path / "why", bundle=bundle)
+    assert result.code == 2
+    assert "export it again with attri-export --explain" in result.err
+    assert result.out == ""
+
+
 def test_a_folder_in_batches_says_the_same(
     attri_run: Callable[..., Finished], image_files: list[Path], tmp_path: Path
 ) -> None:
@@ -84,7 +111,7 @@ def test_a_folder_in_batches_says_the_same(
     folder.mkdir()
     for number, path in enumerate(image_files[:5]):
         shutil.copy(path, folder / f"{number}.png")
-    single, batched = (attri_run(folder, "--json", "--batch", size) for size in (1, 4))
+    single, batched = (attri_run(folder, "--json", "--max-batch", size) for size in (1, 4))
     assert (single.code, batched.code) == (0, 0)
     assert len(batched.objects) == 5
     for one, other in zip(single.objects, batched.objects, strict=True):
@@ -114,7 +141,7 @@ def test_a_batch_goes_through_the_vision_graph_at_once(
 
     monkeypatch.setattr(FrameQueue, "put", putting)
     monkeypatch.setattr(OrtEngine, "run", running)
-    assert attri_run(tmp_path, "--batch", 20).code == 0
+    assert attri_run(tmp_path, "--max-batch", 20).code == 0
     assert (sum(sizes), max(sizes)) == (41, 20)
 
 

@@ -38,7 +38,7 @@ def test_a_reader_that_leaves_ends_it_quietly(bundle: Path, image_files: list[Pa
         run.stdout.close()
         err = run.stderr.read()
     assert run.returncode == 0
-    assert len(err.splitlines()) == 1  # which bundle; no traceback, no "Exception ignored"
+    assert len(err.splitlines()) == 2  # which bundle, what batches; no traceback, no "Exception ignored"
 
 
 def test_ctrl_c(bundle: Path, image_files: list[Path]) -> None:

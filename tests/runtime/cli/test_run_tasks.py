@@ -174,9 +174,12 @@ def test_sources_have_tasks_of_their_own(attri_run: Callable[..., Finished]) -> 
         (["--task", "a=gone.attri"], "the prompt gone.attri cannot be read: No such file"),
         (["--task", "a=labels.txt"], "labels.txt is no prompt file of attri, or it is damaged"),
         (["--task", "a=:gone.txt"], "gone.txt"),
-        (["--task", "a=:labels.txt", "--labels", "labels.txt"], "--labels: every task has its own"),
-        (["--task", "a=plain.attri", "--prompt", "other.attri"], "--prompt: every task has its own"),
-        (["--sources", "own.toml", "--threshold", "1", "--template", "{}"], "--template, --threshold: every task has"),
+        (["--task", "a=:labels.txt", "--labels", "labels.txt"], "--labels: every task or region has its own"),
+        (["--task", "a=plain.attri", "--prompt", "other.attri"], "--prompt: every task or region has its own"),
+        (
+            ["--sources", "own.toml", "--threshold", "1", "--template", "{}"],
+            "--template, --threshold: every task or region has",
+        ),
         (["--task", "a=alien.attri"], "alien.attri was made for another bundle (weights"),
     ],
 )

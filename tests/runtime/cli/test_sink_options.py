@@ -31,6 +31,9 @@ from attri.runtime.cli.command import Command
 from attri.runtime.cli.run import main
 from attri.runtime.cli.sink_options import OPTIONS, Outputs, flag, output_options
 from attri.runtime.cli.sinks import check_sinks, open_sinks
+from attri.runtime.collection.folder import Collection
+from attri.runtime.deliver.collect.sink import CollectSink
+from attri.runtime.deliver.metrics import MetricsSink
 from attri.runtime.deliver.sink import Sink
 from attri.runtime.deliver.webhook import signature
 from attri.runtime.errors import FailedError, UsageError
@@ -103,9 +106,38 @@ def test_every_sink_at_once(attri_run, image_files: list[Path], tmp_path: Path, 
         hook.close()
 
 
+def test_regions_are_collected_within_caps_and_counted(attri_run, image_files: list[Path], tmp_path: Path) -> None:
+    words = f"--quiet --collect {tmp_path}/new --collect-margin 1 --collect-per-minute 3 --collect-control 0"
+    result = attri_run(*image_files[:5], "--roi", "2,3,20,10", *words.split(), "--collect-regions-only")
+    assert result.code == 0, result.err
+    assert re.search(r"new: collected 2 images \(2 unsure, \d novel\); not collected: 3 by minute", result.err)
+    for item in Collection(tmp_path / "new").items():
+        assert (item.size, item.region) == ((20, 10), (2, 3, 20, 10))
+        assert len(item.prompt) == 64
+        assert item.feature is not None
+        assert item.label in ("red apple", "bird", "house")
+    sinks = open_checked(Outputs(collect=tmp_path / "new", metrics=f"127.0.0.1:{free_port()}", quiet=True))
+    collecting, metrics = sinks
+    assert isinstance(collecting, CollectSink)
+    assert isinstance(metrics, MetricsSink)
+    assert metrics.tally is collecting.tally
+    for sink in sinks:
+        sink.close()
+
+
+def test_a_whole_frame_that_must_not_be_kept_is_told_before_anything_starts(attri_run, image_files, tmp_path) -> None:
+    result = attri_run(image_files[0], "--collect", tmp_path / "new", "--collect-regions-only")
+    assert result.code == 2
+    assert "no source has a region" in result.err
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
+        ("--collect-margin 0", "--collect-margin is for --collect"),
+        ("--collect-regions-only", "--collect-regions-only is for --collect"),
+        ("--why", "--why is for --json"),
         ("--mqtt-ca x", "--mqtt-ca is for --mqtt"),
         ("--home-assistant", "--home-assistant is for --mqtt"),
         ("--snapshots-keep 3", "--snapshots-keep is for --snapshots"),
@@ -170,10 +202,10 @@ def test_an_address_that_may_be_had_later_is_exit_1(
 
 
 def test_one_extra_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("starlette", "uvicorn", "prometheus_client"):
+    for module in ("starlette", "uvicorn", "python_multipart", "prometheus_client"):
         monkeypatch.setitem(sys.modules, module, None)
     stopped = CliRunner().invoke(click.command()(output_options(lambda outputs: None)), ["--serve", "0"])
-    wanted = "starlette, uvicorn, prometheus-client are not installed: pip install 'attri[serve]'"
+    wanted = "starlette, uvicorn, python-multipart, prometheus-client are not installed: pip install 'attri[serve]'"
     assert str(stopped.exception) == wanted
 
 
@@ -315,7 +347,7 @@ def test_stdout_on_a_full_disk(bundle, image_files, tmp_path: Path) -> None:
 def test_the_page_for_operators_names_what_there_is() -> None:
     text = (Path(__file__).parents[3] / "docs" / "howto" / "operate.md").read_text()
     known = {name for parameter in main.params for name in parameter.opts}
-    foreign = {"--inplace", "--now", "--remove-retained", "--retained-only"}  # of rsync, systemctl, mosquitto_sub
+    foreign = {"--data-binary", "--inplace", "--now", "--remove-retained", "--retained-only"}  # of curl, rsync, ...
     assert set(re.findall(r"--[a-z][a-z-]+", text)) - known == foreign
     for kind in ("X-Attri-Signature", "X-Attri-Timestamp", "ATTRI_MQTT_PASSWORD", "ATTRI_SERVE_TOKEN"):
         assert kind in text

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.results import NOW, FakeControl, make_result
 
+from attri.runtime.deliver.collect.sink import Tally
 from attri.runtime.deliver.metrics import MetricsServer, MetricsSink
 from attri.runtime.errors import FailedError
 
@@ -47,7 +48,34 @@ def test_what_a_scrape_says() -> None:
     assert found["attri_source_waiting_frames", "camera0"] == 0
     assert found["attri_source_restarts_total", "camera0"] == 1
     assert found["attri_source_last_frame_timestamp_seconds", "camera0"] == NOW
+    assert found["attri_batches_total",] == 30
+    assert found["attri_batch_frames_total",] / found["attri_batches_total",] / found["attri_batch_limit",] == 0.75
+    assert found["attri_time_seconds_total", "vision"] == 6.0
+    assert found["attri_time_seconds_total", "idle"] == 2.0
     assert found["process_open_fds",] > 0
+
+
+def test_unchanged_results_cost_nothing_and_are_counted() -> None:
+    metrics = MetricsSink(FakeControl())
+    metrics.write(make_result())
+    for frame in range(1, 4):
+        metrics.write(make_result(frame=frame, unchanged=True))
+    found = samples(metrics.render()[0].decode())
+    assert found["attri_unchanged_total", "camera0"] == 3
+    assert found["attri_results_total", "camera0", "red apple"] == 4
+    assert found["attri_stage_seconds_count", "vision"] == found["attri_text_cache_total", "hit"] == 1
+
+
+def test_what_is_collected_is_counted_by_reason() -> None:
+    metrics = MetricsSink(FakeControl())
+    assert b"attri_collected_total" not in metrics.render()[0]
+    metrics.tally = Tally()
+    metrics.tally.take(("unsure", "novel"))
+    metrics.tally.refuse("minute")
+    found = samples(metrics.render()[0].decode())
+    assert found["attri_collected_total", "unsure"] == found["attri_collected_total", "novel"] == 1
+    assert found["attri_collected_total", "flip"] == found["attri_not_collected_total", "day"] == 0
+    assert found["attri_not_collected_total", "minute"] == 1
 
 
 def test_labels_that_are_edited_for_months_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,39 @@ def publish(sink: MqttSink, tasks: tuple[str, ...]) -> None:
 
 
 @real
+def test_sources_come_and_go_with_their_topics_and_sensors(broker: Mosquitto, tmp_path: Path) -> None:
+    """Of one that goes nothing stays with the broker; those that stay keep their topics; one on its way is not kept."""
+    control = FakeControl("gate", "yard")
+    spool, listener = tmp_path / "spool.sqlite", Listener(broker.port)
+    sink = MqttSink(Broker("127.0.0.1", broker.port), PREFIX, lambda: Spool(spool), control, "homeassistant")
+    sink.write(make_result("gate", changed=True))
+    wait_for(lambda: listener.of(f"{PREFIX}/gate") and listener.of(f"{PREFIX}/yard/state"))
+    control.change_sources({"hall": {"uri": "camera2"}})
+    sink.write(make_result("hall", 3, changed=True))  # maybe before anybody has looked which sources there are
+    wait_for(lambda: listener.frames("hall") == [3] and listener.of(f"{PREFIX}/hall/state") == [b"live"])
+    wait_for(
+        lambda: len([topic for topic, payload, _ in listener.messages if "hall" in topic and b"hall" in payload]) == 3
+    )
+    control.change_sources({"gate": None})
+    sink.write(make_result("gate", 9, changed=True))  # was on its way
+    wait_for(lambda: listener.of(f"{PREFIX}/gate/state")[-1] == b"")
+    wait_for(
+        lambda: (
+            len([topic for topic, payload, _ in listener.messages if topic.endswith("/config") and not payload]) == 2
+        )
+    )
+    wait_for(lambda: sink.pending == 0)
+    late = Listener(broker.port)  # what is retained: status; state, 2 sensors of yard and hall; an event of hall
+    wait_for(lambda: len(late.messages) == 8)
+    assert not [topic for topic, _, _ in late.messages if "gate" in topic]
+    control.change_sources({"gate": {"uri": "camera0"}})
+    wait_for(lambda: late.of(f"{PREFIX}/gate/state") == [b"live"])
+    sink.close()
+    for each in (listener, late):
+        each.close()
+
+
+@real
 def test_each_task_has_a_topic_and_sensors(broker: Mosquitto, tmp_path: Path) -> None:
     listener = Listener(broker.port)
     sink = connect(broker, tmp_path, TASKS)

@@ -51,6 +51,21 @@ class Terminal(io.StringIO):
         return rows
 
 
+def test_json_names_the_retrieved_entries_where_it_is_asked_to() -> None:
+    named: list[list[list[str]]] = [[["apples", "pears"], [], [], ["birds"]], [[]] * 4]
+    found = json.loads(json_line(make_result("a.png", attracts=named), 1, why=True))
+    assert found["why"] == [
+        [
+            {"entry": 0, "times": 1, "cosine": 0.5, "attracts": ["apples", "pears"]},
+            {"entry": 3, "times": 1, "cosine": 0.6, "attracts": ["birds"]},
+        ],
+        [{"entry": 1, "times": 2, "cosine": 0.8, "attracts": []}],
+    ]
+    result = make_result("a.png")
+    same_for_all = replace(result, prediction=replace(result.prediction, key_cosines=None))
+    assert json.loads(json_line(same_for_all, 1, why=True))["why"] is None
+
+
 def test_json_of_a_live_source() -> None:
     found = json.loads(json_line(make_result(label="かりんご", changed=True, dropped=2), 2))
     assert found == {

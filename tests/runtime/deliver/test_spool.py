@@ -122,6 +122,7 @@ def filled() -> bytes:
 _EDITS = st.lists(st.tuples(st.one_of(st.integers(0, 4200), st.integers(0)), st.integers(0, 255)), max_size=20)
 
 
+@pytest.mark.stress
 @settings(max_examples=150, deadline=None)
 @given(edits=_EDITS, cut=st.none() | st.integers(0))
 def test_a_damaged_file_is_no_traceback(filled: bytes, edits: list[tuple[int, int]], cut: int | None) -> None:

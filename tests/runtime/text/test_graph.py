@@ -13,6 +13,7 @@ from attri.runtime.bundle import TEXT, Bundle
 from attri.runtime.engines.verify import read_reference
 from attri.runtime.text import graph as module
 from attri.runtime.text.graph import TextGraph
+from attri.runtime.text.label_inputs import LabelInputs
 from attri.runtime.text.label_tokens import LabelTokens, encode_labels
 from attri.runtime.tokenizer import Tokenizer
 
@@ -36,9 +37,11 @@ def things(count: int) -> LabelTokens:
 
 def features(opened: Bundle, tokens: LabelTokens, retrieved: np.ndarray) -> np.ndarray:
     """In one run where memory allows it [B, C, D]"""
-    return np.stack(TextGraph(opened, WatchedEngine(opened.graph(TEXT))).run(tokens, retrieved, opened.prompt))
+    graph = TextGraph(WatchedEngine(opened.graph(TEXT)), LabelInputs(opened.token_embedding()))
+    return np.stack(graph.run(tokens, retrieved, opened.prompt))
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize(("count", "limit"), [(2000, 4096), (7, 6), (7, 1)])
 def test_many_labels_run_in_parts(
     opened: Bundle, retrieved: np.ndarray, monkeypatch: pytest.MonkeyPatch, count: int, limit: int
@@ -47,7 +50,7 @@ def test_many_labels_run_in_parts(
     wanted = features(opened, tokens, retrieved)
     engine = WatchedEngine(opened.graph(TEXT))
     monkeypatch.setattr(module, "ROWS", limit)
-    found = TextGraph(opened, engine).run(tokens, retrieved, opened.prompt)
+    found = TextGraph(engine, LabelInputs(opened.token_embedding())).run(tokens, retrieved, opened.prompt)
     np.testing.assert_allclose(found, wanted, rtol=0, atol=SUMS)
     assert len(engine.runs) > 1
     assert max(map(token_rows, engine.runs)) <= max(limit, tokens.token_rows.shape[1])
@@ -56,7 +59,7 @@ def test_many_labels_run_in_parts(
 def test_an_engine_s_limits_are_kept(opened: Bundle, retrieved: np.ndarray) -> None:
     limits = {"B": 1, "C": 3, "R": 9}
     engine = WatchedEngine(opened.graph(TEXT), limits)
-    found = TextGraph(opened, engine).run(things(7), retrieved, opened.prompt)
+    found = TextGraph(engine, LabelInputs(opened.token_embedding())).run(things(7), retrieved, opened.prompt)
     np.testing.assert_allclose(found, features(opened, things(7), retrieved), rtol=0, atol=SUMS)
 
     def extents(run: Mapping[str, np.ndarray]) -> dict[str, int]:
@@ -70,7 +73,7 @@ def test_one_long_label_among_many_costs_little_padding(opened: Bundle, retrieve
     tokens = encode_labels(Tokenizer(), labels, "a {}.", opened.manifest.text["context_length"])
     assert tokens.token_rows.size > module.ROWS
     engine = WatchedEngine(opened.graph(TEXT))
-    (found,) = TextGraph(opened, engine).run(tokens, retrieved[:1], opened.prompt)
+    (found,) = TextGraph(engine, LabelInputs(opened.token_embedding())).run(tokens, retrieved[:1], opened.prompt)
     assert sum(map(token_rows, engine.runs)) < 2 * tokens.lengths.sum()
     some = np.array([0, 700, 1499, 1500])  # each feature is where its label is
     (alone,) = features(opened, tokens.take(some), retrieved[:1])
@@ -79,5 +82,5 @@ def test_one_long_label_among_many_costs_little_padding(opened: Bundle, retrieve
 
 def test_each_image_s_features_own_their_memory(opened: Bundle, retrieved: np.ndarray) -> None:
     """A view would keep its whole batch alive, and the cache's bound would count a part of it."""
-    graph = TextGraph(opened, WatchedEngine(opened.graph(TEXT)))
+    graph = TextGraph(WatchedEngine(opened.graph(TEXT)), LabelInputs(opened.token_embedding()))
     assert all(each.base is None for each in graph.run(things(3), retrieved, opened.prompt))

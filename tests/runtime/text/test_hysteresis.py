@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from attri.runtime.errors import UsageError
 from attri.runtime.text.hysteresis import RetrievalHysteresis
@@ -34,6 +33,8 @@ def test_no_margin_is_exact_retrieval(topk):
 
 @pytest.mark.parametrize("topk", [1, 2])
 def test_no_margin_retrieves_what_the_model_does(topk, pocket_model, make_pixels):
+    import torch
+
     from attri.train.config import PromptConfig
     from attri.train.model.pool import PromptPool
 

@@ -7,21 +7,25 @@ import contextlib
 import dataclasses
 import io
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 from support.chromium import CHROMIUM, Browser
+from support.contrast import CONTRAST
+from support.random_prompt import make_prompt
 from support.results import FakeControl, make_result
 
 from attri.runtime.bundle import PROMPT
 from attri.runtime.deliver.metrics import MetricsSink
-from attri.runtime.errors import LabelsError
+from attri.runtime.errors import LabelsError, UsageError
 from attri.runtime.prompt import Prompt
 from attri.runtime.web.server import PreviewServer
 
@@ -29,24 +33,6 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not instal
 TOKEN = "correct horse battery"
 LABELS = "red apple\nbird\na small house\n"
 
-# The ratio of text to what it stands on, as WCAG 2 counts it, of every element that shows text of its own.
-CONTRAST = """(() => {
-  const parse = (color) => (color.match(/[\\d.]+/g) || []).map(Number);
-  const light = ([r, g, b]) => [r, g, b].map((v) => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
-    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
-  const ground = (node) => {
-    for (; node; node = node.parentElement) {
-      const color = parse(getComputedStyle(node).backgroundColor);
-      if (color.length && color[3] !== 0) return color;
-    }
-    return [255, 255, 255];
-  };
-  return [...document.body.querySelectorAll("*")].filter((node) => node.checkVisibility() &&
-      [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim())).map((node) => {
-    const [a, b] = [light(parse(getComputedStyle(node).color)), light(ground(node))].sort((x, y) => y - x);
-    return [(a + .05) / (b + .05), node.textContent.trim().slice(0, 30)];
-  }).filter(([ratio]) => ratio < 4.5);
-})()"""
 PIXELS = """(() => {
   const image = document.querySelector(".card img"), canvas = document.createElement("canvas");
   canvas.width = canvas.height = 8;
@@ -134,6 +120,9 @@ def test_the_page(browser: Browser, command: tuple[str, subprocess.Popen[bytes]]
     assert "median" in browser.js("document.querySelector('#plot').ariaLabel")
     assert browser.wait_for("document.querySelector('#health tbody').rows.length") == 1
     assert browser.js("document.querySelector('#health tbody tr').lastChild.textContent") == "now"
+    assert browser.wait_for("document.querySelector('#load').textContent")
+    said = browser.js("document.querySelector('#load').textContent")
+    assert re.fullmatch(r"Time: idle \d+ %, preprocess .* deliver \d+ %\. Batches of 1\.0 frames, at most \d+\.", said)
     assert browser.js("document.querySelector('#text').value") == LABELS
     browser.wait_for("document.querySelector('#said').textContent")  # what a screen reader is told
 
@@ -248,6 +237,36 @@ def test_tasks_have_cards_and_labels_and_sources_have_rows(browser: Browser) -> 
     preview.close()
 
 
+def test_retrieved_entries_have_names_where_the_prompt_has_them(browser: Browser) -> None:
+    control = FakeControl("camera0")
+    preview = PreviewServer(control, MetricsSink(control), ("127.0.0.1", 0), TOKEN)
+    preview.write(make_result(attracts=[[["red apples", "pears"], [], [], ["birds"]], [[]] * 4]))
+    browser.open(preview.url)
+    browser.wait_for("document.querySelectorAll('#retrieved .entry').length === 3")
+    names = "[...document.querySelectorAll('#retrieved .entry')].map((each) => each.textContent)"
+    assert browser.js(names) == ["0: red apples, pears", "3: birds", "1"]
+    preview.write(make_result(frame=1))
+    browser.wait_for(f"{names}.join() === '0,3,1'")
+    preview.close()
+
+
+def test_a_frame_is_explained_when_somebody_asks(browser: Browser) -> None:
+    control = FakeControl("camera0", "b")
+    preview = PreviewServer(control, MetricsSink(control), ("127.0.0.1", 0), TOKEN)
+    for source in control.states:
+        preview.write(make_result(source))
+    browser.open(preview.url)
+    browser.wait_for("document.querySelectorAll('.card img').length === 2")
+    browser.wait_for("!document.querySelector('#detail').hidden")
+    assert browser.js("document.querySelector('#why').hidden")
+    browser.js("document.querySelector('#explain').click()")
+    browser.wait_for("document.querySelector('#why').naturalHeight > 3 * 240")  # three panels
+    assert browser.js("document.querySelector('#why').alt") == "Heat maps of a frame of camera0"
+    browser.js("document.querySelectorAll('.card')[1].click()")
+    browser.wait_for("document.querySelector('#why').hidden")  # it was another source's
+    preview.close()
+
+
 def test_a_draft_is_not_written_over(browser: Browser) -> None:
     preview = PreviewServer(control := FakeControl(), MetricsSink(control), ("127.0.0.1", 0), TOKEN)
     browser.open(preview.url)
@@ -295,6 +314,64 @@ def send_labels(browser: Browser, text: str) -> None:
     browser.js(f"text.value = '{text}'; document.querySelector('#token').value = '{TOKEN}'; text.form.requestSubmit()")
 
 
+def click_write(browser: Browser) -> None:
+    """Once it can be clicked: until their answer is there, labels that were sent are a draft, which is not written."""
+    browser.wait_for("document.querySelector('#write:enabled')?.checkVisibility()")
+    browser.js("document.querySelector('#write').click()")
+
+
+def test_sources_are_added_paused_and_removed(browser: Browser, tmp_path: Path) -> None:
+    class Refusing(FakeControl):
+        def change_sources(self, tables: Mapping[str, Any]) -> None:
+            if "wrong" in tables:
+                raise UsageError("the request: wrong.uri: nothing does not exist")
+            super().change_sources(tables)
+
+    def press(name: str) -> None:
+        browser.wait_for(f"{button}('{name}')")
+        browser.js(f"{button}('{name}').click()")
+
+    preview = PreviewServer(control := Refusing("gate", "yard"), MetricsSink(control), ("127.0.0.1", 0), TOKEN)
+    for source in control.states:
+        preview.write(make_result(source))
+    button = "(name => [...document.querySelectorAll('#changes button')].find((each) => each.ariaLabel === name))"
+    said = "document.querySelector('#change-said')"
+    browser.open(f"{preview.url}#token={TOKEN}".replace(" ", "%20"))
+    press("Pause gate")
+    browser.wait_for(f"{said}.textContent === 'gate is closed.' && {said}.className === 'good'")
+    assert control.states["gate"] == "paused"
+    browser.wait_for("[...document.querySelectorAll('.card .state')].some((each) => each.textContent === 'paused')")
+    browser.screenshot(Path(os.environ.get("ATTRI_SHOTS", tmp_path)) / "sources.png")
+    press("Resume gate")
+    browser.wait_for(f"{said}.textContent === 'gate is opened.'")
+
+    # By the keyboard, one that cannot be, and then one that can.
+    browser.js("document.querySelector('#add-name').focus()")
+    for name, uri in (("wrong", "nothing"), ("hall <b>", "rtsp://user:secret@host/hall")):
+        browser.js("document.querySelector('#add').reset(); document.querySelector('#add-name').focus()")
+        browser.type(name)
+        browser.key("Tab")
+        browser.type(uri)
+        browser.key("Enter")
+        browser.wait_for(f"{said}.textContent.includes('{name}') && {said}.textContent !== 'Sending.'")
+    assert browser.js(f"{said}.textContent") == "hall <b> is added."
+    browser.wait_for("document.querySelector('#add-uri').value === ''")
+    assert list(control.states) == ["gate", "yard", "hall <b>"]
+
+    # One that is removed has no card, no row and no labels to choose.
+    browser.wait_for("[...document.querySelector('#scope').options].some((each) => each.value === 'gate')")
+    browser.js("document.querySelector('#scope').value = 'gate'")
+    press("Remove gate")
+    browser.wait_for(f"{said}.textContent === 'gate is removed.'")
+    browser.wait_for("![...document.querySelectorAll('.card .name')].some((each) => each.textContent === 'gate')")
+    browser.wait_for("![...document.querySelector('#scope').options].some((each) => each.value === 'gate')")
+    assert browser.js("document.querySelector('#scope').value") == ""
+    press("Remove yard")
+    browser.wait_for(f"{button}('Remove hall <b>')?.disabled")
+    assert "secret" not in browser.js("document.documentElement.innerHTML")
+    preview.close()
+
+
 def test_a_late_answer_is_no_refusal(browser: Browser) -> None:
     preview = PreviewServer(control := Slow(), MetricsSink(control), ("127.0.0.1", 0), TOKEN)
     browser.open(preview.url)
@@ -338,7 +415,7 @@ def test_edited_labels_are_offered_for_the_file(browser: Browser, tmp_path: Path
     assert browser.js("document.querySelector('#write').textContent") == "Write to camera0.txt"
     browser.screenshot(Path(os.environ.get("ATTRI_SHOTS", tmp_path)) / "edited.png")
     assert control.written["camera0"] != ["zebra"]
-    browser.js("document.querySelector('#write').click()")
+    click_write(browser)
     browser.wait_for("saved.textContent === 'Written to camera0.txt.'")
     browser.wait_for("document.querySelector('#file-row').hidden")
     assert control.written["camera0"] == ["zebra"]
@@ -355,10 +432,55 @@ def test_a_file_that_cannot_be_written_says_why(browser: Browser) -> None:
     browser.wait_for("document.querySelector('#text')?.value.startsWith('red apple')")
     send_labels(browser, "zebra")
     browser.wait_for("document.querySelector('#file-row').checkVisibility()")
-    browser.js("document.querySelector('#write').click()")
+    click_write(browser)
     browser.wait_for("saved.textContent === 'Not written: camera0.txt is read-only'")
     assert browser.js("saved.className") == "bad"
     assert browser.js("document.querySelector('#file-row').checkVisibility()")
+    preview.close()
+
+
+def test_a_prompt_that_was_sent_is_offered_for_the_file(browser: Browser) -> None:
+    preview = PreviewServer(control := FakeControl(), MetricsSink(control), ("127.0.0.1", 0), TOKEN)
+    browser.open(preview.url)
+    browser.wait_for("document.querySelector('#prompt-send')?.checkVisibility()")
+    other = make_prompt(entries=3)
+    browser.js(f"document.querySelector('#token').value = '{TOKEN}'")
+    browser.js(f"{CHOOSE}('{base64.b64encode(other.to_bytes()).decode()}')")
+    browser.js("document.querySelector('#prompt-send').click()")
+    browser.wait_for("document.querySelector('#prompt-write:enabled')?.checkVisibility()")
+    note = browser.js("document.querySelector('#prompt-file-note').textContent")
+    assert note.startswith("Not in camera0.attri: the prompt that is used now lasts until attri-run ends")
+    browser.js("document.querySelector('#prompt-write').click()")
+    browser.wait_for("document.querySelector('#prompt-said.good').textContent === 'Written to camera0.attri.'")
+    assert browser.js("document.querySelector('#prompt-file-row').hidden")
+    assert control.written_prompt["camera0"].digest == other.digest
+    preview.close()
+
+
+def test_an_answer_from_before_a_change_is_not_shown_after_it(browser: Browser) -> None:
+    preview = PreviewServer(control := FakeControl(), MetricsSink(control), ("127.0.0.1", 0), TOKEN)
+    browser.open(preview.url)
+    browser.wait_for("document.querySelector('#text')?.value.startsWith('red apple')")
+    send_labels(browser, "zebra")
+    browser.wait_for("document.querySelector('#file-row').checkVisibility()")
+    browser.js("""
+        window.held = [];
+        window.rounds = 0;
+        window.fetch = (fetch => async (path, options) => {
+            const answer = await fetch(path, options);
+            rounds += path.startsWith('/api/state');
+            if (path.startsWith('/api/labels/file') && options?.method !== 'PUT')
+                await new Promise(go => held.push(go));
+            return answer;
+        })(fetch)
+    """)
+    browser.wait_for("held.length > 0")
+    click_write(browser)
+    browser.wait_for("saved.classList.contains('good') && saved.textContent.startsWith('Written')")
+    assert browser.js("document.querySelector('#file-row').hidden")
+    browser.js("rounds = 0; held.splice(0).forEach(go => go())")
+    browser.wait_for("rounds > 1")  # the round that waited for the answer has come to its end
+    assert browser.js("document.querySelector('#file-row').hidden")
     preview.close()
 
 
@@ -408,4 +530,87 @@ def test_open_to_others_it_asks_for_the_token(browser: Browser) -> None:
     browser.open(f"{url}#token={TOKEN.replace(' ', '%20')}")
     browser.wait_for("document.querySelector('.card img')")
     assert browser.js("location.href") == url
+    preview.close()
+
+
+BOARD = """(({left, top, width, height}) => [left, top, width, height])(
+  document.querySelector("#board").getBoundingClientRect())"""
+SAID = "document.querySelector('#regions-said').textContent"
+
+
+def test_regions_are_drawn_by_mouse_touch_and_keys(browser: Browser) -> None:
+    control = FakeControl("camera0")
+    preview = PreviewServer(control, MetricsSink(control), ("127.0.0.1", 0), TOKEN)
+
+    def open_board(**screen: Any) -> Callable[[float, float], dict[str, float]]:
+        browser.open(f"{preview.url}#token={TOKEN.replace(' ', '%20')}", **screen)
+        browser.wait_for("document.querySelector('#regions-panel:not([hidden])')")
+        return look()
+
+    def look() -> Callable[[float, float], dict[str, float]]:
+        """Scroll to the board; gives where a pixel of the frame is on the screen."""
+        browser.js("document.querySelector('#board').scrollIntoView({block: 'center'})")
+        browser.wait_for("document.querySelector('#board-image[src]')?.complete")
+        left, top, width, height = browser.js(BOARD)
+        return lambda x, y: {"x": left + x * width / 64, "y": top + y * height / 48}  # pixels of the frame
+
+    def drag(at: Callable[[float, float], dict[str, float]], *points: tuple[float, float]) -> None:
+        kinds = ["mousePressed", *["mouseMoved"] * (len(points) - 1), "mouseReleased"]
+        for kind, point in zip(kinds, [*points, points[-1]], strict=True):
+            browser.send("Input.dispatchMouseEvent", type=kind, button="left", buttons=1, clickCount=1, **at(*point))
+
+    def send(button: str, said: str) -> None:
+        browser.wait_for(f"!document.querySelector('#regions-{button}').disabled")
+        browser.js(f"document.querySelector('#regions-{button}').click()")
+        browser.wait_for(f"{SAID}.includes({said!r})")
+
+    # The mouse draws, moves, and pulls at the corner; a click alone draws nothing.
+    at = open_board()
+    drag(at, (8, 8), (20, 12), (32, 24))
+    drag(at, (60, 40), (61, 41))
+    send("save", "from the next frame on")
+    assert control.rois["camera0"] == {"region1": [8, 8, 24, 16]}
+    drag(at, (20, 16), (22, 18), (24, 20))
+    drag(at, (35.6, 27.6), (40, 30), (44.6, 31.6))
+    send("save", "from the next frame on")
+    assert control.rois["camera0"] == {"region1": [12, 12, 33, 20]}
+
+    # Keys do all of that, and fields say it in numbers.
+    browser.js("document.querySelector('#regions-add').click()")
+    browser.wait_for("document.activeElement.className === 'region'")
+    browser.key("ArrowRight")
+    browser.key("ArrowUp")
+    browser.key("ArrowDown", modifiers=8)  # Shift
+    browser.js("document.querySelectorAll('#region-list input')[5].focus()")
+    browser.js("document.activeElement.select()")
+    browser.type("door")
+    send("save", "from the next frame on")
+    assert control.rois["camera0"] == {"region1": [12, 12, 33, 20], "door": [17, 11, 32, 25]}
+    browser.wait_for("!document.querySelector('#regions-file-row').hidden")
+    send("write", "Written to sources.toml.")
+    assert control.written_rois == control.rois
+    browser.wait_for("document.querySelector('#regions-file-row').hidden")
+
+    # On a phone by a finger, which does not scroll the page; what the device refuses stays to be mended.
+    open_board(width=390, height=844, phone=True)
+    browser.wait_for("document.querySelectorAll('.region').length === 2")
+    browser.js("document.querySelectorAll('.region').forEach((region) => region.focus())")
+    browser.key("Backspace")
+    browser.wait_for("document.querySelectorAll('.region').length === 1")
+    at = look()  # the focus went to a button below
+    scrolled = browser.js("scrollY")
+    for kind, point in (("touchStart", (46, 36)), ("touchMove", (50, 40)), ("touchMove", (60, 46)), ("touchEnd", None)):
+        points = [] if point is None else [at(*point)]
+        browser.send("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+    assert browser.js("scrollY") == scrolled
+    send("save", "from the next frame on")
+    assert control.rois["camera0"] == {"region1": [12, 12, 33, 20], "region2": [46, 36, 14, 10]}
+    browser.js("document.querySelector('#region-list input').focus()")
+    browser.js("document.activeElement.select()")
+    browser.type("bad")
+    send("save", "Not used: bad: the region is not inside")
+    assert browser.js("document.documentElement.scrollWidth") <= 390
+    assert browser.js(CONTRAST) == []
+    send("undo", "")
+    assert browser.js("document.querySelector('#region-list input').value") == "region1"
     preview.close()

@@ -15,7 +15,7 @@ from support.random_prompt import make_prompt
 from support.results import FakeControl
 
 from attri.runtime.deliver.metrics import MetricsSink
-from attri.runtime.web import prompts
+from attri.runtime.web.prompts import PromptRequests
 from attri.runtime.web.server import PreviewServer
 
 TOKEN = "0123456789abcdef"
@@ -28,6 +28,7 @@ class Client:
         self.preview = PreviewServer(control, MetricsSink(control), ("127.0.0.1", 0), TOKEN)
 
     def __call__(self, method: str, query: str = "", body: bytes | None = None, token: str = TOKEN) -> tuple[int, Any]:
+        """Of /api/prompt and what is appended to it."""
         connection = http.client.HTTPConnection("127.0.0.1", self.preview.port, timeout=10)
         try:
             connection.request(method, f"/api/prompt{query}", body, {"Authorization": f"Bearer {token}"})
@@ -95,13 +96,28 @@ def test_what_cannot_be_used_changes_nothing(
     assert "the prompt from before stays" in caplog.text
 
 
+def test_a_prompt_that_was_sent_can_be_written_to_its_file(client: Client) -> None:
+    where = "/file?source=b&task=fill"
+    origin = {"file": "b fill.attri", "edited": False, "sources": ["b fill"]}
+    assert client("GET", where) == (200, origin)
+    client("PUT", "?source=b&task=fill", OTHER.to_bytes())
+    assert client("GET", where) == (200, origin | {"edited": True})
+    assert client("GET", "/file")[1]["edited"]
+    assert not client("GET", "/file?task=defects")[1]["edited"]
+    assert client("PUT", where) == (200, origin)
+    assert client.control.written_prompt["b fill"].digest == OTHER.digest
+    assert client("GET", "/file?task=nothing") == (404, {"error": "there is no task nothing"})
+    assert client("PUT", "/file?task=nothing") == (409, {"error": "there is no task nothing"})
+
+
 def test_a_prompt_needs_the_token(client: Client) -> None:
     assert client("PUT", "", OTHER.to_bytes(), token="guess")[0] == 401
+    assert client("PUT", "/file", token="guess")[0] == 401
     assert OTHER not in client.control.prompt.values()
 
 
 def test_a_prompt_has_a_largest_size(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompts, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(PromptRequests, "limit", 1 << 20)
     assert client("PUT", "", bytes((1 << 20) + 1)) == (413, {"error": "the prompt is larger than 1 MB"})
 
 

@@ -65,7 +65,10 @@ def test_state_before_and_after_frames(client: Client) -> None:
     assert after["detail"] == {
         "top": [["かりんご", 0.75], ["red apple", 0.125], ["bird", 0.125]],
         "labels": 3,
-        "retrieved": [[0, 3], [1, 1]],
+        "retrieved": [
+            [{"entry": 0, "attracts": []}, {"entry": 3, "attracts": []}],
+            [{"entry": 1, "attracts": []}, {"entry": 1, "attracts": []}],
+        ],
         "cache": "hit",
         "latency_ms": [[1.0, 20.0, 2.0]] * 3,
     }
@@ -149,7 +152,7 @@ def test_labels_can_be_read_and_with_the_token_changed(client: Client) -> None:
     [
         (b"", 400, "no labels"),
         (b"\xff\xfe", 400, "not UTF-8 at byte 0"),
-        (b"x" * ((1 << 20) + 1), 413, "longer than 1 MB"),
+        (b"x" * ((1 << 20) + 1), 413, "larger than 1 MB"),
     ],
 )
 def test_labels_that_are_none_change_nothing(client: Client, body: bytes, status: int, words: str) -> None:

@@ -15,8 +15,8 @@ from attri.runtime.bundle import Bundle
 from attri.runtime.capture.spec import SourceSpec
 from attri.runtime.classifier import Classifier
 from attri.runtime.cli.command import require
+from attri.runtime.cli.service.systemd import SECRETS, unit_file
 from attri.runtime.cli.source_options import Inputs, open_pipeline
-from attri.runtime.cli.systemd import SECRETS, unit_file
 from attri.runtime.cli.task_options import TaskType, absolute_task
 from attri.runtime.engines.select import EngineOptions, choose_tensorrt
 from attri.runtime.errors import UsageError
@@ -136,6 +136,8 @@ def _modules(specs: Sequence[SourceSpec]) -> Iterator[str]:
     for spec in specs:
         if spec.kind in ("stream", "video"):
             yield "av"
+        elif spec.kind == "frigate":
+            yield "paho"
         elif spec.live:
             yield "cv2"
 

@@ -94,6 +94,8 @@ def unit_file(arguments: Sequence[str]) -> str:
     words = [argument for argument in arguments if argument != "--install-service"]
     if not {"--json", "--quiet"} & set(words):
         words.insert(words.index("--") if "--" in words else len(words), "--quiet")  # no line per frame in the journal
+    # What follows updates starts attri-run again at times, which systemd would take for the end of the service.
+    follows = any(word.partition("=")[0] == "--follow" for word in words)
     program = shutil.which(sys.argv[0]) or shutil.which("attri-run")
     command = [str(Path(program).absolute())] if program else [sys.executable, "-m", "attri.runtime.cli.run"]
     groups = [name for name in ("video", "render") if _is_group(name)]
@@ -105,7 +107,7 @@ def unit_file(arguments: Sequence[str]) -> str:
         "StartLimitIntervalSec=0",
         "",
         "[Service]",
-        "Type=notify",
+        f"Type={'exec' if follows else 'notify'}",
         f"ExecStart={' '.join(map(_quoted, command + words))}",
         f"WorkingDirectory={_escaped(str(Path.cwd()))}",
         f"User={os.environ.get('SUDO_USER') or getpass.getuser()}",
@@ -115,7 +117,7 @@ def unit_file(arguments: Sequence[str]) -> str:
         "Restart=on-failure",
         "RestartSec=5",
         "RestartPreventExitStatus=2",
-        "WatchdogSec=60",
+        *([] if follows else ["WatchdogSec=60"]),
         "TimeoutStartSec=1800",
         "TimeoutStopSec=10",
         "NoNewPrivileges=yes",

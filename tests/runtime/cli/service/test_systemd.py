@@ -18,7 +18,7 @@ import pytest
 from support.results import FakeControl
 
 from attri.runtime.capture.base import SourceState
-from attri.runtime.cli.systemd import WatchdogSink, notify, unit_file
+from attri.runtime.cli.service.systemd import WatchdogSink, notify, unit_file
 from attri.runtime.deliver.result import SourceHealth
 from attri.runtime.errors import UsageError
 
@@ -104,7 +104,7 @@ def test_a_source_that_gives_nothing_is_no_reason(manager: Manager, state: Sourc
 
 def test_a_watchdog_of_somebody_else_is_not_ours(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WATCHDOG_PID", "1")
-    monkeypatch.setattr("attri.runtime.cli.systemd.STATUS_PERIOD", 0.05)
+    monkeypatch.setattr("attri.runtime.cli.service.systemd.STATUS_PERIOD", 0.05)
     watchdog = WatchdogSink(FakeControl())
     assert not any(beats(manager.hear()) for _ in range(6))
     watchdog.close()
@@ -139,6 +139,14 @@ def test_a_unit(as_command: Path, tmp_path: Path) -> None:
     assert f"WorkingDirectory={tmp_path}\n" in unit
     assert "Type=notify\n" in unit
     assert "WatchdogSec=60\n" in unit
+
+
+def test_a_unit_that_follows_updates_has_no_watchdog_that_a_new_start_would_trip(as_command: Path) -> None:
+    for words in (["--follow", "https://host/repo"], ["--follow=https://host/repo"]):
+        unit = unit_file(["camera0", *words])
+        assert "Type=exec\n" in unit
+        assert "Watchdog" not in unit
+        assert "Restart=on-failure\n" in unit
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
