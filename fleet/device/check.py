@@ -139,7 +139,6 @@ def _latency(classifier: Classifier, images: Sequence[ImageInput]) -> float:
 def main(bundle: str, running: str, options: str) -> int:
     """Check a release and write what was found to stdout."""
     start_logging()
-    _be_modest()
     check = Check(**json.loads(options))
     try:
         agreement = agree(Path(bundle), check)
@@ -169,4 +168,5 @@ def _say(**values: Any) -> None:
 
 
 if __name__ == "__main__":
+    _be_modest()
     sys.exit(main(*sys.argv[1:]))

@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import threading
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -78,8 +79,8 @@ def test_other_graphs_wait_for_the_next_start_where_it_must_not_be_stopped(
 ) -> None:
     following = dataclasses.replace(following, restart=False)
     push_files(repository, {**SMALL, "vision.onnx": b"end"})
-    threading.Thread(target=stop_when, args=(following, "trying", "first")).start()
-    assert follow(following) == 128 + signal.SIGTERM
+    with stopped_when(following, "trying", "first"):
+        assert follow(following) == 128 + signal.SIGTERM
     assert Store(following.store).state.trying is not None  # and not committed, though it went on for a while
     following = dataclasses.replace(following, probation=60.0)  # a busy machine takes a while to start what then ends
     assert follow(following) == 0  # these graphs end it
@@ -91,8 +92,8 @@ def test_a_release_that_ends_it_twice_on_probation_gives_way_to_the_one_before(
 ) -> None:
     following = dataclasses.replace(following, probation=60.0)
     push_files(repository, {**SMALL, "prompt.attri": b"crash"}, kind="prompt")
-    threading.Thread(target=stop_when, args=(following, "rolled back", "first")).start()
-    assert follow(following) == 128 + signal.SIGTERM
+    with stopped_when(following, "rolled back", "first"):
+        assert follow(following) == 128 + signal.SIGTERM
     assert prompts(following) == ["first", "crash", "first"]
     assert Path(following.command[-1]).read_text().split().count("crash") == 3  # taken over by the first, then twice
     assert content(following.store / "current") == SMALL
@@ -103,8 +104,8 @@ def test_a_release_that_ends_it_twice_on_probation_gives_way_to_the_one_before(
 
 def test_what_runs_long_enough_is_committed(following: Following, repository: Repository) -> None:
     push_files(repository, {**SMALL, "prompt.attri": b"second"}, kind="prompt")
-    threading.Thread(target=stop_when, args=(following, "committed", "second")).start()
-    follow(following)
+    with stopped_when(following, "committed", "second"):
+        assert follow(following) == 128 + signal.SIGTERM
     assert prompts(following) == ["first", "second"]
 
 
@@ -117,13 +118,23 @@ def test_without_a_release_the_first_update_decides(following: Following, tmp_pa
     assert follow(dataclasses.replace(following, store=tmp_path / "new", update=broken)) == 3
 
 
-def stop_when(following: Following, stage: str, prompt: str) -> None:
-    """Stop it as a service manager would, once the last update is so far, and this prompt runs."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        state = Store(following.store).state
-        if state.update and state.update.stage == stage and prompts(following)[-1:] == [prompt]:
-            time.sleep(1.0 if stage == "trying" else 0.0)  # ten times the probation: it would be committed by now
-            break
-        time.sleep(0.05)
-    os.kill(os.getpid(), signal.SIGTERM)
+@contextmanager
+def stopped_when(following: Following, stage: str, prompt: str) -> Iterator[None]:
+    """What follows within is stopped as by a service manager, once the last update is so far, and this prompt runs."""
+    over = threading.Event()
+
+    def stop() -> None:
+        while not over.wait(0.05):
+            state = Store(following.store).state
+            if state.update and state.update.stage == stage and prompts(following)[-1:] == [prompt]:
+                if not over.wait(1.0 if stage == "trying" else 0.0):  # ten times the probation: committed by now
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

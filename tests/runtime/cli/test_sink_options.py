@@ -322,7 +322,7 @@ def test_a_signal_ends_it_in_time_and_leaves_files_that_play(bundle, image_files
         start = time.monotonic()
         assert run.stderr is not None
         err = run.stderr.read().decode()
-    assert time.monotonic() - start < 4, err
+    assert time.monotonic() - start < 20, err
     assert run.returncode == 0, err
     late = re.findall("^(.*) did not end in time", err, re.MULTILINE)
     assert set(late) <= {"-"}  # a read of standard input cannot be called back

@@ -474,7 +474,7 @@ def test_closing_waits_for_nobody(connect) -> None:
     sink.write(make_result(changed=True))
     start = time.monotonic()
     sink.close()
-    assert time.monotonic() - start < 1.8
+    assert time.monotonic() - start < 5
 
 
 @real

@@ -99,7 +99,7 @@ def test_nobody_there_and_then_another_run(server: HookServer, hook) -> None:
         sink.write(make_result(frame=frame, changed=True))
     start = time.monotonic()
     sink.close()
-    assert time.monotonic() - start < 1.5
+    assert time.monotonic() - start < 5
     again = HookServer()
     hook(again.url)
     wait_for(lambda: again.frames == [0, 1, 2, 3])

@@ -229,7 +229,7 @@ def test_a_signal_stops_it_and_closes_everything(bench: Bench, kind: int) -> Non
             pipeline.run(sinks)
     else:
         assert pipeline.run(sinks)
-    assert time.monotonic() - bench.signalled < 2
+    assert time.monotonic() - bench.signalled < 10
     assert all(sink.closed for sink in sinks)
     assert len(sinks[0].results) == len(sinks[1].results)  # what was classified is delivered
     assert signal.getsignal(kind) is before
@@ -241,7 +241,7 @@ def test_what_hangs_does_not_keep_it_from_stopping(bench: Bench, caplog: pytest.
     stuck.write = lambda result: free.wait(20)
     send = bench.signal(signal.SIGTERM, lambda: sink.results)
     bench.make({camera(): [make_frame(1), send, lambda: free.wait(20)]}).run([stuck, sink])
-    assert time.monotonic() - bench.signalled < 2
+    assert time.monotonic() - bench.signalled < 10
     assert sink.closed
     assert "fake did not end in time" in caplog.messages
     assert "camera0 did not end in time" in caplog.messages
@@ -253,7 +253,7 @@ def test_a_model_that_hangs_does_not_keep_sinks_from_closing(bench: Bench) -> No
     hang = {"__call__": lambda self, *_: free.wait(20)}
     bench.classifier.__class__ = type("Hanging", (FakeClassifier,), hang)
     bench.make({camera(): [make_frame(1), 0.1, bench.signal(signal.SIGTERM, lambda: True), ...]}).run([sink])
-    assert time.monotonic() - bench.signalled < 2
+    assert time.monotonic() - bench.signalled < 10
     assert sink.closed
     free.set()
 
@@ -326,7 +326,7 @@ def test_a_bug_ends_it_with_its_traceback(bench: Bench, where: str) -> None:
     with pytest.raises(BrokenPipeError, match="bug"):
         bench.make({camera(): steps}).run([sink, other])
     assert other.closed
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 10
 
 
 def test_an_engine_that_fails_ends_it(bench: Bench) -> None:

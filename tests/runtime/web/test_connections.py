@@ -175,7 +175,7 @@ def test_closing_is_quick_and_frees_the_port(open_preview) -> None:
         plug.sendall(b"GET / HTTP/1.1\r\nHost: local")
         start = time.monotonic()
         client.preview.close()
-        assert time.monotonic() - start < 1.6
+        assert time.monotonic() - start < 5
     address = ("127.0.0.1", client.preview.port)
     PreviewServer(client.control, MetricsSink(client.control), address).close()
 
