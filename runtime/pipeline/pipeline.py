@@ -188,15 +188,15 @@ class Pipeline(LabelControl):
 
     def _start_readers(self) -> None:
         """Files one after the other, so that they come in the order of the command; all others at once."""
-        with self._changing_sources:
+        with self._changing_sources:  # until all are started: one that is removed meanwhile could not be waited for
             readers = [each.reader for each in self._sources.values() if not each.spec.paused]
+            files = [reader for reader in readers if _in_turn(reader.spec)]
+            for reader in readers:
+                if reader not in files:
+                    reader.start()
             self._reading = True
-        files = [reader for reader in readers if _in_turn(reader.spec)]
         for job in (lambda: _run_all(files), lambda: watch(self._watched, self._stop)):
             threading.Thread(target=self._guarded, args=(job,), daemon=True).start()
-        for reader in readers:
-            if reader not in files:
-                reader.start()
 
     def _check_readers(self) -> None:
         if self._changing_sources.acquire(blocking=False):  # a stop must not wait for a change

@@ -157,6 +157,24 @@ def test_those_that_stay_are_not_touched(run: Any, server: MjpegServer) -> None:
     assert (health["a"].restarts, health["a"].state) == (0, "live")
 
 
+def test_a_source_goes_while_it_is_started(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered, removed = threading.Event(), threading.Event()
+
+    class Slow(threading.Thread):
+        def start(self) -> None:
+            if self.name == "source b":
+                entered.set()
+                removed.wait(0.2)  # it cannot be, before this has ended
+            super().start()
+
+    monkeypatch.setattr(threading, "Thread", Slow)
+    running = run("a", "b")
+    assert entered.wait(60)
+    running.change(b=None)
+    removed.set()
+    running.wait_for_names("a")
+
+
 def test_frames_of_a_file_are_all_told_while_others_come_and_go(
     run: Any, plans: Plans, server: MjpegServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
