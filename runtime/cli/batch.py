@@ -18,7 +18,7 @@ from attri.runtime.bundle import PROMPT, read_manifest
 from attri.runtime.cli.command import DATA, ENGINE, LABELS, OUTPUTS, Command, is_installed, option, require
 from attri.runtime.cli.model_options import TASK, TEMPLATE, Model, model_options
 from attri.runtime.cli.sink_options import output_option
-from attri.runtime.cli.task_options import check_names
+from attri.runtime.cli.sources.tasks import check_names
 from attri.runtime.dataset.classify import ENGINES, Engine, Workers
 from attri.runtime.dataset.plan import PART_ROWS, Plan, Request
 from attri.runtime.decide.task_spec import TaskSpec

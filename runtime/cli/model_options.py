@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from attri.runtime.cli.command import ENGINE, LABELS, option
-from attri.runtime.cli.task_options import TaskType
+from attri.runtime.cli.sources.tasks import TaskType
 from attri.runtime.engines.onnxruntime import DEVICES, Device
 from attri.runtime.engines.select import BACKENDS, Backend
 from attri.runtime.errors import UsageError

@@ -12,7 +12,7 @@ from attri.runtime.cli.command import ARGUMENTS, ENGINE, Command, option
 from attri.runtime.cli.follow import Follow, follow_options, hand_over, is_followed
 from attri.runtime.cli.model_options import Model, model_options
 from attri.runtime.cli.sink_options import Outputs, output_options
-from attri.runtime.cli.source_options import Inputs, input_options
+from attri.runtime.cli.sources.options import Inputs, input_options
 from attri.runtime.engines.select import EngineOptions
 
 _LOGGER = logging.getLogger("attri")
@@ -48,17 +48,11 @@ def main(
     from attri.runtime.classifier import Classifier
     from attri.runtime.cli.batch_options import choose_max_batch
     from attri.runtime.cli.sinks import check_sinks, open_sinks, source_opener
-    from attri.runtime.cli.source_options import (
-        check_compare,
-        check_explain,
-        check_frigate,
-        check_regions,
-        find_inputs,
-        open_pipeline,
-        read_inputs,
-    )
-    from attri.runtime.cli.source_plans import CommandPlans
-    from attri.runtime.cli.task_options import check_common
+    from attri.runtime.cli.sources.checks import check_compare, check_explain, check_frigate, check_regions
+    from attri.runtime.cli.sources.find import find_inputs, read_inputs
+    from attri.runtime.cli.sources.pipeline import open_pipeline
+    from attri.runtime.cli.sources.plans import CommandPlans
+    from attri.runtime.cli.sources.tasks import check_common
 
     model.check_topk(outputs.topk)
     model = following.bundle_of(model)

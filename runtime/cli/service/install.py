@@ -16,8 +16,9 @@ from attri.runtime.capture.spec import SourceSpec
 from attri.runtime.classifier import Classifier
 from attri.runtime.cli.command import require
 from attri.runtime.cli.service.systemd import SECRETS, unit_file
-from attri.runtime.cli.source_options import Inputs, open_pipeline
-from attri.runtime.cli.task_options import TaskType, absolute_task
+from attri.runtime.cli.sources.options import Inputs
+from attri.runtime.cli.sources.pipeline import open_pipeline
+from attri.runtime.cli.sources.tasks import TaskType, absolute_task
 from attri.runtime.engines.select import EngineOptions, choose_tensorrt
 from attri.runtime.errors import UsageError
 from attri.runtime.pipeline.live_labels import LabelsFile

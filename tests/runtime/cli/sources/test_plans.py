@@ -21,8 +21,9 @@ from support.streams import MjpegServer, mjpeg_server
 from attri.runtime import Classifier
 from attri.runtime.bundle import PROMPT
 from attri.runtime.capture.spec import RegionSpec, SourceOptions, SourceSpec
-from attri.runtime.cli.source_options import Inputs, find_inputs, read_labels_files
-from attri.runtime.cli.source_plans import CommandPlans
+from attri.runtime.cli.sources.find import find_inputs, read_labels_files
+from attri.runtime.cli.sources.options import Inputs
+from attri.runtime.cli.sources.plans import CommandPlans
 from attri.runtime.decide.task_spec import TaskSpec
 from attri.runtime.errors import AttriError, UsageError
 from attri.runtime.prompt import Prompt

@@ -11,14 +11,11 @@ from attri.runtime.capture.parse import find_sources
 from attri.runtime.capture.sources_file import read_source, read_sources
 from attri.runtime.capture.spec import KINDS, SourceKind, SourceSpec
 from attri.runtime.classifier import Classifier
-from attri.runtime.cli.source_options import (
-    Inputs,
-    check_regions,
-    decision_rule,
-    read_labels_files,
-    with_default_regions,
-)
-from attri.runtime.cli.task_options import TaskSetups, check_prompts
+from attri.runtime.cli.sources.checks import check_regions
+from attri.runtime.cli.sources.find import read_labels_files, with_default_regions
+from attri.runtime.cli.sources.options import Inputs
+from attri.runtime.cli.sources.pipeline import decision_rule
+from attri.runtime.cli.sources.tasks import TaskSetups, check_prompts
 from attri.runtime.errors import UsageError
 from attri.runtime.pipeline.live_labels import LabelsFile
 from attri.runtime.pipeline.source_set import PlannedSource
