@@ -2,7 +2,7 @@
 
 [door]
 uri = "rtsp://user:password@192.0.2.7/stream"   # whatever a SOURCE of attri-run may be
-labels = "door.txt"                             # beside this file; template and threshold likewise
+labels = "door.txt"                             # beside this file; also template, threshold, independent
 roi = [0, 0, 640, 480]                          # and the other source options, see SourceOptions
 
 [door.tasks.locked]                             # of several tasks on its frames, see TaskSpec
@@ -47,6 +47,7 @@ _LABELS: Checks = {
     "labels": _is_path,
     "template": lambda value: isinstance(value, str) and value.count("{}") == 1,
     "threshold": Number(0, 1).accepts,
+    "independent": lambda value: isinstance(value, bool),
 }
 _CHECKS: Checks = {
     "uri": lambda value: isinstance(value, str) and value != "",
@@ -127,7 +128,7 @@ def read_source(path: Path, name: str, table: Any) -> SourceSpec:
         raise UsageError(f"{path}: {name}.uri: {error}") from error
     if table.get("watch") and spec.kind != "watch":
         raise UsageError(f"{path}: {name}.watch is for a folder")
-    own = {key: table[key] for key in ("template", "threshold", "paused") if key in table} | _files(
+    own = {key: table[key] for key in ("template", "threshold", "independent", "paused") if key in table} | _files(
         path, table, "labels"
     )
     tasks = tuple(_task(path, name, spec, *each) for each in table.get("tasks", {}).items())

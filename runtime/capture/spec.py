@@ -235,6 +235,7 @@ class SourceSpec:
         labels: Its own labels file; None is that of all sources.
         template: Its own template; None is that of all sources.
         threshold: Its own threshold; None is that of all sources.
+        independent: Whether its labels are scored by themselves; None is as those of all sources are.
         tasks: What is asked of it; none is one task without a name. Labels, template and threshold of the source are
             those of tasks that have none.
         regions: Parts of its frames; none is one without a name: all of a frame, or `input.roi`.
@@ -249,6 +250,7 @@ class SourceSpec:
     labels: Path | None = None
     template: str | None = None
     threshold: float | None = None
+    independent: bool | None = None
     tasks: tuple[TaskSpec, ...] = ()
     regions: tuple[RegionSpec, ...] = ()
     paused: bool = False

@@ -71,7 +71,7 @@ def main(
         live = all(spec.live for spec in find_inputs(words, inputs))
         hand_over(following, model, outputs, click.get_current_context().meta[ARGUMENTS], live=live)
     specs, files = read_inputs(words, inputs, model.labels)  # before anything that takes long
-    check_common(specs, model.labels, model.prompt, inputs.template, model.threshold)
+    check_common(specs, model.labels, model.prompt, inputs.template, model.threshold, model.independent)
     check_frigate(specs, outputs.mqtt)
     secrets = check_sinks(outputs, tasks=any(spec.tasks for spec in specs))
     if outputs.compare:

@@ -18,6 +18,7 @@ class TaskSpec:
         labels: Its labels file.
         template: The sentence around each label.
         threshold: Scores below it are none of the labels.
+        independent: Whether each label is scored by itself, so that several may hold.
         smooth: Of DecisionRule.
         majority: Likewise.
         min_duration: Likewise.
@@ -28,6 +29,7 @@ class TaskSpec:
     labels: Path | None = None
     template: str | None = None
     threshold: float | None = None
+    independent: bool | None = None
     smooth: float | None = None
     majority: int | None = None
     min_duration: float | None = None

@@ -120,9 +120,12 @@ class PipelineControl(Protocol):
     `source` None means all sources, and `task` None all their tasks.
     """
 
-    @property
-    def independent(self) -> bool:
-        """Whether labels are independent: several may hold at once."""
+    def independent(self, source: str | None = None, task: str | None = None) -> bool:
+        """Whether labels are independent: several may hold at once.
+
+        Raises:
+            LabelsError: There is no such source or task.
+        """
         ...
 
     def labels(self, source: str | None = None, task: str | None = None) -> list[str]:

@@ -55,10 +55,9 @@ class LabelControl:
                 for file, prompt in first.items()
             }
 
-    @property
-    def independent(self) -> bool:
+    def independent(self, source: str | None = None, task: str | None = None) -> bool:
         """Whether labels are independent: several may hold at once."""
-        return any(labels.classifier.independent for channel in self.channels for labels in channel.labels)
+        return any(labels.classifier.independent for labels in self._sets(source, task))
 
     def labels(self, source: str | None = None, task: str | None = None) -> list[str]:
         """Lines of the labels, each once."""

@@ -185,3 +185,44 @@ def test_attri_run_says_in_one_line_that_it_cannot(bundle: Path, image_files: li
     result = run(image_files[0], "--bundle", bundle, "--independent", "--device", "cpu")
     assert result.exit_code == 2
     assert "--independent scores need a scale and thresholds" in result.stderr.splitlines()[-1]
+
+
+def write_sources(folder: Path, images: list[Path], held: str, best: str) -> Path:
+    for number, image in enumerate(images):
+        shutil.copy(image, folder / f"{number}{image.suffix}")
+    text = f'[shots]\nuri = "{folder}"\n[shots.tasks.held]\n{held}\n[shots.tasks.best]\n{best}\n'
+    (folder / "sources.toml").write_text(text)
+    return folder / "sources.toml"
+
+
+@pytest.mark.parametrize("command", ["", "--independent --prompt a.attri"])
+def test_tasks_of_one_source_are_independent_or_not(
+    bundle: Path, prompt: Prompt, plain: Prompt, image_files: list[Path], tmp_path: Path, command: str
+) -> None:
+    """What a task says counts more than the command line, also for a prompt that could not be asked so."""
+    prompt.save(tmp_path / "a.attri")
+    plain.save(tmp_path / "plain.attri")
+    best = 'prompt = "plain.attri"' + "\nindependent = false" * bool(command)
+    held = "" if command else 'prompt = "a.attri"\nindependent = true'
+    sources = write_sources(tmp_path, image_files[:3], held, best)
+    words = command.replace("a.attri", str(tmp_path / "a.attri")).split()
+    result = run("--sources", sources, "--bundle", bundle, "--device", "cpu", "--json", *words)
+    assert result.exit_code == 0, result.output
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(line["task"], "labels" in line) for line in lines] == [("held", True), ("best", False)] * 3
+
+
+def test_a_task_that_cannot_be_independent_is_named(
+    bundle: Path, plain: Prompt, prompt: Prompt, image_files: list[Path], tmp_path: Path
+) -> None:
+    plain.save(tmp_path / "plain.attri")
+    sources = write_sources(tmp_path, image_files[:1], 'prompt = "plain.attri"\nindependent = true', "threshold = 0.1")
+    words = ("--sources", sources, "--bundle", bundle, "--device", "cpu")
+    result = run(*words)
+    assert result.exit_code == 2
+    assert "plain.attri: --independent scores need a scale and thresholds" in result.stderr.splitlines()[-1]
+    write_sources(tmp_path, image_files[:1], 'independent = "yes"', "")
+    assert "shots.tasks.held.independent cannot be 'yes'" in run(*words).stderr
+    prompt.save(tmp_path / "a.attri")
+    write_sources(tmp_path, image_files[:1], "independent = false", "independent = true")
+    assert "--independent: every task or region has its own" in run(*words, "--independent").stderr

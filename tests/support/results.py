@@ -80,7 +80,7 @@ class FakeControl:
     """
 
     def __init__(self, *sources: str, state: SourceState = "live", tasks: tuple[str, ...] = ()) -> None:
-        self.tasks, self.independent = tasks, False
+        self.tasks, self.of_independent = tasks, set[str]()
         self.states = dict.fromkeys(sources or ("camera0",), state)
         keys = [f"{source} {task}" if task else source for source in self.states for task in tasks or ("",)]
         self.lines = {key: list(LABELS) for key in keys}
@@ -91,6 +91,9 @@ class FakeControl:
         self.rois: dict[str, dict[str, Any]] = {}
         self.written_rois: dict[str, dict[str, Any]] = {}
         self.frame: np.ndarray | None = np.zeros((48, 64, 3), np.uint8)
+
+    def independent(self, source: str | None = None, task: str | None = None) -> bool:
+        return not self.of_independent.isdisjoint(self._named(source, task))
 
     def labels(self, source: str | None = None, task: str | None = None) -> list[str]:
         return list(dict.fromkeys(line for name in self._named(source, task) for line in self.lines[name]))

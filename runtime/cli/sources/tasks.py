@@ -73,7 +73,12 @@ def check_names(tasks: Sequence[TaskSpec]) -> None:
 
 
 def check_common(
-    specs: Sequence[SourceSpec], labels: Path | None, prompt: Path | None, template: str | None, threshold: float | None
+    specs: Sequence[SourceSpec],
+    labels: Path | None,
+    prompt: Path | None,
+    template: str | None,
+    threshold: float | None,
+    independent: bool,
 ) -> None:
     """Check that what is given for all tasks is used by one of them.
 
@@ -83,6 +88,7 @@ def check_common(
         prompt: Prompt file.
         template: The sentence around each label.
         threshold: Scores below it are none of the labels.
+        independent: Whether each label is scored by itself.
 
     Raises:
         UsageError: Every task has its own.
@@ -94,6 +100,8 @@ def check_common(
         "--template": template is not None and all(task.template or spec.template for spec, task in tasks),
         "--threshold": threshold is not None
         and all(task.threshold is not None or spec.threshold is not None for spec, task in tasks),
+        "--independent": independent
+        and all(task.independent is not None or spec.independent is not None for spec, task in tasks),
     }
     if any(spec.tasks or spec.regions for spec in specs) and (
         unused := [flag for flag, is_own in own.items() if is_own]
@@ -113,7 +121,7 @@ def check_prompts(specs: Sequence[SourceSpec]) -> None:
 
 
 class TaskSetups:
-    """Makes the tasks of a pipeline. Those with the same prompt file, labels file and template share their labels.
+    """Makes the tasks of a pipeline. Those with the same prompt file, labels file, template and scores share labels.
 
     Args:
         classifier: Each set of labels gets its own, with the same engines and text cache.
@@ -136,7 +144,7 @@ class TaskSetups:
         self._files, self._labels, self._template, self._prompt = files, labels, template, prompt
         self._classifier = classifier
         self._classifiers = {} if fresh else {prompt: classifier}
-        self._sets: dict[tuple[Path | None, Path | None, str | None], LiveLabels] = {}
+        self._sets: dict[tuple[Path | None, Path | None, str | None, bool], LiveLabels] = {}
 
     def of_source(self, spec: SourceSpec, rule: DecisionRule) -> list[list[TaskSetup]]:
         """The tasks of each region of a source; `rule` is that of sources whose frames have to do with each other.
@@ -145,24 +153,38 @@ class TaskSetups:
             LabelsError: The labels cannot be used.
             BundleError: A prompt file cannot be used.
             EngineError: A prompt has more pool entries than the engine takes.
+            UsageError: Labels are to be independent, and a prompt was not calibrated for that.
         """
         common = replace(rule if spec.sequential else DecisionRule(), threshold=spec.threshold)
         return [[self._setup(spec, task, common) for task in tasks] for tasks in spec.asked]
 
     def _setup(self, spec: SourceSpec, task: TaskSpec, common: DecisionRule) -> TaskSetup:
         templates = (each for each in (task.template, spec.template, self._template) if each is not None)
-        key = (task.prompt or self._prompt, task.labels or spec.labels or self._labels, next(templates, None))
+        kinds = (each for each in (task.independent, spec.independent) if each is not None)
+        key = (
+            task.prompt or self._prompt,
+            task.labels or spec.labels or self._labels,
+            next(templates, None),
+            next(kinds, self._classifier.independent),
+        )
         if key not in self._sets:
             self._sets[key] = self._labels_of(*key)
         return TaskSetup(self._sets[key], task.rule(common), task.name, key[0])
 
-    def _labels_of(self, prompt: Path | None, labels: Path | None, template: str | None) -> LiveLabels:
+    def _labels_of(
+        self, prompt: Path | None, labels: Path | None, template: str | None, independent: bool
+    ) -> LiveLabels:
         if prompt is not None and prompt not in self._classifiers:
             fork = self._classifier.fork()
+            fork.independent = False  # whether this prompt can be asked so is seen below
             fork.set_prompt(prompt)
             self._classifiers[prompt] = fork
-        # The same graphs and cache, other labels.
-        return LiveLabels(self._classifiers[prompt].fork(), None if labels is None else self._files[labels], template)
+        classifier = self._classifiers[prompt].fork()  # the same graphs and cache, other labels
+        try:
+            classifier.independent = independent
+        except UsageError as error:
+            raise UsageError(f"{prompt}: {error}" if prompt else str(error)) from error
+        return LiveLabels(classifier, None if labels is None else self._files[labels], template)
 
 
 def warn_of_thresholds(setups: Sequence[Sequence[TaskSetup]]) -> None:

@@ -133,7 +133,7 @@ class MqttSink(SpooledSink):
         for source, task in self._present if self._discovery else ():
             topic = self._events[ResultKey(source, task)]
             name, state = source if task is None else f"{source} {task}", f"{self._topics[source]}/state"
-            lines = self._control.labels(source, task) if self._control.independent else []
+            lines = self._control.labels(source, task) if self._control.independent(source, task) else []
             labels = [label.text for label in parse_labels("\n".join(lines), "the labels")] if lines else []
             found |= sensors(self._discovery or "", self._prefix, name, topic, state, labels)
         return found

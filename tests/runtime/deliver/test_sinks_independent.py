@@ -117,8 +117,8 @@ def test_home_assistant_has_a_binary_sensor_for_each_label() -> None:
 @real
 def test_binary_sensors_follow_the_labels(tmp_path: Path) -> None:
     broker = Mosquitto(tmp_path)
-    listener, control = Listener(broker.port), FakeControl("gate")
-    control.independent = True
+    listener, control = Listener(broker.port), FakeControl("gate", "door")
+    control.of_independent.add("gate")
     target = Broker("127.0.0.1", broker.port)
     sink = MqttSink(target, PREFIX, lambda: Spool(tmp_path / "spool.sqlite"), control, "homeassistant")
 
