@@ -32,7 +32,7 @@ LANES = {
     "models": "train/data/test_read.py train/model train/training runtime/test_preprocess.py",
     "export": "export calibration/test_activation_ranges.py calibration/test_qdq.py tools "
     "runtime/engines/tensorrt/test_rtx.py",
-    "browser": "runtime/web/test_page.py runtime/web/test_review_page.py",
+    "browser": "runtime/web/test_page.py runtime/web/test_page_sources.py runtime/web/test_review_page.py",
     "server": "runtime/deliver/test_mqtt.py runtime/deliver/test_mqtt_tasks.py runtime/capture/test_streams.py "
     "runtime/capture/frigate/test_capture.py runtime/web/test_classify.py runtime/web/test_review.py "
     "runtime/web/test_explain.py runtime/web/test_server.py runtime/web/test_server_tasks.py "

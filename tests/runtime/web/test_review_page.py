@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,13 +21,6 @@ DONE = "document.querySelector('#done').textContent"
 FOCUS = "[...document.querySelectorAll('.shot')].indexOf(document.activeElement)"
 SELECTED = "document.querySelectorAll('.shot[aria-pressed=true]').length"
 ANSWERS = "[...document.querySelectorAll('.shot .answer')].map((node) => node.textContent)"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    browser = Browser(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
 
 
 @pytest.fixture
