@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from attri.runtime.classifier import Classifier
 from attri.runtime.errors import ImageError, UsageError
@@ -38,11 +39,13 @@ class ClassifyBatch:
     - top: the best `topk` labels, each with label and score;
     - labels: with `independent=True` those that hold, each with label and score;
     - retrieved: the pool entries that were retrieved, int32 [L M] block by block;
+    - patches: with `explain`, what each patch of the image contributes to its cosine with the best label, rejected or
+      not, as a list of rows of float16 [h, w];
     - image_feature: with `embeddings`, the unit feature of the image, float16 [D];
     - error: one line on why the row could not be classified, else null.
 
-    With `prompts` there is a label, score, top and retrieved for each task, as TASK_label. A row whose image is
-    missing, damaged or out of reach is a row with an error; a bundle or an engine that fails raises.
+    With `prompts` each task has columns of its own, as TASK_label; only image_feature and error are shared. A row whose
+    image is missing, damaged or out of reach is a row with an error; a bundle or an engine that fails raises.
 
     Pickling leaves the loaded bundle behind. Calls from several threads share it.
 
@@ -54,12 +57,16 @@ class ClassifyBatch:
             Hugging Face writes them. Of a URL, `fetch` reads http(s), and s3, gs and others by fsspec.
         topk: labels in `top`.
         embeddings: add `image_feature`.
+        explain: add `patches`, for which the bundle needs the graph of explanations (attri-export --explain); each
+            image then takes a run of it, about as long as one of the vision graph.
         prefix: of the columns that are added.
         keep: whether the images stay in the result.
         template: the sentence around each label, with {} in its place; None is the prompt's.
         threshold: scores below it have no label; None is the prompt's.
         readers: threads that fetch and decode images; where images are URLs, more than the default pay.
-        options: more arguments of `Classifier.load`: device, threads, batch, shortlist, prompt, independent.
+        side_by_side: batches that go through the graphs at the same time; with `threads=1` the fastest use of a CPU.
+        options: more arguments of `Classifier.load`: device, threads, batch, shortlist, prompt, independent,
+            fast_jpeg.
 
     Raises:
         UsageError: An argument is out of range, or unknown.
@@ -74,19 +81,25 @@ class ClassifyBatch:
         column: str = "image",
         topk: int = 1,
         embeddings: bool = False,
+        explain: bool = False,
         prefix: str = "",
         keep: bool = True,
         template: str | None = None,
         threshold: float | None = None,
         readers: int = DECODE_THREADS,
+        side_by_side: int = 1,
         **options: Any,
     ) -> None:
         if unknown := sorted(set(options) - set(inspect.signature(Classifier.load).parameters)):
             raise UsageError(f"there is no argument {unknown[0]!r}, see `Classifier.load`")  # here, not on a worker
         if topk < 1:
             raise UsageError(f"`topk` is {topk}: it is 1 or more")
+        if side_by_side < 1:
+            raise UsageError(f"`side_by_side` is {side_by_side}: it is 1 or more")
         self.column, self.topk, self.embeddings, self.prefix, self.keep = column, topk, embeddings, prefix, keep
+        self.explain = explain
         self.labels, self.template, self.threshold, self.readers = labels, template, threshold, readers
+        self.side_by_side = side_by_side
         self._load = {"path": bundle, "prompts": prompts, **options}
         self._tasks, self._independent = tuple(prompts or ()), bool(options.get("independent"))
         self._lock = threading.Lock()
@@ -100,11 +113,18 @@ class ClassifyBatch:
 
     @property
     def classifier(self) -> Classifier:
-        """The classifier of this process; the first use loads it, and raises what `Classifier.load` does."""
+        """The classifier of this process; the first use loads it.
+
+        Raises:
+            UsageError: It is to explain, and its bundle has no graph for that.
+            Exception: Whatever `Classifier.load` raises.
+        """
         with self._lock:
             if self._loaded is None:
                 loaded = Classifier.load(**self._load)
                 try:
+                    if self.explain:
+                        loaded.require_explanations()
                     self._set_labels(loaded)
                 except BaseException:
                     loaded.close()
@@ -154,7 +174,8 @@ class ClassifyBatch:
                 yield from cells
 
         found: list[list[Prediction] | ImageError] = []
-        for each in self.classifier.classify_rows(rows(), image_of, self.readers):
+        options = (self.readers, self.explain, self.side_by_side)
+        for each in self.classifier.classify_rows(rows(), image_of, *options):
             found.append(each)
             while waiting and waiting[0][1] <= len(found):
                 batch, count = waiting.popleft()
@@ -198,6 +219,8 @@ class ClassifyBatch:
         kinds = {"label": pa.string(), "score": pa.float32(), "top": scored, "retrieved": pa.list_(pa.int32())}
         if self._independent:
             kinds["labels"] = scored
+        if self.explain:
+            kinds["patches"] = pa.list_(pa.list_(pa.float16()))
         fields = [pa.field(name + kind, of_kind) for name in self._starts() for kind, of_kind in kinds.items()]
         if self.embeddings:
             fields.append(pa.field(f"{self.prefix}image_feature", pa.list_(pa.float16())))
@@ -219,8 +242,10 @@ class ClassifyBatch:
             columns[f"{start}retrieved"] = [row and row.retrieved.ravel() for row in of_task]
             if self._independent:
                 columns[f"{start}labels"] = [row and _scored(row.held or ()) for row in of_task]
+            if self.explain:
+                columns[f"{start}patches"] = [row and [*_half(row.patches)] for row in of_task]
         if self.embeddings:
-            columns[f"{self.prefix}image_feature"] = [row and _half(row[0]) for row in rows]
+            columns[f"{self.prefix}image_feature"] = [row and _half(row[0].image_feature) for row in rows]
         columns[f"{self.prefix}error"] = [str(each) if isinstance(each, ImageError) else None for each in found]
         return columns
 
@@ -270,9 +295,9 @@ def _scored(labels: Iterable[tuple[str, float]]) -> list[dict[str, Any]]:
     return [{"label": label, "score": score} for label, score in labels]
 
 
-def _half(prediction: Prediction) -> np.ndarray:
-    assert prediction.image_feature is not None
-    return prediction.image_feature.astype(np.float16)
+def _half(values: NDArray[np.float32] | None) -> NDArray[np.float16]:
+    assert values is not None
+    return values.astype(np.float16)
 
 
 def _array(values: list[Any], numbers: bool) -> np.ndarray:

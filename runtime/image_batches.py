@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attri.runtime.errors import ImageError
-from attri.runtime.preprocess import Preprocess
 
 ImageInput = str | Path | bytes | Image.Image | NDArray[np.uint8]
+Preprocess = Callable[[ImageInput], NDArray[np.float32]]  # gives pixels [3, S, S]
 Decoded = tuple[NDArray[np.float32], float]  # pixels [3, S, S], and the seconds that they took
 T = TypeVar("T")
 D = TypeVar("D")
@@ -60,13 +61,25 @@ def read_rows(
     """Fetch, decode and preprocess rows `size` at a time; of one that cannot be read, the error.
 
     Args:
-        preprocess: Of the bundle.
+        preprocess: That of the bundle.
         rows: What `read` takes.
         size: Rows of a batch.
         read: Gives the image of a row, or raises ImageError; called in threads.
         threads: How many.
     """
     yield from _read_ahead(lambda row: _decode_or_error(preprocess, row, read), rows, size, threads)
+
+
+def map_ahead(work: Callable[[T], D], items: Iterable[T], threads: int) -> Iterator[D]:
+    """Like `map`, with so many items in work at the same time; results keep the order of the items."""
+    with ThreadPoolExecutor(threads) as pool:
+        running: deque[Future[D]] = deque()
+        for item in items:
+            running.append(pool.submit(work, item))
+            if len(running) == threads:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
 
 
 def _read_ahead(

@@ -17,7 +17,7 @@ from PIL import (  # each registers its format in Image.OPEN
     BmpImagePlugin,  # noqa: F401
     GifImagePlugin,  # noqa: F401
     Image,
-    JpegImagePlugin,  # noqa: F401
+    JpegImagePlugin,
     PngImagePlugin,  # noqa: F401
     PpmImagePlugin,  # noqa: F401
     TiffImagePlugin,  # noqa: F401
@@ -105,10 +105,16 @@ def load_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 @contextmanager
-def loaded_image(source: Source, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+def loaded_image(source: Source, max_pixels: int = MAX_PIXELS, enough: int | None = None) -> Iterator[Image.Image]:
     """`load_image` for as long as the `with` lasts: of files above 33 megapixels, one at a time in this process.
 
     Threads that decode and shrink images so need the memory of one large image together, not of one each.
+
+    Args:
+        source: as of `load_image`.
+        max_pixels: likewise.
+        enough: pixels of the shorter side that are enough: a JPEG file is decoded at 1/2, 1/4 or 1/8 of its size where
+            as many are left. That leaves out most of the work, and the bytes are others than those of a full decode.
     """
     if isinstance(source, Image.Image):
         yield _decoded(source, getattr(source, "filename", "") or "the image")
@@ -118,6 +124,8 @@ def loaded_image(source: Source, max_pixels: int = MAX_PIXELS) -> Iterator[Image
         file, name = _file(source)
         with file:
             image = _opened(file, name, max_pixels)
+            if enough is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
+                image.draft(None, (enough, enough))
             with _turn(image):
                 yield _decoded(image, name)
 

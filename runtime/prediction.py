@@ -51,6 +51,8 @@ class Prediction:
         key_cosines: Cosines of cluster centres and keys of pool entries, float32 [L, K, N]; None where entries do not
             depend on the image.
         attracts: `PromptFacts.attracts` of that prompt; None where `key_cosines` is.
+        patches: Contributions of the image's patches to its cosine with the best label, float32 [h, w]; None where
+            nobody asked for them.
     """
 
     label: str | None
@@ -66,6 +68,7 @@ class Prediction:
     prompt: str | None = field(default=None, repr=False)
     key_cosines: NDArray[np.float32] | None = field(default=None, repr=False)
     attracts: Sequence[Sequence[Sequence[str]]] | None = field(default=None, repr=False)
+    patches: NDArray[np.float32] | None = field(default=None, repr=False)
 
     @property
     def entries(self) -> list[list[RetrievedEntry]] | None:

@@ -32,6 +32,7 @@ INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 # A thin strip would be blown up to gigabytes, only to be cut to a square.
 MAX_RESIZED_PIXELS = 2**26
+_SPARE = 2  # pixels for each that is needed, so that the resize has some to weigh (as Pillow's own thumbnails do)
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,14 @@ class Preprocess:
         """The fields by their names, as a manifest keeps them."""
         return {**vars(self), "mean": list(self.mean), "std": list(self.std)}
 
-    def __call__(self, image: Source) -> NDArray[np.float32]:
-        """Normalised pixels, float32 [3, size, size], C-contiguous. Takes and raises what `load_image` does."""
-        channels_first = self.pixels(image).transpose(2, 0, 1)  # [3, size, size]
+    def __call__(self, image: Source, fast_jpeg: bool = False) -> NDArray[np.float32]:
+        """Normalised pixels, float32 [3, size, size], C-contiguous. Takes and raises what `load_image` does.
+
+        Args:
+            image: what `load_image` takes.
+            fast_jpeg: decode JPEG files at a part of their size, at least twice `size`; bytes are not open_clip's then.
+        """
+        channels_first = self.pixels(image, fast_jpeg).transpose(2, 0, 1)  # [3, size, size]
         planes: NDArray[np.float32] = channels_first.astype(np.float32, order="C")
         # The three float32 roundings of torchvision, in its order; folded into one multiply-add the last bit differs.
         planes /= np.float32(255)
@@ -63,9 +69,9 @@ class Preprocess:
         planes /= np.array(self.std, np.float32).reshape(3, 1, 1)
         return planes
 
-    def pixels(self, image: Source) -> NDArray[np.uint8]:
+    def pixels(self, image: Source, fast_jpeg: bool = False) -> NDArray[np.uint8]:
         """The same before normalisation: uint8 [size, size, 3], RGB. Takes and raises what `load_image` does."""
-        with loaded_image(image) as loaded:
+        with loaded_image(image, enough=_SPARE * self.size if fast_jpeg else None) as loaded:
             square = self._square(loaded)
         try:
             return np.array(square.convert("RGB"))

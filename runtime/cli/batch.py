@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from attri.runtime._util.cpus import usable_cpus
 from attri.runtime._util.redact import redact_uri
 from attri.runtime._util.transient import missing
 from attri.runtime._util.wording import plural
@@ -22,7 +23,10 @@ from attri.runtime.cli.sources.tasks import check_names
 from attri.runtime.dataset.classify import ENGINES, Engine, Workers
 from attri.runtime.dataset.plan import PART_ROWS, Plan, Request
 from attri.runtime.decide.task_spec import TaskSpec
+from attri.runtime.engines.onnxruntime import auto_device
 from attri.runtime.errors import FailedError, UsageError
+from attri.runtime.explain.explainer import require_graph
+from attri.runtime.image_batches import DECODE_THREADS
 from attri.runtime.labels import Label, load_labels
 from attri.runtime.prompt import Prompt
 
@@ -30,11 +34,13 @@ if TYPE_CHECKING:
     import pyarrow
 
     from attri.runtime.batch import ClassifyBatch
-    from attri.runtime.dataset.output import Output
+    from attri.runtime.dataset.output.bucket import Place
+    from attri.runtime.dataset.output.output import Output
 
 _LOGGER = logging.getLogger("attri")
 _READERS = 16  # threads where each image is fetched by itself, and waiting takes longer than decoding
 _ON_GPU = ("cuda", "tensorrt", "migraphx", "rocm")  # devices for which workers of Ray and Daft ask for a GPU
+_SIDE_BY_SIDE = 4  # batches, at most
 _COUNT = click.IntRange(1)
 _PATH = click.Path(path_type=Path)
 
@@ -91,6 +97,8 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @request_options
 @option(LABELS, "--prefix", default="", metavar="TEXT", help="Of the new columns, where IN has a label or score.")
 @option(LABELS, "--embeddings", is_flag=True, help="Add the unit feature of each image, float16.")
+@option(DATA, "--fast-jpeg", is_flag=True, help="Decode JPEGs at a part of their size: faster, scores differ a little.")
+@option(LABELS, "--explain", is_flag=True, help="Add what each patch of an image contributes to its label, float16.")
 @model_options
 @TASK
 @TEMPLATE
@@ -102,10 +110,10 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @option(
     OUTPUTS,
     "--output",
-    type=_PATH,
     required=True,
     metavar="OUT",
-    help="Folder of Parquet, or a file called .jsonl or .csv. The same command goes on where it was stopped.",
+    help="Folder of Parquet, or a file called .jsonl or .csv; s3://, gs:// and az:// too. The same command goes on"
+    " where it was stopped.",
 )
 @option(
     OUTPUTS,
@@ -119,6 +127,8 @@ def main(
     request: Request,
     prefix: str,
     embeddings: bool,
+    explain: bool,
+    fast_jpeg: bool,
     model: Model,
     tasks: tuple[TaskSpec, ...],
     template: str | None,
@@ -127,7 +137,7 @@ def main(
     engine: Engine,
     workers: int | None,
     ray_address: str | None,
-    output: Path,
+    output: str,
     summary: Path | None,
 ) -> None:
     """Classify the images of IN, and write a row for each to OUT.
@@ -142,18 +152,23 @@ def main(
     _check_engine(engine, workers, ray_address)
     if request.limit is not None and request.sample is not None:
         raise UsageError("--limit and --sample are two ways to choose rows: give one of them")
-    if ":/" in str(output):  # a path has no scheme, and loses a slash of one
-        raise UsageError("--output is a folder or file of this machine: write there, and copy it")
     if summary is not None and not summary.parent.is_dir():
         raise UsageError(f"{summary}: the folder {summary.parent} does not exist") from missing(summary.parent)
     from attri.runtime.batch import ClassifyBatch
-    from attri.runtime.dataset.output import Output
+    from attri.runtime.dataset.output.bucket import place_of
+    from attri.runtime.dataset.output.output import Output
     from attri.runtime.dataset.plan import make_plan
     from attri.runtime.dataset.run import run
 
+    place = place_of(output)
+    if explain:
+        require_graph(model.bundle, read_manifest(model.bundle).files)
     labels = _read_labels(model, tasks)
     added: dict[str, Any] = {"topk": topk, "embeddings": embeddings, "prefix": prefix, "template": template}
+    added |= {"explain": explain, "fast_jpeg": fast_jpeg}
     options = {**added, **model.arguments, "threshold": model.threshold, "batch": max_batch}
+    if engine == "local":
+        options |= _on_this_machine(model)
     prompts = {str(task.name): task.prompt for task in tasks} or None
     classify = ClassifyBatch(model.bundle, labels, prompts=prompts, keep=False, **options)
     made_of = _made_of(model, tasks, labels)
@@ -162,16 +177,16 @@ def main(
     plan, shown = make_plan(request), redact_uri(request.word)
     _LOGGER.info("%s: %s, %s", shown, plan.what, plural(len(plan.parts), "part"))
     if plan.remote:
-        classify.readers = _READERS
+        classify.readers = max(classify.readers, _READERS)
     facts = {**asdict(request), "word": shown, "files": plan.listing, **added, **made_of}
-    out = Output(output, facts, _schema(shown, plan, classify))
-    if not out.is_text and output.resolve().is_relative_to(Path(request.word).resolve()):
-        raise UsageError(f"{output} lies in {shown}, where the same command would find it the next time: name another")
+    out = Output(place, facts, _schema(shown, plan, classify))
+    if not out.is_text and _is_within(place, request.word):
+        raise UsageError(f"{place} lies in {shown}, where the same command would find it the next time: name another")
     with out.locked():
         if out.finished and summary is not None:
-            raise UsageError(f"--summary is made of parts, and {output} has none any more: remove it")
+            raise UsageError(f"--summary is made of parts, and {place} has none any more: remove it")
         if out.finished:
-            _LOGGER.info("%s is finished already", output)
+            _LOGGER.info("%s is finished already", place)
             return
         gpus = 1 if model.device in _ON_GPU else 0
         run(plan, classify, out, engine, Workers(workers or 1, model.threads or 1, gpus, ray_address))
@@ -180,6 +195,29 @@ def main(
             made = f"{plan.what}, by {model.bundle} with {model.labels or 'the labels of its prompt'}"
             _summarize(summary, shown, made, starts, out, plan)
         out.finish()
+
+
+def _on_this_machine(model: Model) -> dict[str, int]:
+    """Arguments of `ClassifyBatch` that use the CPUs of this machine.
+
+    Threads that share one batch wait for each other after each operator, and spin meanwhile: beside threads that
+    decode, that takes a third of two cores (benchmarks/datasets.md). So batches go side by side, with a thread each;
+    only so many, because each has its memory.
+    """
+    cpus = model.threads or usable_cpus().count
+    readers = max(cpus, DECODE_THREADS)
+    device = auto_device() if model.device == "auto" and is_installed("onnxruntime") else model.device
+    if device != "cpu":
+        return {"readers": readers}
+    side_by_side = min(cpus, _SIDE_BY_SIDE)
+    return {"readers": readers, "side_by_side": side_by_side, "threads": cpus // side_by_side}
+
+
+def _is_within(place: Place, word: str) -> bool:
+    """Whether an output lies where the input is looked for."""
+    if isinstance(place, Path):
+        return place.resolve().is_relative_to(Path(word).resolve())
+    return place.is_within(word)
 
 
 def _check_tasks(model: Model, tasks: tuple[TaskSpec, ...]) -> None:

@@ -10,7 +10,7 @@ from attri.runtime._util.wording import plural
 from attri.runtime.batch import ClassifyBatch
 from attri.runtime.dataset.classify import RUNNERS, Engine, Workers
 from attri.runtime.dataset.files import UnreadableError
-from attri.runtime.dataset.output import Output
+from attri.runtime.dataset.output.output import Output
 from attri.runtime.dataset.part import Part
 from attri.runtime.dataset.plan import Plan
 from attri.runtime.dataset.progress import Progress

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attri.runtime.classifier import Classifier
-from attri.runtime.dataset.output import run_file_of
+from attri.runtime.dataset.output.output import run_file_of
 from attri.runtime.errors import UsageError
 
 if TYPE_CHECKING:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +17,20 @@ from attri.runtime.engines.verify import read_reference
 from attri.runtime.errors import BundleError, ParityError, UsageError
 
 _CLOSE = 1e-3  # of a cosine, between the sum of the parts and the model's image feature (our choice)
+
+
+def require_graph(bundle: Path, files: Mapping[str, object]) -> None:
+    """Check that a bundle has a graph of explanations.
+
+    Args:
+        bundle: Its folder.
+        files: Of its manifest.
+
+    Raises:
+        UsageError: It has none.
+    """
+    if EXPLAIN not in files:
+        raise UsageError(f"{bundle} has no {EXPLAIN} to explain with: export it again with attri-export --explain")
 
 
 class ImageParts(NamedTuple):
@@ -51,10 +67,7 @@ class Explainer:
         Raises:
             UsageError: It has none.
         """
-        if EXPLAIN not in self._files:
-            raise UsageError(
-                f"{self._path} has no {EXPLAIN} to explain with: export it again with attri-export --explain"
-            )
+        require_graph(self._path, self._files)
 
     def __call__(self, pixels: NDArray[np.float32]) -> ImageParts:
         """Divide the feature of an image, pixels [3, S, S].

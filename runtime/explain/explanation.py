@@ -41,23 +41,20 @@ class Explanation:
         return self.of(label) - self.of(other)
 
 
-def explain(
-    labels: tuple[str, ...],
-    text: NDArray[np.float32],
-    patches: NDArray[np.float32],
-    rest: NDArray[np.float32],
-    seen: tuple[float, float, float, float],
-) -> Explanation:
-    """Compare the parts of an image with labels.
+def divide_cosines(
+    text: NDArray[np.float32], patches: NDArray[np.float32], rest: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Divide the cosines of an image and labels by the parts of the image.
 
     Args:
-        labels: C labels.
-        text: Their unit features [C, D].
+        text: Unit features of the labels [C, D].
         patches: Contributions to the image feature [h, w, D].
         rest: What belongs to no patch [D].
-        seen: As of `Explanation`.
+
+    Returns:
+        `patches` float32 [C, h, w] and `rest` float32 [C], as of `Explanation`.
     """
     length = np.linalg.norm(patches.sum((0, 1)) + rest)
     of_patches = np.moveaxis(patches @ text.T, -1, 0) / length  # [C, h, w]
     of_rest = text @ rest / length  # [C]
-    return Explanation(labels, of_patches.astype(np.float32), of_rest.astype(np.float32), seen)
+    return of_patches.astype(np.float32), of_rest.astype(np.float32)

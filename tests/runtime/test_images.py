@@ -346,6 +346,20 @@ def test_large_files_are_decoded_one_at_a_time(tmp_path: Path) -> None:
         assert waiting.result(60) == (6_000, 6_000)
 
 
+@pytest.mark.parametrize(("enough", "size"), [(75, (75, 100)), (76, (150, 200)), (300, (300, 400)), (301, (600, 800))])
+def test_enough_pixels_of_a_jpeg_are_decoded(photo: Image.Image, enough: int, size: tuple[int, int]) -> None:
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter: what is left is turned too
+    photo.resize((800, 600)).save(file, "JPEG", exif=exif)
+    with loaded_image(file.getvalue(), enough=enough) as image:
+        assert image.size == size
+    whole = load_image(file.getvalue())
+    assert whole.size == (600, 800)
+    small = np.asarray(whole.resize(size, Image.Resampling.BOX), np.int16)
+    assert np.abs(small - np.asarray(image)).mean() < 2  # of 255: another average of the same pixels, rounded twice
+
+
 def test_the_filters_of_warnings_are_left_alone(photo: Image.Image) -> None:
     before = list(warnings.filters)
     load_image(encoded(photo, "PNG"))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.datasets import Dataset
@@ -12,27 +12,16 @@ from attri.runtime.dataset.files import UnreadableError, find_files
 from attri.runtime.dataset.plan import Request, make_plan
 from attri.runtime.fetch import fetch
 
-moto = pytest.importorskip("moto.server", reason="of .ci/versions, not of make test")
-s3fs = pytest.importorskip("s3fs", reason="of .ci/versions, not of make test")
 pytestmark = pytest.mark.filterwarnings("ignore")  # moto and s3fs warn of each other
 
 
 @pytest.fixture(scope="module")
-def bucket(dataset: Dataset) -> Iterator[str]:
-    server = moto.ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "key-of-a-test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
-        patch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
-        s3 = s3fs.S3FileSystem()
-        s3.mkdir("photos")
-        for folder in (dataset.parquet, dataset.folder, str(Path(dataset.tars).parent)):
-            for file in Path(folder).iterdir():
-                s3.pipe(f"photos/{Path(folder).name}/{file.name}", file.read_bytes())
-        yield "s3://photos"
-        s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
+def bucket(dataset: Dataset, s3: Any) -> str:
+    s3.mkdir("photos")
+    for folder in (dataset.parquet, dataset.folder, str(Path(dataset.tars).parent)):
+        for file in Path(folder).iterdir():
+            s3.pipe(f"photos/{Path(folder).name}/{file.name}", file.read_bytes())
+    return "s3://photos"
 
 
 @pytest.mark.parametrize("word", ["folder", "folder/*.png", "parquet", "parquet/{0,1}.parquet", "tars/{000..002}.tar"])
@@ -54,11 +43,11 @@ def test_a_bucket_is_read_like_a_disk(bucket: str, dataset: Dataset, word: str) 
                 assert remote.images == on_disk.images
 
 
-def test_what_a_bucket_does_not_give_is_one_line_without_keys(bucket: str) -> None:
+def test_what_a_bucket_does_not_give_is_one_line_without_keys(bucket: str, s3: Any) -> None:
     with pytest.raises(ValueError, match="s3://photos/nowhere does not exist"):
         find_files(f"{bucket}/nowhere")
     plan = make_plan(Request(f"{bucket}/tars/{{000..001}}.tar"))
-    s3fs.S3FileSystem().rm("photos/tars/001.tar")
+    s3.rm("photos/tars/001.tar")
     with pytest.raises(UnreadableError, match=r"s3://photos/tars/001.tar cannot be read: ") as raised:
         list(plan.parts[1].read())
     assert "hunter2" not in str(raised.value)

@@ -10,7 +10,7 @@ import pytest
 
 from attri.runtime import Classifier
 from attri.runtime.batch import ClassifyBatch
-from attri.runtime.dataset.output import run_file_of
+from attri.runtime.dataset.output.output import run_file_of
 from attri.runtime.dataset.search import Index, nearest_others, search_text
 from attri.runtime.errors import UsageError
 

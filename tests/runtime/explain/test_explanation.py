@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from attri.runtime import BundleError, Classifier, UsageError
+from attri.runtime.batch import ClassifyBatch
 from attri.runtime.bundle import EXPLAIN, MANIFEST
 
 LABELS = ["red apple", "green apple", "bird", "a small house"]
@@ -57,10 +58,29 @@ def test_a_label_that_is_not_in_use_is_named(classifier: Classifier, image_files
         classifier.explain(image_files[0], ["zebra"])
 
 
+def test_rows_of_a_dataset_have_the_patches_of_their_best_label(
+    explained_bundle: Path, image_files: list[Path]
+) -> None:
+    rows = {"image": [image_files[0], b"damaged", image_files[1]]}
+    classify = ClassifyBatch(explained_bundle, LABELS, threads=1, explain=True, threshold=0.999)
+    assert classify.fields()[-2].name == "patches"
+    found = classify(rows)
+    alone = Classifier.load(explained_bundle, LABELS, threads=1)
+    assert found["patches"][1] is None
+    for row in (0, 2):
+        (best, _), *_ = alone(rows["image"][row]).top(1)
+        wanted = alone.explain(rows["image"][row]).of(best)
+        assert np.stack(found["patches"][row]) == pytest.approx(wanted, abs=2e-4)  # float16 rounds 0.1 to 6e-5
+    tasks = ClassifyBatch(explained_bundle, LABELS, prompts={"a": None, "b": None}, threads=1, explain=True)(rows)
+    assert np.stack(tasks["b_patches"][0]) == pytest.approx(np.stack(found["patches"][0]))
+
+
 def test_a_bundle_without_the_graph_says_what_to_do(bundle: Path, image_files: list[Path]) -> None:
     classifier = Classifier.load(bundle, LABELS, device="cpu", threads=1)
     with pytest.raises(UsageError, match="export it again with attri-export --explain"):
         classifier.explain(image_files[0])
+    with pytest.raises(UsageError, match="export it again with attri-export --explain"):
+        ClassifyBatch(bundle, LABELS, threads=1, explain=True)({"image": [image_files[0]]})
 
 
 def test_the_graph_is_read_when_it_is_needed_and_only_if_it_is_the_one(

@@ -1,10 +1,13 @@
-"""Where rows go: a folder of Parquet parts, each renamed into place when it is finished, or one file joined of them.
+"""Where rows go: a folder of Parquet parts, of which each appears when it is finished, or one file joined of them.
 
 OUT/part-000000.parquet     a finished part; what was killed half-way is not there
 .OUT.attri-batch.json       what the rows were made of, so that no other command mixes its own into them
 
 JSON lines and CSV are joined of such parts in .OUT.parts/, which goes then. Nothing but parts lies in the folder: some
 readers of Parquet take every file of a folder for their own, hidden ones too.
+
+In a bucket the names are the same. An object appears there when all of it has arrived, so nothing is renamed; nothing
+can be locked either, but whoever else runs the same command writes the same rows.
 """
 
 from __future__ import annotations
@@ -13,21 +16,24 @@ import glob
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from attri.runtime._util.atomic import replacing, write_file
 from attri.runtime._util.filelock import try_lock, unlock
 from attri.runtime._util.transient import missing
 from attri.runtime._util.wording import first_line
-from attri.runtime.dataset.text import SUFFIXES, check_text, write_text
+from attri.runtime.dataset.output.bucket import BucketPath, Place, opened, whole
+from attri.runtime.dataset.output.text import SUFFIXES, check_text, write_text
 from attri.runtime.errors import AttriError, FailedError, SinkError, UsageError
 
 if TYPE_CHECKING:
     import pyarrow
 
 _GROUP = 8192  # rows that are written at once, at most
+_COUNTING = 16  # threads that look at finished parts: a bucket takes some 100 ms for each
+P = TypeVar("P", Path, BucketPath, Place)
 
 
 class Counts(NamedTuple):
@@ -37,7 +43,7 @@ class Counts(NamedTuple):
     errors: int
 
 
-def run_file_of(path: Path) -> Path:
+def run_file_of(path: P) -> P:
     """The file beside an output that says what its rows were made of."""
     return _beside(path, "attri-batch.json")
 
@@ -46,18 +52,19 @@ class Output:
     """A folder of parts, which one process at a time writes.
 
     Args:
-        path: A folder, or a file whose suffix says JSON lines or CSV.
+        path: A folder, or a file whose suffix says JSON lines or CSV; of this machine or in a bucket.
         run: What the rows are made of, as JSON; equal ones give equal rows.
-        schema: Of the rows.
+        schema: Of the rows; the parts keep `run` in its metadata, as "attri".
 
     Raises:
         UsageError: A column cannot be text, where that is asked for.
     """
 
-    def __init__(self, path: Path, run: Mapping[str, Any], schema: pyarrow.Schema) -> None:
-        self.path, self._run, self._schema = path, dict(run), schema
+    def __init__(self, path: Place, run: Mapping[str, Any], schema: pyarrow.Schema) -> None:
+        self.path, self._run = path, dict(run)
+        self._schema = schema.with_metadata({"attri": json.dumps(self._run, ensure_ascii=False)})
         self.is_text = path.suffix.lower() in SUFFIXES
-        self.folder = _beside(path, "parts") if self.is_text else path
+        self.folder: Place = _beside(path, "parts") if self.is_text else path
         self._run_file = run_file_of(path)
         if self.is_text:
             check_text(schema)
@@ -71,18 +78,21 @@ class Output:
             FailedError: Another process is at it.
             SinkError: Nothing can be written there.
         """
+        if isinstance(self.path, BucketPath):
+            with _written(self.path):
+                self._begin()
+            yield
+            return
         path = _beside(self.path, "lock")
         with _written(self.path):
-            self._check_path()
+            self._check_path(self.path)
             lock = try_lock(path)
         if lock is None:
             raise FailedError(f"another attri-batch writes to {self.path}: wait for it")
         try:
             with _written(self.path):
                 self._begin()
-            beside = _beside(self.path, "")
-            for left in [*self.folder.glob(".*.part"), *beside.parent.glob(f"{glob.escape(beside.name)}*.part")]:
-                left.unlink(missing_ok=True)  # of a process that was killed
+            _clean(self.path, self.folder)
             yield
         finally:
             unlock(path, lock)
@@ -90,7 +100,7 @@ class Output:
     @property
     def finished(self) -> bool:
         """Whether the file has been joined; of a folder, its parts tell."""
-        return self.is_text and self.path.exists()
+        return self.is_text and self.path.is_file()
 
     def done(self) -> dict[int, Counts]:
         """Finished parts by their numbers.
@@ -98,7 +108,9 @@ class Output:
         Raises:
             SinkError: One is not what was written.
         """
-        return {int(path.stem.partition("-")[2]): self._count(path) for path in self._parts()}
+        parts = self._parts()
+        with ThreadPoolExecutor(_COUNTING) as pool:
+            return dict(zip(map(_number_of, parts), pool.map(self._count, parts), strict=True))
 
     def tables(self) -> Iterator[tuple[int, pyarrow.Table]]:
         """Finished rows in the order of the input, a few thousand at a time, each with the number of its part."""
@@ -106,9 +118,9 @@ class Output:
         from pyarrow.parquet import ParquetFile
 
         for path in self._parts():
-            with ParquetFile(path) as part:
+            with ParquetFile(opened(path)) as part:
                 for batch in part.iter_batches(_GROUP):
-                    yield int(path.stem.partition("-")[2]), pa.Table.from_batches([batch])
+                    yield _number_of(path), pa.Table.from_batches([batch])
 
     def write(self, number: int, tables: Iterable[pyarrow.Table]) -> Counts:
         """Write a part, all of it or nothing.
@@ -122,7 +134,7 @@ class Output:
 
         path = self.folder / f"part-{number:06d}.parquet"
         waiting, rows = [], 0
-        with _written(path), replacing(path) as temporary, ParquetWriter(temporary, self._schema) as writer:
+        with _written(path), whole(path) as temporary, ParquetWriter(temporary, self._schema) as writer:
             for table in tables:
                 waiting.append(table)
                 rows += table.num_rows
@@ -140,32 +152,30 @@ class Output:
         """
         if not self.is_text:
             return
-        with _written(self.path), replacing(self.path) as temporary:
+        with _written(self.path), whole(self.path) as temporary:
             write_text(temporary, SUFFIXES[self.path.suffix.lower()], (table for _, table in self.tables()))
-        shutil.rmtree(self.folder)
+        _remove_all(self.folder)
 
-    def _parts(self) -> list[Path]:
-        return sorted(self.folder.glob("part-*.parquet"))
+    def _parts(self) -> list[Place]:
+        return sorted(self.folder.glob("part-*.parquet"), key=str)
 
-    def _count(self, path: Path) -> Counts:
+    def _count(self, path: Place) -> Counts:
         from pyarrow.parquet import ParquetFile
 
         try:
-            with ParquetFile(path) as part:
+            with ParquetFile(opened(path)) as part:
                 errors = part.read(self._schema.names[-1:]).column(0)  # the last of `ClassifyBatch.fields`
         except Exception as error:
             raise SinkError(f"{path} is damaged ({first_line(error)}): remove it, and it is made again") from error
         return Counts(len(errors), len(errors) - errors.null_count)
 
-    def _check_path(self) -> None:
+    def _check_path(self, path: Path) -> None:
         """Raises UsageError."""
-        if not self.path.parent.is_dir():
-            raise UsageError(f"{self.path}: the folder {self.path.parent} does not exist") from missing(
-                self.path.parent
-            )
-        if self.is_text != self.path.is_file() and self.path.exists():
+        if not path.parent.is_dir():
+            raise UsageError(f"{path}: the folder {path.parent} does not exist") from missing(path.parent)
+        if self.is_text != path.is_file() and path.exists():
             kind = "a folder" if self.is_text else "a file, and no .jsonl or .csv"
-            raise UsageError(f"{self.path} is {kind}: name another --output")
+            raise UsageError(f"{path} is {kind}: name another --output")
 
     def _begin(self) -> None:
         """Compare what the rows are to be made of with what those that are there were made of, or keep it.
@@ -173,8 +183,8 @@ class Output:
         Raises:
             UsageError: They are others, or nobody knows.
         """
-        there = self.path.is_file() or (self.folder.is_dir() and any(self.folder.iterdir()))
-        if there and not self._run_file.exists():
+        there = self.path.is_file() or any(self.folder.glob("*"))
+        if there and not self._run_file.is_file():
             raise UsageError(f"{self.path} is there, and no attri-batch wrote it: name another --output")
         if there:
             try:
@@ -186,21 +196,41 @@ class Output:
                 others = f"{self.path} has rows of another command ({', '.join(differ)})"
                 raise UsageError(f"{others}: name another --output, or remove it")
         else:
-            write_file(self._run_file, (json.dumps(self._run, indent=2, ensure_ascii=False) + "\n").encode())
+            with whole(self._run_file) as temporary:
+                temporary.write_text(json.dumps(self._run, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if self.finished:
-            shutil.rmtree(self.folder, ignore_errors=True)  # where a kill came between joining and that
-        else:
+            _remove_all(self.folder)  # where a kill came between joining and that
+        elif isinstance(self.folder, Path):
             self.folder.mkdir(exist_ok=True)
 
 
-def _beside(path: Path, what: str) -> Path:
+def _number_of(part: Place) -> int:
+    return int(part.stem.partition("-")[2])
+
+
+def _clean(path: Path, folder: Place) -> None:
+    """Remove what a process that was killed left."""
+    beside = _beside(path, "")
+    for left in [*Path(str(folder)).glob(".*.part"), *beside.parent.glob(f"{glob.escape(beside.name)}*.part")]:
+        left.unlink(missing_ok=True)
+
+
+def _remove_all(folder: Place) -> None:
+    if isinstance(folder, Path):
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        folder.remove_all()
+
+
+def _beside(path: P, what: str) -> P:
     """A hidden name beside a file or folder."""
-    path = path.absolute()
+    if isinstance(path, Path):
+        path = path.absolute()
     return path.with_name(f".{path.name}.{what}")
 
 
 @contextmanager
-def _written(path: Path) -> Iterator[None]:
+def _written(path: Place) -> Iterator[None]:
     """Errors of the disk, as one line."""
     try:
         yield

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from attri.runtime.dataset.output import Counts, Output
-from attri.runtime.dataset.text import check_text
+from attri.runtime.dataset.output.output import Counts, Output
+from attri.runtime.dataset.output.text import check_text
 from attri.runtime.errors import FailedError, SinkError, UsageError
 
 pa = pytest.importorskip("pyarrow")
