@@ -10,11 +10,13 @@ import click
 from attri.fleet.cli.options import PATH, Percent, as_one
 from attri.fleet.device.bounded import Bounds
 from attri.fleet.device.check import Check
+from attri.fleet.device.shadow import Shadow
 from attri.runtime._util.system import memory
 from attri.runtime.cli.command import CHECK, option
 from attri.runtime.cli.model_options import OPTIONS as MODEL
 from attri.runtime.engines.onnxruntime import Device
 from attri.runtime.engines.select import Backend
+from attri.runtime.errors import UsageError
 
 AVAILABLE = 0.8  # of the memory that is available
 CHECKS = {  # by the fields of `Checks`
@@ -32,6 +34,22 @@ CHECKS = {  # by the fields of `Checks`
         help="Share of the golden images by which it may be worse than what runs. [0%]",
     ),
     "max_latency": option(CHECK, "--max-latency", type=click.FloatRange(0), help="Milliseconds an image may take."),
+    "shadow": option(
+        CHECK,
+        "--shadow",
+        type=click.IntRange(1),
+        help="Live frames of the running attri-run that it classifies beside what runs. [none]",
+    ),
+    "min_agreement": option(
+        CHECK,
+        "--min-agreement",
+        type=Percent(),
+        metavar="PERCENT",
+        help="Share of these that have to get the same label. [90%]",
+    ),
+    "shadow_seconds": option(
+        CHECK, "--shadow-seconds", type=click.FloatRange(0.1), help="Seconds within which they have to come. [600]"
+    ),
     "max_memory": option(
         CHECK, "--max-memory", type=click.IntRange(1), help="MB that the check may take. [80% of what is available]"
     ),
@@ -48,7 +66,11 @@ CHECKS = {  # by the fields of `Checks`
 
 @dataclass(frozen=True)
 class Checks:
-    """Values of the options about the check, see there."""
+    """Values of the options about the check, see there.
+
+    Raises:
+        UsageError: one would do nothing.
+    """
 
     backend: Backend
     device: Device
@@ -57,8 +79,15 @@ class Checks:
     golden: Path | None
     tolerance: float
     max_latency: float | None
+    shadow: int | None
+    min_agreement: float | None
+    shadow_seconds: float | None
     max_memory: int | None
     max_seconds: float
+
+    def __post_init__(self) -> None:
+        if self.shadow is None and (self.min_agreement, self.shadow_seconds) != (None, None):
+            raise UsageError("`min_agreement` and `shadow_seconds` are for `shadow`: give that too")
 
     @property
     def check(self) -> Check:
@@ -66,6 +95,14 @@ class Checks:
         labels, golden = (str(path.absolute()) if path else None for path in (self.labels, self.golden))
         rest = (self.tolerance, self.max_latency)
         return Check(self.backend, self.device, self.threads, labels, golden, *rest)
+
+    @property
+    def in_shadow(self) -> Shadow | None:
+        """What it has to show on live frames; None is nothing."""
+        if self.shadow is None:
+            return None
+        agreement = Shadow.min_agreement if self.min_agreement is None else self.min_agreement
+        return Shadow(self.shadow, self.shadow_seconds or Shadow.seconds, agreement)
 
     @property
     def bounds(self) -> Bounds:

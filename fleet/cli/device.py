@@ -13,13 +13,13 @@ from typing import Any
 import click
 
 from attri.fleet.cli.check_options import Checks, check_options
-from attri.fleet.cli.options import CHANNEL, FOLDER, MQTT, MQTT_PASSWORD, PATH, as_one, open_broker
+from attri.fleet.cli.options import CHANNEL, FOLDER, MQTT, MQTT_PASSWORD, PATH, Percent, as_one, open_broker
 from attri.fleet.cli.publish import describe
 from attri.fleet.device.store import Store, open_store
 from attri.runtime._util.printable import json_text
 from attri.runtime._util.system import read_text
 from attri.runtime.cli.command import STORE, Command, option
-from attri.runtime.errors import AttriError
+from attri.runtime.errors import AttriError, UsageError
 
 WHERE = click.argument("where", metavar="URL|FOLDER")
 ROOT = option(STORE, "--root", type=PATH, help="The repository's 1.root.json: what to trust, the first time.")
@@ -27,6 +27,23 @@ NAME = option(STORE, "--name", help="Name of this device, which decides on its w
 MAX_DISK = option(STORE, "--max-disk", type=click.IntRange(1), help="MB that all files of the store may take. [any]")
 PROBATION = option(
     STORE, "--probation", is_flag=True, help="It has to be committed; if not, it goes back at its third start."
+)
+MAX_REJECTED = option(
+    STORE,
+    "--max-rejected",
+    type=Percent(),
+    metavar="PERCENT",
+    help="Share of its results on probation that may be none of the labels, else it goes back. [any]",
+)
+MAX_SHIFT = option(
+    STORE,
+    "--max-shift",
+    type=Percent(),
+    metavar="PERCENT",
+    help="Total variation distance of its labels on probation to those before, else it goes back. [any]",
+)
+LEAST_RESULTS = option(
+    STORE, "--least-results", type=click.IntRange(1), help="Results that these two bounds need. [200]"
 )
 AGAIN = option(STORE, "--again", is_flag=True, help="Take releases again that were refused here.")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
@@ -82,8 +99,9 @@ def verify(folder: Path, checks: Checks, as_json: bool) -> int:
     """
     from attri.fleet.device import update
 
+    shadow = checks.in_shadow
     with open_store(folder) as store:
-        update.verify(store, checks.check, checks.bounds)
+        update.verify(store, checks.check, checks.bounds, shadow)
         _report(store, as_json)
     return 0
 
@@ -151,10 +169,11 @@ def update_all(
     """Pull, verify and activate: for a timer."""
     from attri.fleet.device import update
 
+    shadow = checks.in_shadow
     report = _reporter(mqtt, mqtt_password_file, source.name)
     with open_store(folder) as store, _reporting(store, report):
         if source.pull(store):
-            update.verify(store, checks.check, checks.bounds)
+            update.verify(store, checks.check, checks.bounds, shadow)
             update.activate(store, probation=probation)
         _report(store, as_json)
     return 0
@@ -179,6 +198,9 @@ def update_all(
     show_default=True,
     help="Seconds until a release stays.",
 )
+@MAX_REJECTED
+@MAX_SHIFT
+@LEAST_RESULTS
 @option(STORE, "--restart/--no-restart", default=True, help="Start COMMAND again for other graphs. [--restart]")
 @MQTT
 @MQTT_PASSWORD
@@ -188,6 +210,9 @@ def follow(
     name: str | None,
     interval: float,
     probation: float,
+    max_rejected: float | None,
+    max_shift: float | None,
+    least_results: int | None,
     restart: bool,
     mqtt: str | None,
     mqtt_password_file: Path | None,
@@ -196,16 +221,20 @@ def follow(
 ) -> int:
     """Run COMMAND, and keep the bundle that it runs up to date.
 
-    attri-run --follow calls this. A release is on probation at first: if COMMAND fails twice meanwhile, the one before
-    comes back.
+    attri-run --follow calls this. A release is on probation at first: if COMMAND fails twice meanwhile, or its results
+    are out of bounds, the one before comes back.
     """
     from attri.fleet.device.follow import Following
     from attri.fleet.device.follow import follow as watch_over
+    from attri.fleet.device.probation import Probation
 
+    if least_results is not None and max_rejected is None and max_shift is None:
+        raise UsageError("`least_results` is for `max_rejected` and `max_shift`: give one of them too")
+    bounds = Probation(probation, max_rejected, max_shift, *filter(None, [least_results]))
     values = {**click.get_current_context().params, "probation": True}
     update = [sys.executable, "-m", "attri.fleet.cli.bundle", "update", *_words(update_all, values)]
     report = _reporter(mqtt, mqtt_password_file, name)
-    return watch_over(Following(folder, update, command, interval, probation, restart, report))
+    return watch_over(Following(folder, update, command, interval, bounds, restart, report))
 
 
 @click.command(cls=Command)

@@ -9,12 +9,10 @@ images, then {"stage": "checked", "figures": ...}, or {"stage": "refused", "reas
 from __future__ import annotations
 
 import json
-import logging
-import os
+import math
 import statistics
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,18 +20,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from attri.fleet.device.answers import answering, be_modest, say
 from attri.fleet.device.golden import count_right, read_golden, unknown_labels
-from attri.fleet.device.together import die_with_parent
-from attri.runtime._util.logs import start_logging
-from attri.runtime._util.wording import first_line
+from attri.runtime._util.wording import plural
 from attri.runtime.bundle import REFERENCE, Bundle
 from attri.runtime.classifier import Classifier
 from attri.runtime.engines.onnxruntime import Device
 from attri.runtime.engines.select import Backend, EngineOptions, open_engines
 from attri.runtime.engines.verify import compare
-from attri.runtime.errors import AttriError, RefusedError, UsageError
+from attri.runtime.errors import RefusedError, UsageError
 from attri.runtime.image_batches import ImageInput
 from attri.runtime.labels import load_labels
+from attri.runtime.prediction import Prediction
 
 WARM_UP, TIMED = 2, 10  # images
 
@@ -98,7 +96,7 @@ def suffice(bundle: Path, running: Path | None, check: Check) -> dict[str, Any]:
     """
     golden = read_golden(Path(check.golden)) if check.golden else []
     figures: dict[str, Any] = {}
-    with _classifier(bundle, check) as classifier:
+    with open_classifier(bundle, check) as classifier:
         if unknown := ", ".join(unknown_labels(classifier, golden)):
             if check.labels is not None:
                 raise UsageError(f"{check.labels} has no {unknown}, of which there are golden images in {check.golden}")
@@ -109,19 +107,26 @@ def suffice(bundle: Path, running: Path | None, check: Check) -> dict[str, Any]:
         if golden:
             figures |= {"golden": len(golden), "right": count_right(classifier, golden)}
     if golden and running:
-        with _classifier(running, check) as classifier:  # after the other one, which takes less memory than beside it
+        with open_classifier(running, check) as classifier:  # after the other one: less memory
             figures["right_before"] = before = count_right(classifier, golden)
         if figures["right"] < before - check.tolerance / 100 * len(golden):
             raise RefusedError(f"{figures['right']} of {len(golden)} golden images are right, {before} with what runs")
     return figures
 
 
-def _classifier(bundle: Path, check: Check) -> Classifier:
+def open_classifier(bundle: Path, check: Check) -> Classifier:
+    """A bundle as this device runs it. Raises AttriError: it cannot be."""
     classifier = Classifier.load(bundle, backend=check.backend, device=check.device, threads=check.threads)
     if check.labels is not None:
         labels = load_labels(check.labels)
         classifier.set_labels([each.text for each in labels], prompts=[each.prompts for each in labels])
     return classifier
+
+
+def require_finite(predictions: Sequence[Prediction]) -> None:
+    """Raises RefusedError: a score is NaN or infinite."""
+    if odd := sum(not math.isfinite(each.score) for each in predictions):
+        raise RefusedError(f"{odd} of {plural(len(predictions), 'image')} get a score that is no finite number")
 
 
 def _reference(bundle: Path) -> list[NDArray[np.uint8]]:
@@ -133,40 +138,22 @@ def _reference(bundle: Path) -> list[NDArray[np.uint8]]:
 def _latency(classifier: Classifier, images: Sequence[ImageInput]) -> float:
     """Median milliseconds of an image by itself, after the first ones."""
     rounds = [images[i % len(images)] for i in range(WARM_UP + TIMED)]
-    return round(statistics.median([classifier(each).latency_ms["total"] for each in rounds][WARM_UP:]), 2)
+    found = [classifier(each) for each in rounds]
+    require_finite(found)
+    return round(statistics.median([each.latency_ms["total"] for each in found][WARM_UP:]), 2)
 
 
 def main(bundle: str, running: str, options: str) -> int:
     """Check a release and write what was found to stdout."""
-    start_logging()
-    check = Check(**json.loads(options))
-    try:
+    with answering():
+        check = Check(**json.loads(options))
         agreement = agree(Path(bundle), check)
-        _say(stage="built")
+        say(stage="built")
         figures = suffice(Path(bundle), Path(running) if running else None, check)
-        _say(stage="checked", figures={"agreement": agreement, **figures})
-    except UsageError as error:
-        _say(stage="usage", reason=str(error))
-    except AttriError as error:
-        _say(stage="refused", reason=str(error))
-    except Exception as error:  # of an engine or a library: this release is not to run here
-        logging.getLogger("attri").warning("the check failed:", exc_info=True)
-        _say(stage="refused", reason=f"its check failed: {first_line(error)}")
+        say(stage="checked", figures={"agreement": agreement, **figures})
     return 0
 
 
-def _be_modest() -> None:
-    """Let others have the processor, die first where memory runs out, and with whoever started this."""
-    os.nice(10)
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    die_with_parent()
-
-
-def _say(**values: Any) -> None:
-    print(json.dumps(values), flush=True)
-
-
 if __name__ == "__main__":
-    _be_modest()
+    be_modest()
     sys.exit(main(*sys.argv[1:]))

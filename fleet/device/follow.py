@@ -1,8 +1,8 @@
 """attri-run beside its updates: one process watches over both, so that neither can take the other down.
 
 A new prompt is taken over by the running attri-run by itself, between two frames. A release with other graphs starts it
-again. Until a release has proved itself it is on probation: where attri-run then ends twice, the release before comes
-back.
+again. Until a release has proved itself it is on probation: where attri-run then ends twice, or what it counts of its
+results is out of bounds, the release before comes back.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import random
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from attri.fleet.device.probation import Probation
 from attri.fleet.device.state import State
-from attri.fleet.device.store import Store, open_store
+from attri.fleet.device.store import Store, live_folder, open_store
 from attri.fleet.device.together import together
-from attri.fleet.device.update import begin, commit
+from attri.fleet.device.trial import Trial
+from attri.fleet.device.update import begin
 from attri.fleet.release import Release
 from attri.runtime._util.signals import defer_signals
 from attri.runtime.bundle import PROMPT
 from attri.runtime.cli.follow import FOLLOWED
-from attri.runtime.errors import FailedError
 
 _LOGGER = logging.getLogger("attri")
 Received = Callable[[], int | None]  # the number of a signal that came
@@ -42,7 +42,7 @@ class Following:
         update: command that fetches, checks and activates what is new, on probation.
         command: what runs the bundle.
         interval: seconds between updates, about.
-        probation: seconds that a release has to run before it is committed.
+        probation: what a release has to keep to before it is committed.
         restart: whether a release with other graphs starts the command again, or waits for its next start.
         report: is told when a release was committed or rolled back.
     """
@@ -51,7 +51,7 @@ class Following:
     update: Sequence[str]
     command: Sequence[str]
     interval: float
-    probation: float
+    probation: Probation
     restart: bool
     report: Callable[[Store], None] = lambda _: None
 
@@ -64,7 +64,7 @@ def follow(following: Following) -> int:
     """
     with defer_signals(restore_on_first=False) as received:
         if _state(following).current is None:
-            first = _ended(_start(following.update, quiet=True), received)
+            first = _ended(_start(following, following.update, quiet=True), received)
             if first or received() or _state(following).current is None:
                 return first or 1
         while True:
@@ -87,31 +87,26 @@ def _watch(following: Following, received: Received) -> int | None:
         Its exit code; None where it was stopped, to be started with other graphs.
     """
     state = _state(following)
-    trying, release = state.trying is not None, state.current
-    process, update = _start(following.command), None
-    since = time.monotonic()  # that release runs
-    due = since + following.interval * random.uniform(0.1, 1.0)  # many devices may have been switched on at once
+    trial, release = _trial(following, state), state.current
+    process, update = _start(following, following.command), None
+    due = time.monotonic() + following.interval * random.uniform(0.1, 1.0)  # many may have been switched on at once
     try:
         while process.poll() is None and not received():
             now = time.monotonic()
             if update is not None and update.poll() is not None:
                 update, due = None, now + following.interval * random.uniform(0.8, 1.2)
-                before, state = release, _state(following)
-                trying, release = state.trying is not None, state.current
-                if release != before:
-                    since = now
-                    if not _same_graphs(before, release):
-                        if following.restart:
-                            return None
-                        _LOGGER.info("other graphs: they run from the next start on")
-                        due, trying = math.inf, False  # what does not run yet proves nothing
-            elif update is None and not trying and now > due:
-                update = _start(following.update, quiet=True)
-            if trying and now > since + following.probation:
-                with suppress(FailedError), open_store(following.store) as store:  # it may be locked: then later
-                    commit(store)
-                    trying = False
-                    following.report(store)
+            elif update is None and trial is None and now > due:
+                update = _start(following, following.update, quiet=True)
+            elif trial is not None and trial.end(following.report):
+                trial = None
+            if update is None and (state := _state(following)).current != release:
+                before, release = release, state.current
+                trial = _trial(following, state)
+                if not _same_graphs(before, release):
+                    if following.restart:
+                        return None
+                    _LOGGER.info("other graphs: they run from the next start on")
+                    due, trial = math.inf, None  # what does not run yet proves nothing
             time.sleep(_POLL)
         return _ended(process, received)
     finally:
@@ -121,9 +116,14 @@ def _watch(following: Following, received: Received) -> int | None:
                 each.wait()
 
 
-def _start(command: Sequence[str], *, quiet: bool = False) -> subprocess.Popen[bytes]:
+def _trial(following: Following, state: State) -> Trial | None:
+    """The probation of what runs; None where it is on none."""
+    return Trial(following.store, following.probation) if state.trying is not None else None
+
+
+def _start(following: Following, command: Sequence[str], *, quiet: bool = False) -> subprocess.Popen[bytes]:
     """A process of its own session, since signals of a terminal come to it through this one, and it dies with it."""
-    variables = {**os.environ, FOLLOWED: "1"}
+    variables = {**os.environ, FOLLOWED: str(live_folder(following.store).folder.absolute())}
     output = subprocess.DEVNULL if quiet else None
     return subprocess.Popen(together(command), stdout=output, env=variables, start_new_session=True)
 

@@ -8,6 +8,8 @@ files/SHA256         files that were fetched and verified, each content once
 releases/NAME/       bundles, made of links to these files; engines/ in each leads to the engines of all
 engines/             the engine cache of TensorRT
 current              link to the release that runs: `attri-run --bundle STORE/current`
+live/                what attri-run and attri-bundle tell each other, see `Exchange`
+disagreements/       live frames that the last release to be checked in the shadow gives another label
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from attri.fleet.release import Release
 from attri.runtime._util.atomic import write_file
 from attri.runtime._util.filelock import try_lock, unlock
 from attri.runtime.bundle import ENGINES
+from attri.runtime.deliver.updates.exchange import Exchange
 from attri.runtime.errors import AttriError, FailedError, RefusedError, UsageError
 
 REMEMBERED = 50  # releases that were refused
@@ -36,10 +39,12 @@ class Store:
     Attributes:
         folder: where it is.
         state: as it is on the disk.
+        live: what it tells attri-run, and is told.
+        disagreements: folder of images.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.live, self.disagreements = folder, live_folder(folder), folder / "disagreements"
         self.state = State.load(folder / "state.json")
 
     def save(self, **changes: Any) -> None:
@@ -51,6 +56,7 @@ class Store:
         state = replace(self.state, **changes)
         state.save(self.folder / "state.json")
         self.state = state
+        self.live.tell_update(state.report())
 
     def root(self, given: Path | None) -> bytes:
         """What is trusted.
@@ -155,6 +161,11 @@ class Store:
         return RefusedError(f"release {release.name} is refused: {reason}")
 
 
+def live_folder(store: Path) -> Exchange:
+    """What a store and the attri-run that is started for it tell each other."""
+    return Exchange(store / "live")
+
+
 @contextmanager
 def open_store(folder: Path) -> Iterator[Store]:
     """Open the folder of a device, finish what a power cut left, and keep other processes out.
@@ -174,6 +185,8 @@ def open_store(folder: Path) -> Iterator[Store]:
                 left.unlink()
             store = Store(folder)
             store.point()
+            store.live.tell_update(store.state.report())
+            store.live.withdraw()
             yield store
         finally:
             unlock(lock_file, lock)

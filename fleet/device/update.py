@@ -12,10 +12,12 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from attri.fleet.device.bounded import Bounds, run_bounded
 from attri.fleet.device.check import Check
 from attri.fleet.device.download import download
+from attri.fleet.device.shadow import Shadow, collect
 from attri.fleet.device.state import Update
 from attri.fleet.device.store import Store
 from attri.fleet.device.transport import open_transport
@@ -106,19 +108,21 @@ def _fetch(store: Store, where: str, release: Release) -> None:
     store.assemble(release)
 
 
-def verify(store: Store, check: Check, bounds: Bounds) -> Update:
-    """Check the release that was fetched, in a process of its own: what runs goes on whatever happens there.
+def verify(store: Store, check: Check, bounds: Bounds, shadow: Shadow | None = None) -> Update:
+    """Check the release that was fetched, in processes of their own: what runs goes on whatever happens there.
 
     Args:
         store: of this device.
         check: what it has to show.
         bounds: on memory and time.
+        shadow: what it has to show on the next live frames, where another release runs; None asks for none.
 
     Returns:
         The update, which may be activated.
 
     Raises:
         RefusedError: it does not fit, agree or suffice; it is not tried again.
+        FailedError: too few live frames came; the next call checks it again.
         UsageError: nothing was fetched, or what is asked for cannot be.
     """
     candidate = store.state.candidate
@@ -132,25 +136,49 @@ def verify(store: Store, check: Check, bounds: Bounds) -> Update:
             store.save(update=Update(release, "verified"))
     except BundleError as error:
         raise store.refuse(release, str(error)) from error
-    running, before = store.state.current, store.state.previous
+    current, before = store.state.current, store.state.previous
     if before is not None and before.digest == release.digest:
-        running = None  # the channel goes back to it, whatever it is compared with
-    words = [str(store.bundle(release)), str(store.bundle(running)) if running else "", json.dumps(check.to_dict())]
+        current = None  # the channel goes back to it, whatever it is compared with
+    running = str(store.bundle(current)) if current else ""
+    words = [str(store.bundle(release)), running, json.dumps(check.to_dict())]
     try:
-        for line in run_bounded([sys.executable, "-m", "attri.fleet.device.check", *words], bounds):
-            found = json.loads(line)
-            if found["stage"] == "built":
-                store.save(update=Update(release, "built"))
-            elif found["stage"] == "usage":
-                raise UsageError(found["reason"])
-            elif found["stage"] == "refused":
-                raise RefusedError(found["reason"])
-            else:
-                store.save(update=Update(release, "checked", figures=found["figures"]))
+        figures = _ask(store, release, "check", words, bounds)
+        if shadow is not None and running:
+            figures |= _ask_in_shadow(store, release, words, bounds, shadow)
     except RefusedError as error:
         raise store.refuse(release, str(error)) from error
-    assert store.state.candidate is not None
-    return store.state.candidate
+    update = Update(release, "checked", figures=figures)
+    store.save(update=update)
+    return update
+
+
+def _ask_in_shadow(store: Store, release: Release, words: list[str], bounds: Bounds, shadow: Shadow) -> dict[str, Any]:
+    """Compare a release with what runs, on live frames; its figures."""
+    try:
+        _LOGGER.info("release %s: waiting for %s", release.name, plural(shadow.frames, "live frame"))
+        collect(store.live, shadow)
+        folders = [str(store.live.frames), str(store.disagreements)]
+        return _ask(store, release, "shadow", [*words, json.dumps(shadow.to_dict()), *folders], bounds)
+    finally:
+        store.live.withdraw()
+
+
+def _ask(store: Store, release: Release, part: str, words: list[str], bounds: Bounds) -> dict[str, Any]:
+    """Run a part of the check in a process of its own; its figures."""
+    figures: dict[str, Any] | None = None
+    for line in run_bounded([sys.executable, "-m", f"attri.fleet.device.{part}", *words], bounds):
+        found = json.loads(line)
+        if found["stage"] == "built":
+            store.save(update=Update(release, "built"))
+        elif found["stage"] == "usage":
+            raise UsageError(found["reason"])
+        elif found["stage"] == "refused":
+            raise RefusedError(found["reason"])
+        else:
+            figures = found["figures"]
+    if figures is None:
+        raise RefusedError("its check ended without an answer")
+    return figures
 
 
 def activate(store: Store, *, probation: bool = False) -> Release:
@@ -188,10 +216,10 @@ def begin(store: Store) -> None:
             store.save(update=replace(trying, starts=trying.starts + 1))
 
 
-def commit(store: Store) -> None:
-    """End the probation of what runs: it stays."""
+def commit(store: Store, remark: str = "") -> None:
+    """End the probation of what runs: it stays. The remark is kept as the reason."""
     if trying := store.state.trying:
-        store.save(update=replace(trying, stage="committed"))
+        store.save(update=replace(trying, stage="committed", reason=remark))
 
 
 def forgive(store: Store) -> None:

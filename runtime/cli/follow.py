@@ -17,9 +17,10 @@ from click.core import ParameterSource
 from attri.runtime.cli.command import UPDATES, option, require
 from attri.runtime.cli.model_options import Model
 from attri.runtime.cli.sink_options import Outputs
+from attri.runtime.deliver.updates.exchange import Exchange
 from attri.runtime.errors import UsageError
 
-FOLLOWED = "ATTRI_FOLLOWED"  # environment variable that attri-bundle sets for what it starts
+FOLLOWED = "ATTRI_FOLLOWED"  # environment variable of what attri-bundle starts: the folder of their `Exchange`
 _PATH = click.Path(path_type=Path)
 OPTIONS = {  # by the fields of `Follow`
     "follow": option(UPDATES, "--follow", metavar="URL|FOLDER", help="Repository whose bundles to run, and follow."),
@@ -28,8 +29,21 @@ OPTIONS = {  # by the fields of `Follow`
     "root": option(UPDATES, "--root", type=_PATH, help="The repository's 1.root.json: what to trust, the first time."),
     "golden": option(UPDATES, "--golden", type=_PATH, help="Golden images, LABEL/*.jpg, on which it may be no worse."),
     "tolerance": option(UPDATES, "--tolerance", metavar="PERCENT", help="Share of them by which it may be. [0%]"),
+    "shadow": option(UPDATES, "--shadow", type=click.IntRange(1), help="Live frames to compare it with what runs on."),
+    "min_agreement": option(
+        UPDATES, "--min-agreement", metavar="PERCENT", help="Share of these that get the same label. [90%]"
+    ),
     "interval": option(UPDATES, "--interval", type=click.FloatRange(1), help="Seconds between updates. [600]"),
     "probation": option(UPDATES, "--probation", type=click.FloatRange(0), help="Seconds until a release stays. [60]"),
+    "max_rejected": option(
+        UPDATES, "--max-rejected", metavar="PERCENT", help="Share of results without a label, on probation. [any]"
+    ),
+    "max_shift": option(
+        UPDATES, "--max-shift", metavar="PERCENT", help="Distance of its labels to those before, on probation. [any]"
+    ),
+    "least_results": option(
+        UPDATES, "--least-results", type=click.IntRange(1), help="Results that these two bounds need. [200]"
+    ),
 }
 
 
@@ -43,8 +57,13 @@ class Follow:
     root: Path | None
     golden: Path | None
     tolerance: str | None
+    shadow: int | None
+    min_agreement: str | None
     interval: float | None
     probation: float | None
+    max_rejected: str | None
+    max_shift: str | None
+    least_results: int | None
 
     def bundle_of(self, model: Model) -> Model:
         """The model with the bundle that is followed.
@@ -55,7 +74,7 @@ class Follow:
         given = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
         if self.follow is None:
             if given:
-                raise UsageError(f"--{next(iter(given))} is for --follow: give that too")
+                raise UsageError(f"`{next(iter(given))}` is for --follow: give that too")
             return model
         context = click.get_current_context()
         for name in ("bundle", "prompt", "engine_dir"):
@@ -77,9 +96,10 @@ def follow_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def is_followed() -> bool:
-    """Whether attri-bundle has started this command."""
-    return bool(os.environ.get(FOLLOWED))
+def followed() -> Exchange | None:
+    """What this command and the attri-bundle that has started it tell each other; None where none has."""
+    folder = os.environ.get(FOLLOWED)
+    return Exchange(Path(folder)) if folder else None
 
 
 def hand_over(following: Follow, model: Model, outputs: Outputs, words: Sequence[str], *, live: bool) -> NoReturn:
@@ -97,9 +117,10 @@ def hand_over(following: Follow, model: Model, outputs: Outputs, words: Sequence
     """
     require("tuf")
     given = {**dataclasses.asdict(following), "labels": model.labels, "backend": model.backend, "device": model.device}
-    given |= {"mqtt": outputs.mqtt, "mqtt-password-file": outputs.mqtt_password_file}
+    given |= {"mqtt": outputs.mqtt, "mqtt_password_file": outputs.mqtt_password_file}
     where = given.pop("follow")
-    options = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+    named = {f"--{name.replace('_', '-')}": value for name, value in given.items() if value is not None}
+    options = [word for name, value in named.items() for word in (name, str(value))]
     options += [] if live else ["--no-restart"]
     command = [sys.executable, "-m", "attri.runtime.cli.run", *words]
     watch_over = [sys.executable, "-m", "attri.fleet.cli.bundle", "follow", *options, where, "--", *command]

@@ -9,7 +9,7 @@ import click
 from attri.runtime._util.wording import plural
 from attri.runtime.bundle import PROMPT
 from attri.runtime.cli.command import ARGUMENTS, ENGINE, Command, option
-from attri.runtime.cli.follow import Follow, follow_options, hand_over, is_followed
+from attri.runtime.cli.follow import Follow, follow_options, followed, hand_over
 from attri.runtime.cli.model_options import Model, model_options
 from attri.runtime.cli.sink_options import Outputs, output_options
 from attri.runtime.cli.sources.options import Inputs, input_options
@@ -67,7 +67,7 @@ def main(
     if bench is not None:
         run_bench(load, model.labels, inputs.max_batch, model.threads, bench)
         return 0
-    if following.follow is not None and not is_followed() and not outputs.install_service:
+    if following.follow is not None and followed() is None and not outputs.install_service:
         live = all(spec.live for spec in find_inputs(words, inputs))
         hand_over(following, model, outputs, click.get_current_context().meta[ARGUMENTS], live=live)
     specs, files = read_inputs(words, inputs, model.labels)  # before anything that takes long

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from attri.runtime._util.net import listen, overlap, parse_address
 from attri.runtime._util.secrets import read_secret
+from attri.runtime.cli.follow import followed
 from attri.runtime.cli.sink_options import Outputs
 from attri.runtime.errors import UsageError
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from attri.runtime.deliver.mqtt.broker import Broker
     from attri.runtime.deliver.sink import PipelineControl, Sink
     from attri.runtime.deliver.spool import Spool
+    from attri.runtime.deliver.updates.exchange import Exchange
 
 _LOGGER = logging.getLogger("attri")
 _KEEP = 1000  # snapshots
@@ -88,6 +90,8 @@ def open_sinks(outputs: Outputs, secrets: Secrets, control: PipelineControl, *, 
             sinks.append(FrigateSink())
         if outputs.collect:
             _show_tally(sinks)
+        if updates := followed():
+            sinks.append(_open_updates(updates, sinks))
         undo.pop_all()
     return sinks
 
@@ -184,6 +188,15 @@ def _show_tally(sinks: Sequence[Sink]) -> None:
             (sink.tally,) = tallies
 
 
+def _open_updates(exchange: Exchange, sinks: Sequence[Sink]) -> Sink:
+    """Serve the attri-bundle that watches over this command, and show what it does."""
+    from attri.runtime.deliver.updates.sink import UpdatesSink
+    from attri.runtime.deliver.webhook import WebhookSink
+
+    webhook = next((sink for sink in sinks if isinstance(sink, WebhookSink)), None)
+    return UpdatesSink(exchange, None if webhook is None else webhook.announce)
+
+
 def _check_mqtt(outputs: Outputs, secrets: Secrets) -> None:
     if outputs.mqtt:
         from attri.runtime.deliver.mqtt.topics import check_prefix
@@ -260,17 +273,18 @@ def _open_servers(outputs: Outputs, secrets: Secrets, control: PipelineControl) 
         return
     from attri.runtime.deliver.metrics import MetricsServer, MetricsSink
 
+    updates = followed()
     if outputs.metrics:
-        metrics: MetricsSink = MetricsServer(control, parse_address(outputs.metrics))
+        metrics: MetricsSink = MetricsServer(control, parse_address(outputs.metrics), updates)
     else:
-        metrics = MetricsSink(control)
+        metrics = MetricsSink(control, updates)
     yield metrics
     if outputs.serve:
         from attri.runtime.web.server import PreviewServer
 
         address = parse_address(outputs.serve)
         hosts, token = outputs.serve_allowed_host, secrets.serve_token
-        preview = PreviewServer(control, metrics, address, token, hosts, collected=outputs.collect)
+        preview = PreviewServer(control, metrics, address, token, hosts, collected=outputs.collect, updates=updates)
         _LOGGER.info("preview: %s", preview.url)
         yield preview
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, get_args
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from attri.runtime.deliver.collect.sink import Tally
+    from attri.runtime.deliver.updates.exchange import Exchange
 
 STATES: tuple[str, ...] = get_args(SourceState)
 _BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
@@ -43,6 +45,8 @@ class MetricsSink:
     | attri_collected_total                   | reason; images that --collect took |
     | attri_not_collected_total               | refused by: what kept one that was worth a look from being collected |
     | attri_source_*                          | source; state, frames, dropped, waiting, restarts, fps, last frame |
+    | attri_bundle_info                       | serial, digest of the release that runs, where updates are followed |
+    | attri_update_info, _timestamp_seconds   | release, state of the last update; when it got there |
 
     All images of a folder, a glob or --watch count for one source. Where sources have tasks, results, events and score
     have the label `task` too. Of independent labels each that holds counts. Stages and the cache count each task, with
@@ -62,12 +66,12 @@ class MetricsSink:
     lossless = True
     takes: SinkFilter = "every_frame"
 
-    def __init__(self, control: PipelineControl) -> None:
+    def __init__(self, control: PipelineControl, updates: Exchange | None = None) -> None:
         try:
             from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
         except ModuleNotFoundError as error:
             raise MissingExtra("prometheus_client") from error
-        self._control = control
+        self._control, self._updates = control, updates
         self.tally: Tally | None = None
         self.registry = CollectorRegistry()
         self.registry.register(self)  # before the others: what it finds to be gone is not shown once more
@@ -140,7 +144,8 @@ class MetricsSink:
             fps.add_metric(source, health.fps)
             if health.last_frame is not None:
                 last.add_metric(source, health.last_frame)
-        return [state, frames, dropped, waiting, restarts, fps, last, *self._of_load(), *self._of_tally()]
+        measured = (self._of_load(), self._of_tally(), self._of_updates())
+        return [state, frames, dropped, waiting, restarts, fps, last, *itertools.chain(*measured)]
 
     def _forget_all_but(self, sources: set[str]) -> None:
         """Drop the series of sources that were removed; a late result may have made one again."""
@@ -178,6 +183,22 @@ class MetricsSink:
             refused.add_metric([why], self.tally.refused[why])
         yield from (collected, refused)
 
+    def _of_updates(self) -> Iterable[Metric]:
+        """Which release runs, and how far the last update is."""
+        from prometheus_client.metrics_core import GaugeMetricFamily as Gauge
+
+        told = {} if self._updates is None else self._updates.update()
+        if runs := told.get("runs"):
+            info = Gauge("attri_bundle_info", "Release that runs.", labels=("serial", "digest"))
+            serial, _, digest = runs.partition("-")
+            info.add_metric([serial, digest], 1)
+            yield info
+        if update := told.get("update"):
+            info = Gauge("attri_update_info", "Last update of the bundle.", labels=("release", "state"))
+            info.add_metric([update["release"], update["state"]], 1)
+            yield info
+            yield Gauge("attri_update_timestamp_seconds", "Unix time of its last step.", update["time"])
+
     def _bounded(self, names: tuple[str, ...], label: str) -> tuple[str, ...]:
         """These names and the label, or "(other)" in its place where there are too many."""
         series = (*names, label)
@@ -194,6 +215,7 @@ class MetricsServer(MetricsSink):
     Args:
         control: The pipeline, for the health of the sources.
         address: Host and port; port 0 takes a free one.
+        updates: What is known of updates; None where none are followed.
 
     Attributes:
         port: The port that the server listens on.
@@ -204,8 +226,8 @@ class MetricsServer(MetricsSink):
         MissingExtra: prometheus-client is not installed.
     """
 
-    def __init__(self, control: PipelineControl, address: tuple[str, int]) -> None:
-        super().__init__(control)
+    def __init__(self, control: PipelineControl, address: tuple[str, int], updates: Exchange | None = None) -> None:
+        super().__init__(control, updates)
         from prometheus_client import start_http_server
 
         host, port = address

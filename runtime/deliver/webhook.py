@@ -12,11 +12,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from attri.runtime._util.backoff import backoff_delay
+from attri.runtime._util.printable import json_text
 from attri.runtime.deliver.spool import Message, Spool
 from attri.runtime.deliver.spooled import OutageLog, SpooledSink
 from attri.runtime.errors import UsageError
@@ -97,6 +99,15 @@ class WebhookSink(SpooledSink):
         self.delivered = self.given_up = 0
         super().__init__(spool(), topk)
         self._thread.start()
+
+    def announce(self, update: Mapping[str, Any]) -> None:
+        """Send the state of an update of the bundle, as an event is sent; may be called from any thread.
+
+        Raises:
+            SinkError: The disk does not take it.
+        """
+        self._spool.add("", json_text({"id": uuid.uuid4().hex, "update": update}).encode())
+        self._wake.set()
 
     def close(self) -> None:
         """Wait a second for the event on its way; the rest stays on the disk for the next run."""

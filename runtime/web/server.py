@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from attri.runtime.deliver.metrics import MetricsSink
+    from attri.runtime.deliver.updates.exchange import Exchange
 
 _CARDS = 64  # largest number, each of a source and task
 _CLEANUP_INTERVAL = 1.0  # seconds between searches for ended sources that can give up their place
@@ -84,6 +85,7 @@ class PreviewServer:
         allowed_hosts: Further names of this machine, as a proxy or the network's DNS has them.
         deadlines: Request deadlines of clients.
         collected: The folder of collected images; None where none are collected.
+        updates: What is known of updates of the bundle; None where none are followed.
 
     Attributes:
         port: The port that the server listens on.
@@ -108,8 +110,9 @@ class PreviewServer:
         allowed_hosts: Sequence[str] = (),
         deadlines: Deadlines = Deadlines(),  # noqa: B008  # frozen
         collected: Path | None = None,
+        updates: Exchange | None = None,
     ) -> None:
-        self._control, self._metrics = control, metrics
+        self._control, self._metrics, self._updates = control, metrics, updates
         self._collection = None if collected is None else Collection(collected)
         self._views: dict[ResultKey, SourceView] = {}
         self._left_out: set[ResultKey] = set()
@@ -251,6 +254,9 @@ class PreviewServer:
         body: dict[str, Any] = {"status": status}
         if request.scope["trusted"]:  # names are addresses of cameras
             body["sources"] = {plain_text(each.source): each.state for each in sources}
+            if self._updates is not None:
+                told = self._updates.update()
+                body |= {"bundle": told.get("runs"), "update": told.get("update")}
         return json_response(body, 503 if status == "failing" else 200)
 
     def _get_metrics(self, _request: Request) -> Response:

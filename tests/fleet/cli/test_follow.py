@@ -48,6 +48,7 @@ def test_a_prompt_that_is_pushed_is_taken_over_between_two_frames(
     pull_to(Path("store"), Path("repo"))
     take_over(Path("store"))
     follow = ["--follow", "repo", "--store", "store", "--interval", "1"]
+    follow += ["--shadow", "2", "--min-agreement", "0%", "--max-shift", "100%"]  # labels have other names here
     words = ["-m", "attri.runtime.cli.run", "-", *follow, "--probation", "0", "--json", "--threads", "1"]
     with subprocess.Popen([sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as run:
         assert run.stdin is not None
@@ -70,15 +71,20 @@ def test_a_prompt_that_is_pushed_is_taken_over_between_two_frames(
     assert run.returncode == 0
     seen = [label for label in dict.fromkeys(labels) if label not in prompt.facts.labels]
     assert seen == names
-    current = Store(Path("store")).state.current
-    assert current is not None
-    assert current.kind == "prompt"
+    state = Store(Path("store")).state
+    assert state.current is not None
+    assert state.current.kind == "prompt"
+    assert state.update is not None
+    assert state.update.figures["shadow"]["frames"] == 2  # of the running attri-run
+    counts = Store(Path("store")).live.counts()
+    assert counts.now[Prompt.read(Path("store", "current", PROMPT)).digest].results > 0
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--channel", "beta"], "--channel is for --follow"),
+        (["--min-agreement", "50%"], "--min-agreement is for --follow"),
         (["--follow", "repo", "--bundle", "bundle"], "--bundle comes with what is followed"),
         (["--follow", "repo", "--prompt", "p.attri"], "--prompt comes with what is followed"),
     ],

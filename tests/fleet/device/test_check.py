@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from attri.fleet.device.check import Check, agree, main, suffice
 from attri.fleet.device.golden import read_golden
 from attri.runtime.bundle import PROMPT, REFERENCE, file_entry
 from attri.runtime.classifier import Classifier
-from attri.runtime.errors import ParityError, RefusedError, UsageError
+from attri.runtime.errors import EngineError, ParityError, RefusedError, UsageError
 from attri.runtime.prompt import Prompt
 
 CPU = Check("onnxruntime", "cpu", 1)
@@ -69,6 +70,20 @@ def test_a_graph_that_computes_something_else_is_refused(other: Path) -> None:
     edit_manifest(other, lambda raw: raw["files"].update({REFERENCE: file_entry(other / REFERENCE)}))
     with pytest.raises(ParityError, match="does not agree"):
         agree(other, CPU)
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered")  # by NumPy, an error in tests alone
+@pytest.mark.parametrize("odd", ["temperature", "tables"])
+def test_a_prompt_whose_numbers_overflow_is_refused(bundle: Path, other: Path, odd: str) -> None:
+    def overflow(prompt: Prompt) -> Prompt:
+        if odd == "temperature":
+            return Prompt.of(dataclasses.replace(prompt.facts, temperature=1e-320), prompt.tensors)
+        table = np.full_like(prompt.tensors["prompt_table"], 3e38)
+        return Prompt.of(prompt.facts, {**prompt.tensors, "prompt_table": table})
+
+    with_prompt(other, overflow)
+    with pytest.raises((RefusedError, EngineError), match=r"finite|NaN"):
+        suffice(other, bundle, CPU)
 
 
 def test_a_bound_on_the_time_of_an_image(bundle: Path) -> None:

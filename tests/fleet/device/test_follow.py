@@ -13,10 +13,13 @@ from pathlib import Path
 
 import pytest
 from support.fleet import SMALL, content, pull_to, push_files, take_over
+from support.peers import wait_for
 
 from attri.fleet.device.follow import Following, follow
-from attri.fleet.device.store import Store
+from attri.fleet.device.probation import Probation
+from attri.fleet.device.store import Store, live_folder
 from attri.fleet.repository.repository import Repository
+from attri.runtime.deliver.updates.exchange import LabelCounts, ReleaseCounts
 
 UPDATE = """
 import sys
@@ -52,7 +55,7 @@ def following(repository: Repository, tmp_path: Path, monkeypatch: pytest.Monkey
     take_over(store)
     update = [sys.executable, "-c", UPDATE, str(store), str(repository.folder)]
     command = [sys.executable, "-S", "-c", COMMAND, str(store / "current"), str(tmp_path / "log")]
-    return Following(store, update, command, interval=0.1, probation=0.1, restart=True)
+    return Following(store, update, command, interval=0.1, probation=Probation(0.1), restart=True)
 
 
 def prompts(following: Following) -> list[str]:
@@ -82,7 +85,8 @@ def test_other_graphs_wait_for_the_next_start_where_it_must_not_be_stopped(
     with stopped_when(following, "trying", "first"):
         assert follow(following) == 128 + signal.SIGTERM
     assert Store(following.store).state.trying is not None  # and not committed, though it went on for a while
-    following = dataclasses.replace(following, probation=60.0)  # a busy machine takes a while to start what then ends
+    # A busy machine takes a while to start what then ends.
+    following = dataclasses.replace(following, probation=Probation(60.0))
     assert follow(following) == 0  # these graphs end it
     assert Store(following.store).state.trying is not None
 
@@ -90,7 +94,7 @@ def test_other_graphs_wait_for_the_next_start_where_it_must_not_be_stopped(
 def test_a_release_that_ends_it_twice_on_probation_gives_way_to_the_one_before(
     following: Following, repository: Repository
 ) -> None:
-    following = dataclasses.replace(following, probation=60.0)
+    following = dataclasses.replace(following, probation=Probation(60.0))
     push_files(repository, {**SMALL, "prompt.attri": b"crash"}, kind="prompt")
     with stopped_when(following, "rolled back", "first"):
         assert follow(following) == 128 + signal.SIGTERM
@@ -100,6 +104,55 @@ def test_a_release_that_ends_it_twice_on_probation_gives_way_to_the_one_before(
     update = Store(following.store).state.update
     assert update is not None
     assert update.reason == "it ended 2 times while it was on probation"
+
+
+@pytest.mark.parametrize(
+    ("counted", "why"),
+    [
+        (LabelCounts(300, 0, {"cat": 300}), "the distribution of its labels is 100.0% from the one before"),
+        (LabelCounts(1, 1, {"dog": 1}), "1 of its 1 results have a score that is no finite number"),
+    ],
+)
+def test_a_release_whose_results_are_out_of_bounds_gives_way_to_the_one_before(
+    following: Following, repository: Repository, counted: LabelCounts, why: str
+) -> None:
+    reports: list[str] = []
+
+    def report(store: Store) -> None:
+        assert store.state.update is not None
+        reports.append(store.state.update.stage)
+
+    following = dataclasses.replace(following, probation=Probation(600.0, max_shift=50.0), report=report)
+    release = push_files(repository, {**SMALL, "prompt.attri": b"second"}, kind="prompt")
+    live, before = live_folder(following.store), LabelCounts(300, 0, {"dog": 300})
+
+    def count() -> None:
+        """What attri-run does; these files are no prompts, so that they have no sha256."""
+        wait_for(lambda: prompts(following)[-1:] == ["second"], 60)
+        live.tell_counts(ReleaseCounts(release.name, {"": counted}, {"": before}))
+
+    counting = threading.Thread(target=count)
+    counting.start()
+    with stopped_when(following, "rolled back", "first"):
+        assert follow(following) == 128 + signal.SIGTERM
+    counting.join()
+    assert prompts(following) == ["first", "second", "first"]  # without another start
+    update = Store(following.store).state.update
+    assert update is not None
+    assert update.reason.startswith(why)
+    assert reports == ["rolled back"]
+
+
+def test_a_release_without_enough_results_is_committed_and_that_is_said(
+    following: Following, repository: Repository
+) -> None:
+    following = dataclasses.replace(following, probation=Probation(0.1, max_rejected=5.0))
+    push_files(repository, {**SMALL, "prompt.attri": b"second"}, kind="prompt")
+    with stopped_when(following, "committed", "second"):
+        follow(following)
+    update = Store(following.store).state.update
+    assert update is not None
+    assert update.reason == "without its bounds: 0 results came on probation, they need 200"
 
 
 def test_what_runs_long_enough_is_committed(following: Following, repository: Repository) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import urllib.request
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -10,6 +11,7 @@ from support.results import NOW, FakeControl, make_result
 
 from attri.runtime.deliver.collect.sink import Tally
 from attri.runtime.deliver.metrics import MetricsServer, MetricsSink
+from attri.runtime.deliver.updates.exchange import Exchange
 from attri.runtime.errors import FailedError
 
 
@@ -53,6 +55,17 @@ def test_what_a_scrape_says() -> None:
     assert found["attri_time_seconds_total", "vision"] == 6.0
     assert found["attri_time_seconds_total", "idle"] == 2.0
     assert found["process_open_fds",] > 0
+
+
+def test_what_runs_and_how_far_its_update_is(tmp_path: Path) -> None:
+    exchange = Exchange(tmp_path)
+    metrics = MetricsSink(FakeControl(), exchange)
+    assert "bundle" not in metrics.render()[0].decode()  # nothing is known yet
+    exchange.tell_update({"runs": "3-1bd8", "update": {"release": "4-c6f4", "state": "refused", "time": NOW}})
+    found = samples(metrics.render()[0].decode())
+    assert found["attri_bundle_info", "1bd8", "3"] == 1
+    assert found["attri_update_info", "4-c6f4", "refused"] == 1
+    assert found["attri_update_timestamp_seconds",] == NOW
 
 
 def test_unchanged_results_cost_nothing_and_are_counted() -> None:

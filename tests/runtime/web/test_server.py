@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from support.results import LABELS, NOW, FakeControl, make_result
 
 from attri.runtime._util.net import is_own_name, parse_address
 from attri.runtime.capture.base import SourceState
+from attri.runtime.deliver.updates.exchange import Exchange
 from attri.runtime.errors import EngineError, FailedError, UsageError
 
 
@@ -281,6 +283,14 @@ def test_healthz(client: Client, states: list[SourceState], status: int, word: s
     answer = client("/healthz")
     assert (answer.status, answer.json["status"]) == (status, word)
     assert list(answer.json["sources"].values()) == states
+
+
+def test_healthz_says_what_runs_where_updates_are_followed(open_preview, tmp_path: Path) -> None:
+    exchange = Exchange(tmp_path)
+    update = {"release": "4-c6f4", "state": "refused", "reason": "3 of 9 golden images are right"}
+    exchange.tell_update({"runs": "3-1bd8", "update": update})
+    answer = open_preview(FakeControl(), updates=exchange)("/healthz")
+    assert answer.json == {"status": "ok", "sources": {"camera0": "live"}, "bundle": "3-1bd8", "update": update}
 
 
 def test_healthz_of_a_name_that_is_no_text(open_preview) -> None:
