@@ -28,6 +28,7 @@ def test_tasks_of_a_source(tmp_path: Path) -> None:
         prompt = "defects.attri"
         labels = "defects.txt"
         threshold = 0.4
+        independent = true
         smooth = 1
         min_duration = 2.5
         template = "a {} part"

@@ -395,9 +395,9 @@ def test_no_online_after_the_end(broker, listen, tmp_path: Path) -> None:
     relay.held.set()
     for frame in range(3):
         sink.write(make_result(frame=frame, changed=True))
-    wait_for(lambda: relay.waiting() == 3)
+    wait_for(lambda: relay.waiting() >= 3)  # more, where the broker is late with that of a state
     relay.cut()
-    wait_for(lambda: relay.waiting() == 3)  # paho has connected again and sent them anew
+    wait_for(lambda: relay.waiting() >= 3)  # paho has connected again and sent them anew
     sink.close()
     relay.close()
     wait_for(lambda: watcher.of(f"{PREFIX}/status")[-1] == b"offline")
@@ -413,7 +413,7 @@ def test_offline_when_the_last_events_are_not_acknowledged(broker, listen, tmp_p
     relay.held.set()
     for frame in range(40):
         sink.write(make_result(frame=frame, changed=True))
-    wait_for(lambda: relay.waiting() == 20)
+    wait_for(lambda: relay.waiting() >= 20)
     sink.close()
     relay.close()
     wait_for(lambda: watcher.of(f"{PREFIX}/status")[-1] == b"offline")
