@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,8 +17,8 @@ pytest.importorskip("fsspec")
 def test_all_contestants_agree(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[2])
     datasets = importlib.import_module("benchmarks.datasets")
-    bench = datasets.Bench(tmp_path, bundle, IMAGES / "test", 20, 96)
-    names = [name for name in bench.commands if "ray" not in name and "threads" not in name]
+    bench = datasets.Bench(tmp_path, bundle, IMAGES / "test", 20, 96, None)
+    names = [name for name in bench.commands if "ray" not in name and "--threads" not in name]
     for name in names:
         assert bench.turn(name, datasets.ALL).memory > 20
     assert len(bench.labels) == 20
@@ -34,4 +35,5 @@ def test_rates_leave_out_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
         (datasets.LOOP, datasets.SHORT): [datasets.Turn(2.0, 90)],
         (datasets.LOOP, datasets.ALL): [datasets.Turn(4.0, 100)],
     }
-    assert datasets.table(datasets.FEW + 100, turns)[2:] == ["| a plain loop | 50 | 1.00 | 2.0 | 100 |"]
+    bench = SimpleNamespace(images=datasets.FEW + 100, others={datasets.LOOP: 3})
+    assert datasets.table(bench, turns)[2:] == ["| a plain loop | 50 | 1.00 | 2.0 | 100 | 3 |"]
