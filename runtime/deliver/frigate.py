@@ -6,6 +6,7 @@ import threading
 
 from attri.runtime.capture.frigate.api import FrigateApi
 from attri.runtime.capture.frigate.capture import object_of
+from attri.runtime.capture.frigate.session import session_at
 from attri.runtime.deliver.format import label_text
 from attri.runtime.deliver.result import FrameResult
 from attri.runtime.deliver.sink import SinkFilter
@@ -30,9 +31,9 @@ class FrigateSink:
         """
         if result.kind != "frigate" or not result.decided:
             return
-        address, event = object_of(result.source)
+        host, event = object_of(result.source)
         try:
-            FrigateApi(address, self._stop).set_sub_label(event, label_text(result), result.score)
+            FrigateApi(session_at(host), self._stop).set_sub_label(event, label_text(result), result.score)
         except FailedError as error:
             raise SinkError(f"a sub label is lost: {error}") from error
 

@@ -1,8 +1,8 @@
 """A stand-in for Frigate, by its documents: messages about tracked objects to an MQTT broker, and part of its HTTP API.
 
-The part is what is about the images of objects and their sub labels:
+The part is what is about the images of objects and their sub labels, and the login of its port 8971:
 
-https://docs.frigate.video/integrations/mqtt/ and .../integrations/api/
+https://docs.frigate.video/integrations/mqtt/, .../integrations/api/ and .../configuration/authentication/
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import io
 import json
 import random
 import re
+import secrets
+import ssl
 import string
 import threading
 import time
 from dataclasses import dataclass, field
+from http.cookies import SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -89,10 +92,16 @@ class Frigate:
         posts: Event and body of each sub label that was set, in order.
         fails: Status codes of the next answers, if they are to be such.
         asked: Path and query of each request.
+        users: Passwords and roles of users; where there are some, requests need the token of a login.
+        tokens: That are valid now, and the role of each. Whoever clears them ends all sessions.
+        certificate: File of certificate and key; with it the API speaks TLS.
     """
 
     broker: int
     topic: str = "frigate"
+    users: dict[str, tuple[str, str]] = field(default_factory=dict)
+    tokens: dict[str, str] = field(default_factory=dict)
+    certificate: str | None = None
     objects: dict[str, Tracked] = field(default_factory=dict)
     posts: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     fails: list[int] = field(default_factory=list)
@@ -108,6 +117,10 @@ class Frigate:
         self.client.loop_start()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"frigate": self}))
         self.port = self.server.server_port
+        if self.certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.certificate)
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         wait_for(self.client.is_connected)
 
@@ -187,6 +200,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.frigate.asked.append(self.path)
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/api/login":
+            self._login(json.loads(body))
+            return
+        if self.frigate.users and self._role() == "viewer":
+            self._json(403, {"detail": "Role viewer not authorized. Required: admin"})
+            return
         if (found := self._found()) is None:
             return
         tracked, what, _ = found
@@ -203,9 +222,29 @@ class _Handler(BaseHTTPRequestHandler):
         self.frigate.set_sub_label(tracked.id, label, score)
         self._json(200, {"success": True, "message": f"Event {tracked.id} sub label set to {label}"})
 
+    def _login(self, sent: dict[str, str]) -> None:
+        password, role = self.frigate.users.get(sent["user"], (None, ""))
+        if password is None or password != sent["password"]:
+            self._json(401, {"message": "Login failed"})
+            return
+        token = secrets.token_urlsafe()
+        self.frigate.tokens[token] = role
+        self.send_response(200)
+        self.send_header("Set-Cookie", f"frigate_token={token}; HttpOnly; Path=/; SameSite=lax")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _role(self) -> str | None:
+        """Of the user whose token a request has."""
+        cookies = SimpleCookie(self.headers.get("Cookie", ""))
+        return self.frigate.tokens.get(cookies["frigate_token"].value) if "frigate_token" in cookies else None
+
     def _found(self) -> tuple[Tracked, str, dict[str, list[str]]] | None:
         if self.frigate.fails:
             self._json(self.frigate.fails.pop(0), {"success": False, "message": "as the test has it"})
+            return None
+        if self.frigate.users and self._role() is None:
+            self._json(401, {})
             return None
         parts = urlsplit(self.path)
         match = re.fullmatch(r"/api/events/([^/]+)/([^/]+)", parts.path)

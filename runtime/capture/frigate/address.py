@@ -1,17 +1,18 @@
-"""Where a Frigate is, and which of its objects are meant: frigate://HOST[:PORT][?camera=...&object=...&topic=...]."""
+"""Where a Frigate is, and which of its objects are meant: frigate://[USER:PASSWORD@]HOST[:PORT][?camera=...&...]."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from urllib.parse import parse_qsl, urlsplit
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from attri.runtime.errors import UsageError
 
 SCHEME = "frigate"
 _PORT = 5000  # of Frigate's API without a login, "for services that integrate with Frigate"
-_KEYS = ("camera", "object", "topic")
-_FORM = "frigate://HOST[:PORT]?camera=NAME&object=NAME, where several names have commas between"
+_PORT_WITH_LOGIN = 8971
+_KEYS = ("camera", "object", "topic", "tls", "certificate")
+_FORM = "frigate://[USER:PASSWORD@]HOST[:PORT]?camera=NAME&object=NAME, where several names have commas between"
 
 
 @dataclass(frozen=True)
@@ -23,35 +24,55 @@ class FrigateAddress:
         cameras: Names of the cameras that are meant; none are all.
         objects: Labels that Frigate gave to the objects that are meant; none are all.
         topic: Frigate's `topic_prefix`.
+        user: Who logs in; "" where nobody has to.
+        password: Of the user.
+        certificate: File with the certificate of the server; None is any that the system trusts for the host.
     """
 
     api: str
     cameras: frozenset[str] = frozenset()
     objects: frozenset[str] = frozenset()
     topic: str = "frigate"
+    user: str = ""
+    password: str = field(default="", repr=False)
+    certificate: str | None = None
 
     @classmethod
     def parse(cls, uri: str) -> FrigateAddress:
         """Read a URI whose host and port can be such.
 
         Raises:
-            UsageError: It holds a user, a path, or something that is not known.
+            UsageError: It holds a path, half of a login, or something that is not known.
         """
         parts = urlsplit(uri)
-        host, port = parts.hostname or "", parts.port or _PORT
-        if parts.username or parts.password or parts.path.strip("/") or parts.fragment or parts.scheme != SCHEME:
-            raise UsageError(f"Frigate is {_FORM}; it takes no user: its port {_PORT} asks for none")
+        host, user, password = parts.hostname or "", unquote(parts.username or ""), unquote(parts.password or "")
+        port = parts.port or (_PORT_WITH_LOGIN if user else _PORT)
+        if parts.path.strip("/") or parts.fragment or parts.scheme != SCHEME:
+            raise UsageError(f"Frigate is {_FORM}")
+        if bool(user) != bool(password):
+            raise UsageError(f"frigate://{host} lacks one of user and password: frigate://USER:PASSWORD@{host}")
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         if unknown := sorted(query.keys() - set(_KEYS)):
             raise UsageError(
                 f"frigate://{host} has a {unknown[0]}=, which is not known: it is {_FORM}, and topic=PREFIX"
             )
+        tls, certificate = query.get("tls", "on"), query.get("certificate")
+        if not user and query.keys() & {"tls", "certificate"}:
+            raise UsageError(f"frigate://{host}: tls= and certificate= are for a login, frigate://USER:PASSWORD@{host}")
+        if tls not in ("on", "off") or (tls == "off" and certificate is not None):
+            raise UsageError(f"frigate://{host}: tls=off is for a Frigate without TLS, certificate=FILE for one with")
         topic = query.get("topic", "frigate").strip("/")
         if not topic or re.search(r"[+#\0]", topic):
             raise UsageError(f"frigate://{host}: topic= is Frigate's topic_prefix, without + and #")
         names = {key: _names(host, key, query[key]) for key in ("camera", "object") if key in query}
-        api = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        return cls(api, names.get("camera", frozenset()), names.get("object", frozenset()), topic)
+        api = f"http{'s' if user and tls == 'on' else ''}://{f'[{host}]' if ':' in host else host}:{port}"
+        cameras, objects = (names.get(key, frozenset()) for key in ("camera", "object"))
+        return cls(api, cameras, objects, topic, user, password, certificate)
+
+    @property
+    def host(self) -> str:
+        """HOST:PORT of the API."""
+        return self.api.partition("://")[2]
 
     def wants(self, camera: str, label: str) -> bool:
         """Whether an object of this camera and label is meant."""

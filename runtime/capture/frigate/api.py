@@ -6,13 +6,12 @@ import http.client
 import json
 import threading
 import urllib.error
-import urllib.request
 from urllib.parse import quote
 
 from attri.runtime._util.backoff import backoff_delay
+from attri.runtime.capture.frigate.session import FrigateSession
 from attri.runtime.errors import FailedError
 
-TIMEOUT = 5.0  # seconds for each answer
 _ATTEMPTS = 4
 PAUSES = (0.5, 4.0)  # seconds between attempts, the first and the longest
 _LARGEST = 1 << 25  # bytes of a snapshot
@@ -24,12 +23,15 @@ class FrigateApi:
     """Requests to the API. One that gets no answer, or a 5xx, is tried again a few times, with growing pauses.
 
     Args:
-        address: http://HOST:PORT.
+        session: With Frigate.
         stop: Set when nothing is to be waited for any more.
+
+    Attributes:
+        address: http://HOST:PORT.
     """
 
-    def __init__(self, address: str, stop: threading.Event) -> None:
-        self.address, self._stop = address, stop
+    def __init__(self, session: FrigateSession, stop: threading.Event) -> None:
+        self.address, self._session, self._stop = session.api, session, stop
 
     def snapshot(self, event: str, *, over: bool) -> bytes | None:
         """The image of an object, cut out of its frame.
@@ -67,11 +69,10 @@ class FrigateApi:
 
     def _request(self, event: str, what: str, body: bytes | None = None) -> bytes | None:
         """The body of an answer; None where Frigate does not know the object, or has no such image."""
-        url = f"{self.address}/api/events/{quote(event, safe='')}/{what}"
-        headers = {"User-Agent": "attri"} | ({} if body is None else {"Content-Type": "application/json"})
+        path = f"/api/events/{quote(event, safe='')}/{what}"
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=TIMEOUT) as answer:
+                with self._session.open(path, body) as answer:
                     data: bytes = answer.read(_LARGEST + 1)
                 if len(data) > _LARGEST:
                     raise FailedError(f"{self.address}: {what.partition('?')[0]} has more than {_LARGEST >> 20} MB")
@@ -93,4 +94,8 @@ class FrigateApi:
 
 
 def _hint(status: int) -> str:
-    return " (take the port without a login, 5000 unless it was changed)" if status in (401, 403) else ""
+    hints = {
+        401: " (give frigate://USER:PASSWORD@HOST, or take the port without a login, 5000 unless it was changed)",
+        403: " (sub labels need a user with the role admin)",
+    }
+    return hints.get(status, "")

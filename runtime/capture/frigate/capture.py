@@ -12,6 +12,7 @@ from attri.runtime.capture.base import Capture, CapturedFrame
 from attri.runtime.capture.frigate.address import SCHEME, FrigateAddress
 from attri.runtime.capture.frigate.api import FrigateApi
 from attri.runtime.capture.frigate.objects import ObjectQueue, TrackedObject
+from attri.runtime.capture.frigate.session import open_session
 from attri.runtime.capture.spec import SourceSpec
 from attri.runtime.errors import FailedError, ImageError, SourceError
 from attri.runtime.images import load_image
@@ -59,11 +60,12 @@ def open_frigate(
         abandoned: Set when nobody waits for frames any more.
 
     Raises:
-        SourceError: The broker cannot be reached, refuses, or is lost; also while frames are taken.
+        SourceError: The broker, or Frigate where it asks for a login, cannot be reached or refuses; or the broker is
+            lost, also while frames are taken.
         MissingExtra: paho-mqtt is not installed.
     """
     where = FrigateAddress.parse(spec.uri)
-    objects, api = ObjectQueue(where.wants), FrigateApi(where.api, abandoned)
+    objects, api = ObjectQueue(where.wants), FrigateApi(open_session(where), abandoned)
     with _subscribed(broker, f"{where.topic}/events", objects, timeout):
         yield Capture(
             f"{where.topic}/events at {broker.address}, snapshots from {where.api}", _frames(objects, api, broker)
@@ -123,7 +125,7 @@ def _frames(objects: ObjectQueue, api: FrigateApi, broker: EventBroker) -> Itera
 
 def _frame(found: TrackedObject, api: FrigateApi) -> CapturedFrame | None:
     """The image of an object; None where Frigate has none."""
-    name = f"{SCHEME}{api.address.removeprefix('http')}/{found.camera}/{found.id}"
+    name = f"{SCHEME}://{api.address.partition('://')[2]}/{found.camera}/{found.id}"
     try:
         data = api.snapshot(found.id, over=found.over)
         return None if data is None else CapturedFrame(load_image(data), found.snapshot, name)
@@ -132,6 +134,6 @@ def _frame(found: TrackedObject, api: FrigateApi) -> CapturedFrame | None:
 
 
 def object_of(name: str) -> tuple[str, str]:
-    """The address of the API and the id of an object, from the name of its frame."""
-    address, _, event = name.removeprefix(SCHEME).rpartition("/")
-    return f"http{address.rpartition('/')[0]}", event
+    """Host and port of the API and the id of an object, from the name of its frame."""
+    place, _, event = name.removeprefix(f"{SCHEME}://").rpartition("/")
+    return place.rpartition("/")[0], event

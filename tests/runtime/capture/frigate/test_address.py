@@ -15,6 +15,14 @@ def test_what_a_uri_says() -> None:
     assert whole == FrigateAddress("http://[::1]:80", frozenset({"front_door", "yard"}), frozenset({"person"}), "nvr/a")
 
 
+def test_a_login_has_a_port_of_its_own_and_tls() -> None:
+    address = FrigateAddress.parse("frigate://ann:s3cret%40%2F@nvr?certificate=/etc/nvr.pem&object=car")
+    assert (address.api, address.host, address.user) == ("https://nvr:8971", "nvr:8971", "ann")
+    assert (address.password, address.certificate) == ("s3cret@/", "/etc/nvr.pem")
+    assert "s3cret" not in repr(address)
+    assert FrigateAddress.parse("frigate://ann:s3cret@nvr:80?tls=off").api == "http://nvr:80"
+
+
 def test_which_objects_are_meant() -> None:
     address = FrigateAddress.parse("frigate://nvr?camera=yard&object=car,truck")
     assert address.wants("yard", "truck")
@@ -26,8 +34,12 @@ def test_which_objects_are_meant() -> None:
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("frigate://ann:s3cret@nvr", "takes no user"),
-        ("frigate://nvr/api", r"is frigate://HOST"),
+        ("frigate://ann@nvr", "lacks one of user and password"),
+        ("frigate://ann:s3cret/@nvr", "in a password write / as %2F"),
+        ("frigate://ann:s3cret@nvr?tls=no", "tls=off is for a Frigate without TLS"),
+        ("frigate://ann:s3cret@nvr?tls=off&certificate=a.pem", "tls=off is for a Frigate without TLS"),
+        ("frigate://nvr?tls=off", "are for a login"),
+        ("frigate://nvr/api", r"is frigate://.USER:PASSWORD@.HOST"),
         ("frigate://nvr?cam=yard", "cam=, which is not known"),
         ("frigate://nvr?camera=", "camera= lacks a name"),
         ("frigate://nvr?object=a,,b", "object= lacks a name"),

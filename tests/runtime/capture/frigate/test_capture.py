@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
+import shutil
 import subprocess
 import threading
 import time
@@ -19,7 +21,9 @@ from support.peers import Mosquitto, free_port, real, wait_for
 
 from attri.runtime import Classifier
 from attri.runtime.capture.frigate import api
+from attri.runtime.capture.frigate.address import FrigateAddress
 from attri.runtime.capture.frigate.api import FrigateApi
+from attri.runtime.capture.frigate.session import FrigateSession
 from attri.runtime.capture.open import open_source
 from attri.runtime.capture.parse import find_source
 from attri.runtime.capture.retry import RetryPolicy
@@ -96,9 +100,10 @@ def run(classifier: Classifier) -> Iterator[Any]:
         query: str = "",
         broker: Broker | None = None,
         rule: DecisionRule | None = None,
+        login: str = "",
         **policy: Any,
     ) -> Running:
-        uri, broker = f"frigate://127.0.0.1:{frigate.port}{query}", broker or Broker("127.0.0.1", frigate.broker)
+        uri, broker = f"frigate://{login}127.0.0.1:{frigate.port}{query}", broker or Broker("127.0.0.1", frigate.broker)
         opened.append(Running(classifier, uri, broker, rule or DecisionRule(), **policy))
         wait_for(lambda: opened[-1].state != "opening")
         return opened[-1]
@@ -106,6 +111,11 @@ def run(classifier: Classifier) -> Iterator[Any]:
     yield run
     for each in opened:
         each.stop()
+
+
+def api_of(port: int, stop: threading.Event | None = None) -> FrigateApi:
+    session = FrigateSession(FrigateAddress.parse(f"frigate://127.0.0.1:{port}"))
+    return FrigateApi(session, stop or threading.Event())
 
 
 def test_what_frigate_detects_gets_a_sub_label(
@@ -237,14 +247,80 @@ def test_a_broker_that_refuses_the_password(
 
 def test_sub_labels_are_as_the_api_takes_them(frigate: Frigate, image_files: list[Path]) -> None:
     event = frigate.appears(Image.open(image_files[0]))
-    requests = FrigateApi(f"http://127.0.0.1:{frigate.port}", threading.Event())
+    requests = api_of(frigate.port)
     assert requests.set_sub_label(event, "x" * 200, 0.0)
     assert frigate.posts == [(event, {"subLabel": "x" * 100, "subLabelScore": 0.0001})]
     assert not requests.set_sub_label("1.0-gone", "x", 1.0)
-    for status, words in ((401, "port without a login"), (422, "refuses sub_label: status 422")):
+    for status, words in ((401, "give frigate://USER:PASSWORD@HOST"), (422, "refuses sub_label: status 422")):
         frigate.fails = [status]
         with pytest.raises(FailedError, match=words):
             requests.set_sub_label(event, "x", 1.0)
+
+
+@pytest.fixture
+def guarded(broker: Mosquitto, tmp_path: Path) -> Iterator[Frigate]:
+    """One that asks for a login, with TLS and the certificate that it makes itself."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    file = tmp_path / "frigate.pem"
+    subject = ["-subj", "/O=FRIGATE DEFAULT CERT/CN=*"]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *subject, "-keyout", file, "-out", f"{file}.crt"],
+        check=True,
+        capture_output=True,
+    )
+    file.write_text(file.read_text() + Path(f"{file}.crt").read_text())
+    users = {"ann": ("s3cret@/", "admin"), "guest": ("gu3st", "viewer")}
+    frigate = Frigate(broker.port, users=users, certificate=str(file))
+    yield frigate
+    frigate.close()
+
+
+def test_a_frigate_that_asks_for_a_login(
+    guarded: Frigate, run: Any, image_files: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    running = run(guarded, f"?certificate={guarded.certificate}", login="ann:s3cret%40%2F@")
+    first = guarded.appears(Image.open(image_files[0]))
+    wait_for(lambda: len(guarded.posts) == 1)
+    guarded.tokens.clear()  # the session has expired
+    second = guarded.appears(Image.open(image_files[1]))
+    wait_for(lambda: len(guarded.posts) == 2)
+    assert [event for event, _ in guarded.posts] == [first, second]
+    assert running.sink.results[0].source == f"frigate://127.0.0.1:{guarded.port}/front_door/{first}"
+    assert guarded.asked.count("/api/login") == 2
+    assert running.stop() is True
+    said = caplog.text + "".join(f"{result}" for result in running.sink.results) + str(running.pipeline.health())
+    assert "s3cret" not in said
+
+
+@pytest.mark.parametrize(
+    ("login", "query", "said"),
+    [
+        ("ann:wr0ng@", "?certificate={}", "refuses the login of ann: wrong user or password"),
+        ("ann:s3cret%40%2F@", "", "cannot be reached: .*certificate verify failed"),
+        ("ann:s3cret%40%2F@", "?certificate=/nowhere.pem", "/nowhere.pem cannot be read: No such file"),
+    ],
+)
+def test_a_login_that_fails_is_told_at_the_start(
+    guarded: Frigate, run: Any, caplog: pytest.LogCaptureFixture, login: str, query: str, said: str
+) -> None:
+    running = run(guarded, query.format(guarded.certificate), login=login)
+    running.thread.join(60)
+    assert running.good is False
+    assert re.search(said, caplog.text)
+    assert "s3cret" not in caplog.text
+    assert "wr0ng" not in caplog.text
+    assert guarded.asked.count("/api/login") <= 1  # Frigate counts those that fail
+
+
+def test_a_user_who_may_not_set_sub_labels_is_told(guarded: Frigate, image_files: list[Path]) -> None:
+    event = guarded.appears(Image.open(image_files[0]))
+    uri = f"frigate://guest:gu3st@127.0.0.1:{guarded.port}?certificate={guarded.certificate}"
+    requests = FrigateApi(FrigateSession(FrigateAddress.parse(uri)), threading.Event())
+    assert requests.snapshot(event, over=False)
+    with pytest.raises(FailedError, match="need a user with the role admin"):
+        requests.set_sub_label(event, "x", 1.0)
 
 
 def test_nobody_waits_when_it_stops(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,5 +329,5 @@ def test_nobody_waits_when_it_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     stop.set()
     started = time.monotonic()
     with pytest.raises(FailedError, match="does not answer"):
-        FrigateApi(f"http://127.0.0.1:{free_port()}", stop).snapshot("1.0-a", over=False)
+        api_of(free_port(), stop).snapshot("1.0-a", over=False)
     assert time.monotonic() - started < 30
