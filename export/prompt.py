@@ -116,7 +116,7 @@ def export_prompt(
         threshold=confidence["threshold"],
         independent=independent_scores(confidence),
         parity=report.to_dict(),
-        source=options.source,
+        source={**options.source, **(prompt.facts.source or {})},
     )
     progress.begin("writing the prompt")
     try:
@@ -149,7 +149,9 @@ def make_prompt(
     if model.config.static_tokens:
         tensors["static_table"] = static.numpy()
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    facts = PromptFacts(PROMPT_SCHEMA, version("attri"), created, {}, template, labels, selection)
+    # With what the base names, this is how the keys are retrieved: so that training can start at the file.
+    source = {"retrieval": {name: getattr(model.config, name) for name in ("lloyd_steps", "kmeans_init")}}
+    facts = PromptFacts(PROMPT_SCHEMA, version("attri"), created, {}, template, labels, selection, source=source)
     if attracts is not None:
         facts = dataclasses.replace(facts, attracts=attracts * model.depth if len(attracts) == 1 else attracts)
     return Prompt.of(facts, tensors)

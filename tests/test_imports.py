@@ -31,7 +31,16 @@ FLOORS = {
         "pipeline streaming web",
         "cli",
     ],
-    "train": ["config pocket", "options model data", "training", "report", "fitting", "evaluation", "commands", "cli"],
+    "train": [
+        "config pocket",
+        "options model data",
+        "training",
+        "incremental report",
+        "fitting",
+        "evaluation",
+        "commands",
+        "cli",
+    ],
     "export": [
         "graph progress engine_options score_calibration",
         "parity",

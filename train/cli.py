@@ -55,6 +55,24 @@ class _DistributedCommand(Command):
 @click.command(cls=_DistributedCommand)
 @option(DATA, "--data", type=_PATH, help=_DATA)
 @option(
+    DATA,
+    "--from",
+    "start",
+    type=_PATH,
+    metavar="PROMPT",
+    help="Start at the prompt of a file, bundle or run, keep what it knows, and learn --add; --data goes with it.",
+)
+@option(
+    DATA,
+    "--add",
+    type=_PATH,
+    multiple=True,
+    metavar="FOLDER",
+    help="With --from: a labelled folder of attri-run --collect, or images as of --data, of one class or more; may be"
+    " repeated.",
+)
+@option(DATA, "--test", type=_PATH, help="With --from: labelled images to compare on. [a quarter of --add]")
+@option(
     MODEL,
     "--model",
     default="pocket",
@@ -74,7 +92,7 @@ class _DistributedCommand(Command):
     metavar="N[,N...]",
     help="Training images per class; several for few-shot. [all; protocols: 16]",
 )
-@option(TRAINING, "--epochs", type=int, default=40, show_default=True, help="Passes over the training images.")
+@option(TRAINING, "--epochs", type=int, metavar="N", help="Passes over the training images. [40; --from: 20]")
 @option(
     TRAINING,
     "--batch-size",
@@ -230,10 +248,11 @@ def main(ctx: click.Context, /, **options: Any) -> None:
         list_models(word)
         return
     chosen = TrainOptions(**options)
-    chosen.check([name for name in options if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE])
+    given = [name for name in options if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    chosen.check(given)
     from torch.cuda import OutOfMemoryError
 
-    from attri.train.commands import compare_methods, train_prompt
+    from attri.train.commands import compare_methods, train_from_prompt, train_prompt
     from attri.train.fitting import pick_device
     from attri.train.training import distributed
     from attri.train.training.progress import Progress
@@ -243,7 +262,10 @@ def main(ctx: click.Context, /, **options: Any) -> None:
         progress = Progress(quiet=distributed.rank() > 0)
         try:
             with distributed.report_once():
-                (compare_methods if chosen.protocol else train_prompt)(chosen, device, progress)
+                if chosen.start:
+                    train_from_prompt(chosen, given, device, progress)
+                else:
+                    (compare_methods if chosen.protocol else train_prompt)(chosen, device, progress)
         except KeyboardInterrupt:
             progress.say("stopped: the same command goes on from here")
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from attri.runtime._util.wording import plural
 from attri.runtime.errors import UsageError
@@ -139,6 +139,18 @@ class TrainConfig:
     def weight(self, term: Term) -> float:
         """Return the weight of one of the TERMS; 0 leaves it out."""
         return float(getattr(self, f"weight_{term}"))
+
+
+# Fields of training that starts at a prompt: what is known is held on to harder than plain CLIP else, and keys and the
+# tokens of entries that no image retrieves stay as they are (our choice).
+INCREMENTAL: dict[str, Any] = {
+    "epochs": 20,
+    "weight_decay": 0.0,
+    "weight_text": 50.0,
+    "weight_logits": 4.0,
+    "weight_retrieval": 0.0,
+    "weight_diversity": 0.0,
+}
 
 
 def _require(name: str, value: str, choices: Iterable[str]) -> None:

@@ -18,13 +18,15 @@ from attri.runtime.errors import EngineError, UsageError
 from attri.runtime.text.reader import Tokens
 from attri.train.config import Device, PromptConfig, TrainConfig, trainable_parts
 from attri.train.data.read import Dataset
+from attri.train.incremental.start import Start
 from attri.train.model.attriprompt import AttriPrompt
 from attri.train.model.backbone import Backbone, load_backbone
 from attri.train.model.pool import fit_keys
 from attri.train.report.learning_curve import fewer_shots, learning_curve
 from attri.train.report.report import write_report
-from attri.train.report.results import draw_figures, evaluate
+from attri.train.report.results import compare_with_start, draw_figures, encode_what_is_scored, evaluate
 from attri.train.training import checkpoint, distributed
+from attri.train.training.anchors import Anchors
 from attri.train.training.checkpoint import Run
 from attri.train.training.features import FeatureCache, Features, require_classes
 from attri.train.training.predict import predict
@@ -86,21 +88,32 @@ def frozen_text(model: AttriPrompt, labels: list[str], templates: tuple[str, ...
 
 
 def new_trainer(
-    backbone: Backbone, dataset: Dataset, prompt: PromptConfig, config: TrainConfig, store: FeatureCache
+    backbone: Backbone,
+    dataset: Dataset,
+    prompt: PromptConfig,
+    config: TrainConfig,
+    store: FeatureCache,
+    start: Start | None = None,
 ) -> Trainer:
-    """Encode the training images and build a model whose keys are fitted to their centres.
+    """Encode the training images and build a model: with keys that are fitted to their centres, or with a known pool.
 
     Raises:
-        UsageError: a class has no training image that can be read.
+        UsageError: a new class has no training image that can be read; the prompt to start at is of other weights.
     """
     repeatable(backbone.token_embedding.device)
     torch.manual_seed(config.seed)
+    before = start.model(backbone).requires_grad_(False) if start else None
     model = AttriPrompt(backbone, prompt).to(backbone.token_embedding.device)
     data = store.get("encode", model, dataset.train, views=config.augmentations, seed=config.seed)
-    require_classes(data, dataset.classes)
-    fit_keys_of(model, data, config)
+    require_classes(data, dataset.classes, start.known if start else 0)
     labels = label_tokens(model, dataset.classes, config.template)
-    return Trainer(model, labels, frozen_text(model, dataset.classes, config.frozen_templates), data, config)
+    frozen = frozen_text(model, dataset.classes, config.frozen_templates)
+    if start is None or before is None:
+        fit_keys_of(model, data, config)
+        return Trainer(model, labels, Anchors(frozen), data, config)
+    model.pool.load_state_dict(before.pool.state_dict())
+    known = label_tokens(model, dataset.classes[: start.known], config.template)
+    return Trainer(model, labels, Anchors(frozen, before, known), data, config)
 
 
 def fit_keys_of(model: AttriPrompt, data: Features, config: TrainConfig) -> None:
@@ -128,7 +141,7 @@ def train_with_fewer(trainer: Trainer, dataset: Dataset, store: FeatureCache) ->
         model = AttriPrompt(trainer.model.backbone, trainer.model.config).to(trainer.model.pool.keys.device)
         few = trainer.data.first(shots)
         fit_keys_of(model, few, trainer.config)
-        trainers[shots] = Trainer(model, trainer.labels, trainer.frozen, few, trainer.config)
+        trainers[shots] = Trainer(model, trainer.labels, trainer.anchors, few, trainer.config)
         store.progress.say(f"learning curve: {shots} of {plural(most, 'image')} per class")
         steps = trainer.config.epochs * trainers[shots].steps_per_epoch
         with store.progress.training(steps, 0) as bar:
@@ -163,6 +176,8 @@ def fit(
     scalars: bool = False,
     latest: bool = True,
     curve: bool = False,
+    start: Start | None = None,
+    release: bool = False,
 ) -> Path:
     """Train, evaluate and write a run; resume where an earlier process with the same settings was stopped.
 
@@ -176,6 +191,8 @@ def fit(
         scalars: write TensorBoard events too.
         latest: point runs/latest to the finished run, and list images to look at.
         curve: measure the learning curve too, see `train_with_fewer`.
+        start: the prompt to start at and to be compared with, whose classes are the first of the dataset's.
+        release: free the image tower once all images are encoded; the backbone is of little use afterwards.
 
     Returns:
         The run folder.
@@ -192,11 +209,14 @@ def fit(
         check_curve(dataset)
     store = store or FeatureCache(Progress(quiet=True))
     identity = {"model": backbone.name, "pretrained": backbone.tag, "sha256": backbone.sha256}
-    meta = checkpoint.describe(prompt, config, identity, dataset)
-    start = time.monotonic()
+    meta = checkpoint.describe(prompt, config, identity, dataset) | ({"start": start.describe()} if start else {})
+    began = time.monotonic()
     with claim(output, f"{backbone.file_name}-{dataset.name}", meta) as run:
         restore_threads(run.progress_state)
-        trainer = new_trainer(backbone, dataset, prompt, config, store)
+        trainer = new_trainer(backbone, dataset, prompt, config, store, start)
+        if release:
+            encode_what_is_scored(trainer.model, dataset, store)
+            backbone.release_image_tower()
         if run.progress_state:
             trainer.restore(run.state, run.progress_state)
             step = f", step {trainer.steps}" if trainer.steps else ""
@@ -206,9 +226,11 @@ def fit(
         results = evaluate(trainer, dataset, store, review=latest)
         if curve:
             results["learning_curve"] = train_with_fewer(trainer, dataset, store)
-        results |= {"seconds": round(time.monotonic() - start, 1), "threads": torch.get_num_threads()}
+        if start:
+            results["comparison"] = compare_with_start(trainer, dataset, store)
+        results |= {"seconds": round(time.monotonic() - began, 1), "threads": torch.get_num_threads()}
         results |= {"versions": versions(), "run": meta}
-        example = (dataset.test or dataset.train)[0]
+        example = None if release else (dataset.test or dataset.train)[0]
         distributed.on_rank_zero(
             lambda: write_report(run.path, results, trainer.history, draw_figures(trainer, results, example, run.path))
         )

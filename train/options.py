@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from attri.runtime.errors import UsageError
 from attri.train.config import (
     FROZEN_TEMPLATES,
+    INCREMENTAL,
     Device,
     KmeansInit,
     Method,
@@ -22,16 +23,27 @@ from attri.train.config import (
     has_own_weights,
 )
 
+EPOCHS = 40  # passes over the training images, where nobody says (our choice)
+# What does not go with --from: the prompt has a shape and templates, and nothing else is compared.
+_NOT_FROM = (
+    *("shots", "template", "frozen_template", "ensemble", "clusters", "pool", "pool_size", "topk", "prompt_length"),
+    *("static_tokens", "depth", "sources", "learning_curve"),
+    *("protocol", "target", "datasets", "seeds", "method"),
+)
+
 
 @dataclass(frozen=True)
 class TrainOptions:
     """What the command line says, a field for each option under its name there (see `attri-train --help`)."""
 
     data: Path | None
+    start: Path | None
+    add: tuple[Path, ...]
+    test: Path | None
     model: str
     pretrained: str | None
     shots: tuple[int, ...]
-    epochs: int
+    epochs: int | None
     batch_size: int
     optimizer: Optimizer
     lr: float
@@ -72,6 +84,7 @@ class TrainOptions:
         Raises:
             UsageError: two options contradict each other, or one lacks another.
         """
+        self._check_start(given)
         for name in ("target", "datasets", "seeds"):
             if name in given and not self.protocol:
                 raise UsageError(f"--{name} goes with --protocol")
@@ -91,10 +104,30 @@ class TrainOptions:
             raise UsageError("several --shots go with --protocol few-shot")
         if self.ensemble and self.frozen_template:
             raise UsageError("--ensemble and --frozen-template both say which frozen features to take: choose one")
-        if not has_own_weights(self.model) and not self.pretrained:
+        if not self.start and not has_own_weights(self.model) and not self.pretrained:
             raise UsageError(f"--model {self.model} needs --pretrained: an untrained CLIP has nothing to prompt")
         if self.tensorboard:
             import tensorboard  # noqa: F401 (missing? then better now than after encoding)
+
+    def _check_start(self, given: Collection[str]) -> None:
+        """Refuse what does not go with --from, or without it.
+
+        Raises:
+            UsageError: names it.
+        """
+        if not self.start:
+            if self.add or self.test:
+                raise UsageError(f"--{'add' if self.add else 'test'} goes with --from, the prompt to start at")
+            return
+        if not self.add:
+            raise UsageError("--from needs --add, the labelled images that are learned in addition")
+        if refused := [name for name in _NOT_FROM if name in given]:
+            named = ", ".join(f"--{name.replace('_', '-')}" for name in refused)
+            raise UsageError(f"with --from the prompt's own settings are kept: leave out {named}")
+
+    def retrieval_of(self, given: Collection[str]) -> dict[str, Any]:
+        """How the prompt of --from retrieves, as far as the command line says."""
+        return {name: getattr(self, name) for name in ("lloyd_steps", "kmeans_init") if name in given}
 
     @property
     def single_shots(self) -> int | None:
@@ -134,7 +167,7 @@ class TrainOptions:
         return TrainConfig(
             template=template,
             frozen_templates=self.frozen_template or self._frozen_templates(template),
-            epochs=self.epochs,
+            epochs=EPOCHS if self.epochs is None else self.epochs,
             batch_size=self.batch_size,
             optimizer=self.optimizer,
             lr=self.lr,
@@ -145,6 +178,16 @@ class TrainOptions:
             seed=self.seed,
             **{f"weight_{term}": weight for term, weight in self.loss_weight},
         )
+
+    def incremental_config(self, template: str, frozen_templates: tuple[str, ...]) -> TrainConfig:
+        """How a prompt is trained on from one that is in use, whose templates these are.
+
+        Raises:
+            UsageError: a value is out of range.
+        """
+        own = {} if self.epochs is None else {"epochs": self.epochs}
+        weights = {f"weight_{term}": weight for term, weight in self.loss_weight}
+        return replace(self.train_config(template), frozen_templates=frozen_templates, **INCREMENTAL | own | weights)
 
     def _frozen_templates(self, template: str) -> tuple[str, ...]:
         """The templates whose frozen features are averaged where --frozen-template is not given."""

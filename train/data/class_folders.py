@@ -15,19 +15,24 @@ from attri.train.data.dataset import SPLITS, Dataset, LabelledImage
 _LOGGER = logging.getLogger("attri")
 
 
-def read_class_folders(root: Path) -> Dataset:
+def read_class_folders(root: Path, least: int = 2) -> Dataset:
     """Read `root/class/**/*.jpg`, or `root/{train,val,test}/class/**/*.jpg`.
 
     The classes are the class folders, sorted: those of train, or of test where there is no train.
 
+    Args:
+        root: the folder.
+        least: classes that there must be.
+
     Raises:
-        UsageError: fewer than two classes, two of one name, one without images, or one that train does not have.
+        UsageError: fewer classes, two of one name, one without images, or one that train does not have.
     """
     parts = {part: root / part for part in SPLITS if (root / part).is_dir()} or {"train": root}
     first = parts.get("train") or parts.get("test") or parts["val"]
     names = list_classes(first)
-    if len(names) < 2:
-        raise UsageError(f"{first} holds {plural(len(names), 'class folder')}: two or more are needed, one per class")
+    if len(names) < least:
+        needed = "two or more are" if least > 1 else "one or more is"
+        raise UsageError(f"{first} holds {plural(len(names), 'class folder')}: {needed} needed, one per class")
     words = [class_words(name) for name in names]
     for number, name in enumerate(words):
         if name in words[:number]:

@@ -73,13 +73,13 @@ class Dataset:
         return self.only(list(range(middle))), self.only(list(range(middle, len(self.classes))))
 
 
-def check(dataset: Dataset) -> None:
-    """Check that a classifier can be trained or tested on these images.
+def check(dataset: Dataset, least: int = 2) -> None:
+    """Check that a classifier can be trained or tested on these images, which have so many classes at the `least`.
 
     Raises:
-        UsageError: fewer than two classes, or a class without a name or images; it is named.
+        UsageError: fewer classes, or a class without a name or images; it is named.
     """
-    if len(dataset.classes) < 2:
+    if len(dataset.classes) < least:
         raise UsageError(f"{dataset.root} holds {plural(len(dataset.classes), 'class')}: two or more are needed")
     known = {p.target for p in dataset.train or dataset.test}
     for number, name in enumerate(dataset.classes):

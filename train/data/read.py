@@ -15,7 +15,7 @@ from attri.train.data.dataset import SPLITS, Dataset, LabelledImage, check, few_
 
 _LOGGER = logging.getLogger("attri")
 
-__all__ = ["Dataset", "LabelledImage", "read_data", "read_target"]
+__all__ = ["Dataset", "LabelledImage", "read_data", "read_labelled", "read_target"]
 
 
 def read_data(path: Path | str, holdout: float = 0.25, shots: int | None = None, seed: int = 1) -> Dataset:
@@ -31,7 +31,7 @@ def read_data(path: Path | str, holdout: float = 0.25, shots: int | None = None,
         raise UsageError(f"holdout is {holdout}: it must lie between 0 and 1")
     if shots is not None and shots < 1:
         raise UsageError(f"shots is {shots}: it must be 1 or more")
-    dataset = _read(Path(path).expanduser().resolve())
+    dataset = read_labelled(path)
     check(dataset)
     if not dataset.test:
         dataset = hold_out(dataset, holdout, seed)
@@ -45,7 +45,7 @@ def read_target(path: Path | str) -> Dataset:
     Raises:
         UsageError: see `read_data`.
     """
-    dataset = _read(Path(path).expanduser().resolve())
+    dataset = read_labelled(path)
     check(dataset)
     return replace(dataset, train=[], val=[], test=dataset.test or [*dataset.train, *dataset.val])
 
@@ -65,15 +65,21 @@ def _warn_once(line: str) -> None:
     _LOGGER.warning("%s", line)
 
 
-def _read(path: Path) -> Dataset:
+def read_labelled(path: Path | str, least: int = 2) -> Dataset:
+    """Read the dataset at `path` with the parts that it has, and so many class folders at the `least`.
+
+    Raises:
+        UsageError: nothing there can be read as a dataset, or a part of it is wrong; it is named.
+    """
+    path = Path(path).expanduser().resolve()
     if path.is_file():
         return read_table(path)
     if not path.is_dir():
         raise UsageError(f"{path}: no such folder or CSV file")
-    return read_coop(path) or _read_classes(path)
+    return read_coop(path) or _read_classes(path, least)
 
 
-def _read_classes(root: Path) -> Dataset:
+def _read_classes(root: Path, least: int) -> Dataset:
     """Read class folders; refuse folders of datasets and image folders without their lists."""
     names = list_classes(root)
     if not set(names) & set(SPLITS):
@@ -83,4 +89,4 @@ def _read_classes(root: Path) -> Dataset:
         strays = sorted(set(names) & IMAGE_FOLDERS)
         if strays:
             raise UsageError(f"{root} has images in {strays[0]}/, but none of the lists that go with it: {LISTS}")
-    return read_class_folders(root)
+    return read_class_folders(root, least)

@@ -101,6 +101,11 @@ class Backbone:
         bias = getattr(self.clip, "logit_bias", None)
         return 0.0 if bias is None else float(bias.detach().double())
 
+    def release_image_tower(self) -> None:
+        """Free the memory of the image tower, which cannot encode images any more; texts it can."""
+        for tensor in (*self.clip.visual.parameters(), *self.clip.visual.buffers()):
+            tensor.data = tensor.data.new_empty(0)
+
     def text_tower(self) -> TextTower:
         """Return the parts of the text tower that the folded encoder uses."""
         return TextTower(self.text)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from attri.train.report.comparison import comparison_rows, says
 from attri.train.report.learning_curve import advice
 from attri.train.training.run_folder import write_file
 
@@ -26,8 +27,8 @@ def write_report(folder: Path, results: dict[str, Any], history: list[dict[str, 
     Args:
         folder: the run folder.
         results: what `results.json` holds. Left out where missing: "val", "test", "confusion" in "test" (counts
-            [C, C], row = truth), "pool_usage" (shares [L, N]; empty without a pool), "pool_entries" and
-            "learning_curve".
+            [C, C], row = truth), "pool_usage" (shares [L, N]; empty without a pool), "pool_entries",
+            "comparison" and "learning_curve".
         history: the records of `metrics.jsonl`, one or more.
         figures: PNG files. Those named curves, confusion, usage, clusters and those of `draw_review` have their
             places, others come last.
@@ -49,6 +50,8 @@ def write_report(folder: Path, results: dict[str, Any], history: list[dict[str, 
         confused=most_confused(confusion, run["classes"]),
         pool=pool_rows(np.array(results.get("pool_usage", []))),
         entries=entry_rows(results),
+        comparison=comparison_rows(results["comparison"]) if "comparison" in results else [],
+        says=says(results["comparison"]) if "comparison" in results else "",
         advice=advice(results["learning_curve"]) if "learning_curve" in results else "",
         history=history,
         figures={path.stem: embedded(path) for path in figures},

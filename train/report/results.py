@@ -12,7 +12,9 @@ from torch import Tensor
 from attri.runtime.errors import ImageError
 from attri.runtime.images import load_image
 from attri.train.data.dataset import Dataset, LabelledImage
+from attri.train.model.attriprompt import AttriPrompt
 from attri.train.report.cluster_sheet import draw_clusters, usage_by_class
+from attri.train.report.comparison import compare_prompts, right
 from attri.train.report.entries import attracted_classes
 from attri.train.report.intervals import paired, wilson
 from attri.train.report.plots import draw_confusion, draw_curves, draw_learning_curve, draw_usage
@@ -20,6 +22,34 @@ from attri.train.report.review import doubtful_labels, draw_sheet, least_sure, n
 from attri.train.training.features import FeatureCache, Features
 from attri.train.training.predict import accuracy, predict, predict_plain, retrieve
 from attri.train.training.trainer import Trainer
+
+AS_THEY_ARE = "train, as they are"
+
+
+def encode_what_is_scored(model: AttriPrompt, dataset: Dataset, store: FeatureCache) -> None:
+    """Compute all features that `evaluate` needs, after which the image tower may go."""
+    for name, images in (("val", dataset.val), ("test", dataset.test), (AS_THEY_ARE, dataset.train)):
+        if images:
+            store.get(name, model, images)
+
+
+def compare_with_start(trainer: Trainer, dataset: Dataset, store: FeatureCache) -> dict[str, Any]:
+    """Compare the prompt with the one that it started at, on the readable test images.
+
+    Both are asked for all classes: the labels of a prompt that is in use can be changed without training.
+
+    Returns:
+        See `compare_prompts`.
+    """
+    start, known, model = trainer.anchors.start, trainer.anchors.known, trainer.model
+    assert start is not None
+    assert known is not None
+    none = torch.zeros(0, dtype=torch.bool)
+    before, after, targets = none, none, none.long()
+    if dataset.test and len(data := store.get("test", model, dataset.test)):
+        targets = data.targets
+        before, after = (right(predict(each, trainer.labels, data), targets) for each in (start, model))
+    return compare_prompts(before, after, targets, dataset.classes, len(known))
 
 
 def evaluate(trainer: Trainer, dataset: Dataset, store: FeatureCache, review: bool = True) -> dict[str, Any]:
@@ -40,7 +70,7 @@ def evaluate(trainer: Trainer, dataset: Dataset, store: FeatureCache, review: bo
             results[part] = _score(logits, predict_plain(model, trainer.labels, data), data) | {"skipped": data.skipped}
             scored[part] = _Scored(_paths(images, data), data, logits)
     if review:
-        plain = store.get("train, as they are", model, dataset.train)
+        plain = store.get(AS_THEY_ARE, model, dataset.train)
         results["review"] = _review(_paths(dataset.train, plain), plain, scored, dataset.classes)
     results["train"] = {"images": len(trainer.data), "skipped": trainer.data.skipped}
     retrieved = retrieve(model, trainer.data.centres.flatten(0, 1))
@@ -96,8 +126,15 @@ def _review(
     return found
 
 
-def draw_figures(trainer: Trainer, results: dict[str, Any], example: LabelledImage, folder: Path) -> list[Path]:
-    """Draw the figures of the report as PNG files in `folder`."""
+def draw_figures(trainer: Trainer, results: dict[str, Any], example: LabelledImage | None, folder: Path) -> list[Path]:
+    """Draw the figures of the report as PNG files in `folder`.
+
+    Args:
+        trainer: has trained the prompt.
+        results: what `results.json` will hold.
+        example: whose clusters are drawn; None where the image tower is not there any more.
+        folder: of the run.
+    """
     classes, pool = results["run"]["classes"], trainer.model.pool
     figures = [folder / "curves.png", *draw_review(results.get("review", {}), folder)]
     draw_curves(trainer.history, figures[0])
@@ -109,12 +146,15 @@ def draw_figures(trainer: Trainer, results: dict[str, Any], example: LabelledIma
         draw_confusion(np.array(results["test"]["confusion"]), classes, figures[-1])
     if pool.keys.shape[1]:
         by_class = entries_by_class(trainer, len(classes))
-        figures += [folder / "usage.png", folder / "clusters.png"]
-        draw_usage(np.array(results["pool_usage"]), figures[-2])
+        figures.append(folder / "usage.png")
+        draw_usage(np.array(results["pool_usage"]), figures[-1])
+        if example is None:
+            return figures
         try:
             image = load_image(example.path)
         except ImageError:
-            return figures[:-1]  # it is in the report's list of images that cannot be read
+            return figures  # it is in the report's list of images that cannot be read
+        figures.append(folder / "clusters.png")
         caption = f"{example.path.name}, {classes[example.target]}"
         draw_clusters(trainer.model, image, classes, by_class, figures[-1], caption=caption)
     return figures

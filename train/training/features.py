@@ -106,16 +106,18 @@ def compute(
     return Features(features, centres, torch.tensor([images[row].target for row in kept]), kept, skipped)
 
 
-def require_classes(data: Features, classes: list[str]) -> None:
-    """Check that every class has a training image that could be read.
+def require_classes(data: Features, classes: list[str], known: int = 0) -> None:
+    """Check that every class has a training image that could be read, but for the first, `known` ones.
 
     Raises:
         UsageError: a class has none; it is named.
     """
-    lost = set(range(len(classes))) - set(data.targets.tolist())
+    lost = set(range(known, len(classes))) - set(data.targets.tolist())
     if lost:
         names = ", ".join(classes[target] for target in sorted(lost))
         raise UsageError(f"no training image of {names} can be read: a class needs at least one")
+    if not len(data):
+        raise UsageError("no training image can be read: at least one is needed")
 
 
 def _encode(

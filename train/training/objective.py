@@ -12,6 +12,7 @@ from attri.train.config import Term, TrainConfig
 from attri.train.model import losses
 from attri.train.model.attriprompt import AttriPrompt
 from attri.train.training import distributed
+from attri.train.training.anchors import Anchors
 
 
 class Objective(nn.Module):
@@ -20,13 +21,13 @@ class Objective(nn.Module):
     Args:
         model: only its pool learns.
         labels: token ids of the prompts of all classes.
-        frozen: text features without prompts, averaged over templates [C, D].
+        anchors: text features that self-regularization holds on to.
         config: weights (a term of weight 0 is not computed) and precision.
     """
 
-    def __init__(self, model: AttriPrompt, labels: Tokens, frozen: Tensor, config: TrainConfig) -> None:
+    def __init__(self, model: AttriPrompt, labels: Tokens, anchors: Anchors, config: TrainConfig) -> None:
         super().__init__()
-        self.model, self.labels, self.frozen, self.config = model, labels, frozen, config
+        self.model, self.labels, self.anchors, self.config = model, labels, anchors, config
 
     def forward(
         self, features: Tensor, centres: Tensor, targets: Tensor, counts: list[int]
@@ -51,6 +52,7 @@ class Objective(nn.Module):
             retrieved = retrieved[:1]  # without a pool every image has the same text features
         with torch.autocast(features.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             text = model.encode_text(self.labels, retrieved).expand(len(features), -1, -1)  # [B, C, D]
+            anchors = self.anchors(centres)  # [B, C, D], or [1, C, D]
         logits = model.logits(features, text)
         keys = pool.keys_of_blocks()
 
@@ -60,17 +62,19 @@ class Objective(nn.Module):
         terms: dict[Term, Callable[[], Tensor]] = {
             "class": lambda: mean(losses.class_stream(logits, targets)),
             "instance": lambda: self.instance(features, targets, text, counts),
-            "text": lambda: mean(losses.text_distance(text, self.frozen)),
-            "logits": lambda: mean(losses.prediction_distance(logits, self.plain(features))),
+            "text": lambda: mean(losses.text_distance(text, anchors)),
+            "logits": lambda: mean(losses.prediction_distance(logits, self.anchored(features, anchors))),
         }
         if keys.shape[1]:
             terms["retrieval"] = lambda: mean(losses.retrieval_distance(centres, keys, pool.topk))
             terms["diversity"] = lambda: losses.key_diversity(keys)
         return {name: config.weight(name) * term() for name, term in terms.items() if config.weight(name)}, logits
 
-    def plain(self, features: Tensor) -> Tensor:
-        """Return the logits without prompts [B, C]."""
-        return self.model.backbone.logit_scale * features @ self.frozen.T
+    def anchored(self, features: Tensor, anchors: Tensor) -> Tensor:
+        """Return the logits of the anchors [B, C]."""
+        if len(anchors) == 1:
+            return self.model.backbone.logit_scale * features @ anchors[0].T
+        return self.model.logits(features, anchors)
 
     def instance(self, features: Tensor, targets: Tensor, text: Tensor, counts: list[int]) -> Tensor:
         """Return the instance stream over the images of all processes; each computes the columns of its own prompts."""

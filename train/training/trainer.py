@@ -17,6 +17,7 @@ from attri.train.config import TrainConfig, trainable_parts
 from attri.train.model import losses
 from attri.train.model.attriprompt import AttriPrompt
 from attri.train.training import averaging, checkpoint, distributed
+from attri.train.training.anchors import Anchors
 from attri.train.training.features import Features
 from attri.train.training.objective import Objective
 
@@ -28,7 +29,7 @@ class Trainer:
     Args:
         model: its pool is trained in place.
         labels: token ids of the prompts of all classes.
-        frozen: text features without prompts, averaged over templates [C, D].
+        anchors: text features that self-regularization holds on to.
         data: cached views of the training images.
         config: epochs, learning rate, loss weights.
         epoch: epochs completed.
@@ -39,7 +40,7 @@ class Trainer:
 
     model: AttriPrompt
     labels: Tokens
-    frozen: Tensor
+    anchors: Anchors
     data: Features
     config: TrainConfig
     epoch: int = 0
@@ -56,7 +57,7 @@ class Trainer:
         if not tokens:
             for parameter in (pool.tokens, pool.static):
                 parameter.requires_grad_(False)
-        self.objective: nn.Module = Objective(self.model, self.labels, self.frozen, config)
+        self.objective: nn.Module = Objective(self.model, self.labels, self.anchors, config)
         if distributed.size() > 1:
             self.objective = DistributedDataParallel(self.objective)
         groups = [
@@ -132,7 +133,7 @@ class Trainer:
             The loss, its weighted terms and the accuracy.
         """
         shares = torch.tensor_split(torch.arange(len(rows)), distributed.size())
-        mine, device = shares[distributed.rank()], self.frozen.device
+        mine, device = shares[distributed.rank()], self.anchors.frozen.device
         own = rows[mine] if len(mine) else rows[:1], views[mine] if len(mine) else views[:1]
         features, centres = (
             self.data.features[own].to(device),

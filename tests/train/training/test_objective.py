@@ -10,6 +10,7 @@ from attri.train.config import PromptConfig, TrainConfig
 from attri.train.fitting import frozen_text, label_tokens
 from attri.train.model.attriprompt import AttriPrompt
 from attri.train.model.backbone import load_backbone
+from attri.train.training.anchors import Anchors
 from attri.train.training.objective import Objective
 
 NAMES = ["red apple", "bird", "old car"]
@@ -20,8 +21,8 @@ def test_static_prompts_are_encoded_once_and_as_for_every_image(monkeypatch):
     torch.manual_seed(1)
     model = AttriPrompt(load_backbone(), PromptConfig(pool_size=0, static_tokens=3))
     features = torch.nn.functional.normalize(torch.randn(4, model.backbone.joint_width), dim=-1)
-    frozen = frozen_text(model, NAMES, (TEMPLATE,))
-    objective = Objective(model, label_tokens(model, NAMES, TEMPLATE), frozen, TrainConfig())
+    anchors = Anchors(frozen_text(model, NAMES, (TEMPLATE,)))
+    objective = Objective(model, label_tokens(model, NAMES, TEMPLATE), anchors, TrainConfig())
     encoded = []
 
     def counted(labels, retrieved, encode=model.encode_text):
