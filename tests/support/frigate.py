@@ -127,6 +127,7 @@ class Frigate:
     def close(self) -> None:
         self.client.disconnect()
         self.client.loop_stop()
+        del self.client  # and its sockets, before this, which is part of a circle
         self.server.shutdown()
         self.server.server_close()
 

@@ -91,6 +91,7 @@ class Listener:
     def close(self) -> None:
         self.client.disconnect()
         self.client.loop_stop()
+        self.client.on_message = None  # which refers to this: without a circle it is freed, and its sockets closed, now
 
 
 class Relay:

@@ -113,6 +113,9 @@ class MqttSink(SpooledSink):
             self._drop_connection()
         stop.join(_FAREWELL_TIMEOUT)
         self._spool.close()
+        # What nothing refers to in a circle is freed at once, and paho closes its sockets then.
+        self._client.on_connect = self._client.on_disconnect = None
+        self._client.on_connect_fail = self._client.on_publish = None
 
     def _topic(self, result: FrameResult) -> str:
         if result.key not in self._events:  # a source that has just been added
