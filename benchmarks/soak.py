@@ -91,7 +91,7 @@ def new_labels(bundle: Path, folder: Path, frames: int) -> dict[int, float]:
     """Resident memory in MB by the number of frames that are done, one after every change of labels."""
     labels = folder / "labels.txt"
     labels.write_text("bird\n")
-    command = [*COMMAND, "-", "--bundle", str(bundle), "--labels", str(labels), "--json"]
+    command = [*COMMAND, "-", "--bundle", str(bundle), "--labels", str(labels), "--json", "--text-cache-mb", "1"]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     memory, number = {}, 0
     with subprocess.Popen(command, **pipes) as process:
