@@ -45,6 +45,7 @@ COMMANDS = {
 OTHERS = {  # options of programs that are not ours, and click's own
     *("--help", "--no-deps", "--wheel-dir", "--system-site-packages", "--inplace", "--now", "--remove-retained"),
     *("--retained-only", "--build-arg", "--rm", "--runtime", "--nproc_per_node", "--no-python", "--data-binary"),
+    *("--arg", "--rawfile"),
 }
 
 
