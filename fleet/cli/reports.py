@@ -14,7 +14,7 @@ from attri.runtime._util.printable import json_text, printable
 from attri.runtime.cli.command import Command
 from attri.runtime.errors import UsageError
 
-_HEAD = ("device", "runs", "update", "state", "seen", "why")
+_HEAD = ("device", "runs", "update", "state", "agrees", "seen", "why")
 
 
 @click.command(cls=Command)
@@ -54,7 +54,14 @@ def _row(report: Mapping[str, Any], now: float) -> tuple[str, ...]:
     update = report.get("update") or {}
     why = report.get("error") or update.get("reason") or ""
     cells = (report["device"], report.get("runs") or "nothing", update.get("release") or "", update.get("state") or "")
-    return (*(printable(str(cell)) for cell in cells), _ago(now - float(report.get("time") or 0)), printable(str(why)))
+    seen = _ago(now - float(report.get("time") or 0))
+    return (*(printable(str(cell)) for cell in cells), _agreement(update), seen, printable(str(why)))
+
+
+def _agreement(update: Mapping[str, Any]) -> str:
+    """Share of the live frames that got the label that they had before; "" where none were compared."""
+    share = ((update.get("figures") or {}).get("shadow") or {}).get("agreement")
+    return f"{share:.0%}" if isinstance(share, (int, float)) else ""
 
 
 def _ago(seconds: float) -> str:

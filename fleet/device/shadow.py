@@ -121,7 +121,7 @@ def _rejected(predictions: Sequence[Prediction]) -> float:
 def _keep(disagreements: Sequence[tuple[Path, str | None, str | None]], folder: Path) -> None:
     """Copy images to NUMBER_BEFORE_AFTER.jpg."""
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder.mkdir(mode=0o700)  # others are not to see what cameras do
     for image, *labels in disagreements:
         before, after = (file_name(label or "none of the labels") for label in labels)
         shutil.copy(image, folder / f"{image.stem}_{before}_{after}.jpg")

@@ -137,7 +137,12 @@ def test_the_share_of_devices_that_failed(repository: Repository) -> None:
 def test_the_table_says_all_in_one_line_a_device() -> None:
     now = 1_000_000.0
     reports = [
-        {"device": "gate", "time": now - 5, "runs": "3-abc", "update": {"release": "3-abc", "state": "committed"}},
+        {
+            "device": "gate",
+            "time": now - 5,
+            "runs": "3-abc",
+            "update": {"release": "3-abc", "state": "committed", "figures": {"shadow": {"agreement": 0.957}}},
+        },
         {
             "device": "yard",
             "time": now - 7200,
@@ -147,10 +152,10 @@ def test_the_table_says_all_in_one_line_a_device() -> None:
         {"device": "new\x1b[2J", "time": now - 90, "runs": None, "update": None, "error": "no route"},
     ]
     assert table(reports, now) == [
-        "device      runs     update  state      seen   why",
-        "yard        2-def    3-abc   refused    2 h    3 of 9 golden images are right",
-        "gate        3-abc    3-abc   committed  5 s",
-        "new\\x1b[2J  nothing                     2 min  no route",
+        "device      runs     update  state      agrees  seen   why",
+        "yard        2-def    3-abc   refused            2 h    3 of 9 golden images are right",
+        "gate        3-abc    3-abc   committed  96%     5 s",
+        "new\\x1b[2J  nothing                             2 min  no route",
         "3 devices: 1 never updated, 1 committed, 1 refused",
     ]
     assert table([], now)[-1] == "no devices"

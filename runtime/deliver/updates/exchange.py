@@ -124,7 +124,8 @@ class Exchange:
     def ask_for_frames(self, frames: int) -> None:
         """Have attri-run save its next live frames. Raises OSError: it cannot be asked."""
         self.withdraw()
-        self.frames.mkdir(parents=True)
+        self.folder.mkdir(exist_ok=True)
+        self.frames.mkdir(mode=0o700)  # others are not to see what cameras do
         write_file(self._wanted, json.dumps({"id": uuid.uuid4().hex, "frames": frames}).encode())
 
     def wanted(self) -> WantedFrames | None:

@@ -28,6 +28,7 @@ from support.peers import HookServer, Listener, Mosquitto, free_port, real, wait
 from support.results import FakeControl
 
 from attri.runtime.cli.command import Command
+from attri.runtime.cli.follow import FOLLOWED
 from attri.runtime.cli.run import main
 from attri.runtime.cli.sink_options import OPTIONS, Outputs, flag, output_options
 from attri.runtime.cli.sinks import check_sinks, open_sinks
@@ -35,6 +36,7 @@ from attri.runtime.collection.folder import Collection
 from attri.runtime.deliver.collect.sink import CollectSink
 from attri.runtime.deliver.metrics import MetricsSink
 from attri.runtime.deliver.sink import Sink
+from attri.runtime.deliver.updates.exchange import Exchange
 from attri.runtime.deliver.webhook import signature
 from attri.runtime.errors import FailedError, UsageError
 
@@ -65,6 +67,22 @@ def attri_run(bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     yield run
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+def test_what_follows_updates_shows_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exchange, hook = Exchange(tmp_path / "live"), HookServer()
+    monkeypatch.setenv("ATTRI_WEBHOOK_SECRET", "x")
+    monkeypatch.setenv(FOLLOWED, str(exchange.folder))
+    states = ({"release": "2-b", "state": state, "time": 1.0} for state in ("fetched", "checked"))
+    exchange.tell_update({"runs": "1-a", "update": next(states)})
+    sinks = open_checked(Outputs(webhook=hook.url, spool=tmp_path / "spool", serve="127.0.0.1:0", quiet=True))
+    exchange.tell_update({"runs": "1-a", "update": next(states)})
+    wait_for(lambda: hook.requests, 60)
+    for sink in sinks:
+        sink.close()
+    assert json.loads(hook.requests[0][1])["update"]["state"] == "checked"
+    (metrics,) = [sink for sink in sinks if isinstance(sink, MetricsSink)]
+    assert b'attri_bundle_info{digest="a",serial="1"} 1.0' in metrics.render()[0]
 
 
 @real
