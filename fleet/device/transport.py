@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import http.client
+import netrc
 import os
 import stat
 import time
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from attri.runtime._util.redact import redact, redact_uri
 from attri.runtime.errors import FailedError, UsageError
@@ -92,18 +93,26 @@ class FolderTransport:
 
 
 class WebTransport:
-    """A web server.
+    """A web server, with a login where the URL has one (https://user:password@host) or netrc knows its host.
 
     Args:
         url: of the repository.
         timeout: seconds without a byte.
         slowest: bytes per second, over the whole of a file, below which it is given up.
         patience: seconds after which that is asked.
+
+    Raises:
+        UsageError: netrc cannot be used.
     """
 
     def __init__(self, url: str, timeout: float = 30.0, slowest: float = 2048.0, patience: float = 60.0) -> None:
-        self._url = url.rstrip("/")
+        parts = urlsplit(url)
+        self._url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
         self._opener = urllib.request.build_opener()  # with the proxies of the environment
+        if login := _login(url):
+            known = urllib.request.HTTPPasswordMgrWithPriorAuth()
+            known.add_password(None, self._url, *login, is_authenticated=True)  # below this URL, and nowhere else
+            self._opener.add_handler(urllib.request.HTTPBasicAuthHandler(known))
         self._timeout, self._slowest, self._patience = timeout, slowest, patience
 
     def read(self, name: str, start: int = 0) -> Iterator[tuple[int, bytes]]:
@@ -123,10 +132,25 @@ class WebTransport:
                         raise TransportError(f"{redact_uri(url)} sends {got / passed:.0f} bytes per second: given up")
         except urllib.error.HTTPError as error:
             with error:  # it holds the connection
-                raise TransportError(f"{redact_uri(url)}: {error}", missing=error.code in _GONE) from error
+                hint = ": it wants a login, give one in ~/.netrc" if error.code == 401 else ""
+                raise TransportError(f"{redact_uri(url)}: {error}{hint}", missing=error.code in _GONE) from error
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             raise TransportError(f"{redact_uri(url)}: {redact(str(reason) or type(error).__name__)}") from error
+
+
+def _login(url: str) -> tuple[str, str] | None:
+    """User and password for this URL: its own, or those of its host in ~/.netrc or $NETRC. Raises UsageError."""
+    parts = urlsplit(url)
+    if parts.username is not None:
+        return unquote(parts.username), unquote(parts.password or "")
+    try:
+        found = netrc.netrc(os.environ.get("NETRC")).authenticators(parts.hostname or "")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, netrc.NetrcParseError) as error:
+        raise UsageError(f"the netrc file cannot be used: {error}") from error
+    return (found[0], found[2] or "") if found else None
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import shutil
 import threading
@@ -106,16 +107,35 @@ class StaticServer:
         cut: bytes after which it hangs up on files.
         endless: part of paths after whose content it sends more, for as long as somebody reads.
         pause: seconds before each byte.
+        login: user and password that it asks for; "" asks for none.
+        logins: that were sent, in order.
+        elsewhere: URL that it sends everybody to.
     """
 
     def __init__(self, folder: Path) -> None:
         self.paths: list[str] = []
         self.ranges, self.cut, self.endless, self.pause = True, 1 << 40, "", 0.0
+        self.login, self.elsewhere = "", ""
+        self.logins: list[str] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 outer.paths.append(self.path)
+                sent = base64.b64decode(self.headers.get("Authorization", "").removeprefix("Basic ")).decode()
+                outer.logins.append(sent)
+                if outer.elsewhere:
+                    self.send_response(302)
+                    self.send_header("Location", outer.elsewhere + self.path)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+                if sent != outer.login and outer.login:
+                    self.send_response(401)
+                    self.send_header("WWW-Authenticate", 'Basic realm="updates"')
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
                 file = folder / self.path.lstrip("/")
                 if not file.is_file():
                     self.send_error(404)

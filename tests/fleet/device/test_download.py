@@ -12,7 +12,7 @@ from support.fleet import StaticServer, serving
 from attri.fleet.device.download import download
 from attri.fleet.device.transport import FolderTransport, TransportError, WebTransport
 from attri.fleet.release import Entry
-from attri.runtime.errors import TrustError
+from attri.runtime.errors import TrustError, UsageError
 
 DATA = bytes(range(256)) * 400
 ENTRY = Entry(len(DATA), hashlib.sha256(DATA).hexdigest())
@@ -134,3 +134,42 @@ def test_a_proxy_of_the_environment_is_used(server: StaticServer, path: Path, mo
     with pytest.raises(TransportError, match="404"):  # this server, asked as a proxy, has no file of that name
         list(WebTransport("http://elsewhere.invalid").read("file"))
     assert server.paths == ["http://elsewhere.invalid/file"]
+
+
+@pytest.mark.parametrize("where", ["url", "netrc"])
+def test_a_server_that_wants_a_login_gets_one(
+    server: StaticServer, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    server.login = "pi:a/b"
+    url = server.url
+    if where == "url":
+        url = url.replace("//", "//pi:a%2Fb@")
+    else:
+        (tmp_path / "netrc").write_text("machine 127.0.0.1 login pi password a/b\n")
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    download(WebTransport(url), "file", ENTRY, path)
+    assert path.read_bytes() == DATA
+    assert server.logins == ["pi:a/b"]  # at once, and not after a refusal
+
+
+def test_without_a_login_or_with_a_wrong_one_the_server_refuses(server: StaticServer, path: Path) -> None:
+    server.login = "pi:right"
+    for url in (server.url, server.url.replace("//", "//pi:wrong-one@")):
+        with pytest.raises(TransportError, match=r"401: Unauthorized: it wants a login, give one in ~/.netrc") as error:
+            download(WebTransport(url), "file", ENTRY, path)
+        assert not error.value.missing
+        assert "wrong-one" not in str(error.value)
+
+
+def test_a_login_goes_to_no_other_server(server: StaticServer, folder: Path, path: Path) -> None:
+    with serving(folder) as other:
+        server.elsewhere = other.url
+        download(WebTransport(server.url.replace("//", "//pi:secret@")), "file", ENTRY, path)
+        assert (server.logins, other.logins) == (["pi:secret"], [""])
+
+
+def test_a_netrc_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "netrc").write_text("machine\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with pytest.raises(UsageError, match="the netrc file cannot be used"):
+        WebTransport("http://127.0.0.1:1")
