@@ -30,8 +30,8 @@ def write_report(folder: Path, results: dict[str, Any], history: list[dict[str, 
             [C, C], row = truth), "pool_usage" (shares [L, N]; empty without a pool), "pool_entries",
             "comparison" and "learning_curve".
         history: the records of `metrics.jsonl`, one or more.
-        figures: PNG files. Those named curves, confusion, usage, clusters and those of `draw_review` have their
-            places, others come last.
+        figures: PNG files. Those named curves, confusion, usage, entries, clusters and those of `draw_review` have
+            their places, others come last.
 
     Raises:
         FailedError: it cannot be written.
@@ -131,16 +131,18 @@ def pool_rows(usage: NDArray[Any]) -> list[dict[str, Any]]:
 
 
 def entry_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a row for each pool entry in use: its text block, number, share of retrievals, and what it attracts."""
+    """Return a row for each pool entry in use: text block, number, share of retrievals, what it attracts, words."""
+    words = results.get("pool_words", [])  # none of a pool with a single entry
     return [
         {
-            "block": block,
+            "block": block + 1,
             "entry": entry,
             "share": share,
             "attracts": ", ".join(f"{one['name']} ({one['lift']:.1f})" for one in classes) or "all alike",
+            "words": ", ".join(words[block][entry]) if block < len(words) else "",
         }
         for block, (shares, attracted) in enumerate(
-            zip(results.get("pool_usage", []), results.get("pool_entries", []), strict=False), start=1
+            zip(results.get("pool_usage", []), results.get("pool_entries", []), strict=False)
         )
         for entry, (share, classes) in enumerate(zip(shares, attracted, strict=True))
         if share

@@ -13,9 +13,11 @@ from attri.runtime.errors import ImageError
 from attri.runtime.images import load_image
 from attri.train.data.dataset import Dataset, LabelledImage
 from attri.train.model.attriprompt import AttriPrompt
+from attri.train.model.blocks import l2_normalize
 from attri.train.report.cluster_sheet import draw_clusters, usage_by_class
 from attri.train.report.comparison import compare_prompts, right
 from attri.train.report.entries import attracted_classes
+from attri.train.report.entry_sheet import ATTRIBUTES, draw_entries, entry_images, nearest_words
 from attri.train.report.intervals import paired, wilson
 from attri.train.report.plots import draw_confusion, draw_curves, draw_learning_curve, draw_usage
 from attri.train.report.review import doubtful_labels, draw_sheet, least_sure, near_duplicates
@@ -78,6 +80,8 @@ def evaluate(trainer: Trainer, dataset: Dataset, store: FeatureCache, review: bo
     results["pool_usage"] = [[round(share, 4) for share in block] for block in usage.tolist()]
     if usage.shape[1]:
         results["pool_entries"] = _entries(trainer, dataset.classes)
+        if review:
+            results |= _looks(trainer, plain, _paths(dataset.train, plain), dataset.classes)
     results["pool_alive"] = [round(float(share), 4) for share in (usage > 0).double().mean(1)]
     return results
 
@@ -88,6 +92,18 @@ def _entries(trainer: Trainer, classes: list[str]) -> list[list[list[dict[str, A
     if trainer.model.config.shared:
         by_class = by_class.mean(1, keepdim=True)
     return attracted_classes(by_class, classes)
+
+
+def _looks(trainer: Trainer, plain: Features, paths: list[str], classes: list[str]) -> dict[str, Any]:
+    """Return the images that retrieve each entry, and the words near its key."""
+    pool, backbone = trainer.model.pool, trainer.model.backbone
+    keys = l2_normalize(pool.keys.detach()).cpu()
+    centres = plain.centres[:, 0]
+    found: dict[str, Any] = {"pool_images": entry_images(centres, keys, retrieve(trainer.model, centres), paths)}
+    if keys.shape[1] > 1:
+        words = list(dict.fromkeys([*classes, *ATTRIBUTES]))
+        found["pool_words"] = nearest_words(keys, trainer.model.plain_text(backbone.reader.encode(words)).cpu(), words)
+    return found
 
 
 def entries_by_class(trainer: Trainer, classes: int) -> Tensor:
@@ -148,6 +164,9 @@ def draw_figures(trainer: Trainer, results: dict[str, Any], example: LabelledIma
         by_class = entries_by_class(trainer, len(classes))
         figures.append(folder / "usage.png")
         draw_usage(np.array(results["pool_usage"]), figures[-1])
+        if "pool_images" in results:
+            figures.append(folder / "entries.png")
+            draw_entries(results["pool_usage"], results["pool_images"], figures[-1])
         if example is None:
             return figures
         try:

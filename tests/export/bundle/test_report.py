@@ -95,6 +95,18 @@ def full(report, validation, image_files):
     return report("full", confidence=request, card=Card("photos", [*HOSTILE, "bird"], train, rows))
 
 
+@pytest.mark.parametrize("way", ["false rejects", "negatives alone"])
+def test_a_threshold_of_either_kind_alone_is_explained(report, validation, image_files, way):
+    if way == "false rejects":
+        request = ScoreCalibrationRequest(validation, "", false_rejects=0.2, asked=True)
+        says = "at most 20.0% of the validation images are rejected"
+    else:
+        request = ScoreCalibrationRequest(negatives=image_files[30:40], false_accepts=0.2)
+        says = "at most 20.0% of 10 images of none of the labels pass"
+    path, _ = report(way, confidence=request)
+    assert says in (path / "report.html").read_text(encoding="utf-8")
+
+
 def test_parity_json_says_what_was_compared(full):
     path, facts = full
     names = ["pixels", "image features", "retrieved entries", "text features", "logits", "top-1"]

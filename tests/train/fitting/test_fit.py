@@ -30,6 +30,7 @@ def test_a_run_is_complete_and_can_be_loaded(backbone, dataset, figures):
         "clusters.png",
         "confusion.png",
         "curves.png",
+        "entries.png",
         "metrics.jsonl",
         "prompt.safetensors",
         "report.html",

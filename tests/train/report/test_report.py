@@ -96,6 +96,7 @@ def run(tmp_path_factory):
     results["test"]["confusion"] = [[5, 1, 0], [2, 2, 0], [0, 0, 0]]
     results["pool_usage"] = [[0.5, 0.5, 0.0, 0.0], [0.1, 0.2, 0.3, 0.4]]
     results["pool_entries"] = [[[{"name": "apples", "lift": 2.25}], [], [], []], [[], [], [], []]]
+    results["pool_words"] = [[["red", "round"], ["sky"], [], []], [["leaf"], [], [], []]]
     figures = [folder / f"{name}.png" for name in ("curves", "confusion", "usage", "clusters")]
     draw_curves(history, figures[0])
     draw_confusion(np.array(results["test"]["confusion"]), ["a", "b", "c"], figures[1])
@@ -125,7 +126,7 @@ def test_a_report_says_what_was_trained_and_how_well(tmp_path, run):
     assert f"{second} {first} 2 of 4 {first} {second} 1 of 6" in page.words
     assert "Classes without a test image: 1." in page.words
     assert "1 2 of 4 50.0% 50.0% 2 4 of 4 100.0% 40.0%" in page.words
-    assert "1 0 50.0% apples (2.2) 1 1 50.0% all alike 2 0 10.0% all alike" in page.words
+    assert "1 0 50.0% apples (2.2) red, round 1 1 50.0% all alike sky 2 0 10.0% all alike leaf" in page.words
     assert "None: every image could be read." in page.words
     for value in ("weight_diversity", results["run"]["backbone"]["sha256"], results["versions"]["torch"]):
         assert value in page.words
