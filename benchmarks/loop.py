@@ -211,7 +211,7 @@ def new_classes(bench: Bench, seed: int) -> Row:
     whole = bench.known.only(known)
     file = bench.work / f"known-{seed}.safetensors"
     if not file.exists():
-        config = TrainConfig(augmentations=AUGMENTATIONS, seed=seed)
+        config = TrainConfig(epochs=10, augmentations=AUGMENTATIONS, seed=seed)
         trainer = new_trainer(bench.backbone, whole, PromptConfig(), config, bench.train)
         trainer.run(lambda _: None, lambda _: None)
         save_file(dict(trainer.model.pool.state_dict()), file)
