@@ -40,7 +40,8 @@ LANES = {
     "fleet/device/test_download.py fleet/device/test_trust.py fleet/device/test_update.py fleet/test_reports.py",
     "process": "docs runtime/cli runtime/capture/test_cameras.py runtime/engines/tensorrt/test_load.py "
     "runtime/engines/tensorrt/test_fallback.py runtime/engines/tensorrt/test_gpu_tests.py "
-    "fleet/cli fleet/device/test_bounded.py fleet/device/test_follow.py fleet/device/test_together.py "
+    "fleet/cli fleet/device/test_bounded.py fleet/device/test_check.py fleet/device/test_follow.py "
+    "fleet/device/test_shadow.py fleet/device/test_together.py "
     "benchmarks test_project.py test_imports.py test_public_api.py",
 }
 LONGEST = "test_the_three_commands_as_readme_writes_them"

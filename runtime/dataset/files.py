@@ -91,10 +91,10 @@ def expand_braces(word: str) -> list[str]:
         names = [str(number).zfill(len(numbers[1])) for number in range(first, last + 1)]
     else:
         names = found[1].split(",")
-    words = [each for name in names for each in expand_braces(f"{word[: found.start()]}{name}{word[found.end() :]}")]
-    if len(words) > _MOST:
+    ends = expand_braces(word[found.end() :])
+    if len(names) * len(ends) > _MOST:
         raise UsageError(f"{redact_uri(word)} stands for more than {_MOST} names: give fewer")
-    return words
+    return [f"{word[: found.start()]}{name}{end}" for name in names for end in ends]
 
 
 def kind_of(path: str) -> Kind | None:

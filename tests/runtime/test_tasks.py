@@ -52,6 +52,7 @@ def assert_each_as_alone(found: Sequence[dict[str, Prediction]], wanted: Mapping
         assert_same([each[name] for each in found], predictions)
 
 
+@pytest.mark.stress
 def test_each_task_says_what_it_says_alone(
     classifier: Classifier, bundle: Path, prompts: dict[str, Prompt], image_files: list[Path]
 ) -> None:
@@ -76,6 +77,7 @@ def test_text_features_of_a_task_are_the_same_bits(
         np.testing.assert_array_equal(task.encode_text(retrieved)[0], one.encode_text(retrieved)[0])
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("margin", [0.0, 0.05, 2.0])
 def test_hysteresis_is_the_memory_of_one_task(
     classifier: Classifier, bundle: Path, prompts: dict[str, Prompt], image_files: list[Path], margin: float
@@ -88,6 +90,7 @@ def test_hysteresis_is_the_memory_of_one_task(
         assert_same([each[name] for each in found], [one(file, memory) for file in files])
 
 
+@pytest.mark.stress
 def test_a_shortlist_is_taken_by_each_task(bundle: Path, prompts: dict[str, Prompt], image_files: list[Path]) -> None:
     files = image_files[:6]
     tasks = Classifier.load(bundle, prompts=prompts, threads=1, shortlist=2)

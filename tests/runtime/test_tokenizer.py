@@ -71,6 +71,7 @@ def random_texts(count: int) -> list[str]:
     return [rng.choice([" ", " ", "", "  "]).join(piece() for _ in range(rng.randint(1, 6))) for _ in range(count)]
 
 
+@pytest.mark.stress
 def test_same_ids_as_open_clip(reference: Any) -> None:
     for text in [*random_texts(10_000), *PIECES, "", " ", "\n"]:
         assert TOKENIZER.encode(text) == reference.encode(text), repr(text)

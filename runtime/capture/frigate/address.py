@@ -50,7 +50,7 @@ class FrigateAddress:
         if parts.path.strip("/") or parts.fragment or parts.scheme != SCHEME:
             raise UsageError(f"Frigate is {_FORM}")
         if bool(user) != bool(password):
-            raise UsageError(f"frigate://{host} lacks one of user and password: frigate://USER:PASSWORD@{host}")
+            raise UsageError(f"frigate://{host} lacks one of user and password: write USER:PASSWORD@ before the host")
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         if unknown := sorted(query.keys() - set(_KEYS)):
             raise UsageError(
@@ -58,7 +58,9 @@ class FrigateAddress:
             )
         tls, certificate = query.get("tls", "on"), query.get("certificate")
         if not user and query.keys() & {"tls", "certificate"}:
-            raise UsageError(f"frigate://{host}: tls= and certificate= are for a login, frigate://USER:PASSWORD@{host}")
+            raise UsageError(
+                f"frigate://{host}: tls= and certificate= are for a login: write USER:PASSWORD@ before the host"
+            )
         if tls not in ("on", "off") or (tls == "off" and certificate is not None):
             raise UsageError(f"frigate://{host}: tls=off is for a Frigate without TLS, certificate=FILE for one with")
         topic = query.get("topic", "frigate").strip("/")

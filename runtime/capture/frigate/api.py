@@ -95,7 +95,7 @@ class FrigateApi:
 
 def _hint(status: int) -> str:
     hints = {
-        401: " (give frigate://USER:PASSWORD@HOST, or take the port without a login, 5000 unless it was changed)",
+        401: " (write USER:PASSWORD@ before the host, or take the port without a login, 5000 unless it was changed)",
         403: " (sub labels need a user with the role admin)",
     }
     return hints.get(status, "")

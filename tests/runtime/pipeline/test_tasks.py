@@ -77,6 +77,7 @@ def assert_same(found: list[FrameResult], wanted: list[FrameResult]) -> None:
         np.testing.assert_allclose(one.prediction.probabilities, other.prediction.probabilities, atol=1e-6)
 
 
+@pytest.mark.stress
 def test_each_task_is_as_a_run_of_its_own(
     loaded: Classifier, prompts: dict[str, Prompt], folder: SourceSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -251,7 +251,7 @@ def test_sub_labels_are_as_the_api_takes_them(frigate: Frigate, image_files: lis
     assert requests.set_sub_label(event, "x" * 200, 0.0)
     assert frigate.posts == [(event, {"subLabel": "x" * 100, "subLabelScore": 0.0001})]
     assert not requests.set_sub_label("1.0-gone", "x", 1.0)
-    for status, words in ((401, "give frigate://USER:PASSWORD@HOST"), (422, "refuses sub_label: status 422")):
+    for status, words in ((401, "write USER:PASSWORD@ before the host"), (422, "refuses sub_label: status 422")):
         frigate.fails = [status]
         with pytest.raises(FailedError, match=words):
             requests.set_sub_label(event, "x", 1.0)

@@ -77,6 +77,7 @@ def test_an_image_and_what_is_known_of_it(tmp_path: Path, image_files: list[Path
     assert {file.suffix for file in (tmp_path / "new" / "collected").iterdir()} == {".jpg", ".json"}
 
 
+@pytest.mark.stress
 def test_caps_hold_over_100_000_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two cameras in 2.3 days, all of them worth a look. What is refused is not even encoded."""
     caps = Caps(minute=4, day=20, megabytes=0.125)
