@@ -11,6 +11,8 @@ import torch
 from support.models import small_backbone
 
 from attri.runtime.errors import FailedError, UsageError
+from attri.train.config import PromptConfig
+from attri.train.model import AttriPrompt
 from attri.train.model.backbone import check_foldable, load_backbone, weights_hash
 
 
@@ -118,3 +120,13 @@ def test_preprocessing_and_scale_are_the_model_s_own():
     ):
         backbone.preprocess()
     del visual.preprocess_cfg
+
+
+def test_without_its_image_tower_a_model_reads_texts_as_before():
+    backbone = load_backbone()
+    words = backbone.reader.encode(["red apple", "bird"], "a photo of a {}.")
+    model = AttriPrompt(backbone, PromptConfig())
+    before = model.plain_text(words)
+    backbone.release_image_tower()
+    assert sum(parameter.numel() for parameter in backbone.clip.visual.parameters()) == 0
+    assert torch.equal(model.plain_text(words), before)
