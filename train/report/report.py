@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from attri.runtime._util.wording import plural
 from attri.train.report.comparison import comparison_rows, says
 from attri.train.report.learning_curve import advice
 from attri.train.training.run_folder import write_file
@@ -86,6 +87,12 @@ def summary(results: dict[str, Any]) -> str:
     train, backbone = run["train"], run["backbone"]
     shots = train["shots"]
     drawn = "all that there are" if shots is None else f"up to {shots} per class"
+    if start := run.get("start"):
+        return (
+            f"Prompts for {backbone['model']} ({backbone['pretrained']}), trained on from {start['prompt']}, which "
+            f"knows {plural(start['classes'], 'class')}, with {plural(results['train']['images'], 'image')} to "
+            f"{len(run['classes'])} classes, for {train['epochs']} epochs, seed {train['seed']}."
+        )
     return (
         f"Prompts for {backbone['model']} ({backbone['pretrained']}), trained on "
         f"{results['train']['images']} images of {len(run['classes'])} classes ({drawn}) "

@@ -121,7 +121,9 @@ def test_a_new_class_is_learned_and_what_no_image_retrieves_stays(backbone, star
     compared = results["comparison"]
     assert [row["images"] for row in compared["classes"]] == [1, 1, 1, 1, 1, 0]
     assert compared["collect"][0] == "weather"
-    assert "Against the prompt that it started at" in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text()
+    assert "trained on from run, which knows 5 classes, with 5 images to 6 classes, for 3 epochs" in page
+    assert "Against the prompt that it started at" in page
     again = read_start(folder)
     assert again.classes == [*start.classes, "weather"]
 
