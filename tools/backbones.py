@@ -51,7 +51,7 @@ Face in safetensors) and `hf-hub:OWNER/NAME`, which are taken or refused by the 
   alone, 49 at 224 pixels, and its two or three blocks are shared in turn by all text blocks. `attri-train --sources`
   says otherwise, with a vision block for each prompted text block (`retrieval.sources` in the manifest).
 - Every model exports in fp32 and fp16; int8 quantizes transformer blocks, so ConvNeXt, ResNet and FastViT are refused
-  there.
+  there. What each precision costs by family: [parity](../benchmarks/families.md).
 - SigLIP and CLIPA have vocabularies of their own: `pip install 'attri[siglip]'`, on the device too. The tokenizer's
   file is fetched with the weights, or read from the model's folder (`tokenizer.json` and `tokenizer_config.json`), and
   travels in the bundle.
