@@ -41,9 +41,8 @@ def test_tasks_of_a_source(tmp_path: Path) -> None:
         """,
     )
     named = read_sources(path)
-    files = {"prompt": tmp_path / "defects.attri", "labels": tmp_path / "defects.txt"}
-    decisions = {"threshold": 0.4, "independent": True, "smooth": 1, "min_duration": 2.5}
-    defects = TaskSpec("defects", **files, template="a {} part", **decisions)
+    prompt, labels = tmp_path / "defects.attri", tmp_path / "defects.txt"
+    defects = TaskSpec("defects", prompt, labels, "a {} part", 0.4, independent=True, smooth=1, min_duration=2.5)
     fill = TaskSpec("fill", Path("/prompts/fill.attri"), majority=5)
     assert named["gate"].tasks == (defects, fill, TaskSpec("door-1"))
     assert named["gate"].labels == tmp_path / "gate.txt"

@@ -61,15 +61,16 @@ def test_a_label_that_is_not_in_use_is_named(classifier: Classifier, image_files
 def test_rows_of_a_dataset_have_the_patches_of_their_best_label(
     explained_bundle: Path, image_files: list[Path]
 ) -> None:
-    rows = {"image": [image_files[0], b"damaged", image_files[1]]}
+    first, second = image_files[:2]
+    rows = {"image": [first, b"damaged", second]}
     classify = ClassifyBatch(explained_bundle, LABELS, threads=1, explain=True, threshold=0.999)
     assert classify.fields()[-2].name == "patches"
     found = classify(rows)
     alone = Classifier.load(explained_bundle, LABELS, threads=1)
     assert found["patches"][1] is None
-    for row in (0, 2):
-        (best, _), *_ = alone(rows["image"][row]).top(1)
-        wanted = alone.explain(rows["image"][row]).of(best)
+    for row, image in ((0, first), (2, second)):
+        (best, _), *_ = alone(image).top(1)
+        wanted = alone.explain(image).of(best)
         assert np.stack(found["patches"][row]) == pytest.approx(wanted, abs=2e-4)  # float16 rounds 0.1 to 6e-5
     tasks = ClassifyBatch(explained_bundle, LABELS, prompts={"a": None, "b": None}, threads=1, explain=True)(rows)
     assert np.stack(tasks["b_patches"][0]) == pytest.approx(np.stack(found["patches"][0]))

@@ -27,6 +27,11 @@ def table(*ids: int) -> Any:
     return pa.Table.from_pylist(rows, SCHEMA)
 
 
+def folder_of(out: Output) -> Path:
+    assert isinstance(out.folder, Path)
+    return out.folder
+
+
 def test_parts_come_back_in_order_whenever_they_were_written(tmp_path: Path) -> None:
     out = Output(tmp_path / "out", RUN, SCHEMA)
     with out.locked():
@@ -50,14 +55,14 @@ def test_a_part_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
     with out.locked():
         with pytest.raises(FailedError, match="gone"):
             out.write(0, tables())
-        assert list(out.folder.iterdir()) == []
+        assert list(folder_of(out).iterdir()) == []
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     out = Output(tmp_path / "out.csv", RUN, SCHEMA)
     with out.locked():
         out.write(0, [table(1)])
-    left = [out.folder / ".part-000001.parquet.0123abcd.part", tmp_path / ".out.csv.0123abcd.part"]
+    left = [folder_of(out) / ".part-000001.parquet.0123abcd.part", tmp_path / ".out.csv.0123abcd.part"]
     for path in left:
         path.write_bytes(b"half")
     other = tmp_path / ".out.csv2.0123abcd.part"
@@ -122,8 +127,8 @@ def test_after_rows_were_removed_another_command_may_write(tmp_path: Path) -> No
     with out.locked():
         out.write(0, [table(1)])
         out.finish()
-    out.path.unlink()
-    with Output(out.path, {"labels": ["b"]}, SCHEMA).locked():
+    (tmp_path / "out.csv").unlink()
+    with Output(tmp_path / "out.csv", {"labels": ["b"]}, SCHEMA).locked():
         assert out.done() == {}
 
 
@@ -138,16 +143,16 @@ def test_one_process_writes_at_a_time(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     out = Output(tmp_path / "out", RUN, SCHEMA)
     with out.locked():
-        out.folder.rmdir()
+        folder_of(out).rmdir()
         with pytest.raises(SinkError, match=r"part-000000.parquet cannot be written: "):
             out.write(0, [table(1)])
-        out.folder.mkdir()
+        folder_of(out).mkdir()
 
 
 def test_a_damaged_part_names_itself(tmp_path: Path) -> None:
     out = Output(tmp_path / "out", RUN, SCHEMA)
     with out.locked():
-        (out.folder / "part-000003.parquet").write_bytes(b"half of a part")
+        (folder_of(out) / "part-000003.parquet").write_bytes(b"half of a part")
         with pytest.raises(SinkError, match=r"part-000003.parquet is damaged .*: remove it"):
             out.done()
 
