@@ -11,7 +11,8 @@ float16, the labels that differ are counted.
 
 Each contestant is a process of its own, started as a user starts it, with as many threads and workers as there are
 cores; attri-batch also with one thread and, where Ray is installed, on Ray; clip-retrieval where --retrieval names the
-interpreter of an environment that has it. They take turns. The tables are kept in benchmarks/datasets.md.
+interpreter of an environment that has it (2.45 needs 'setuptools<70' beside it, for it imports pkg_resources). They
+take turns. The tables are kept in benchmarks/datasets.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A real RTSP server on loopback, run by the system's Python, which has GStreamer: rtsp_server.py PORT [USER:PASSWORD].
 
-Prints its port (0 asks for a free one). /cam is a moving ball, 64 x 48; /still stands still.
+Prints its port (0 asks for a free one). /cam is a moving ball, 64 x 48; /still stands still. All
+clients share these, so that a slow one holds the others up; of /own each has its own.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ def main(port: str, account: str = "") -> None:
     server = GstRtspServer.RTSPServer.new()
     server.set_address("127.0.0.1")
     server.set_service(port)
-    for path, pattern, rate in (("/cam", "ball", 30), ("/still", "red", 30)):
+    for path, pattern, shared in (("/cam", "ball", True), ("/still", "red", True), ("/own", "ball", False)):
         factory = GstRtspServer.RTSPMediaFactory.new()
-        factory.set_launch(_LAUNCH.format(pattern, rate))
-        factory.set_shared(True)
+        factory.set_launch(_LAUNCH.format(pattern, 30))
+        factory.set_shared(shared)
         if account:
             protect(server, factory, account)
         server.get_mount_points().add_factory(path, factory)
