@@ -201,7 +201,7 @@ def _on_this_machine(model: Model) -> dict[str, int]:
     """Arguments of `ClassifyBatch` that use the CPUs of this machine.
 
     Threads that share one batch wait for each other after each operator, and spin meanwhile, beside threads that
-    decode: a sixth of the processor's time of ViT-B-32 (benchmarks/side_by_side.md). So batches go side by side, with
+    decode: an eighth of the time of the pocket model (benchmarks/side_by_side.md). So batches go side by side, with
     a thread each; only so many, because each has its memory.
     """
     cpus = model.threads or usable_cpus().count
