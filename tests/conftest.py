@@ -45,7 +45,7 @@ LANES = {
     "benchmarks test_project.py test_imports.py test_public_api.py",
 }
 LONGEST = "test_the_three_commands_as_readme_writes_them"
-MODELS = {"pocket_model", "siglip_bundle"}  # fixtures that load PyTorch's, or export one
+MODELS = {"pocket_model", "siglip_bundle", "open_clip_tokenizer"}  # fixtures that load PyTorch, or export
 
 
 def lanes_of(path: Path) -> set[str]:
