@@ -111,7 +111,8 @@ def test_order_and_repetition_of_calls_do_not_matter() -> None:
 
 def test_merges_are_the_used_part_of_openais(open_clip_tokenizer: ModuleType) -> None:
     """The generator of `merges.txt.gz`: these lines, gzipped without a name and a time."""
-    used = gzip.decompress(Path(open_clip_tokenizer.default_bpe()).read_bytes()).decode().split("\n")[1 : 49152 - 256 - 2 + 1]
+    merges = gzip.decompress(Path(open_clip_tokenizer.default_bpe()).read_bytes()).decode().split("\n")
+    used = merges[1 : 49152 - 256 - 2 + 1]
     assert gzip.decompress(MERGES.read_bytes()).decode() == "\n".join(used) + "\n"
     assert MERGES.read_bytes()[3:8] == bytes(5)  # no name flag, time 0: every build of the package is the same
 
