@@ -21,11 +21,13 @@ _LINK = re.compile(r"(?<=\]\()([^):#]+)(?=(#[^)]*)?\))")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages that live outside of docs/ (mkdocs hook)."""
+    """Add the pages that live outside of docs/, and the plots of benchmarks (mkdocs hook)."""
     for source, target in PAGES.items():
         if (ROOT / source).exists():
             content = (ROOT / source).read_text(encoding="utf-8")
             files.append(File.generated(config, target, content=content))
+    for plot in sorted((ROOT / "benchmarks").glob("*.png")):
+        files.append(File.generated(config, f"benchmarks/{plot.name}", abs_src_path=str(plot)))
     return files
 
 

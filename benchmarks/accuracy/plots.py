@@ -1,4 +1,4 @@
-"""The results as plots: base against novel accuracy, and the learning curve over shots."""
+"""The results as plots: base against novel accuracy, the learning curve over shots, and the page of why.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import numpy as np
 
 from attri.train.report.plots import COLOURS, new_figure, save
 from benchmarks.accuracy import protocols
+from benchmarks.accuracy.diagnostics import Retrieved
 from benchmarks.accuracy.methods import METHODS
+from benchmarks.accuracy.statistics import Interval
 from benchmarks.accuracy.tables import Results
 
 MARKS = "osD^vPX*<"
@@ -76,3 +78,28 @@ def few_shot(results: Results, dataset: str, path: Path) -> bool:
     axes.legend(frameon=False, fontsize=8)
     save(figure, path)
     return True
+
+
+def draw_why(blocks: list[Retrieved], differences: dict[str, Interval], path: Path) -> None:
+    """What each block's retrieval says of the class, and what each variant is worth beside the default."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure = new_figure(10, 1.6 + 0.24 * max(6, len(differences)))
+    left, right = figure.subplots(1, 2, width_ratios=[2, 3])
+    numbers = range(1, len(blocks) + 1)
+    left.bar(numbers, [block.entropy for block in blocks], color="#cccccc", label="entropy of the entries")
+    left.bar(numbers, [block.information for block in blocks], color=COLOURS[0], label="information on the class")
+    left.axhline(blocks[0].classes, color=COLOURS[5], linestyle="--", label="entropy of the class")
+    left.set(xlabel="text block", ylabel="bits", xticks=list(numbers), ylim=(0, 1.35 * blocks[0].classes))
+    left.legend(frameon=False, fontsize=8, loc="upper left")
+    rows = range(len(differences))
+    for row, found in zip(rows, differences.values(), strict=True):
+        colour = COLOURS[5] if found.excludes_zero else "#666666"
+        right.plot([found.low, found.high], [row, row], color=colour)
+        right.plot(found.value, row, "o", color=colour, markersize=4)
+    right.axvline(0, color="#888888", linewidth=0.8)
+    right.set_yticks(list(rows), list(differences))
+    right.invert_yaxis()
+    right.set(xlabel="HM less that of AttriPrompt, points (95% interval)")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    save(figure, path)

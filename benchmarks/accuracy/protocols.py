@@ -1,6 +1,7 @@
 """What is trained on which images and scored on which others.
 
-base-to-novel   train on the base classes, score base and novel test images, each among their own classes
+base-to-novel   train on the base classes, score base and novel test images, each among their own classes; and novel
+                images among the base classes, which know none of them: a score should be low there (rejection.py)
 few-shot        train on all classes with 1, 2, 4, 8 or 16 images of each, score the test images; with 16 shots also
                 other datasets with their own classes (cross-dataset) and other drawing styles (domain generalization)
 pseudo-novel    train on two thirds of the base classes, score other training images of these and of the rest: what
@@ -16,6 +17,7 @@ from attri.train.data.dataset import Dataset, LabelledImage, few_shot, hold_out
 from benchmarks.accuracy.datasets import Source
 
 SHOTS = 16
+UNKNOWN = -1  # target of an image whose class is none of those that it is scored among
 FEW_SHOTS = (1, 2, 4, 8, 16)
 PROTOCOLS = ("base-to-novel", "few-shot", "pseudo-novel")
 TARGETS = {  # scored by what was trained on another dataset with 16 shots
@@ -38,7 +40,8 @@ def split(
     )  # drawn before classes are chosen, as CoOp does
     if protocol == "base-to-novel":
         base, novel = drawn.halves()
-        return base, {"base": base, "novel": novel}
+        unknown = replace(base, test=[replace(image, target=UNKNOWN) for image in novel.test])
+        return base, {"base": base, "novel": novel, "unknown": unknown}
     if protocol == "few-shot":
         targets = TARGETS.get(source.dataset.name, ()) if shots == SHOTS else ()
         scored = {name: _thinned(others[name]().dataset) for name in targets if name in others}

@@ -114,5 +114,6 @@ class Bench:
             with torch.no_grad():
                 found[name] = cells.Part(classify(data, classes).float().numpy(), data.targets.numpy())
         cells.save(file, cells.Cell(about, found, seconds))
-        shares = ", ".join(f"{name} {100 * part.correct.mean():.1f}" for name, part in found.items())
+        known = {name: part for name, part in found.items() if name != "unknown"}
+        shares = ", ".join(f"{name} {100 * part.correct.mean():.1f}" for name, part in known.items())
         self.say(f"{file.relative_to(self.folder)}: {shares} ({seconds:.0f} s)")

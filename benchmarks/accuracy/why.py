@@ -3,9 +3,10 @@
     python -m benchmarks.accuracy.why FOLDER --data PHOTOS [--dataset NAME] [--weights FILE] [--page FILE]
 
 Two thirds of the base classes are learned, the others play novel ones (`pseudo-novel` in protocols.py): no test image
-and no novel class is looked at. Each variant changes one thing of AttriPrompt. After some of the epochs the logits of
-both parts are kept, and with them those of the frozen features: from these come, without further training, when to stop
-and how much of the frozen features to mix in, `(1 - w) z + w z0`. Of what retrieval tells, only the images count.
+and no novel class is looked at. Each variant changes one thing of AttriPrompt (variants.py). After some of the epochs
+the logits of both parts are kept, and those of the frozen features with them: from these come, without further
+training, when to stop and how much of the frozen features to mix in, `(1 - w) z + w z0`. Of what retrieval tells, only
+the images count.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from attri.train.model.attriprompt import AttriPrompt
 from attri.train.training.features import Features
 from attri.train.training.predict import predict, predict_plain
 from attri.train.training.trainer import Trainer
-from benchmarks.accuracy import cells, diagnostics, protocols, statistics
+from benchmarks.accuracy import cells, diagnostics, plots, protocols, statistics
 from benchmarks.accuracy.__main__ import TRAINED_ON, load, numbers
 from benchmarks.accuracy.cells import Part
 from benchmarks.accuracy.datasets import readers
@@ -36,26 +36,10 @@ from benchmarks.accuracy.methods import Task
 from benchmarks.accuracy.methods.prompted import trained
 from benchmarks.accuracy.run import Bench
 from benchmarks.accuracy.tables import markdown
+from benchmarks.accuracy.variants import DEFAULT, VARIANTS, vocabulary, whitening
 
 PARTS = ("seen", "pseudo")
 WEIGHTS = tuple(round(0.1 * n, 1) for n in range(11))  # of the frozen logits
-CROSS_ENTROPY = {f"weight_{term}": 0.0 for term in ("instance", "text", "logits")}
-Change = tuple[dict[str, Any], dict[str, Any]]  # of PromptConfig, of TrainConfig
-VARIANTS: dict[str, Change] = {
-    "AttriPrompt": ({}, {}),
-    "no pool: static": ({"pool_size": 0, "static_tokens": 4}, {}),
-    "residual: 2 static, 2 retrieved tokens": ({"static_tokens": 2, "prompt_length": 1}, {}),
-    "4 entries, not 16": ({"pool_size": 4}, {}),
-    "cross-entropy alone": ({}, CROSS_ENTROPY),
-    "no pool, cross-entropy alone": ({"pool_size": 0, "static_tokens": 4}, CROSS_ENTROPY),
-    "text at 5, not 25": ({}, {"weight_text": 5.0}),
-    "no logits term": ({}, {"weight_logits": 0.0}),
-    "text at 5, no logits term": ({}, {"weight_text": 5.0, "weight_logits": 0.0}),
-    "text at 100, not 25": ({}, {"weight_text": 100.0}),
-    "logits at 4, not 1": ({}, {"weight_logits": 4.0}),
-    "no instance stream": ({}, {"weight_instance": 0.0}),
-    "averaged over epochs": ({}, {"average": True}),
-}
 
 
 def kept_epochs(epochs: int) -> list[int]:
@@ -65,25 +49,21 @@ def kept_epochs(epochs: int) -> list[int]:
 
 def fill(bench: Bench, dataset: str, name: str, seed: int) -> Path:
     """Train one variant with one seed, unless it is there."""
-    train, parts = protocols.split("pseudo-novel", bench.sources[dataset](), protocols.SHOTS, seed, bench.sources)
-    prompt, changed = replace(PromptConfig(), **VARIANTS[name][0]), VARIANTS[name][1]
+    source, variant = bench.sources[dataset](), VARIANTS[name]
+    train, parts = protocols.split("pseudo-novel", source, protocols.SHOTS, seed, bench.sources)
     how = {"epochs": bench.epochs, "views": bench.views, "precision": bench.precision}
-    about = how | {"prompt": asdict(prompt), "changed": changed, "seed": seed, "train": train.fingerprint()}
+    about = how | {"variant": asdict(variant), "seed": seed, "train": train.fingerprint()}
     about |= {"parts": {part: dataset.fingerprint() for part, dataset in parts.items()}}
     file = bench.folder / "why" / dataset / f"{name.replace(' ', '_')}-seed{seed}.npz"
     if cells.done(file, about):
         return file
-    task = Task(
-        bench.model,
-        train.classes,
-        train.template,
-        bench.store.get(train.train, bench.views),
-        None,
-        bench.epochs,
-        bench.precision,
-        seed,
-    )
-    scored = {part: (task.labels(data.classes), bench.store.get(data.test)) for part, data in parts.items()}
+    images = bench.store.get(train.train, bench.views)
+    given = whitening(images) if variant.whitened else lambda data: data
+    classes = train.classes
+    if variant.words:
+        classes = classes + vocabulary(bench.model, source.dataset.classes, len(classes), seed)
+    task = Task(bench.model, classes, train.template, given(images), None, bench.epochs, bench.precision, seed)
+    scored = {part: (task.labels(data.classes), given(bench.store.get(data.test))) for part, data in parts.items()}
     found: dict[str, Part] = {}
 
     def keep(epoch: int, logits: Callable[[AttriPrompt, Tokens, Features], Tensor], model: AttriPrompt) -> None:
@@ -95,7 +75,7 @@ def fill(bench: Bench, dataset: str, name: str, seed: int) -> Path:
             keep(trainer.epoch, predict, trainer.model)
 
     keep(0, predict_plain, bench.model)
-    keep(bench.epochs, predict, trained(task, prompt, on_epoch, **changed))
+    keep(bench.epochs, predict, trained(task, replace(PromptConfig(), **variant.prompt), on_epoch, **variant.train))
     cells.save(file, cells.Cell(about, found, 0.0))
     last = [100 * found[f"{part}@{bench.epochs}"].correct.mean() for part in PARTS]
     bench.say(f"{file.relative_to(bench.folder)}: seen {last[0]:.1f}, pseudo {last[1]:.1f}")
@@ -114,7 +94,10 @@ def correct(found: list[cells.Cell], part: str, epoch: int, weight: float) -> ND
 
 def table(found: dict[str, list[cells.Cell]], epochs: int) -> str:
     """Each variant at the end, stopped at its best epoch, and mixed at its best weight, by HM of both parts."""
-    body = []
+    some = next(iter(found.values()))
+    frozen = [correct(some, part, 0, 0.0) for part in PARTS]
+    body = [["zero-shot", "", shares(frozen), "", "", "", ""]]
+    beside = differences(found, epochs)
     for name, some in found.items():
 
         def parts(epoch: int, weight: float, some: list[cells.Cell] = some) -> list[NDArray[np.bool_]]:
@@ -125,37 +108,45 @@ def table(found: dict[str, list[cells.Cell]], epochs: int) -> str:
 
         stop = max(kept_epochs(epochs), key=lambda epoch: hm(epoch, 0.0))
         mix = max(WEIGHTS, key=lambda weight: hm(epochs, weight))
-        row = [name, str(len(some))]
-        for epoch, weight, label in ((epochs, 0.0, ""), (stop, 0.0, f" (epoch {stop})"), (epochs, mix, f" (w {mix})")):
-            seen, pseudo = (f"{100 * part.mean():.1f}" for part in parts(epoch, weight))
-            row.append(f"{seen} / {pseudo} / {hm(epoch, weight):.1f}{label}")
-        frozen = [correct(some, part, 0, 0.0) for part in PARTS]
+        ways = {"": (epochs, 0.0), f" (epoch {stop})": (stop, 0.0), f" (w {mix})": (epochs, mix)}
+        row = [name, str(len(some)), *(shares(parts(*way)) + label for label, way in ways.items())]
         row.append(str(statistics.paired(parts(epochs, mix), frozen, statistics.harmonic_mean)))
-        body.append(row)
-    if not body:
-        return ""
-    some = next(iter(found.values()))
-    frozen = [correct(some, part, 0, 0.0) for part in PARTS]
-    seen, pseudo = (f"{100 * part.mean():.1f}" for part in frozen)
-    body.insert(
-        0,
-        ["zero-shot", "", f"{seen} / {pseudo} / {statistics.value(frozen, statistics.harmonic_mean):.1f}", "", "", ""],
-    )
+        body.append([*row, str(beside[name]) if name in beside else ""])
     header = ["variant", "seeds", "last epoch: seen / pseudo / HM", "stopped", "mixed", "HM mixed − zero-shot"]
-    return markdown(header, body)
+    return markdown([*header, f"HM − {DEFAULT}"], body)
 
 
-def retrieval(bench: Bench, dataset: str) -> str:
+def shares(parts: list[NDArray[np.bool_]]) -> str:
+    """Accuracy of both parts and their HM, printed."""
+    seen, pseudo = (f"{100 * part.mean():.1f}" for part in parts)
+    return f"{seen} / {pseudo} / {statistics.value(parts, statistics.harmonic_mean):.1f}"
+
+
+def differences(found: dict[str, list[cells.Cell]], epochs: int) -> dict[str, statistics.Interval]:
+    """HM of every variant but the default, less that of the default, after the last epoch."""
+    last = {name: [correct(some, part, epochs, 0.0) for part in PARTS] for name, some in found.items()}
+    default = last.pop(DEFAULT, None)
+    if default is None:
+        return {}
+    return {name: statistics.paired(parts, default, statistics.harmonic_mean) for name, parts in last.items()}
+
+
+def retrieval(bench: Bench, dataset: str) -> list[diagnostics.Retrieved]:
     """What the centres of the test images choose, block by block."""
     source = bench.sources[dataset]()
     base, _ = protocols.split("base-to-novel", source, protocols.SHOTS, 1, bench.sources)
     data = bench.store.get(source.dataset.test)
     entries = diagnostics.chosen(bench.model, bench.store.get(base.train, bench.views), data)
+    return diagnostics.describe(entries, data.targets.numpy(), source.base)
+
+
+def retrieval_table(blocks: list[diagnostics.Retrieved]) -> str:
+    """A row for each text block."""
     body = []
-    for block, one in enumerate(diagnostics.describe(entries, data.targets.numpy(), source.base), start=1):
-        shares = f"{100 * one.same:.0f}%", f"{100 * one.any_two:.0f}%"
+    for block, one in enumerate(blocks, start=1):
+        agree = f"{100 * one.same:.0f}%", f"{100 * one.any_two:.0f}%"
         told = f"{one.information:.2f} of {one.classes:.2f}", f"{one.distance:.2f}"
-        body.append([str(block), str(one.entries), f"{one.entropy:.2f}", *shares, *told])
+        body.append([str(block), str(one.entries), f"{one.entropy:.2f}", *agree, *told])
     header = ["text block", "entries in use", "entropy, bits", "same class agrees", "any two agree"]
     return markdown([*header, "information on the class, bits", "distance base to novel"], body)
 
@@ -183,14 +174,18 @@ def main() -> None:
     bench = Bench(given.folder, load(given.weights), sources, given.epochs, given.views, given.precision, say)
     lines = [f"# {__doc__.splitlines()[0]}", f"Backbone: {given.called}, {bench.backbone.sha256[:12]}."]
     for dataset in given.dataset:
-        lines += [f"## {dataset}: what retrieval tells", retrieval(bench, dataset)]
+        blocks = retrieval(bench, dataset)
+        lines += [f"## {dataset}: what retrieval tells", retrieval_table(blocks)]
         say(lines[-1])
         if given.retrieval_only:
             continue
         files = {name: [fill(bench, dataset, name, seed) for seed in given.seeds] for name in given.variant}
         found = {name: [cells.load(file) for file in some] for name, some in files.items()}
+        plot = (given.page or bench.folder / "why").parent / f"why-{dataset}.png"
+        plots.draw_why(blocks, differences(found, given.epochs), plot)
         lines += [f"## {dataset}: variants on pseudo-novel classes", table(found, given.epochs)]
         say(lines[-1])
+        lines.append(f"![{dataset}: information of retrieval by block, and HM of the variants]({plot.name})")
     if given.page:
         given.page.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
 

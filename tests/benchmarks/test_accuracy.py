@@ -131,7 +131,14 @@ def test_base_classes_have_the_same_training_images_in_every_protocol():
     base, parts = split("base-to-novel", many(), 4, 7, {})
     whole, _ = split("few-shot", many(), 4, 7, {})
     assert {i.path for i in base.train} == {i.path for i in whole.train if i.target < 5}
-    assert [len(part.test) for part in parts.values()] == [25, 20]
+    assert [len(part.test) for part in parts.values()] == [25, 20, 20]
+
+
+def test_unknown_images_are_the_novel_ones_among_the_base_classes():
+    base, parts = module("protocols").split("base-to-novel", many(), 4, 7, {})
+    assert parts["unknown"].classes == base.classes
+    assert [image.path for image in parts["unknown"].test] == [image.path for image in parts["novel"].test]
+    assert {image.target for image in parts["unknown"].test} == {-1}
 
 
 @pytest.fixture(scope="module")
