@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from open_clip.tokenizer import SimpleTokenizer
-from torch import Tensor
 
 from attri.train.model.attriprompt import AttriPrompt
 from attri.train.training.features import Features
@@ -82,7 +81,7 @@ def whitening(train: Features) -> Callable[[Features], Features]:
 def vocabulary(model: AttriPrompt, names: Iterable[str], count: int, seed: int) -> list[str]:
     """Draw whole words that the backbone has an embedding of, none of which is part of a name."""
     taken = {word for name in names for word in name.lower().split()}
-    table: Tensor = model.backbone.clip.token_embedding.weight
+    table = model.backbone.token_embedding  # [V, W]
     known = [
         token.removesuffix(END)
         for token, number in SimpleTokenizer().encoder.items()
