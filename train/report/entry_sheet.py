@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from attri.runtime.errors import ImageError
-from attri.runtime.images import load_image
 from attri.train.model.blocks import l2_normalize
-from attri.train.report.plots import new_figure, save, short
+from attri.train.report.plots import short
+from attri.train.report.sheet import Sheet
 
 IMAGES, WORDS = 9, 3  # of an entry
 DRAWN = 16  # entries on a sheet, the busiest
-SIDE = 0.75  # inches of an image
+SIDE, GAP, ABOVE, LEFT = 0.75, 0.05, 0.12, 1.3  # inches: of an image, beside it, above it, and of what names a row
+SHORTEST = 20  # letters of a class over an image
 # Beside the classes, words of what patches have in common: our choice, most of them known to every CLIP.
 _WORDS = """
 red orange yellow green blue purple pink brown black white gray golden silver colourful dark bright transparent
@@ -88,20 +87,13 @@ def draw_entries(usage: list[list[float]], images: list[list[list[Row]]], path: 
         ((share, pool, entry) for pool, shares in enumerate(usage) for entry, share in enumerate(shares) if share),
         reverse=True,
     )[:DRAWN]
-    figure = new_figure(1.6 + IMAGES * (SIDE + 0.05), len(busiest) * (SIDE + 0.1))
-    axes = figure.subplots(len(busiest), IMAGES + 1, squeeze=False)
-    for row, (share, pool, entry) in zip(axes, busiest, strict=True):
-        for each in row:
-            each.axis("off")
+    sheet = Sheet(LEFT + IMAGES * (SIDE + GAP), len(busiest) * (SIDE + ABOVE))
+    for row, (share, pool, entry) in enumerate(busiest):
+        top = row * (SIDE + ABOVE) + ABOVE
         block = f"block {pool + 1}, " if len(usage) > 1 else ""
-        row[0].text(0, 0.5, f"{block}entry {entry}\n{share:.1%}", fontsize=8, va="center")
-        for each, one in zip(row[1:], images[pool][entry], strict=False):
-            file = Path(one["image"])
-            try:
-                thumbnail = load_image(file).convert("RGB")
-            except ImageError:
-                continue
-            thumbnail.thumbnail((112, 112), Image.Resampling.BICUBIC)
-            each.imshow(thumbnail)
-            each.set_title(short(file.parent.name), fontsize=5, pad=1)
-    save(figure, path)
+        sheet.text(GAP, top + 0.6 * SIDE, f"{block}entry {entry}\n{share:.1%}", 8)
+        for column, one in enumerate(images[pool][entry]):
+            file, left = Path(one["image"]), LEFT + column * (SIDE + GAP)
+            if sheet.image(file, left, top, SIDE):
+                sheet.text(left, top, short(file.parent.name, SHORTEST), 5)
+    sheet.save(path)

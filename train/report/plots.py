@@ -27,6 +27,7 @@ DEAD = "#D55E00"
 NAMED = 60  # classes whose names still fit along an axis
 COUNTED = 30  # classes whose counts still fit into the squares
 SQUARES = 250  # the most squares along an axis; more would be thinner than two pixels
+DPI = 150  # pixels per inch
 LONGEST = 26  # letters of a class name in a plot; the report has it whole
 
 
@@ -178,7 +179,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG, 150 pixels per inch.
+    """Write a PNG of `DPI` pixels per inch.
 
     Raises:
         FailedError: it cannot be written.
@@ -186,5 +187,5 @@ def save(figure: Figure, path: Path) -> None:
     data = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a letter that no font here has becomes a box
-        figure.savefig(data, dpi=150, format="png", metadata={"Software": None})
+        figure.savefig(data, dpi=DPI, format="png", metadata={"Software": None})
     write_file(path, data.getvalue())

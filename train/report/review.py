@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from attri.runtime.errors import ImageError
-from attri.runtime.images import load_image
-from attri.train.report.plots import new_figure, save, short
+from attri.train.report.plots import short
+from attri.train.report.sheet import Sheet
 
 MOST = 12  # images of a kind: what a person looks at in a minute
 DUPLICATE = 0.98  # cosine of image features; above it are copies and frames of one film (our choice)
 AT_ONCE = 1024  # rows of the product that compares all images with all
-COLUMNS, SIDE = 6, 1.45  # of a sheet; inches of an image
+COLUMNS = 6  # of a sheet
+SIDE, GAP, CAPTION = 1.45, 0.15, 0.5  # inches: of an image, beside it, and of three lines above it
 
 Row = dict[str, Any]
 
@@ -107,18 +106,10 @@ def near_duplicates(features: Tensor, paths: list[str], parts: list[str]) -> lis
 def draw_sheet(images: list[tuple[Path, str]], path: Path) -> None:
     """Draw images with a caption of a few lines each; one that cannot be read any more keeps its caption alone."""
     rows = -(-len(images) // COLUMNS)
-    figure = new_figure(COLUMNS * (SIDE + 0.15), rows * (SIDE + 0.75))
-    axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
-    for place, each in enumerate(axes):
-        each.axis("off")
-        if place < len(images):
-            file, caption = images[place]
-            lines = "\n".join(short(line) for line in caption.split("\n"))
-            each.set_title(lines, fontsize=7, loc="left")
-            try:
-                thumbnail = load_image(file).convert("RGB")
-            except ImageError:
-                continue
-            thumbnail.thumbnail((224, 224), Image.Resampling.BICUBIC)
-            each.imshow(thumbnail)
-    save(figure, path)
+    sheet = Sheet(COLUMNS * (SIDE + GAP), rows * (SIDE + CAPTION))
+    for place, (file, caption) in enumerate(images):
+        row, column = divmod(place, COLUMNS)
+        left, top = column * (SIDE + GAP) + GAP / 2, row * (SIDE + CAPTION) + CAPTION
+        sheet.text(left, top - 0.03, "\n".join(short(line) for line in caption.split("\n")), 7)
+        sheet.image(file, left, top, SIDE)
+    sheet.save(path)
