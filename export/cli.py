@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from attri.export.parity.report import ParityReport
     from attri.export.quantize import Calibration
     from attri.export.score_calibration import ScoreCalibrationRequest
+    from attri.export.training_images import LabelledFiles
     from attri.runtime.bundle import Bundle
     from attri.train.model import AttriPrompt
     from attri.train.training.checkpoint import Run
@@ -53,13 +54,17 @@ def main(run: Path, options: CommandOptions, trt: bool, **engines: Any) -> None:
         _require_run(run, trt)
     if options.prompt_only:
         click.echo(_export_prompt(run, options).table())
+        from attri.export.summary import prompt_lines
+
         size = options.target.stat().st_size / 2**20
+        for line in prompt_lines(options.target):
+            click.echo(line)
         click.echo(f"prompt  {options.target}  {size:.2f} MB  for {options.base}")
         return
     report = _export(run, options, calibration)
+    click.echo(report.table())
     from attri.export.summary import summary_lines
 
-    click.echo(report.table())
     for line in summary_lines(options.target):
         click.echo(line)
     if trt:
@@ -96,6 +101,7 @@ def _export(run: Path, options: CommandOptions, calibration: Calibration | None)
             zero_shot=options.zero_shot,
             attracts=what.attracts,
             explain=options.explain,
+            training=what.training,
         )
         request.check(options.target, what.labels, what.images)  # all that can be refused at once
         progress.begin(f"loading {what.name}")
@@ -119,6 +125,7 @@ def _export_prompt(run: Path, options: CommandOptions) -> ParityReport:
             source={"run": what.name, **asdict(what.card)},
             zero_shot=options.zero_shot,
             attracts=what.attracts,
+            training=what.training,
         )
         progress.begin(f"loading {what.name}")
         return export_prompt(what.load(), base, options.target, what.labels, what.images, request, progress)
@@ -137,6 +144,7 @@ class _Subject:
         card: what is known of the training.
         load: loads the model, which takes long.
         attracts: the classes that the pool's entries attract; None where that is not known.
+        training: the images whose features are kept; None where none are.
     """
 
     name: str
@@ -147,10 +155,12 @@ class _Subject:
     card: Card
     load: Callable[[], AttriPrompt]
     attracts: list[list[list[str]]] | None = None
+    training: LabelledFiles | None = None
 
 
 def _read_run(run: Path, options: CommandOptions) -> _Subject:
     from attri.export.bundle.model_card import Card, entry_names, results_of
+    from attri.export.training_images import training_files
     from attri.runtime.labels import read_labels
     from attri.train.training.checkpoint import load_run
 
@@ -166,6 +176,7 @@ def _read_run(run: Path, options: CommandOptions) -> _Subject:
         card=Card.of(run, trained),
         load=lambda: load_trained_model(trained, run),
         attracts=entry_names(results_of(run, trained)),
+        training=training_files(run, trained) if options.keep_features else None,
     )
 
 

@@ -65,6 +65,7 @@ class CommandOptions:
     false_rejects: float | None
     opset: int
     explain: bool
+    keep_features: bool
 
     @property
     def precision(self) -> Precision:
@@ -109,6 +110,8 @@ class CommandOptions:
             raise UsageError("--zero-shot exports plain CLIP, which no run has trained: leave out RUN")
         if self.labels is None or self.parity_data is None:
             raise UsageError("--zero-shot has no run to take labels and images from: give --labels and --parity-data")
+        if self.keep_features:
+            raise UsageError("--zero-shot has no run, and no training images: leave out --keep-features")
         if self.calibrate or self.validation_data or self.negatives or self.false_rejects is not None:
             raise UsageError("--zero-shot has no run whose validation images could be taken: leave its scores")
 
@@ -235,6 +238,12 @@ _OPTIONS = [
     ),
     option(BUNDLE, "--opset", type=int, default=18, show_default=True, help="ONNX opset, 17 or 18."),
     option(BUNDLE, "--explain", is_flag=True, help="Add a graph that says which parts of an image speak for a label."),
+    option(
+        BUNDLE,
+        "--keep-features",
+        is_flag=True,
+        help="Keep features of the run's training images in the prompt, to name those nearest to a frame.",
+    ),
 ]
 
 

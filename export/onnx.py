@@ -31,6 +31,7 @@ from attri.export.progress import Progress
 from attri.export.prompt import make_prompt
 from attri.export.quantize import Calibration, quantize_bundle
 from attri.export.score_calibration import ScoreCalibrationRequest, calibrate_scores, independent_scores
+from attri.export.training_images import LabelledFiles, encode_training_images
 from attri.runtime._util.wording import plural
 from attri.runtime.bundle import EMBEDDING, EXPLAIN, LABEL, TEXT, VISION, Bundle, Precision
 from attri.runtime.errors import UsageError
@@ -55,6 +56,7 @@ class ExportOptions:
         zero_shot: the model is plain CLIP (`attri.export.pooled.zero_shot_model`): no image gets a prompt.
         attracts: the classes that the pool's entries attract, as of `attri.export.bundle.model_card.entry_names`.
         explain: add the graph that explains cosines by patches.
+        training: the images whose features the prompt keeps; None keeps none.
     """
 
     precision: Precision = "fp32"
@@ -67,6 +69,7 @@ class ExportOptions:
     zero_shot: bool = False
     attracts: list[list[list[str]]] | None = None
     explain: bool = False
+    training: LabelledFiles | None = None
 
     def check(self, path: Path, labels: list[str], images: Sequence[Path]) -> None:
         """Refuse everything that cannot be exported, before anything takes long.
@@ -240,8 +243,12 @@ class _Export:
             independent=independent_scores(confidence),
             parity=parity,
         )
+        kept = None
+        if (training := self.options.training) is not None:
+            self.progress.begin(f"computing features of {plural(len(training.files), 'training image')}")
+            kept = encode_training_images(self.bundle, training)
         self.progress.begin("writing the report")
-        bundle = Bundle(self.bundle.path, manifest, Prompt.of(facts, self.bundle.prompt.tensors))
+        bundle = Bundle(self.bundle.path, manifest, Prompt.of(facts, self.bundle.prompt.tensors, kept))
         write_report(bundle, report, self.images, self.model.backbone.preprocess(), self.options.card, confidence)
         writer.save(bundle)
 

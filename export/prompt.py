@@ -28,6 +28,7 @@ from attri.export.progress import Progress
 from attri.export.quantize import compare_int8
 from attri.export.ranges import check_ranges
 from attri.export.score_calibration import ScoreCalibrationRequest, calibrate_scores, independent_scores
+from attri.export.training_images import LabelledFiles, encode_training_images
 from attri.runtime._util.wording import plural
 from attri.runtime.bundle import Bundle
 from attri.runtime.errors import FailedError, UsageError
@@ -48,6 +49,7 @@ class PromptOptions:
         source: what the file says about the run.
         zero_shot: the model is plain CLIP (`attri.export.pooled.zero_shot_model`): no image gets a prompt.
         attracts: the classes that the pool's entries attract, as of `attri.export.bundle.model_card.entry_names`.
+        training: the images whose features the prompt keeps; None keeps none.
     """
 
     template: str = "a photo of a {}."
@@ -56,6 +58,7 @@ class PromptOptions:
     source: dict[str, Any] = field(default_factory=dict)
     zero_shot: bool = False
     attracts: list[list[list[str]]] | None = None
+    training: LabelledFiles | None = None
 
 
 def export_prompt(
@@ -118,9 +121,13 @@ def export_prompt(
         parity=report.to_dict(),
         source={**options.source, **(prompt.facts.source or {})},
     )
+    kept = None
+    if (training := options.training) is not None:
+        progress.begin(f"computing features of {plural(len(training.files), 'training image')}")
+        kept = encode_training_images(with_prompt, training)
     progress.begin("writing the prompt")
     try:
-        Prompt.of(facts, prompt.tensors).save(path)
+        Prompt.of(facts, prompt.tensors, kept).save(path)
     except OSError as error:
         raise FailedError(f"cannot write {path}: {error.strerror or error}") from error
     return report

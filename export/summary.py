@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from attri.export.training_images import size_text
 from attri.runtime._util.wording import plural
-from attri.runtime.bundle import read_manifest
+from attri.runtime.bundle import PROMPT, read_manifest
+from attri.runtime.prompt import Prompt
 
-__all__ = ["rejection_text", "summary_lines", "temperature_text"]
+__all__ = ["prompt_lines", "rejection_text", "summary_lines", "temperature_text"]
 
 
 def summary_lines(bundle: Path) -> Iterator[str]:
@@ -20,10 +22,17 @@ def summary_lines(bundle: Path) -> Iterator[str]:
     yield f"bundle  {bundle}  {manifest.precision}  {size:.1f} MB"
     for name, graph in manifest.arithmetic.get("graphs", {}).items():
         yield f"{manifest.precision}    {name}  {_arithmetic_text(graph)}"
+    yield from prompt_lines(bundle / PROMPT)
     confidence = json.loads((bundle / "parity.json").read_text(encoding="utf-8"))["confidence"]
     yield f"scores  {temperature_text(confidence)}; {rejection_text(confidence)}"
     if confidence["independent"] is not None:
         yield f"scores  {independent_text(confidence['independent'])}"
+
+
+def prompt_lines(file: Path) -> Iterator[str]:
+    """Describe what a prompt file on disk keeps of its training images."""
+    if (kept := Prompt.read(file).training_images) is not None:
+        yield f"kept    {size_text(kept)}"
 
 
 def _arithmetic_text(graph: dict[str, Any]) -> str:

@@ -379,11 +379,12 @@ def save_manifest(manifest: Manifest, folder: Path) -> None:
 
 def _read_prompt(folder: Path, path: Path) -> Prompt:
     """path: what messages call the folder."""
+    place = (path / PROMPT).absolute()
     try:
-        data = (folder / PROMPT).read_bytes()
+        with (folder / PROMPT).open("rb") as file:
+            return Prompt.load(file, f"{path / PROMPT}", lambda: place.open("rb"))
     except OSError as error:
         raise BundleError(f"{path} has no {PROMPT} that can be read: copy or export it again") from error
-    return Prompt.parse(data, f"{path / PROMPT}")
 
 
 def _is_engine(name: str) -> bool:

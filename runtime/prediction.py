@@ -10,6 +10,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from attri.runtime.errors import BundleError, UsageError
+from attri.runtime.prompt_file.training_images import NOT_KEPT, NearImage, TrainingImages
+
+NEAREST = 3  # training images that are shown
+
 
 @dataclass(frozen=True)
 class RetrievedEntry:
@@ -53,6 +58,7 @@ class Prediction:
         attracts: `PromptFacts.attracts` of that prompt; None where `key_cosines` is.
         patches: Contributions of the image's patches to its cosine with the best label, float32 [h, w]; None where
             nobody asked for them.
+        training_images: Those that the prompt's file keeps features of; None where it keeps none.
     """
 
     label: str | None
@@ -69,6 +75,7 @@ class Prediction:
     key_cosines: NDArray[np.float32] | None = field(default=None, repr=False)
     attracts: Sequence[Sequence[Sequence[str]]] | None = field(default=None, repr=False)
     patches: NDArray[np.float32] | None = field(default=None, repr=False)
+    training_images: TrainingImages | None = field(default=None, repr=False)
 
     @property
     def entries(self) -> list[list[RetrievedEntry]] | None:
@@ -89,6 +96,31 @@ class Prediction:
         """Classes of the training that a pool entry of a text block attracts; empty where the prompt does not say."""
         return () if self.attracts is None else tuple(self.attracts[block][entry])
 
+    def nearest_images(self, count: int = NEAREST) -> list[NearImage]:
+        """The training images whose features are nearest to the image's, nearest first.
+
+        The first call for a prompt reads them from its file.
+
+        Raises:
+            UsageError: The prompt keeps none, or nobody computed the image's feature.
+            BundleError: The file was replaced since the prompt was read from it.
+        """
+        if self.training_images is None:
+            raise UsageError(NOT_KEPT)
+        if self.image_feature is None:
+            raise UsageError("this prediction has no image feature to compare training images with")
+        return self.training_images.nearest(self.image_feature, count)
+
+    def nearest_json(self) -> dict[str, Any]:
+        """`nearest_images` as a field of JSON: none where the prompt keeps none, null where its file was replaced."""
+        if self.training_images is None:
+            return {}
+        try:
+            near = [asdict(each) | {"cosine": round(each.cosine, 4)} for each in self.nearest_images()]
+        except BundleError:
+            return {"nearest_images": None}
+        return {"nearest_images": near}
+
     @property
     def held(self) -> tuple[tuple[str, float], ...] | None:
         """Of independent labels those that hold, with their probabilities, best first; None where labels compete."""
@@ -107,7 +139,7 @@ class Prediction:
 
         Args:
             topk: How many of the best labels.
-            why: Add what is known of the retrieved entries (`entries`).
+            why: Add what is known of the retrieved entries (`entries`), and the nearest training images.
         """
         return {
             "label": self.label,
@@ -115,7 +147,7 @@ class Prediction:
             **({} if self.held is None else {"labels": labels_json(self.held)}),
             "top": labels_json(self.top(topk)),
             "retrieved": self.retrieved.tolist(),
-            **({"why": self._why()} if why else {}),
+            **({"why": self._why(), **self.nearest_json()} if why else {}),
             "cache": self.cache,
             "latency_ms": self.latency_ms,
         }

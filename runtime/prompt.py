@@ -8,89 +8,44 @@ The file is in the safetensors format:
 keys          float32 [L, D, N], unit columns: the keys of N pool entries for each of L prompted text blocks
 prompt_table  float32 [L, N, p, 2 W]: keys and values that the p tokens of each entry bring into attention
 static_table  float32 [L, q, 2 W]: the same of static tokens, where the model has any
-metadata      "attri": the fields of `PromptFacts` as JSON, and a sha256 of them and of the tensors
+metadata      "attri": the fields of `PromptFacts` as JSON, and a sha256 of them and of these tensors
+
+Where it was asked for, features of the training images stand behind these tensors (`prompt_file.training_images`).
+Their sha256 is among the facts, so that they need not be read with the rest.
 """
 
 from __future__ import annotations
 
-import hashlib
+import io
 import json
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeGuard, get_args
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attri.runtime._util.atomic import write_file
 from attri.runtime.errors import BundleError
-from attri.runtime.tensor_file import pack, unpack
+from attri.runtime.prompt_file.facts import (
+    HOLDS,
+    IndependentScores,
+    PromptFacts,
+    Selection,
+    from_json_values,
+    to_json_values,
+    unusable,
+)
+from attri.runtime.prompt_file.tensor_file import digest_of, pack, read
+from attri.runtime.prompt_file.training_images import TrainingImages, is_kept
+
+__all__ = ["HOLDS", "PROMPT_SCHEMA", "IndependentScores", "Prompt", "PromptFacts", "Selection", "short"]
 
 PROMPT_SCHEMA = 1
-Selection = Literal["nearest", "all", "none"]
-SELECTIONS: tuple[Selection, ...] = get_args(Selection)
-HOLDS = 0.5  # the score from which on an independent label holds, where no threshold was chosen
 MAX_BYTES = 1 << 30  # of a file; one of ViT-L-14 with 1,000 entries has 0.2 GB
 _ENTRY, _DIGEST = "attri", "sha256"
-
-
-@dataclass(frozen=True)
-class IndependentScores:
-    """How each label is scored by itself, so that several may hold: sigmoid(scale * cosine + bias).
-
-    Attributes:
-        scale: of the cosine.
-        bias: added after it.
-        threshold: the score from which on a label holds.
-        thresholds: the same of labels that have one of their own, by label.
-    """
-
-    scale: float
-    bias: float
-    threshold: float = HOLDS
-    thresholds: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class PromptFacts:
-    """What a prompt file says in words and numbers.
-
-    Attributes:
-        schema: version of the file's layout.
-        attri: version that wrote it.
-        created: UTC, ISO 8601.
-        base: what the graphs must be, by `Manifest.base`.
-        template: sentence around each label, with {} in its place.
-        labels: default labels, the classes of the training.
-        selection: which pool entries an image gets: "nearest" to its centres (AttriPrompt), "all" (static prompts, the
-            same for every image), or "none" (plain CLIP).
-        temperature: logits are divided by it; 1 is uncalibrated.
-        threshold: scores below it are "none of these"; None never rejects.
-        independent: how labels are scored by themselves; None where that was not fitted: then files lack it.
-        parity: figures and gates of its comparison with the PyTorch model.
-        source: the run that it was learned in, for people: any names and values.
-        attracts: for each of L blocks and N pool entries the classes of the training whose images retrieve it more than
-            others do, the strongest first; None where that is not known: then files lack it.
-    """
-
-    schema: int
-    attri: str
-    created: str
-    base: dict[str, Any]
-    template: str
-    labels: list[str]
-    selection: Selection = "nearest"
-    temperature: float = 1.0
-    threshold: float | None = None
-    independent: IndependentScores | None = None
-    parity: dict[str, Any] | None = None
-    source: dict[str, Any] | None = None
-    attracts: list[list[list[str]]] | None = None
-
-
-_OPTIONAL = ("independent", "attracts")  # fields that files lack where they are None
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,20 +56,28 @@ class Prompt:
         facts: labels, template, temperature and the like.
         tensors: read-only arrays by the graphs' names of their inputs; see the module.
         digest: sha256 of facts and tensors, in hexadecimal; it names this prompt.
+        training_images: features of the images that it was trained on; None where its file keeps none.
     """
 
     facts: PromptFacts
     tensors: Mapping[str, NDArray[np.float32]]
     digest: str
+    training_images: TrainingImages | None = None
 
     @classmethod
-    def of(cls, facts: PromptFacts, tensors: Mapping[str, NDArray[np.float32]]) -> Prompt:
-        """Make a prompt of facts and tensors, which are copied."""
+    def of(
+        cls,
+        facts: PromptFacts,
+        tensors: Mapping[str, NDArray[np.float32]],
+        training_images: TrainingImages | None = None,
+    ) -> Prompt:
+        """Make a prompt of facts, tensors, which are copied, and training images, which the facts then describe."""
+        facts = replace(facts, training_images=None if training_images is None else training_images.facts)
         kept = {}
         for name, tensor in tensors.items():
             kept[name] = np.array(tensor, np.float32, order="C")
             kept[name].flags.writeable = False
-        return cls(facts, kept, _digest(_fields_of(facts), kept))
+        return cls(facts, kept, _digest(to_json_values(facts), kept), training_images)
 
     @classmethod
     def read(cls, path: Path | str) -> Prompt:
@@ -126,12 +89,10 @@ class Prompt:
         path = Path(path)
         try:
             with path.open("rb") as file:
-                data = file.read(MAX_BYTES + 1)
+                place = path.absolute()
+                return cls.load(file, str(path), lambda: place.open("rb"))
         except OSError as error:
             raise BundleError(f"the prompt {path} cannot be read: {error.strerror or error}") from error
-        if len(data) > MAX_BYTES:
-            raise BundleError(f"{path} has more than {MAX_BYTES >> 30} GB: that is no prompt file")
-        return cls.parse(data, str(path))
 
     @classmethod
     def parse(cls, data: bytes, name: str = "the prompt") -> Prompt:
@@ -144,9 +105,26 @@ class Prompt:
         Raises:
             BundleError: it is damaged, or of another schema.
         """
+        return cls.load(io.BytesIO(data), name, lambda: io.BytesIO(data))
+
+    @classmethod
+    def load(cls, file: BinaryIO, name: str, reopen: Callable[[], BinaryIO]) -> Prompt:
+        """Read and verify an open prompt file, without its training images.
+
+        Args:
+            file: the file.
+            name: what messages call it.
+            reopen: opens it again, when somebody asks for training images.
+
+        Raises:
+            BundleError: it is damaged, or of another schema.
+            OSError: it cannot be read.
+        """
         again = "copy it, or make it with attri-export, again"
+        if file.seek(0, os.SEEK_END) > MAX_BYTES:
+            raise BundleError(f"{name} has more than {MAX_BYTES >> 30} GB: that is no prompt file")
         try:
-            tensors, metadata = unpack(data)
+            tensors, metadata = read(file, lambda tensor: not is_kept(tensor))
             raw = json.loads(metadata[_ENTRY])
             schema = raw["schema"]
         except (ValueError, LookupError, TypeError, RecursionError) as error:
@@ -156,24 +134,31 @@ class Prompt:
         digest = raw.pop(_DIGEST, None)
         if digest != _digest(raw, tensors):
             raise BundleError(f"{name} is not the prompt that was written (sha256 differs): {again}")
-        raw = dict.fromkeys(_OPTIONAL) | raw
-        if odd := {each.name for each in fields(PromptFacts)} ^ raw.keys():
-            raise BundleError(f"{name} has missing or unknown fields ({', '.join(sorted(odd))}): {again}")
-        facts = PromptFacts(**raw | {"independent": _independent(raw["independent"])})
-        if bad := [what for what, right in _checks(facts, tensors).items() if not right]:
+        try:
+            facts = from_json_values(raw)
+        except ValueError as error:
+            raise BundleError(f"{name} has missing or unknown fields ({error}): {again}") from error
+        if bad := unusable(facts, tensors):
             raise BundleError(f"{name} has unusable values ({', '.join(bad)}): {again}")
-        return cls(facts, tensors, digest)
+        kept = facts.training_images
+        return cls(facts, tensors, digest, None if kept is None else TrainingImages(kept, reopen, name))
 
     def to_bytes(self) -> bytes:
-        """The content of its file; equal prompts give equal bytes."""
-        text = json.dumps({**_fields_of(self.facts), _DIGEST: self.digest}, sort_keys=True, ensure_ascii=False)
-        return pack(self.tensors, {_ENTRY: text})
+        """The content of its file; equal prompts give equal bytes.
+
+        Raises:
+            BundleError: its training images lie in a file that has been replaced since it was read.
+        """
+        text = json.dumps({**to_json_values(self.facts), _DIGEST: self.digest}, sort_keys=True, ensure_ascii=False)
+        kept = {} if self.training_images is None else self.training_images.tensors()
+        return pack({**self.tensors, **kept}, {_ENTRY: text})
 
     def save(self, path: Path) -> None:
         """Write it to a file, atomically.
 
         Raises:
             OSError: it cannot be written; what was there stays.
+            BundleError: as of `to_bytes`.
         """
         write_file(path, self.to_bytes())
 
@@ -230,93 +215,9 @@ class Prompt:
             raise BundleError(f"{name} has {self.entries} entries, more than an image gets: export it again")
 
 
-def _fields_of(facts: PromptFacts) -> dict[str, Any]:
-    """The fields as a file has them."""
-    raw = asdict(facts)
-    return {name: value for name, value in raw.items() if value is not None or name not in _OPTIONAL}
-
-
 def _digest(facts: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:
-    """sha256 of all that a file holds. It tells damage; whoever edits on purpose can compute it again."""
-    whole = hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode())
-    for name, tensor in sorted(tensors.items()):
-        whole.update(json.dumps([name, tensor.dtype.str, tensor.shape]).encode())
-        whole.update(np.ascontiguousarray(tensor).tobytes())
-    return whole.hexdigest()
-
-
-def _checks(facts: PromptFacts, tensors: Mapping[str, NDArray[Any]]) -> dict[str, bool]:
-    """Whether each part that the runtime relies on can be used."""
-    labels = facts.labels
-    return {
-        "labels": isinstance(labels, list) and len(labels) > 0 and all(isinstance(label, str) for label in labels),
-        "template": isinstance(facts.template, str) and facts.template.count("{}") == 1,
-        "selection": facts.selection in SELECTIONS,
-        "temperature": _is_positive(facts.temperature),
-        "threshold": facts.threshold is None or facts.threshold == 0 or _is_positive(facts.threshold),
-        "independent": _can_score(facts.independent),
-        "base": isinstance(facts.base, dict),
-        "parity": facts.parity is None or isinstance(facts.parity, dict),
-        "source": facts.source is None or isinstance(facts.source, dict),
-        "attracts": facts.attracts is None or _names_entries(facts.attracts, tensors),
-        "shapes": _are_shaped(tensors),
-        "numbers": all(each.dtype == np.float32 and bool(np.isfinite(each).all()) for each in tensors.values()),
-    }
-
-
-def _independent(raw: Any) -> Any:
-    """The scores that a file has; what is none of them is left to `_checks`."""
-    try:
-        return None if raw is None else IndependentScores(**raw)
-    except TypeError:
-        return raw
-
-
-def _can_score(scores: object) -> bool:
-    if scores is None:
-        return True
-    return (
-        isinstance(scores, IndependentScores)
-        and _is_positive(scores.scale)
-        and _is_finite(scores.bias)
-        and isinstance(scores.thresholds, dict)
-        and all(_is_finite(each) and 0 <= each <= 1 for each in (scores.threshold, *scores.thresholds.values()))
-    )
-
-
-def _names_entries(attracts: object, tensors: Mapping[str, NDArray[Any]]) -> bool:
-    """Whether there is a list of names for each block and entry."""
-    depth, entries = tensors["keys"].shape[::2] if _are_shaped(tensors) else (0, 0)
-    return (
-        isinstance(attracts, list)
-        and len(attracts) == depth
-        and all(isinstance(block, list) and len(block) == entries for block in attracts)
-        and all(isinstance(names, list) for block in attracts for names in block)
-        and all(isinstance(name, str) for block in attracts for names in block for name in names)
-    )
-
-
-def _are_shaped(tensors: Mapping[str, NDArray[Any]]) -> bool:
-    """Whether the tensors are those of the module's docstring, with one pool entry or more."""
-    if not {"keys", "prompt_table"} <= tensors.keys() <= {"keys", "prompt_table", "static_table"}:
-        return False
-    keys, table, static = tensors["keys"].shape, tensors["prompt_table"].shape, tensors.get("static_table")
-    return (
-        len(keys) == 3
-        and len(table) == 4
-        and min(*keys, *table) > 0
-        and (keys[0], keys[2]) == table[:2]
-        and table[3] % 2 == 0
-        and (static is None or (static.ndim == 3 and (static.shape[0], static.shape[2]) == (keys[0], table[3])))
-    )
-
-
-def _is_positive(value: object) -> bool:
-    return _is_finite(value) and value > 0
-
-
-def _is_finite(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """sha256 that names a prompt. It tells damage; whoever edits on purpose can compute it again."""
+    return digest_of(json.dumps(facts, sort_keys=True, separators=(",", ":")), tensors)
 
 
 def short(value: object) -> str:

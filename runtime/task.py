@@ -241,6 +241,7 @@ def _prediction(
         prompt=prompt.digest,
         key_cosines=seen.scores[row] if prompt.retrieves else None,
         attracts=prompt.facts.attracts if prompt.retrieves else None,
+        training_images=prompt.training_images,
     )
 
 

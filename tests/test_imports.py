@@ -23,7 +23,7 @@ MAY_IMPORT = {
 FLOORS = {
     "runtime": [
         "errors _util",
-        "images fetch preprocess labels tokenizer tensor_file prompt bundle prediction image_batches collection",
+        "images fetch preprocess labels tokenizer prompt_file prompt bundle prediction image_batches collection",
         "engines text task explain",
         "classifier",
         "batch capture decide",
@@ -44,7 +44,7 @@ FLOORS = {
     "export": [
         "graph progress engine_options score_calibration",
         "parity",
-        "ranges",
+        "ranges training_images",
         "quantize bundle",
         "pooled",
         "prompt",

@@ -17,6 +17,7 @@ from attri.runtime._util.wording import plural
 from attri.runtime.errors import EngineError, UsageError
 from attri.runtime.text.reader import Tokens
 from attri.train.config import Device, PromptConfig, TrainConfig, trainable_parts
+from attri.train.data.csv_dataset import table_of
 from attri.train.data.read import Dataset
 from attri.train.incremental.start import Start
 from attri.train.model.attriprompt import AttriPrompt
@@ -31,7 +32,7 @@ from attri.train.training.checkpoint import Run
 from attri.train.training.features import FeatureCache, Features, require_classes
 from attri.train.training.predict import predict
 from attri.train.training.progress import Progress
-from attri.train.training.run_folder import RunFolder, claim
+from attri.train.training.run_folder import TRAINED, RunFolder, claim
 from attri.train.training.tensorboard import Scalars
 from attri.train.training.trainer import Trainer
 
@@ -223,6 +224,7 @@ def fit(
             store.progress.say(f"{run.path}: going on after epoch {trainer.epoch}{step}")
         train(trainer, run, store.progress, scalars)
         run.save_prompt(dict(trainer.model.pool.state_dict()))
+        run.write(TRAINED, table_of([dataset.train[row] for row in trainer.data.rows], dataset.classes))
         results = evaluate(trainer, dataset, store, review=latest)
         if curve:
             results["learning_curve"] = train_with_fewer(trainer, dataset, store)

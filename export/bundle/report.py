@@ -97,6 +97,7 @@ def _describe(
         "image": manifest.image,
         "text": manifest.text | {"template": bundle.prompt.facts.template},
         "labels": bundle.prompt.facts.labels,
+        "training_images": bundle.prompt.facts.training_images,
         "card": asdict(card),
         "images": [_name_of(file) for file in images.files],
         "compared": report.compared,

@@ -251,6 +251,6 @@ def save(bundle: Bundle) -> None:
     files = {file.name: file_entry(file) for file in sorted(folder.iterdir())}
     graphs = {file.name: signature_of(onnx.load(file)).to_dict() for file in sorted(folder.glob("*.onnx"))}
     manifest = dataclasses.replace(bundle.manifest, graphs=graphs, files=files)
-    prompt = Prompt.of(dataclasses.replace(bundle.prompt.facts, base=manifest.base), bundle.prompt.tensors)
-    prompt.save(folder / PROMPT)
+    facts = dataclasses.replace(bundle.prompt.facts, base=manifest.base)
+    Prompt.of(facts, bundle.prompt.tensors, bundle.prompt.training_images).save(folder / PROMPT)
     save_manifest(manifest, folder)

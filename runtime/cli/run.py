@@ -53,6 +53,7 @@ def main(
     from attri.runtime.cli.sources.pipeline import open_pipeline
     from attri.runtime.cli.sources.plans import CommandPlans
     from attri.runtime.cli.sources.tasks import check_common
+    from attri.runtime.prompt_file.training_images import NOT_KEPT
 
     model.check_topk(outputs.topk)
     model = following.bundle_of(model)
@@ -96,6 +97,8 @@ def main(
     with load(model.text_cache_mb << 20) as classifier:
         if outputs.explain:
             classifier.require_explanations()
+        if outputs.why and classifier.prompt.training_images is None:
+            _LOGGER.info("--why names no training images: %s", NOT_KEPT)
         if model.threshold is not None:
             classifier.threshold = model.threshold
         more = bool(inputs.sources or secrets.serve_token)

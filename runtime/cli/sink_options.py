@@ -57,7 +57,11 @@ class Outputs:
     as_json: Annotated[bool, SinkOption("One JSON object per frame.", flag="--json")] = False
     why: Annotated[
         bool,
-        SinkOption("Add the pool entries that an image retrieved, and the classes that they attract.", needs="as_json"),
+        SinkOption(
+            "Add the pool entries that an image retrieved, the classes that they attract, and the nearest training"
+            " images, where the prompt keeps them.",
+            needs="as_json",
+        ),
     ] = False
     compare: Annotated[
         bool, SinkOption("Only frames whose tasks decide differently; how often they agree is logged at the end.")

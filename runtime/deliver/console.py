@@ -40,7 +40,7 @@ class ConsoleSink:
     Args:
         style: "json" or "text".
         topk: Labels per result.
-        why: Whether JSON says what is known of the retrieved pool entries.
+        why: Whether JSON says what is known of the retrieved pool entries, and the nearest training images.
         stream: Where to write; None is stdout. BrokenPipeError passes through: the reader has gone, and the command
             ends as it does for any `| head`.
         rows: Whether a terminal has rows that are updated.

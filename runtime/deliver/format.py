@@ -22,7 +22,7 @@ def json_object(result: FrameResult, topk: int, why: bool = False) -> dict[str, 
     Args:
         result: Of one frame and task.
         topk: How many of the best labels.
-        why: Add what is known of the retrieved pool entries.
+        why: Add what is known of the retrieved pool entries, and the nearest training images.
     """
     found: dict[str, Any] = {"source": result.source}
     if result.task is not None:

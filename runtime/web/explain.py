@@ -77,11 +77,11 @@ class ExplainRequests:
                 return refused(error, 400, (UsageError, LabelsError))
             finally:
                 self._budget.spend(time.monotonic() - started)
-        headers = {"X-Attri-Number": str(number)}
-        response = (
-            Response(png, media_type="image/png") if png is not None else json_response(explanation_json(explanation))
-        )
-        response.headers.update(headers)
+        if png is not None:
+            response: Response = Response(png, media_type="image/png")
+        else:
+            response = json_response(explanation_json(explanation, result))
+        response.headers["X-Attri-Number"] = str(number)
         return response
 
 

@@ -111,6 +111,10 @@ def detail_json(result: FrameResult, history: list[tuple[float, float, float]]) 
         "top": [[plain_text(label), round(score, 4)] for label, score in prediction.top(_TOP)],
         "labels": len(prediction.labels),
         "retrieved": retrieved,
+        "nearest": [
+            {"image": plain_text(each["image"]), "label": plain_text(each["label"]), "cosine": each["cosine"]}
+            for each in prediction.nearest_json().get("nearest_images") or ()
+        ],
         "cache": prediction.cache,
         "latency_ms": history,
     }

@@ -72,8 +72,9 @@ def exported(run, tmp_path_factory):
     """A bundle of `run`; read it, copy it, do not write to it."""
 
     def make(path):
-        result = export(run, "--output", path, *BRIEFLY)
+        result = export(run, "--output", path, "--keep-features", *BRIEFLY)
         assert result.exit_code == 0, result.output
+        assert re.search(r"^kept    features of 24 training images, 0\.\d\d MB of the prompt$", result.stdout, re.M)
 
     return made_once(tmp_path_factory, "exported-run", make)
 
@@ -233,9 +234,11 @@ def test_an_existing_bundle_is_replaced_whole(run, exported, tmp_path):
 
 
 def test_a_prompt_alone_is_made_for_a_bundle(run, exported):
-    result = export(run, "--prompt-only", "--base", exported, *BRIEFLY)
+    result = export(run, "--prompt-only", "--base", exported, "--keep-features", *BRIEFLY)
     assert result.exit_code == 0, result.output
-    assert re.fullmatch(rf"prompt  prompt.attri  \d+\.\d\d MB  for {exported}", result.stdout.splitlines()[-1])
+    kept, written = result.stdout.splitlines()[-2:]
+    assert re.fullmatch(r"kept    features of 24 training images, 0\.\d\d MB of the prompt", kept)
+    assert re.fullmatch(rf"prompt  prompt.attri  \d+\.\d\d MB  for {exported}", written)
     prompt = Prompt.read("prompt.attri")
     assert prompt.facts.labels == load_run(run).classes
     prompt.require_fit(Bundle.open(exported).manifest.base)
@@ -243,6 +246,27 @@ def test_a_prompt_alone_is_made_for_a_bundle(run, exported):
     names = [[[row["name"] for row in entry] for entry in block] for block in found]
     assert prompt.facts.attracts == names * prompt.tensors["keys"].shape[0]
     assert prompt.facts.attracts == Bundle.open(exported).prompt.facts.attracts
+
+
+def test_the_training_images_of_a_bundle_are_near_to_themselves(exported):
+    learned = read_data(pocket.IMAGES, shots=1)
+    page = (exported / "report.html").read_text()
+    assert "keeps image features of 24 training images" in page
+    with Classifier.load(exported, device="cpu", threads=1) as classifier:
+        for image in learned.train[:4]:
+            first, second, third = classifier(image.path).nearest_images()
+            assert first.image == f"train/{image.path.parent.name}/{image.path.name}"
+            assert first.label == learned.classes[image.target]
+            assert 0.999 < first.cosine < 1.001  # of float16
+            assert first.cosine > second.cosine >= third.cosine
+
+
+def test_a_run_that_does_not_say_what_it_learned_cannot_keep_it(run, exported, tmp_path):
+    shutil.copytree(run, tmp_path / "old")
+    (tmp_path / "old" / "training_images.csv").unlink()
+    result = export("old", "--prompt-only", "--base", exported, "--keep-features", *BRIEFLY)
+    assert result.exit_code == 2
+    assert "does not say which images it was trained on" in result.stderr.splitlines()[-1]
 
 
 def test_plain_clip_as_a_prompt(exported, photos, tmp_path):
@@ -264,6 +288,7 @@ def test_plain_clip_as_a_prompt(exported, photos, tmp_path):
         (["--model", "pocket", "--pretrained", "x"], "--model and --pretrained without --zero-shot"),
         (["r", "--zero-shot", "--labels", "l", "--parity-data", "d"], "leave out RUN"),
         (["--zero-shot", "--labels", "l", "--parity-data", "d", "--calibrate"], "leave its scores"),
+        (["--zero-shot", "--labels", "l", "--parity-data", "d", "--keep-features"], "leave out --keep-features"),
     ],
 )
 def test_options_of_prompts_that_make_no_sense(arguments, message):

@@ -17,7 +17,7 @@ from support.random_prompt import BASE, D, L, N, P, W, make_prompt
 
 from attri.runtime.errors import BundleError
 from attri.runtime.prompt import PROMPT_SCHEMA, Prompt
-from attri.runtime.tensor_file import pack, unpack
+from attri.runtime.prompt_file.tensor_file import pack, unpack
 
 
 def refused(data: bytes) -> str:
@@ -45,7 +45,8 @@ def test_what_is_saved_is_read(tmp_path: Path, static: bool) -> None:
 
 def test_what_is_not_known_is_no_field_of_the_file() -> None:
     _, metadata = unpack(make_prompt().to_bytes())
-    assert {"attracts", "independent"}.isdisjoint(json.loads(metadata["attri"]))  # as files of older versions
+    optional = {"attracts", "independent", "training_images"}
+    assert optional.isdisjoint(json.loads(metadata["attri"]))  # as files of older versions
     assert Prompt.parse(make_prompt().to_bytes()).facts.attracts is None
 
 

@@ -22,6 +22,7 @@ from attri.runtime.explain.explanation import Explanation
 from attri.runtime.images import load_image
 from attri.runtime.prediction import Prediction
 from attri.runtime.prompt import Prompt
+from attri.runtime.prompt_file.training_images import TrainingImages
 
 LABELS = ("red apple", "かりんご", "bird")
 NOW = 1_790_000_000.25  # 2026-09-21T14:13:20.250Z
@@ -38,11 +39,13 @@ def make_result(
     changed: bool = False,
     feature: Sequence[float] | np.ndarray | None = None,
     attracts: Sequence[Sequence[Sequence[str]]] | None = None,
+    training_images: TrainingImages | None = None,
     **others: Any,
 ) -> FrameResult:
     """The result of a frame, of a camera by default; `score` is that of its best label, the others share the rest.
 
-    `feature` is the direction of its image feature, `attracts` of its prompt what its entries attract.
+    `feature` is the direction of its image feature; of its prompt, `attracts` is what its entries attract, and
+    `training_images` those that its file keeps.
     """
     best = LABELS.index(label) if label in LABELS else 0
     probabilities = np.full(len(LABELS), (1 - score) / (len(LABELS) - 1), np.float32)
@@ -56,6 +59,7 @@ def make_result(
         image_feature=unit,
         key_cosines=cosines,
         attracts=attracts,
+        training_images=training_images,
     )
     if image is None:
         image = np.full((48, 64, 3), 40 + 5 * (frame % 40), np.uint8)

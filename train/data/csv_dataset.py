@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +45,16 @@ def read_table(file: Path) -> Dataset:
     number = {name: place for place, name in enumerate(names)}
     train, val, test = ([LabelledImage(row.path, number[row.label]) for row in rows if row.split == s] for s in SPLITS)
     return Dataset(file, file.stem, names, train, val, test)
+
+
+def table_of(images: Iterable[LabelledImage], classes: Sequence[str]) -> str:
+    """The text of a CSV file with these images, each once, by their whole paths."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "label"])
+    labels = {image.path.absolute(): classes[image.target] for image in images}
+    writer.writerows([str(path), label] for path, label in labels.items())
+    return text.getvalue()
 
 
 def _rows(file: Path) -> Iterator[Row]:

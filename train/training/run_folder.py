@@ -23,6 +23,7 @@ from attri.train.training.checkpoint import load_tensors, save_tensors
 
 RUNS = Path("runs")
 STATE, PROMPT, RESULTS = "state.safetensors", "prompt.safetensors", "results.json"
+TRAINED = "training_images.csv"
 LOCK = ".attri.lock"
 PROGRESS = "progress_state"  # key that only the metadata of STATE has
 _LOGGER = logging.getLogger("attri")
@@ -64,7 +65,7 @@ class RunFolder:
 
     def write(self, name: str, text: str) -> None:
         """Write a text file."""
-        distributed.on_rank_zero(lambda: write_file(self.path / name, text.encode()))
+        distributed.on_rank_zero(lambda: write_file(self.path / name, text.encode(errors="surrogateescape")))
 
     def point_latest(self) -> None:
         """Point runs/latest to this run, also where it lies elsewhere (--output); warn where that fails."""

@@ -58,8 +58,11 @@ def panels_png(image: Image.Image, explanation: Explanation, *, stacked: bool = 
     return data.getvalue()
 
 
-def explanation_json(explanation: Explanation) -> dict[str, Any]:
-    """An explanation as JSON values: of each label cosine, rest and patches, which add up."""
+def explanation_json(explanation: Explanation, result: FrameResult) -> dict[str, Any]:
+    """An explanation of a result as JSON values: of each label cosine, rest and patches, which add up.
+
+    Where the prompt keeps them, the nearest training images too.
+    """
     rows = zip(explanation.labels, explanation.cosines, explanation.rest, explanation.patches, strict=True)
     return {
         "seen": [round(edge, 2) for edge in explanation.seen],
@@ -72,6 +75,7 @@ def explanation_json(explanation: Explanation) -> dict[str, Any]:
             }
             for label, cosine, rest, patches in rows
         ],
+        **result.prediction.nearest_json(),
     }
 
 

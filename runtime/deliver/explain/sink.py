@@ -50,7 +50,7 @@ class ExplainSink:
         try:
             explanation = self._control.explain(result, labels_to_explain(result))
             image = panels_png(Image.fromarray(result.part), explanation)
-            text = json_text(json_object(result, self._topk) | explanation_json(explanation)) + "\n"
+            text = json_text(json_object(result, self._topk) | explanation_json(explanation, result)) + "\n"
             name = self._name(result)
             write_file(self._folder / f"{name}.png", image)
             write_file(self._folder / f"{name}.json", text.encode())

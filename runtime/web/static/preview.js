@@ -113,6 +113,12 @@ function showRetrieved(blocks) {
 
 const nameOf = ({entry, attracts}) => (attracts.length ? `${entry}: ${attracts.join(", ")}` : String(entry));
 
+function showNearest(images) {
+  const named = images.map(({image, label, cosine}) => `${label} ${cosine.toFixed(2)} (${image})`);
+  find("nearest").hidden = !images.length;
+  put(find("nearest"), `Nearest training images, by cosine: ${named.join(", ")}`);
+}
+
 let explained = ""; // key of the source whose frame is shown
 
 async function explain() {
@@ -179,6 +185,7 @@ function showDetail(detail) {
   find("detail-title").classList.toggle("unseen", cards.size < 2);
   showScores(detail);
   showRetrieved(detail.retrieved);
+  showNearest(detail.nearest);
   if (detail.latency_ms.length) showLatency(detail.latency_ms, detail.cache);
 }
 

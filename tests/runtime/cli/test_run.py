@@ -19,10 +19,12 @@ from PIL import Image
 from support.fakes import wait_for
 
 from attri.runtime import Classifier
-from attri.runtime.bundle import TEXT
+from attri.runtime.bundle import PROMPT, TEXT
 from attri.runtime.capture.frame_queue import FrameQueue
 from attri.runtime.cli.run import main
 from attri.runtime.engines.onnxruntime import OrtEngine
+from attri.runtime.prompt import Prompt
+from attri.runtime.prompt_file.training_images import TrainingImages
 
 LABELS = ["red apple", "かりんご", "bird"]
 
@@ -93,6 +95,27 @@ def test_explanations_add_up_to_what_was_seen(
         for each in explained["explanations"]:
             total = sum(map(sum, each["patches"])) + each["rest"]
             assert total == pytest.approx(cosines[each["label"]], abs=1e-4)  # of 65 numbers with 6 digits
+
+
+def test_why_names_the_nearest_training_images_that_the_prompt_keeps(
+    attri_run: Callable[..., Finished], bundle: Path, image_files: list[Path], tmp_path: Path
+) -> None:
+    plain = Prompt.read(bundle / PROMPT)
+    with Classifier.load(bundle, threads=1) as classifier:
+        features = classifier.embed_images(image_files[:6])
+    images = TrainingImages.of(features, [("thing", path.name) for path in image_files[:6]])
+    Prompt.of(plain.facts, plain.tensors, images).save(tmp_path / "kept.attri")
+    result = attri_run(*image_files[:2], "--json", "--why", "--prompt", tmp_path / "kept.attri")
+    for row, (path, found) in enumerate(zip(image_files, result.objects, strict=False)):
+        cosines = features @ features[row]
+        wanted = [image_files[place].name for place in np.argsort(-cosines)[:3]]
+        assert [each["image"] for each in found["nearest_images"]] == wanted
+        near = found["nearest_images"][0]
+        assert near == {"image": path.name, "label": "thing", "cosine": pytest.approx(1, abs=1e-3)}  # of float16
+    assert "--keep-features" not in result.err
+    result = attri_run(image_files[0], "--json", "--why")
+    assert "nearest_images" not in result.objects[0]
+    assert "export it again with attri-export --keep-features" in result.err
 
 
 def test_without_the_graph_of_explanations_nothing_is_classified(

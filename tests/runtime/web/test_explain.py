@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pytest
 from PIL import Image
 from support.preview import Client
@@ -13,6 +14,7 @@ from support.results import FakeControl, make_result
 from attri.runtime.deliver.result import FrameResult
 from attri.runtime.errors import UsageError
 from attri.runtime.explain.explanation import Explanation
+from attri.runtime.prompt_file.training_images import TrainingImages
 
 
 class Unexplained(FakeControl):
@@ -35,6 +37,13 @@ def test_numbers_of_the_newest_frame_add_up(client: Client) -> None:
     assert [each["label"] for each in answer.json["explanations"]] == ["red apple", "かりんご"]
     for each in answer.json["explanations"]:
         assert sum(map(sum, each["patches"])) + each["rest"] == pytest.approx(each["cosine"], abs=1e-5)  # rounded
+
+
+def test_the_nearest_training_images_are_among_the_numbers(client: Client) -> None:
+    images = TrainingImages.of(np.array([[0.6, 0.8]], np.float32), [("bird", "train/bird.png")])
+    client.preview.write(make_result(feature=[1.0, 0.0], training_images=images))
+    found = client("/api/explain?source=camera0").json["nearest_images"]
+    assert found == [{"image": "train/bird.png", "label": "bird", "cosine": pytest.approx(0.6, abs=1e-3)}]  # of float16
 
 
 def test_labels_can_be_named(client: Client) -> None:

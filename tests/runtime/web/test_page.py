@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from support.chromium import CHROMIUM, Browser
@@ -26,6 +27,7 @@ from attri.runtime.bundle import PROMPT
 from attri.runtime.deliver.metrics import MetricsSink
 from attri.runtime.errors import LabelsError
 from attri.runtime.prompt import Prompt
+from attri.runtime.prompt_file.training_images import TrainingImages
 from attri.runtime.web.server import PreviewServer
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
@@ -239,6 +241,20 @@ def test_retrieved_entries_have_names_where_the_prompt_has_them(browser: Browser
     assert browser.js(names) == ["0: red apples, pears", "3: birds", "1"]
     preview.write(make_result(frame=1))
     browser.wait_for(f"{names}.join() === '0,3,1'")
+    preview.close()
+
+
+def test_the_nearest_training_images_are_named_where_the_prompt_keeps_them(browser: Browser) -> None:
+    control = FakeControl("camera0")
+    preview = PreviewServer(control, MetricsSink(control), ("127.0.0.1", 0), TOKEN)
+    images = TrainingImages.of(np.array([[0.0, 1.0], [1.0, 0.0]], np.float32), [("cat", "a.png"), ("bird", "b.png")])
+    preview.write(make_result(feature=[1.0, 0.0], training_images=images))
+    browser.open(preview.url)
+    browser.wait_for("document.querySelector('#nearest:not([hidden])') !== null")
+    words = "Nearest training images, by cosine: bird 1.00 (b.png), cat 0.00 (a.png)"
+    assert browser.js("document.querySelector('#nearest').textContent") == words
+    preview.write(make_result(frame=1))
+    browser.wait_for("document.querySelector('#nearest:not([hidden])') === null")
     preview.close()
 
 

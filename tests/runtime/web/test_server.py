@@ -71,6 +71,7 @@ def test_state_before_and_after_frames(client: Client) -> None:
             [{"entry": 0, "attracts": []}, {"entry": 3, "attracts": []}],
             [{"entry": 1, "attracts": []}, {"entry": 1, "attracts": []}],
         ],
+        "nearest": [],
         "cache": "hit",
         "latency_ms": [[1.0, 20.0, 2.0]] * 3,
     }

@@ -17,6 +17,7 @@ from support.training import PROMPT, QUICK
 
 from attri.runtime.errors import FailedError, UsageError
 from attri.train.config import TERMS, PromptConfig, TrainConfig
+from attri.train.data.read import read_labelled
 from attri.train.fitting import fit, load_model, pick_device
 from attri.train.training.checkpoint import load_run
 from attri.train.training.progress import Progress
@@ -35,8 +36,11 @@ def test_a_run_is_complete_and_can_be_loaded(backbone, dataset, figures):
         "prompt.safetensors",
         "report.html",
         "results.json",
+        "training_images.csv",
         "usage.png",
     ]
+    listed = read_labelled(folder / "training_images.csv")
+    assert (listed.classes, listed.train) == (dataset.classes, dataset.train)
     assert Path("runs/latest").samefile(folder)
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [1, 2, 3]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attri.runtime.tensor_file import pack, unpack
+from attri.runtime.prompt_file.tensor_file import pack, unpack
 
 TENSORS: dict[str, np.ndarray] = {
     "b": np.arange(6, dtype=np.float32).reshape(1, 2, 3),
