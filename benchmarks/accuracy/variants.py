@@ -34,6 +34,13 @@ class Variant:
     whitened: bool = False
     words: bool = False
 
+    def reads(self, train: Features) -> Callable[[Features], Features]:
+        """What the variant makes of features; `train` are those of the training images."""
+        if self.whitened:
+            return whitening(train)
+        depth = self.prompt.get("depth")  # of the first blocks, whose centres are kept among those of all
+        return lambda data: replace(data, centres=data.centres[:, :, :depth])
+
 
 DEFAULT = "AttriPrompt"
 STATIC = {"pool_size": 0, "static_tokens": 4}
@@ -43,7 +50,7 @@ VARIANTS: dict[str, Variant] = {
     "no pool: static": Variant(STATIC),
     "residual: 2 static, 2 retrieved tokens": Variant({"static_tokens": 2, "prompt_length": 1}),
     "4 entries, not 16": Variant({"pool_size": 4}),
-    "first 3 blocks, not all": Variant({"depth": 3}),
+    "first 3 blocks, not all": Variant({"depth": 3, "sources": (1, 2, 3)}),
     "whitened queries": Variant(whitened=True),
     "words as further classes": Variant(words=True),
     "cross-entropy alone": Variant(train=CROSS_ENTROPY),

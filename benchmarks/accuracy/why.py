@@ -36,7 +36,7 @@ from benchmarks.accuracy.methods import Task
 from benchmarks.accuracy.methods.prompted import trained
 from benchmarks.accuracy.run import Bench
 from benchmarks.accuracy.tables import markdown
-from benchmarks.accuracy.variants import DEFAULT, VARIANTS, vocabulary, whitening
+from benchmarks.accuracy.variants import DEFAULT, VARIANTS, vocabulary
 
 PARTS = ("seen", "pseudo")
 WEIGHTS = tuple(round(0.1 * n, 1) for n in range(11))  # of the frozen logits
@@ -58,12 +58,11 @@ def fill(bench: Bench, dataset: str, name: str, seed: int) -> Path:
     if cells.done(file, about):
         return file
     images = bench.store.get(train.train, bench.views)
-    given = whitening(images) if variant.whitened else lambda data: data
+    reads = variant.reads(images)
     classes = train.classes
-    if variant.words:
-        classes = classes + vocabulary(bench.model, source.dataset.classes, len(classes), seed)
-    task = Task(bench.model, classes, train.template, given(images), None, bench.epochs, bench.precision, seed)
-    scored = {part: (task.labels(data.classes), given(bench.store.get(data.test))) for part, data in parts.items()}
+    words = vocabulary(bench.model, source.dataset.classes, len(classes), seed) if variant.words else []
+    task = Task(bench.model, classes, train.template, reads(images), None, bench.epochs, bench.precision, seed)
+    scored = {part: (task.labels(data.classes), reads(bench.store.get(data.test))) for part, data in parts.items()}
     found: dict[str, Part] = {}
 
     def keep(epoch: int, logits: Callable[[AttriPrompt, Tokens, Features], Tensor], model: AttriPrompt) -> None:
@@ -75,7 +74,8 @@ def fill(bench: Bench, dataset: str, name: str, seed: int) -> Path:
             keep(trainer.epoch, predict, trainer.model)
 
     keep(0, predict_plain, bench.model)
-    keep(bench.epochs, predict, trained(task, replace(PromptConfig(), **variant.prompt), on_epoch, **variant.train))
+    prompt = replace(PromptConfig(), **variant.prompt)
+    keep(bench.epochs, predict, trained(task, prompt, on_epoch, words, **variant.train))
     cells.save(file, cells.Cell(about, found, 0.0))
     last = [100 * found[f"{part}@{bench.epochs}"].correct.mean() for part in PARTS]
     bench.say(f"{file.relative_to(bench.folder)}: seen {last[0]:.1f}, pseudo {last[1]:.1f}")

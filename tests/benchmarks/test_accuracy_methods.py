@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from attri.train.fitting import frozen_text, label_tokens
 from attri.train.model.attriprompt import AttriPrompt
 from attri.train.model.backbone import load_backbone
 from attri.train.training.features import Features
+from attri.train.training.predict import predict
 
 NAMES = ["red apple", "bird", "old car"]
 TEMPLATE = "a photo of a {}."
@@ -161,3 +163,20 @@ def test_prompted_methods_train_what_their_name_says(model, task, name, monkeypa
     assert config.average == (name == "promptsrc")
     expected = {"deep": [1, 0, 0, 0], "promptsrc": [1, 0, 25, 1]}
     assert weights == expected.get(name, [getattr(product, term) for term in terms])
+
+
+def test_every_variant_trains_and_scores(model, task):
+    """That of whitened queries, of fewer blocks and of classes without images read and learn something else."""
+    variants = importlib.import_module("benchmarks.accuracy.variants").VARIANTS
+    for name, variant in variants.items():
+        reads = variant.reads(task.train)
+        changed = replace(task, train=reads(task.train), epochs=1)
+        words = ["house", "tree"] if variant.words else []
+        learned = module("prompted").trained(
+            changed, replace(PromptConfig(), **variant.prompt), words=words, **variant.train
+        )
+        data = reads(features(model, 5, 1, 4))
+        logits = predict(learned, task.labels(["bird", "zebra"]), data)
+        assert torch.isfinite(logits).all(), name
+        assert len(learned.text.blocks) == 6
+        assert data.centres.shape[2] == learned.depth == variant.prompt.get("depth", 6), name

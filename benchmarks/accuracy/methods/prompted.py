@@ -9,15 +9,16 @@ promptsrc   the text side of PromptSRC (Khattak et al. 2023): cross-entropy, sel
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from attri.train.config import FROZEN_TEMPLATES, PromptConfig, TrainConfig
 from attri.train.data.dataset import Dataset, LabelledImage
-from attri.train.fitting import new_trainer
+from attri.train.fitting import frozen_text, label_tokens, new_trainer
 from attri.train.model.attriprompt import AttriPrompt
+from attri.train.training.anchors import Anchors
 from attri.train.training.features import FeatureCache, Features
 from attri.train.training.predict import predict
 from attri.train.training.progress import Progress
@@ -67,9 +68,21 @@ class Cached(FeatureCache):
 
 
 def trained(
-    task: Task, prompt: PromptConfig, on_epoch: Callable[[Trainer], object] = lambda trainer: None, **changed: Any
+    task: Task,
+    prompt: PromptConfig,
+    on_epoch: Callable[[Trainer], object] = lambda trainer: None,
+    words: Sequence[str] = (),
+    **changed: Any,
 ) -> AttriPrompt:
-    """Train as attri-train does; `changed` are fields of TrainConfig, `on_epoch` is called after each epoch."""
+    """Train as attri-train does.
+
+    Args:
+        task: what is learned.
+        prompt: its shape.
+        on_epoch: is called after each epoch.
+        words: classes without images, after those of the task.
+        changed: fields of TrainConfig.
+    """
     config = TrainConfig(
         template=task.template,
         frozen_templates=(task.template, *FROZEN_TEMPLATES[1:]),
@@ -79,7 +92,12 @@ def trained(
         seed=task.seed,
     )
     dataset = Dataset(Path(), "task", task.classes, [], [], [], task.template)
-    trainer = new_trainer(task.model.backbone, dataset, prompt, replace(config, **changed), Cached(task.train))
+    config = replace(config, **changed)
+    trainer = new_trainer(task.model.backbone, dataset, prompt, config, Cached(task.train))
+    if words:
+        model, classes = trainer.model, [*task.classes, *words]
+        anchors = Anchors(frozen_text(model, classes, config.frozen_templates))
+        trainer = Trainer(model, label_tokens(model, classes, config.template), anchors, trainer.data, config)
     trainer.run(lambda record: None, on_epoch)
     return trainer.model
 
