@@ -41,12 +41,8 @@ class Tokenizer:
     pads_left = False
 
     def __init__(self, merges: Path | None = None) -> None:
-        pairs = _read_merges(merges or Path(__file__).with_name("merges.txt.gz"))
         self._symbols = _byte_symbols()
-        alphabet = list(self._symbols.values())
-        words = alphabet + [symbol + _END for symbol in alphabet] + ["".join(pair) for pair in pairs]
-        self._ids = {word: i for i, word in enumerate(words)}
-        self._ranks = {pair: rank for rank, pair in enumerate(pairs)}
+        self._ids, self._ranks = _read_vocabulary(merges or Path(__file__).with_name("merges.txt.gz"))
         # Labels repeat their words; a long-running service meets ever new ones, so the cache is bounded.
         self._encode_word = lru_cache(maxsize=32_768)(self._merge)
 
@@ -112,14 +108,23 @@ def _byte_symbols() -> dict[int, str]:
     return {byte: chr(byte) for byte in visible} | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
 
 
-def _read_merges(path: Path) -> list[tuple[str, str]]:
+def _read_vocabulary(path: Path) -> tuple[dict[str, int], dict[tuple[str, str], int]]:
+    """The id of each token and the rank of each merge of a file."""
     try:
-        lines = gzip.decompress(path.read_bytes()).decode().splitlines()
-        pairs = [(left, right) for left, right in (line.split(" ") for line in lines)]
+        ids, ranks = _vocabulary(path.read_bytes())
     except OSError as error:
         raise BundleError(f"{path}: cannot read the tokenizer's merges ({error.strerror or error})") from error
     except (EOFError, zlib.error, ValueError) as error:
         raise BundleError(f"{path}: the tokenizer's merges are damaged; copy the file again") from error
-    if len(pairs) != _MERGES:
-        raise BundleError(f"{path}: {len(pairs)} merges where CLIP's tokenizer has {_MERGES}; copy the file again")
-    return pairs
+    if len(ranks) != _MERGES:
+        raise BundleError(f"{path}: {len(ranks)} merges where CLIP's tokenizer has {_MERGES}; copy the file again")
+    return ids, ranks
+
+
+@lru_cache(maxsize=1)  # every bundle of a CLIP has the same: parsed once, and 18 MB once, for a process
+def _vocabulary(merges: bytes) -> tuple[dict[str, int], dict[tuple[str, str], int]]:
+    lines = gzip.decompress(merges).decode().splitlines()
+    pairs = [(left, right) for left, right in (line.split(" ") for line in lines)]
+    alphabet = list(_byte_symbols().values())
+    words = alphabet + [symbol + _END for symbol in alphabet] + ["".join(pair) for pair in pairs]
+    return {word: i for i, word in enumerate(words)}, {pair: rank for rank, pair in enumerate(pairs)}
