@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow  # the program that it is beside trains: half a minute of both cores
 def test_attri_run_beside_a_busy_program(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[2])
     neighbour = importlib.import_module("benchmarks.neighbour")

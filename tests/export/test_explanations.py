@@ -22,7 +22,9 @@ LABELS = ["bird", "red apple"]
 
 
 # A class token with rotary positions and a norm inside of attention, attention pooling, convolutions with batch norms.
-@pytest.mark.parametrize("name", ["EVA02-B-16", "PE-Core-T-16-384", "MobileCLIP2-S3"])
+@pytest.mark.parametrize(
+    "name", ["EVA02-B-16", "PE-Core-T-16-384", pytest.param("MobileCLIP2-S3", marks=pytest.mark.slow)]
+)
 def test_what_the_graph_divides_is_the_model_s_feature_at_the_lowest_opset(name, make_pixels):
     model = AttriPrompt(small_tower(name), PromptConfig(pool_size=8)).eval()
     pixels = make_pixels(model.backbone.preprocess(), 3)

@@ -34,7 +34,7 @@ NAMES = [
     "PE-Core-T-16-384",
     "EVA02-B-16",
     "ViTamin-S",
-    "MobileCLIP-B",
+    pytest.param("MobileCLIP-B", marks=pytest.mark.slow),  # its convolutions are ViTamin's, its norms ResNet's
     "vit_relpos_medium_patch16_cls_224",
     "convnext_tiny_d",
     "RN50",
@@ -77,7 +77,12 @@ def test_half_precision_at_opset_17_holds_the_gates(model, make_pixels):
 # and SigLIP's are in tests/export/test_quantize.py and test_bidirectional.py.
 @pytest.mark.parametrize(
     "model",
-    ["EVA02-B-16", "ViTamin-S", "vit_relpos_medium_patch16_cls_224", "swin_base_patch4_window7_224"],
+    [
+        "EVA02-B-16",
+        pytest.param("ViTamin-S", marks=pytest.mark.slow),
+        "vit_relpos_medium_patch16_cls_224",
+        pytest.param("swin_base_patch4_window7_224", marks=pytest.mark.slow),
+    ],
     indirect=True,
 )
 def test_int8_holds_the_gates_with_every_layer_in_both_flavours(model, traced, make_pixels, tmp_path):

@@ -111,7 +111,7 @@ def test_more_live_sources_than_places(open_preview) -> None:
 
 
 def test_videos_one_after_the_other_take_turns(open_preview) -> None:
-    names = [f"{i}.mp4" for i in range(200)]
+    names = [f"{i}.mp4" for i in range(40)]
     client = open_preview(FakeControl(*names, state="opening"))
     for name in names:
         client.preview.write(make_result(name, time=0.0))

@@ -66,7 +66,7 @@ def test_equals_literal(name, double, tolerance):
     assert (folded - literal).abs().max() < tolerance
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_equals_literal_for_any_shape(data):
     draw = data.draw
