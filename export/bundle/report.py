@@ -6,8 +6,6 @@ same export writes the same bytes; the manifest says when a bundle was made.
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from dataclasses import asdict
 from importlib.metadata import version
@@ -20,13 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attri.export.bundle import graph_stats
+from attri.export.bundle.heat_maps import heat_maps, jpeg_text
 from attri.export.bundle.model_card import Card, licence
 from attri.export.graph.probe import Recorder
 from attri.export.parity.images import ParityImages
 from attri.export.parity.outputs import open_unfinished
 from attri.export.parity.report import ParityReport, Stage
 from attri.runtime._util.printable import json_text
-from attri.runtime.bundle import Bundle, Manifest, file_entry
+from attri.runtime.bundle import EXPLAIN, Bundle, Manifest, file_entry
 from attri.runtime.engines.base import Engine
 from attri.runtime.preprocess import Preprocess
 from attri.train.fitting import versions
@@ -67,6 +66,7 @@ def write_report(
     text = json_text(facts, indent=2, allow_nan=False) + "\n"
     write_file(bundle.path / JSON, text.encode())
     shown = {i: _thumbnail(images.files[i], preprocess) for i in {stage.worst_image for stage in report.stages}}
+    explained = heat_maps(bundle, images) if (bundle.path / EXPLAIN).is_file() else []
     page = render(
         Path(__file__).with_name(PAGE),
         title=f"{facts['model']['name']} as a bundle, {facts['precision']}",
@@ -76,6 +76,7 @@ def write_report(
             row | {"histogram": histogram(stage), "thumbnail": shown[stage.worst_image]}
             for row, stage in zip(facts["stages"], report.stages, strict=True)
         ],
+        explained=[each | {"name": _name_of(images.files[each["row"]])} for each in explained],
         shown=SHOWN,
     )
     write_file(bundle.path / PAGE, page.encode(errors="backslashreplace"))
@@ -153,10 +154,7 @@ def _name_of(file: Path) -> str:
 
 def _thumbnail(file: Path, preprocess: Preprocess) -> dict[str, Any]:
     """The image after preprocessing, as JPEG in base64."""
-    pixels = preprocess.pixels(file)
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG", quality=90)
-    return {"data": base64.b64encode(stream.getvalue()).decode(), "side": preprocess.size}
+    return {"data": jpeg_text(Image.fromarray(preprocess.pixels(file))), "side": preprocess.size}
 
 
 def histogram(stage: Stage) -> dict[str, Any]:

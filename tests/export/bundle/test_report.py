@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import io
 import json
@@ -52,9 +53,9 @@ def report(pocket_model, bundle, image_files, tmp_path_factory):
             image.convert("RGB").resize((300, 180)).save(photo)
     seen = read_images(pocket_model.backbone, photos)
 
-    def write(name, labels=None, confidence=None, card=None, gates=None):
+    def write(name, labels=None, confidence=None, card=None, gates=None, exported=bundle):
         path = folder / name
-        shutil.copytree(bundle, path)
+        shutil.copytree(exported, path)
         for file in ("parity.json", "report.html", "manifest.json", PROMPT):
             (path / file).unlink()
         prompt = Prompt.read(bundle / PROMPT)
@@ -259,3 +260,19 @@ def test_the_page_in_a_real_browser(full, tmp_path):
     assert "(AUROC)" in words
     with Image.open(io.BytesIO((tmp_path / "390-False.png").read_bytes())) as shot:
         assert len(shot.convert("L").getcolors()) > 50  # something is painted
+
+
+def test_heat_maps_are_shown_where_the_bundle_can_explain(report, explained_bundle):
+    path, _ = report("explained", exported=explained_bundle)
+    page = (path / "report.html").read_text(encoding="utf-8")
+    assert "What speaks for a label" in page
+    shown = re.findall(r'class="explained"><img src="data:image/jpeg;base64,([^"]+)"', page)
+    assert len(shown) == 4
+    for data in shown:
+        with Image.open(io.BytesIO(base64.b64decode(data))) as panels:
+            assert panels.format == "JPEG"
+            assert panels.width > 3 * 240  # the image, its label, its label and not the second best
+
+
+def test_without_the_graph_of_explanations_there_are_no_heat_maps(full):
+    assert "What speaks for a label" not in (full[0] / "report.html").read_text(encoding="utf-8")
