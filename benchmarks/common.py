@@ -14,6 +14,7 @@ from attri.runtime._util.cpus import usable_cpus
 
 Name = TypeVar("Name", bound=Hashable)
 Result = TypeVar("Result")
+NEXT = "\n##"  # what ends a section
 REST = 0.1  # seconds between turns: threads of the one before still spin for a while, and there are few cores
 CORES = usable_cpus().count
 
@@ -75,9 +76,29 @@ def names(count: int) -> list[str]:
 
 def keep(page: Path, doc: str, text: str) -> None:
     """Write the result under the first line of the script's docstring, with the command, the day and the machine."""
+    content = f"# {doc.splitlines()[0]}\n\n{about()}\n\n{text.strip()}\n"
+    page.with_suffix(".md").write_text(content, encoding="utf-8")
+    print(text)
+
+
+def about() -> str:
+    """The command, the day and the machine."""
     command = " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
-    about = f"`{command}`, {date.today()}, {processor()}, {CORES} cores."
-    page.with_suffix(".md").write_text(f"# {doc.splitlines()[0]}\n\n{about}\n\n{text.strip()}\n", encoding="utf-8")
+    return f"`{command}`, {date.today()}, {processor()}, {CORES} cores."
+
+
+def section(page: Path, title: str) -> str:
+    """A section of a page, with its heading; "" where it has none."""
+    _, heading, rest = page.read_text(encoding="utf-8").partition(f"\n## {title}\n")
+    return f"{heading}{rest.partition(f'{NEXT} ')[0]}".strip()
+
+
+def keep_section(page: Path, title: str, text: str) -> None:
+    """Write the result into a section of another script's page, or at its end, with the command and the machine."""
+    whole = page.read_text(encoding="utf-8").rstrip()
+    new = f"## {title}\n\n{about()}\n\n{text.strip()}"
+    old = section(page, title)
+    page.write_text((whole.replace(old, new) if old else f"{whole}\n\n{new}") + "\n", encoding="utf-8")
     print(text)
 
 

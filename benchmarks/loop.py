@@ -5,7 +5,8 @@
 One style of drawings is known (twemoji), another one comes before the camera (openmoji). For each seed half of the new
 style's images are a stream, three views of each in random order, and the other half is for testing. `attri-run
 --collect` chooses from the stream, its first 64 images get their labels, and `attri-train --from` learns them from the
-prompt in use; 64 images of the stream at random are learned in the same way.
+prompt in use; 64 images of the stream at random are learned in the same way. The same with photographs:
+benchmarks.loop_photos.
 
 For a new class, prompts for 20 classes are trained, and each of the other four is added alone, from five images.
 
@@ -25,7 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ from attri.train.pocket import IMAGES, OTHER_STYLE
 from attri.train.training.features import FeatureCache, Features, augment, compute
 from attri.train.training.predict import predict
 from attri.train.training.progress import Progress
-from benchmarks.common import keep
+from benchmarks.common import keep, section
 from benchmarks.loop_tables import STUDENT, class_table, shift_table
 
 VIEWS = 3  # of an image, in a stream
@@ -59,6 +60,8 @@ CHOICES = {
     "collected, unsure or unknown": ["--collect-novelty", "0"],
     "collected, least sure": ["--collect-novelty", "0", "--collect-margin", "0.05"],
 }
+PAGE = Path(__file__).with_suffix(".md")
+PHOTOS = "64 labels of photographs in a dark corner"  # the section of benchmarks.loop_photos
 Row = dict[str, Any]
 
 
@@ -81,39 +84,53 @@ class Encoded(FeatureCache):
 
 
 class Bench:
-    """What all parts need; everything that takes long lies in `work`."""
+    """What all parts need; everything that takes long lies in `work`.
 
-    def __init__(self, work: Path) -> None:
+    Args:
+        work: the folder.
+        known: the data of the prompt in use.
+        shifted: images of the same classes as the camera sees them.
+        config: how the prompt in use is trained.
+        views: of each of those images, in the stream.
+    """
+
+    def __init__(
+        self, work: Path, known: Dataset, shifted: list[LabelledImage], config: TrainConfig, views: int = VIEWS
+    ) -> None:
         work.mkdir(parents=True, exist_ok=True)
         self.work, self.results = work, work / "results.json"
         self.rows: dict[str, Row] = json.loads(self.results.read_text()) if self.results.exists() else {}
-        self.known = read_data(IMAGES)
+        self.known, self.shifted = known, shifted
         self.backbone = load_backbone()
         if not (work / "base/results.json").exists():
-            fit(self.known, self.backbone, PromptConfig(), TrainConfig(), work / "base", latest=False)
+            fit(self.known, self.backbone, PromptConfig(), config, work / "base", latest=False)
         self.start = read_start(work / "base")
         if not (work / "bundle").exists():
             command("export.cli", work / "base", "--output", work / "bundle", "--false-rejects", 0.1)
         model = self.start.model(self.backbone)
-        self.shifted = read_target(OTHER_STYLE.parent).test
-        self.views = self.draw_views()
+        self.views = self.draw_views(views)
         self.old = self.encoded("old", model, [image.path for image in self.known.test], 1)
         self.new = self.encoded("new", model, [image.path for image in self.shifted], 1)
         frames = [view.path for views in self.views.values() for view in views]
         self.frames = self.encoded("frames", model, frames, AUGMENTATIONS)
-        self.train = self.encoded("train", model, [image.path for image in self.known.train], AUGMENTATIONS)
+
+    @cached_property
+    def train(self) -> Encoded:
+        """Views of the images that the prompt in use was trained on."""
+        images = [image.path for image in self.known.train]
+        return self.encoded("train", self.start.model(self.backbone), images, AUGMENTATIONS)
 
     def encoded(self, name: str, model: AttriPrompt, images: Sequence[Path], views: int) -> Encoded:
         """Features of images, kept in `work`."""
         return Encoded(self.work / f"{name}.safetensors", model, images, views)
 
-    def draw_views(self) -> dict[Path, list[LabelledImage]]:
-        """Views of each image of the new style as files, as a camera may see it."""
+    def draw_views(self, count: int) -> dict[Path, list[LabelledImage]]:
+        """So many views of each of the shifted images as files, as frames of a camera."""
         folder = self.work / "views"
         folder.mkdir(exist_ok=True)
         views: dict[Path, list[LabelledImage]] = {}
         for number, image in enumerate(self.shifted):
-            files = [folder / f"{number:04}-{view}.png" for view in range(VIEWS)]
+            files = [folder / f"{number:04}-{view}.png" for view in range(count)]
             for view, file in enumerate(files):
                 if not file.exists():
                     augment(load_image(image.path), f"{number} {view}").save(file)
@@ -277,7 +294,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=64)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    bench = Bench(arguments.work)
+    bench = Bench(arguments.work, read_data(IMAGES), read_target(OTHER_STYLE.parent).test, TrainConfig())
     seeds, labels = range(1, arguments.seeds + 1), arguments.labels
     shifts = [bench.once(f"shift {seed} {labels}", partial(shift, bench, seed, labels)) for seed in seeds]
     added = [bench.once(f"classes {seed}", partial(new_classes, bench, seed))["rows"] for seed in seeds]
@@ -315,7 +332,7 @@ def main() -> None:
             for images, row in costs.items()
         ),
     ]
-    keep(Path(__file__), __doc__, "\n".join(lines))
+    keep(Path(__file__), __doc__, "\n".join([*lines, "", section(PAGE, PHOTOS)]))
 
 
 if __name__ == "__main__":
