@@ -32,7 +32,7 @@ from attri.runtime.capture.spec import SourceSpec
 from attri.runtime.decide.schedule import Schedule
 from attri.runtime.deliver.result import FrameResult
 from attri.runtime.deliver.sink import SinkFilter
-from attri.runtime.deliver.updates.exchange import Exchange
+from attri.runtime.deliver.updates.exchange import Exchange, TaskSettings
 from attri.runtime.deliver.updates.sink import UpdatesSink
 from attri.runtime.pipeline.live_labels import LiveLabels
 from attri.runtime.pipeline.pipeline import Pipeline
@@ -94,7 +94,7 @@ class Cameras:
         specs = [SourceSpec(f"camera{number}", "v4l2", str(number)) for number in range(CAMERAS)]
         tasks = [[TaskSetup(LiveLabels(classifier, None, apply=False))]] * CAMERAS
         self._pipeline = Pipeline(specs, tasks, Schedule(), RetryPolicy(), CAMERAS, opener=open_source)
-        sinks = [self.results, UpdatesSink(exchange)]
+        sinks = [self.results, UpdatesSink(exchange, lambda _: [TaskSettings()])]
         self._thread = threading.Thread(target=self._pipeline.run, args=(sinks,))
         self._thread.start()
         time.sleep(3.0)  # the first frames encode the labels

@@ -213,6 +213,11 @@ class Classifier:
         self._task.active.threshold = threshold
 
     @property
+    def given_threshold(self) -> float | None:
+        """The threshold that was assigned, for whatever labels; None where there is none, or it is the prompt's."""
+        return self._task.active.given_threshold
+
+    @property
     def threshold_not_applied(self) -> bool:
         """Whether the bundle has a threshold that does not apply, because the labels are not its own."""
         return self._task.active.threshold_not_applied

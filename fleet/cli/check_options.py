@@ -14,6 +14,7 @@ from attri.fleet.device.shadow import Shadow
 from attri.runtime._util.system import memory
 from attri.runtime.cli.command import CHECK, option
 from attri.runtime.cli.model_options import OPTIONS as MODEL
+from attri.runtime.cli.model_options import TEMPLATE
 from attri.runtime.engines.onnxruntime import Device
 from attri.runtime.engines.select import Backend
 from attri.runtime.errors import UsageError
@@ -24,6 +25,13 @@ CHECKS = {  # by the fields of `Checks`
     "device": MODEL["device"],
     "threads": option(CHECK, "--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads."),
     "labels": option(CHECK, "--labels", type=PATH, help="Labels of this device. [the prompt's own]"),
+    "template": TEMPLATE,
+    "threshold": MODEL["threshold"],
+    "independent": MODEL["independent"],
+    "shortlist": MODEL["shortlist"],
+    "prompts": option(
+        CHECK, "--prompt", "prompts", type=PATH, multiple=True, help="Prompt file of a task, to fit; may be repeated."
+    ),
     "golden": option(CHECK, "--golden", type=PATH, help="Folder of golden images, LABEL/*.jpg."),
     "tolerance": option(
         CHECK,
@@ -76,6 +84,11 @@ class Checks:
     device: Device
     threads: int
     labels: Path | None
+    template: str | None
+    threshold: float | None
+    independent: bool
+    shortlist: int | None
+    prompts: tuple[Path, ...]
     golden: Path | None
     tolerance: float
     max_latency: float | None
@@ -93,8 +106,9 @@ class Checks:
     def check(self) -> Check:
         """What a release has to show."""
         labels, golden = (str(path.absolute()) if path else None for path in (self.labels, self.golden))
-        rest = (self.tolerance, self.max_latency)
-        return Check(self.backend, self.device, self.threads, labels, golden, *rest)
+        prompts = tuple(str(path.absolute()) for path in self.prompts)
+        asked = (labels, self.template, self.threshold, self.independent, self.shortlist, prompts)
+        return Check(self.backend, self.device, self.threads, *asked, golden, self.tolerance, self.max_latency)
 
     @property
     def in_shadow(self) -> Shadow | None:

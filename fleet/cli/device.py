@@ -320,7 +320,7 @@ def _words(command: click.Command, values: Mapping[str, Any]) -> list[str]:
         elif isinstance(param, click.Option) and param.is_flag:
             words += [flag] if value else []
         elif value is not None:
-            words += [flag, str(value)]
+            words += [word for each in (value if param.multiple else [value]) for word in (flag, str(each))]
     return words
 
 

@@ -25,13 +25,15 @@ from attri.fleet.device.golden import count_right, read_golden, unknown_labels
 from attri.runtime._util.wording import plural
 from attri.runtime.bundle import REFERENCE, Bundle
 from attri.runtime.classifier import Classifier
+from attri.runtime.deliver.updates.exchange import TaskSettings
 from attri.runtime.engines.onnxruntime import Device
 from attri.runtime.engines.select import Backend, EngineOptions, open_engines
 from attri.runtime.engines.verify import compare
-from attri.runtime.errors import RefusedError, UsageError
+from attri.runtime.errors import BundleError, RefusedError, UsageError
 from attri.runtime.image_batches import ImageInput
-from attri.runtime.labels import load_labels
+from attri.runtime.labels import decode, parse_labels, read_bytes
 from attri.runtime.prediction import Prediction
+from attri.runtime.prompt import Prompt
 
 WARM_UP, TIMED = 2, 10  # images
 
@@ -45,6 +47,11 @@ class Check:
         device: likewise.
         threads: likewise.
         labels: the device's labels file; None are the prompt's own.
+        template: sentence around each label; None is the prompt's.
+        threshold: scores below it are none of the labels; None is the prompt's.
+        independent: whether each label is scored by itself.
+        shortlist: of labels that are prompted, as `Classifier.load` has it.
+        prompts: prompt files of the device's own tasks, which have to fit the graphs.
         golden: folder of golden images; None asks for none.
         tolerance: percent of the golden images by which it may be worse than what runs.
         latency_ms: median time of an image that it may take; None is any.
@@ -54,6 +61,11 @@ class Check:
     device: Device = "auto"
     threads: int | None = None
     labels: str | None = None
+    template: str | None = None
+    threshold: float | None = None
+    independent: bool = False
+    shortlist: int | None = None
+    prompts: Sequence[str] = ()
     golden: str | None = None
     tolerance: float = 0.0
     latency_ms: float | None = None
@@ -61,6 +73,12 @@ class Check:
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         return asdict(self)
+
+    @property
+    def settings(self) -> TaskSettings:
+        """What attri-run asks here where a source has no tasks. Raises LabelsError: the labels cannot be read."""
+        text = None if self.labels is None else decode(read_bytes(Path(self.labels)), Path(self.labels))
+        return TaskSettings(None, None, text, self.template, self.threshold, self.independent)
 
 
 def agree(bundle: Path, check: Check) -> dict[str, Any]:
@@ -72,7 +90,10 @@ def agree(bundle: Path, check: Check) -> dict[str, Any]:
     Raises:
         AttriError: it does not fit, or does not agree.
     """
+    own = {path: _own_prompt(path) for path in check.prompts}
     with Bundle.open(bundle) as opened:
+        for path, prompt in own.items():
+            opened.manifest.require_prompt(prompt, path)
         engines = open_engines(opened, EngineOptions(check.backend, check.device, check.threads))
         try:
             return {
@@ -96,7 +117,8 @@ def suffice(bundle: Path, running: Path | None, check: Check) -> dict[str, Any]:
     """
     golden = read_golden(Path(check.golden)) if check.golden else []
     figures: dict[str, Any] = {}
-    with open_classifier(bundle, check) as classifier:
+    with open_classifier(bundle, check) as opened:
+        classifier = ask(opened, check.settings)
         if unknown := ", ".join(unknown_labels(classifier, golden)):
             if check.labels is not None:
                 raise UsageError(f"{check.labels} has no {unknown}, of which there are golden images in {check.golden}")
@@ -107,26 +129,56 @@ def suffice(bundle: Path, running: Path | None, check: Check) -> dict[str, Any]:
         if golden:
             figures |= {"golden": len(golden), "right": count_right(classifier, golden)}
     if golden and running:
-        with open_classifier(running, check) as classifier:  # after the other one: less memory
-            figures["right_before"] = before = count_right(classifier, golden)
+        with open_classifier(running, check) as opened:  # after the other one: less memory
+            figures["right_before"] = before = count_right(ask(opened, check.settings), golden)
         if figures["right"] < before - check.tolerance / 100 * len(golden):
             raise RefusedError(f"{figures['right']} of {len(golden)} golden images are right, {before} with what runs")
     return figures
 
 
 def open_classifier(bundle: Path, check: Check) -> Classifier:
-    """A bundle as this device runs it. Raises AttriError: it cannot be."""
-    classifier = Classifier.load(bundle, backend=check.backend, device=check.device, threads=check.threads)
-    if check.labels is not None:
-        labels = load_labels(check.labels)
-        classifier.set_labels([each.text for each in labels], prompts=[each.prompts for each in labels])
-    return classifier
+    """The graphs of a bundle as this device runs them. Raises AttriError: they cannot be."""
+    return Classifier.load(
+        bundle, backend=check.backend, device=check.device, threads=check.threads, shortlist=check.shortlist
+    )
+
+
+def ask(classifier: Classifier, settings: TaskSettings) -> Classifier:
+    """A fork of a classifier that asks what a task of attri-run asks.
+
+    Raises:
+        RefusedError: its labels are independent, and this prompt was not calibrated for that.
+        AttriError: the prompt of the task or its labels cannot be used.
+    """
+    task = classifier.fork()
+    if settings.prompt is not None:
+        task.set_prompt(settings.prompt)
+    try:
+        task.independent = settings.independent
+    except UsageError as error:
+        raise RefusedError(str(error)) from error
+    if settings.labels is not None or settings.template is not None:
+        text = "\n".join(task.labels) if settings.labels is None else settings.labels
+        labels = parse_labels(text, "the labels")
+        words, prompts = [each.text for each in labels], [each.prompts for each in labels]
+        task.set_labels(words, prompts=prompts, template=settings.template)
+    if settings.threshold is not None:
+        task.threshold = settings.threshold
+    return task
 
 
 def require_finite(predictions: Sequence[Prediction]) -> None:
     """Raises RefusedError: a score is NaN or infinite."""
     if odd := sum(not math.isfinite(each.score) for each in predictions):
         raise RefusedError(f"{odd} of {plural(len(predictions), 'image')} get a score that is no finite number")
+
+
+def _own_prompt(path: str) -> Prompt:
+    """Of a task of this device. Raises UsageError: that is none, whatever is released."""
+    try:
+        return Prompt.read(Path(path))
+    except BundleError as error:
+        raise UsageError(str(error)) from error
 
 
 def _reference(bundle: Path) -> list[NDArray[np.uint8]]:

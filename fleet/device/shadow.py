@@ -17,13 +17,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from attri.fleet.device.answers import answering, be_modest, say
-from attri.fleet.device.check import Check, open_classifier, require_finite
+from attri.fleet.device.check import Check, ask, open_classifier, require_finite
+from attri.runtime.classifier import classify_together
 from attri.runtime.deliver.format import file_name
-from attri.runtime.deliver.updates.exchange import Exchange
-from attri.runtime.errors import FailedError, RefusedError
+from attri.runtime.deliver.updates.exchange import Exchange, TaskSettings, settings_of
+from attri.runtime.errors import AttriError, FailedError, RefusedError, UsageError
 from attri.runtime.prediction import Prediction
 
 KEPT = 20  # images on which both disagree
@@ -67,64 +68,117 @@ def collect(live: Exchange, shadow: Shadow) -> list[Path]:
     return found
 
 
+class Answers(NamedTuple):
+    """What both say of one frame to one task.
+
+    Attributes:
+        image: the frame.
+        task: name of the task; None where its source has only this one.
+        before: of what runs.
+        after: of the release.
+    """
+
+    image: Path
+    task: str | None
+    before: Prediction
+    after: Prediction
+
+    @property
+    def same(self) -> bool:
+        """Whether both give the same label; of independent ones, the same labels."""
+        return _labels(self.before) == _labels(self.after)
+
+
 def compare(bundle: Path, running: Path, check: Check, shadow: Shadow, frames: Path, kept: Path) -> dict[str, Any]:
-    """Classify frames with a release and with what runs.
+    """Classify frames with a release and with what runs, by all tasks of the source that each frame is of.
 
     Args:
         bundle: of the release.
         running: bundle of what runs.
-        check: backend, device, threads and labels.
-        shadow: the bound.
-        frames: folder of the images.
+        check: backend, device and threads.
+        shadow: the bound, for each task by itself: one that does not use what is new would hide one that does.
+        frames: folder of the images, and of what is asked of each.
         kept: folder for those on which both disagree; what is there is removed.
 
     Returns:
-        The figures: frames, agreement (0 to 1), mean change of the best score, and the shares without a label.
+        The figures: frames, agreement (0 to 1, of the task with the least), mean change of the best score, the shares
+        without a label, and the agreement of each task that has a name.
 
     Raises:
         RefusedError: they agree on too few.
-        AttriError: it cannot be asked.
+        UsageError: what runs cannot be asked either.
+        AttriError: the release cannot be asked.
     """
     images = sorted(frames.glob("*.jpg"))
-    after, before = _classified(bundle, check, images), _classified(running, check, images)
-    differ = [i for i in range(len(images)) if after[i].label != before[i].label]
-    _keep([(images[i], before[i].label, after[i].label) for i in differ[:KEPT]], kept)
-    agreement = 1 - len(differ) / len(images)
-    drift = statistics.fmean(new.score - old.score for new, old in zip(after, before, strict=True))
-    figures = {
+    try:
+        before = _classified(running, check, images)
+    except AttriError as error:
+        raise UsageError(f"what runs cannot be compared with: {error}") from error
+    after = _classified(bundle, check, images)
+    answers = [Answers(*key, prediction, after[key]) for key, prediction in before.items()]
+    _keep([each for each in answers if not each.same][:KEPT], kept)
+    tasks: dict[str | None, list[Answers]] = {}
+    for each in answers:
+        tasks.setdefault(each.task, []).append(each)
+    worst = min(tasks, key=lambda task: _agreement(tasks[task]))
+    agreement, found = _agreement(tasks[worst]), tasks[worst]
+    drift = statistics.fmean(each.after.score - each.before.score for each in found)
+    rejected, rejected_before = (_rejected([getattr(each, name) for each in found]) for name in ("after", "before"))
+    figures: dict[str, Any] = {
         "frames": len(images),
         "agreement": round(agreement, 4),
         "score_drift": round(drift, 4),
-        "rejected": round(_rejected(after), 4),
-        "rejected_before": round(_rejected(before), 4),
+        "rejected": round(rejected, 4),
+        "rejected_before": round(rejected_before, 4),
     }
+    if named := {task: round(_agreement(each), 4) for task, each in tasks.items() if task is not None}:
+        figures["tasks"] = named
     if 100 * agreement < shadow.min_agreement:
+        of_task = f" of task {worst}" if worst is not None else ""
         raise RefusedError(
-            f"{len(images) - len(differ)} of {len(images)} live frames get the label that they get from what runs"
-            f" ({agreement:.0%}), the bound is {shadow.min_agreement:g}%; scores differ by {drift:+.2f} on average,"
-            f" {_rejected(after):.0%} have no label, {_rejected(before):.0%} before; images are in {kept}"
+            f"{sum(each.same for each in found)} of {len(found)} live frames{of_task} get the label that they get from"
+            f" what runs ({agreement:.0%}), the bound is {shadow.min_agreement:g}%; scores differ by {drift:+.2f} on"
+            f" average, {rejected:.0%} have no label, {rejected_before:.0%} before; images are in {kept}"
         )
     return figures
 
 
-def _classified(bundle: Path, check: Check, images: Sequence[Path]) -> list[Prediction]:
-    with open_classifier(bundle, check) as classifier:  # one after the other, which takes less memory
-        found = classifier(images)
-    require_finite(found)
+def _classified(bundle: Path, check: Check, images: Sequence[Path]) -> dict[tuple[Path, str | None], Prediction]:
+    """What a bundle says of frames, by frame and task; tasks of a frame share the run of the vision graph."""
+    asked: dict[tuple[TaskSettings, ...], list[Path]] = {}
+    for image in images:
+        asked.setdefault(settings_of(image), []).append(image)
+    found: dict[tuple[Path, str | None], Prediction] = {}
+    with open_classifier(bundle, check) as classifier:  # one bundle after the other, which takes less memory
+        for tasks, group in asked.items():
+            forks = [ask(classifier, task) for task in tasks]
+            for image, predictions in zip(group, classify_together(forks, group, [None] * len(forks)), strict=True):
+                found |= {(image, task.name): each for task, each in zip(tasks, predictions, strict=True)}
+    require_finite(list(found.values()))
     return found
+
+
+def _labels(prediction: Prediction) -> set[str | None]:
+    """The label, or of independent ones all that hold."""
+    return {prediction.label} if prediction.held is None else {label for label, _ in prediction.held}
+
+
+def _agreement(answers: Sequence[Answers]) -> float:
+    return sum(each.same for each in answers) / len(answers)
 
 
 def _rejected(predictions: Sequence[Prediction]) -> float:
     return sum(each.label is None for each in predictions) / len(predictions)
 
 
-def _keep(disagreements: Sequence[tuple[Path, str | None, str | None]], folder: Path) -> None:
-    """Copy images to NUMBER_BEFORE_AFTER.jpg."""
+def _keep(disagreements: Sequence[Answers], folder: Path) -> None:
+    """Copy images to NUMBER[_TASK]_BEFORE_AFTER.jpg."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)  # others are not to see what cameras do
-    for image, *labels in disagreements:
-        before, after = (file_name(label or "none of the labels") for label in labels)
-        shutil.copy(image, folder / f"{image.stem}_{before}_{after}.jpg")
+    for each in disagreements:
+        labels = [prediction.label or "none of the labels" for prediction in (each.before, each.after)]
+        words = [each.image.stem, *filter(None, [each.task]), *map(file_name, labels)]
+        shutil.copy(each.image, folder / f"{'_'.join(words)}.jpg")
 
 
 def main(bundle: str, running: str, check: str, shadow: str, frames: str, kept: str) -> int:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import click
 from click.core import ParameterSource
 
+from attri.runtime.capture.spec import SourceSpec
 from attri.runtime.cli.command import UPDATES, option, require
 from attri.runtime.cli.model_options import Model
 from attri.runtime.cli.sink_options import Outputs
@@ -102,26 +103,39 @@ def followed() -> Exchange | None:
     return Exchange(Path(folder)) if folder else None
 
 
-def hand_over(following: Follow, model: Model, outputs: Outputs, words: Sequence[str], *, live: bool) -> NoReturn:
+def hand_over(
+    following: Follow,
+    model: Model,
+    template: str | None,
+    outputs: Outputs,
+    words: Sequence[str],
+    specs: Sequence[SourceSpec],
+) -> NoReturn:
     """Become attri-bundle, which starts this command again and watches over it.
 
     Args:
         following: the options about updates.
-        model: those about the model that a check needs too.
+        model: those about the model: a release is checked as it will be used.
+        template: likewise.
         outputs: the broker of --mqtt gets reports of updates too.
         words: all arguments of this command.
-        live: whether all sources are cameras or streams: then a release with other graphs may start it again.
+        specs: the sources. Where all are cameras or streams, a release with other graphs may start it again; and the
+            prompt files of their tasks have to fit it.
 
     Raises:
         MissingExtra: what it needs is not installed.
     """
     require("tuf")
-    given = {**dataclasses.asdict(following), "labels": model.labels, "backend": model.backend, "device": model.device}
+    given = {**dataclasses.asdict(following), "template": template}
+    given |= {name: getattr(model, name) for name in ("labels", "threshold", "shortlist", "backend", "device")}
     given |= {"mqtt": outputs.mqtt, "mqtt_password_file": outputs.mqtt_password_file}
     where = given.pop("follow")
     named = {f"--{name.replace('_', '-')}": value for name, value in given.items() if value is not None}
     options = [word for name, value in named.items() for word in (name, str(value))]
-    options += [] if live else ["--no-restart"]
+    options += ["--independent"] if model.independent else []
+    own = dict.fromkeys(task.prompt for spec in specs for tasks in spec.asked for task in tasks if task.prompt)
+    options += [word for path in own for word in ("--prompt", str(path))]
+    options += [] if all(spec.live for spec in specs) else ["--no-restart"]
     command = [sys.executable, "-m", "attri.runtime.cli.run", *words]
     watch_over = [sys.executable, "-m", "attri.fleet.cli.bundle", "follow", *options, where, "--", *command]
     os.execv(sys.executable, watch_over)

@@ -69,8 +69,8 @@ def main(
         run_bench(load, model.labels, inputs.max_batch, model.threads, bench)
         return 0
     if following.follow is not None and followed() is None and not outputs.install_service:
-        live = all(spec.live for spec in find_inputs(words, inputs))
-        hand_over(following, model, outputs, click.get_current_context().meta[ARGUMENTS], live=live)
+        typed = click.get_current_context().meta[ARGUMENTS]
+        hand_over(following, model, inputs.template, outputs, typed, find_inputs(words, inputs))
     specs, files = read_inputs(words, inputs, model.labels)  # before anything that takes long
     check_common(specs, model.labels, model.prompt, inputs.template, model.threshold, model.independent)
     check_frigate(specs, outputs.mqtt)

@@ -91,7 +91,7 @@ def open_sinks(outputs: Outputs, secrets: Secrets, control: PipelineControl, *, 
         if outputs.collect:
             _show_tally(sinks)
         if updates := followed():
-            sinks.append(_open_updates(updates, sinks))
+            sinks.append(_open_updates(updates, control, sinks))
         undo.pop_all()
     return sinks
 
@@ -188,13 +188,13 @@ def _show_tally(sinks: Sequence[Sink]) -> None:
             (sink.tally,) = tallies
 
 
-def _open_updates(exchange: Exchange, sinks: Sequence[Sink]) -> Sink:
+def _open_updates(exchange: Exchange, control: PipelineControl, sinks: Sequence[Sink]) -> Sink:
     """Serve the attri-bundle that watches over this command, and show what it does."""
     from attri.runtime.deliver.updates.sink import UpdatesSink
     from attri.runtime.deliver.webhook import WebhookSink
 
     webhook = next((sink for sink in sinks if isinstance(sink, WebhookSink)), None)
-    return UpdatesSink(exchange, None if webhook is None else webhook.announce)
+    return UpdatesSink(exchange, control.settings, None if webhook is None else webhook.announce)
 
 
 def _check_mqtt(outputs: Outputs, secrets: Secrets) -> None:

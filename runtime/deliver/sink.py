@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attri.runtime.deliver.result import FrameResult, Load, SourceHealth
+from attri.runtime.deliver.updates.exchange import TaskSettings
 from attri.runtime.errors import ImageError
 from attri.runtime.explain.explanation import Explanation
 from attri.runtime.prompt import Prompt
@@ -217,6 +218,14 @@ class PipelineControl(Protocol):
             LabelsError: There is no such source or task.
             UsageError: Sources that are meant are asked different things.
             EngineError: The engine failed.
+        """
+        ...
+
+    def settings(self, source: str) -> list[TaskSettings]:
+        """What each task asks of the frames of a source now, so that another process can ask the same.
+
+        Raises:
+            LabelsError: There is no such source.
         """
         ...
 

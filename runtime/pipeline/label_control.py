@@ -10,6 +10,7 @@ from pathlib import Path
 from attri.runtime.classifier import Classifier, require_room
 from attri.runtime.deliver.result import FrameResult
 from attri.runtime.deliver.sink import FileOrigin
+from attri.runtime.deliver.updates.exchange import TaskSettings
 from attri.runtime.errors import LabelsError, UsageError
 from attri.runtime.explain.explanation import Explanation
 from attri.runtime.pipeline.channel import Channel
@@ -143,6 +144,16 @@ class LabelControl:
         if any(_questions(row) != _questions(first) for row in others):
             raise UsageError("the sources are asked different things: name one")
         return [(each, labels.classifier.fork()) for each, labels in first], self.channels[0].beside
+
+    def settings(self, source: str) -> list[TaskSettings]:
+        """What each task asks of the frames of a source now, in values. Raises LabelsError."""
+        self._sets(source, None)
+        return [
+            task.settings(labels)
+            for channel in self.channels
+            if channel.name == source
+            for task, labels in zip(channel.tasks, channel.labels, strict=True)
+        ]
 
     def explain(self, result: FrameResult, labels: Sequence[str]) -> Explanation:
         """Explain a result of one of the sources. Raises LabelsError, UsageError, EngineError."""

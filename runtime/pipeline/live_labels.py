@@ -67,6 +67,10 @@ class LiveLabels:
         template: the sentence around each prompt; None is the bundle's.
         apply: False leaves a classifier that keeps its labels untouched, prompts of them included.
 
+    Attributes:
+        classifier: as given.
+        template: as given.
+
     Raises:
         LabelsError: The labels cannot be used to begin with.
     """
@@ -74,7 +78,7 @@ class LiveLabels:
     def __init__(
         self, classifier: Classifier, source: LabelsFile | None, template: str | None = None, *, apply: bool = True
     ) -> None:
-        self.classifier, self._template, self._lock = classifier, template, threading.Lock()
+        self.classifier, self.template, self._lock = classifier, template, threading.Lock()
         self._watched = WatchedFile(source.path, source.state) if source and source.state else None
         own = [Label(text, (text,), number) for number, text in enumerate(classifier.labels, start=1)]
         if source is None and not apply:
@@ -94,7 +98,7 @@ class LiveLabels:
     @property
     def question(self) -> tuple[object, ...]:
         """What is asked of an image: the same for equal labels, whatever file they come from."""
-        return self.text, self._template, self.classifier.prompt.digest, self.classifier.threshold
+        return self.text, self.template, self.classifier.prompt.digest, self.classifier.threshold
 
     @property
     def edited(self) -> bool:
@@ -182,7 +186,7 @@ class LiveLabels:
         places = [f"{name} line {each.line}" for each in labels]
         with self._lock:  # or of two changes at once the classifier and `self.labels` could keep different ones
             try:
-                self.classifier.set_labels(words, places, prompts, self._template)
+                self.classifier.set_labels(words, places, prompts, self.template)
             except UnicodeError as error:
                 raise LabelsError(f"{name} holds characters that are no text") from error
             self.labels = list(labels)

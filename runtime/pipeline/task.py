@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from attri.runtime.bundle import PROMPT
 from attri.runtime.decide.independent import IndependentSmoother
 from attri.runtime.decide.schedule import Schedule
 from attri.runtime.decide.smoothing import Decision, DecisionRule, DecisionSmoother
+from attri.runtime.deliver.updates.exchange import TaskSettings
 from attri.runtime.pipeline.live_labels import LiveLabels
 from attri.runtime.prediction import Prediction
 from attri.runtime.text.hysteresis import RetrievalHysteresis
@@ -54,6 +56,19 @@ class TaskState:
         self._smoother, self._independent = DecisionSmoother(setup.rule), IndependentSmoother(setup.rule)
         self._schedule = schedule
         self._last_due = float("-inf")  # clock of the frame whose result was the last due
+
+    def settings(self, labels: LiveLabels) -> TaskSettings:
+        """What it asks with these labels, in values that another process can read."""
+        classifier, threshold = labels.classifier, self.rule.threshold
+        own = self.prompt not in (None, classifier.bundle.path / PROMPT)
+        return TaskSettings(
+            self.name,
+            str(self.prompt.absolute()) if own and self.prompt else None,
+            labels.text if labels.file is not None or labels.edited else None,
+            labels.template,
+            classifier.given_threshold if threshold is None else threshold,
+            classifier.independent,
+        )
 
     def decide_alone(self, prediction: Prediction) -> Decision:
         """The decision on an image that has nothing to do with others: by its threshold alone."""

@@ -17,6 +17,7 @@ from attri.runtime.capture.base import SourceState
 from attri.runtime.capture.spec import LIVE
 from attri.runtime.deliver.result import FrameResult, Load, SourceHealth
 from attri.runtime.deliver.sink import FileOrigin, RegionsAbout, SentImage, SourceAbout
+from attri.runtime.deliver.updates.exchange import TaskSettings
 from attri.runtime.errors import BundleError, ImageError, LabelsError, UsageError
 from attri.runtime.explain.explanation import Explanation
 from attri.runtime.images import load_image
@@ -111,6 +112,9 @@ class FakeControl:
 
     def labels_text(self, source: str | None = None, task: str | None = None) -> str:
         return "".join(f"{line}\n" for line in self.labels(source, task))
+
+    def settings(self, source: str) -> list[TaskSettings]:
+        return [TaskSettings(task, labels=self.labels_text(source, task)) for task in self.tasks or (None,)]
 
     def labels_origin(self, source: str | None = None, task: str | None = None) -> FileOrigin:
         names = self._named(source, task)

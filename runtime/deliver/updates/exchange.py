@@ -4,6 +4,7 @@ update.json     by attri-bundle: what runs, and how far the last update is
 counts.json     by attri-run: how often each label was decided since what runs does, and before
 wanted.json     by attri-bundle: how many live frames it asks for
 frames/N.jpg    by attri-run: these, until attri-bundle removes them
+frames/N.json   by attri-run: what each task of its source asks of that frame
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -62,6 +63,27 @@ class ReleaseCounts:
     now: dict[str, LabelCounts] = field(default_factory=dict)
     before: dict[str, LabelCounts] = field(default_factory=dict)
     state: str | None = None
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """What a task asks of images, in values that another process can read: labels, prompt file and how scores are made.
+
+    Attributes:
+        name: of the task; None where its source has only this one.
+        prompt: absolute path of the prompt file that it has of its own; None is that of the bundle.
+        labels: text of its labels file; None are the labels of its prompt.
+        template: sentence around each label; None is the prompt's.
+        threshold: scores below it are none of the labels; None is the prompt's.
+        independent: whether each label is scored by itself.
+    """
+
+    name: str | None = None
+    prompt: str | None = None
+    labels: str | None = None
+    template: str | None = None
+    threshold: float | None = None
+    independent: bool = False
 
 
 class WantedFrames(NamedTuple):
@@ -137,11 +159,20 @@ class Exchange:
         """Those that were saved, in order."""
         return sorted(self.frames.glob("[0-9]*.jpg"))
 
+    def tell_settings(self, frame: Path, tasks: Sequence[TaskSettings]) -> None:
+        """Say what is asked of a frame, before it is saved. Raises OSError: it cannot be written."""
+        frame.with_suffix(".json").write_text(json.dumps([asdict(task) for task in tasks]))
+
     def withdraw(self) -> None:
         """Ask for no frames any more, and remove those that came; also what a kill left of what attri-bundle wrote."""
         for file in (self._wanted, *self.folder.glob(".*.json.*.part")):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.frames, ignore_errors=True)
+
+
+def settings_of(frame: Path) -> tuple[TaskSettings, ...]:
+    """What is asked of a saved frame, by each task of its source."""
+    return tuple(TaskSettings(**raw) for raw in json.loads(frame.with_suffix(".json").read_text()))
 
 
 def _read(path: Path) -> dict[str, Any]:

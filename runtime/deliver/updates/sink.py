@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -15,8 +15,15 @@ from PIL import Image
 from attri.runtime._util.atomic import replacing
 from attri.runtime.deliver.result import FrameResult
 from attri.runtime.deliver.sink import SinkFilter
-from attri.runtime.deliver.updates.exchange import NONE, Exchange, LabelCounts, ReleaseCounts, WantedFrames
-from attri.runtime.errors import SinkError
+from attri.runtime.deliver.updates.exchange import (
+    NONE,
+    Exchange,
+    LabelCounts,
+    ReleaseCounts,
+    TaskSettings,
+    WantedFrames,
+)
+from attri.runtime.errors import LabelsError, SinkError
 
 _LOGGER = logging.getLogger("attri")
 POLL = 0.5  # seconds between looks at what is asked for
@@ -35,6 +42,7 @@ class UpdatesSink:
 
     Args:
         exchange: The folder.
+        settings: What each task asks of the frames of a source; raises LabelsError where that is gone.
         announce: Is told of each change of the update's state that it sees; None tells nobody.
     """
 
@@ -42,8 +50,13 @@ class UpdatesSink:
     lossless = False
     takes: SinkFilter = "every_frame"
 
-    def __init__(self, exchange: Exchange, announce: Callable[[Mapping[str, Any]], None] | None = None) -> None:
-        self._exchange, self._announce = exchange, announce
+    def __init__(
+        self,
+        exchange: Exchange,
+        settings: Callable[[str], Sequence[TaskSettings]],
+        announce: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> None:
+        self._exchange, self._settings, self._announce = exchange, settings, announce
         self._counts = exchange.counts()
         self._lock = threading.Lock()  # held while counts change
         self._wanted: WantedFrames | None = None
@@ -121,8 +134,12 @@ class UpdatesSink:
         image = Image.fromarray(result.part)
         image.thumbnail((_SIDE, _SIDE), reducing_gap=2.0)
         try:
-            with replacing(self._exchange.frames / f"{self._saved:05}.jpg") as part:
+            file = self._exchange.frames / f"{self._saved:05}.jpg"
+            self._exchange.tell_settings(file, self._settings(result.origin))
+            with replacing(file) as part:
                 image.save(part, "JPEG", quality=92)
+        except LabelsError:  # the source was removed meanwhile
+            return
         except FileNotFoundError:  # nobody asks any more
             self._wanted = None
         except OSError as error:

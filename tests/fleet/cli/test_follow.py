@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from support.fleet import pull_to, take_over
 from support.prompts import changed
 
 from attri.fleet.cli.bundle import main as attri_bundle
+from attri.fleet.device import follow, update
+from attri.fleet.device.check import Check
 from attri.fleet.device.store import Store
 from attri.runtime.bundle import PROMPT
 from attri.runtime.cli.run import main as attri_run
@@ -47,9 +50,9 @@ def test_a_prompt_that_is_pushed_is_taken_over_between_two_frames(
     Image.open(image_files[0]).convert("RGB").save(image, "jpeg")
     pull_to(Path("store"), Path("repo"))
     take_over(Path("store"))
-    follow = ["--follow", "repo", "--store", "store", "--interval", "1"]
-    follow += ["--shadow", "2", "--min-agreement", "0%", "--max-shift", "100%"]  # labels have other names here
-    words = ["-m", "attri.runtime.cli.run", "-", *follow, "--probation", "0", "--json", "--threads", "1"]
+    options = ["--follow", "repo", "--store", "store", "--interval", "1"]
+    options += ["--shadow", "2", "--min-agreement", "0%", "--max-shift", "100%"]  # labels have other names here
+    words = ["-m", "attri.runtime.cli.run", "-", *options, "--probation", "0", "--json", "--threads", "1"]
     with subprocess.Popen([sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as run:
         assert run.stdin is not None
         assert run.stdout is not None
@@ -78,6 +81,48 @@ def test_a_prompt_that_is_pushed_is_taken_over_between_two_frames(
     assert state.update.figures["shadow"]["frames"] == 2  # of the running attri-run
     counts = Store(Path("store")).live.counts()
     assert counts.now[Prompt.read(Path("store", "current", PROMPT)).digest].results > 0
+
+
+def test_a_release_is_checked_as_it_will_be_used(
+    desk: Path, image_files: list[Path], bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Options of attri-run about labels and scores go through attri-bundle follow and update to the check."""
+    commands: list[list[str]] = []
+    checks: list[Check] = []
+
+    def replace_process(_: str, words: list[str]) -> None:
+        commands.append(words[3:])
+        raise SystemExit
+
+    def verify(_store: Store, check: Check, *_: object) -> None:
+        checks.append(check)
+        raise SystemExit
+
+    monkeypatch.setattr("os.execv", replace_process)
+    monkeypatch.setattr(follow, "follow", lambda following: commands.append(list(following.update[3:])) or 0)
+    monkeypatch.setattr(update, "pull", lambda *_: True)
+    monkeypatch.setattr(update, "verify", verify)
+    shutil.copy(bundle / PROMPT, "own.attri")
+    words = ["--follow", "repo", "--store", "store", "--labels", "labels.txt", "--template", "a {} -- here"]
+    words += [
+        "--threshold",
+        "0.7",
+        "--independent",
+        "--shortlist",
+        "5",
+        "--task",
+        "first=own.attri",
+        "--task",
+        "second=",
+    ]
+    with pytest.raises(SystemExit):
+        attri_run([str(image_files[0]), *words], prog_name="attri-run")
+    bundle_command(*commands[0])
+    bundle_command(*commands[1])
+    (check,) = checks
+    assert check.labels == str(desk / "labels.txt")
+    assert (check.template, check.threshold, check.independent, check.shortlist) == ("a {} -- here", 0.7, True, 5)
+    assert check.prompts == (str(desk / "own.attri"),)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from attri.fleet.device.check import Check, agree, main, suffice
 from attri.fleet.device.golden import read_golden
 from attri.runtime.bundle import PROMPT, REFERENCE, file_entry
 from attri.runtime.classifier import Classifier
-from attri.runtime.errors import EngineError, ParityError, RefusedError, UsageError
-from attri.runtime.prompt import Prompt
+from attri.runtime.errors import BundleError, EngineError, ParityError, RefusedError, UsageError
+from attri.runtime.prompt import IndependentScores, Prompt
 
 CPU = Check("onnxruntime", "cpu", 1)
 
@@ -91,6 +91,39 @@ def test_a_bound_on_the_time_of_an_image(bundle: Path) -> None:
         suffice(bundle, None, Check("onnxruntime", "cpu", 1, latency_ms=0.001))
 
 
+def test_it_is_judged_as_attri_run_asks_it(bundle: Path, other: Path, golden: Path) -> None:
+    asked = dataclasses.replace(CPU, golden=str(golden))
+    with_prompt(other, lambda prompt: Prompt.of(dataclasses.replace(prompt.facts, threshold=0.999), prompt.tensors))
+    with pytest.raises(RefusedError, match="of 12 golden images are right"):
+        suffice(other, bundle, asked)  # by its own threshold it rejects them
+    assert suffice(other, bundle, dataclasses.replace(asked, threshold=0.0))["right"] == 12
+    assert suffice(bundle, bundle, dataclasses.replace(asked, threshold=1.0))["right"] == 0
+    with Classifier.load(bundle, backend="onnxruntime", device="cpu") as classifier:
+        images = read_golden(golden)
+        classifier.set_labels(classifier.labels, template="no {} at all")
+        right = sum(classifier(image).label == label for image, label in images)
+    assert suffice(bundle, None, dataclasses.replace(asked, template="no {} at all"))["right"] == right
+    with pytest.raises(RefusedError, match="independent"):  # nobody calibrated it
+        suffice(bundle, bundle, dataclasses.replace(asked, independent=True))
+    scores = IndependentScores(1.0, 0.0, threshold=0.0)
+    with_prompt(other, lambda prompt: Prompt.of(dataclasses.replace(prompt.facts, independent=scores), prompt.tensors))
+    assert suffice(other, None, dataclasses.replace(asked, independent=True))["right"] == 12
+
+
+def test_graphs_that_the_prompt_of_a_task_does_not_fit_are_refused(bundle: Path, tmp_path: Path) -> None:
+    own = shutil.copy(bundle / PROMPT, tmp_path / "own.attri")
+    asked = dataclasses.replace(CPU, prompts=[str(own)])
+    agree(bundle, asked)
+    prompt = Prompt.read(own)
+    facts = dataclasses.replace(prompt.facts, base={**prompt.facts.base, "clusters": 99})
+    Prompt.of(facts, prompt.tensors).save(own)
+    with pytest.raises(BundleError, match=r"own\.attri"):
+        agree(bundle, asked)
+    own.unlink()
+    with pytest.raises(UsageError, match=r"own\.attri"):  # no fault of the release
+        agree(bundle, asked)
+
+
 def test_golden_images_of_labels_that_nobody_has(bundle: Path, golden: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(golden, tmp_path / "golden")
     (folder / "a_ghost").mkdir()
@@ -100,7 +133,7 @@ def test_golden_images_of_labels_that_nobody_has(bundle: Path, golden: Path, tmp
     labels = tmp_path / "labels.txt"
     labels.write_text("cat\n")
     with pytest.raises(UsageError, match=r"labels.txt has no .*a ghost"):
-        suffice(bundle, None, Check("onnxruntime", "cpu", 1, str(labels), str(folder)))
+        suffice(bundle, None, Check("onnxruntime", "cpu", 1, str(labels), golden=str(folder)))
 
 
 def test_a_folder_without_golden_images_is_named(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from support.fleet import make_repository, pull_to, push_files, take_over
 from support.manifests import edit_manifest
-from support.prompts import noise
-from support.results import make_result
+from support.prompts import changed, noise
+from support.results import FakeControl, make_result
 
 from attri.fleet.device.bounded import Bounds
 from attri.fleet.device.check import Check
@@ -23,7 +23,8 @@ from attri.fleet.device.store import Store, live_folder, open_store
 from attri.fleet.device.update import activate, verify
 from attri.runtime.bundle import PROMPT, Bundle, file_entry
 from attri.runtime.deliver.updates import sink as updates
-from attri.runtime.errors import FailedError, RefusedError
+from attri.runtime.deliver.updates.exchange import Exchange, TaskSettings
+from attri.runtime.errors import FailedError, RefusedError, UsageError
 from attri.runtime.prompt import Prompt
 from attri.runtime.tokenizer import Tokenizer
 
@@ -33,16 +34,21 @@ EMBEDDING = "token_embedding.npy"
 
 @pytest.fixture
 def check(tmp_path: Path) -> Check:
-    (tmp_path / "labels.txt").write_text("\n".join(LABELS))
-    return Check("onnxruntime", "cpu", 1, str(tmp_path / "labels.txt"))
+    return Check("onnxruntime", "cpu", 1)
 
 
 @pytest.fixture
 def frames(image_files: list[Path], tmp_path: Path) -> Path:
-    folder = tmp_path / "frames"
-    folder.mkdir()
-    for number, file in enumerate(image_files[:12]):
-        shutil.copy(file, folder / f"{number:05}.jpg")
+    return saved(image_files[:12], TaskSettings(labels="\n".join(LABELS)), folder=tmp_path / "frames")
+
+
+def saved(images: list[Path], *tasks: TaskSettings, folder: Path) -> Path:
+    """Frames as attri-run saves them, of a source with these tasks."""
+    folder.mkdir(exist_ok=True)
+    for number, file in enumerate(images):
+        frame = folder / f"{number:05}.jpg"
+        shutil.copy(file, frame)
+        Exchange(folder).tell_settings(frame, tasks)
     return folder
 
 
@@ -108,7 +114,9 @@ class Device:
         self.thread = threading.Thread(target=self.run)
 
     def run(self) -> None:
-        sink = updates.UpdatesSink(live_folder(self.store))
+        control = FakeControl()
+        control.set_labels("\n".join(LABELS))
+        sink = updates.UpdatesSink(live_folder(self.store), control.settings)
         while not self.ended.wait(0.01):
             for image in self.images:
                 sink.write(make_result(image=image))
@@ -171,10 +179,49 @@ def test_frames_that_a_killed_check_has_left_are_removed(tmp_path: Path) -> None
         assert store.live.wanted() is None
 
 
-def test_a_prompt_of_noise_agrees_on_little(bundle: Path, check: Check, frames: Path, tmp_path: Path) -> None:
+def test_a_prompt_of_noise_agrees_on_little(
+    bundle: Path, check: Check, frames: Path, image_files: list[Path], tmp_path: Path
+) -> None:
     other = shutil.copytree(bundle, tmp_path / "other")
     noise(Prompt.read(bundle / PROMPT)).save(other / PROMPT)
     with Bundle.open(other):
         pass
+    saved(image_files[:12], TaskSettings(), folder=frames)
     with pytest.raises(RefusedError, match="live frames get the label"):
-        compare(other, bundle, dataclasses.replace(check, labels=None), Shadow(12), frames, tmp_path / "kept")
+        compare(other, bundle, check, Shadow(12), frames, tmp_path / "kept")
+
+
+def test_each_task_of_a_source_has_to_agree(
+    bundle: Path, check: Check, image_files: list[Path], tmp_path: Path
+) -> None:
+    """No release touches a prompt of its own; one of the bundle with other labels, sentence or threshold it does."""
+    other, own = shutil.copytree(bundle, tmp_path / "other"), tmp_path / "own.attri"
+    prompt = Prompt.read(bundle / PROMPT)
+    changed(prompt, ["tree", "car"], 1, 9).save(own)
+    noise(prompt).save(other / PROMPT)
+    defects = TaskSettings("defects", prompt=str(own))
+    colours = TaskSettings("colours", labels="red\ngreen\nblue\ngrey\nblack", template="it is {}")
+    frames = saved(image_files[:12], defects, folder=tmp_path / "frames")
+    found = compare(other, bundle, check, Shadow(12), frames, tmp_path / "kept")
+    assert found["agreement"] == 1.0
+    assert found["score_drift"] == 0.0
+    saved(image_files[:6], defects, colours, folder=frames)  # the others are of a source with one task
+    with pytest.raises(RefusedError, match="of 6 live frames of task colours get the label"):
+        compare(other, bundle, check, Shadow(12, min_agreement=100.0), frames, tmp_path / "kept")
+    kept = sorted((tmp_path / "kept").iterdir())
+    assert kept
+    assert all("_colours_" in file.name for file in kept)
+    found = compare(other, bundle, check, Shadow(12, min_agreement=0.0), frames, tmp_path / "kept")
+    assert found["tasks"] == {"defects": 1.0, "colours": found["agreement"]}
+    assert found["agreement"] < 1
+    never = [dataclasses.replace(colours, threshold=1.0)]
+    found = compare(other, bundle, check, Shadow(12), saved(image_files[:12], *never, folder=frames), tmp_path / "kept")
+    assert (found["agreement"], found["rejected"], found["rejected_before"]) == (1.0, 1.0, 1.0)
+
+
+def test_a_prompt_of_a_task_that_is_gone_is_no_fault_of_the_release(
+    bundle: Path, check: Check, image_files: list[Path], tmp_path: Path
+) -> None:
+    frames = saved(image_files[:1], TaskSettings("defects", prompt="/nowhere.attri"), folder=tmp_path / "frames")
+    with pytest.raises(UsageError, match=r"what runs cannot be compared with: .*nowhere"):
+        compare(bundle, bundle, check, Shadow(1), frames, tmp_path / "kept")

@@ -16,6 +16,7 @@ from support.prompts import kinds_of_prompts
 from support.results import file_size_limit
 
 from attri.runtime import Classifier, stream
+from attri.runtime.bundle import PROMPT
 from attri.runtime.capture.parse import find_source
 from attri.runtime.capture.retry import RetryPolicy
 from attri.runtime.capture.spec import SourceOptions, SourceSpec
@@ -23,6 +24,7 @@ from attri.runtime.decide.schedule import Schedule
 from attri.runtime.decide.smoothing import DecisionRule
 from attri.runtime.deliver.result import FrameResult
 from attri.runtime.deliver.sink import FileOrigin
+from attri.runtime.deliver.updates.exchange import TaskSettings
 from attri.runtime.engines.onnxruntime import OrtEngine
 from attri.runtime.errors import EngineError, FailedError, LabelsError, UsageError
 from attri.runtime.pipeline.live_labels import LabelsFile, LiveLabels
@@ -366,3 +368,25 @@ def test_stream_gives_a_result_of_each_task(bundle: Path, prompts: dict[str, Pro
         with pytest.raises(TypeError, match="prompts are for a bundle"):
             stream(one, classifier=classifier, prompts={"a": None})
     assert [result.task for result in stream(one, bundle=bundle, prompts={"c": None})] == ["c"]
+
+
+def test_the_settings_of_tasks_are_what_another_process_needs_to_ask_the_same(
+    loaded: Classifier, prompts: dict[str, Prompt], folder: SourceSpec, tmp_path: Path
+) -> None:
+    (tmp_path / "labels.txt").write_text("# kinds\ncat = a tabby; a kitten\ndog\n")
+    labels = LabelsFile.read(tmp_path / "labels.txt")
+    fork = loaded.fork()
+    fork.threshold = 0.5
+    tasks = [
+        TaskSetup(LiveLabels(fork, labels, "a {}"), name="kinds", prompt=loaded.bundle.path / PROMPT),
+        setup(loaded, prompts["other"], "own", prompt=tmp_path / "own.attri", rule=DecisionRule(threshold=0.25)),
+    ]
+    pipeline = make([folder], [tasks])
+    assert pipeline.settings(folder.name) == [
+        TaskSettings("kinds", None, labels.text, "a {}", 0.5, False),
+        TaskSettings("own", str(tmp_path / "own.attri"), None, None, 0.25, False),
+    ]
+    pipeline.set_labels("tree\nhouse\n", task="own")
+    assert pipeline.settings(folder.name)[1].labels == "tree\nhouse\n"
+    with pytest.raises(LabelsError, match="no source"):
+        pipeline.settings("elsewhere")

@@ -14,17 +14,18 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.peers import HookServer, wait_for
-from support.results import make_result
+from support.results import FakeControl, make_result
 
 from attri.runtime.deliver.result import FrameResult
 from attri.runtime.deliver.spool import Spool
 from attri.runtime.deliver.updates import sink as module
-from attri.runtime.deliver.updates.exchange import Exchange, LabelCounts
+from attri.runtime.deliver.updates.exchange import Exchange, LabelCounts, settings_of
 from attri.runtime.deliver.updates.sink import UpdatesSink
 from attri.runtime.deliver.webhook import WebhookSink
 from attri.runtime.errors import SinkError
 
 FIRST = {"runs": "1-a", "update": {"release": "1-a", "state": "committed", "time": 1.0}}
+SETTINGS = FakeControl("camera0", "camera1", tasks=("defects", "fill")).settings
 TRYING = {"runs": "2-b", "update": {"release": "2-b", "state": "trying", "time": 2.0}}
 
 
@@ -42,7 +43,7 @@ def exchange(tmp_path: Path) -> Exchange:
 
 @pytest.fixture
 def sink(exchange: Exchange) -> Iterator[UpdatesSink]:
-    sink = UpdatesSink(exchange)
+    sink = UpdatesSink(exchange, SETTINGS)
     yield sink
     sink.close()
 
@@ -74,12 +75,12 @@ def test_labels_are_counted_by_prompt_and_apart_from_the_release_before(exchange
 
 def test_counts_go_on_where_it_is_started_again(exchange: Exchange) -> None:
     for _ in range(2):
-        sink = UpdatesSink(exchange)
+        sink = UpdatesSink(exchange, SETTINGS)
         sink.write(result())
         sink.close()
     assert exchange.counts().now["p1"].results == 2
     exchange.tell_update(TRYING)  # other graphs: it is stopped, and started with them
-    sink = UpdatesSink(exchange)
+    sink = UpdatesSink(exchange, SETTINGS)
     sink.close()
     assert exchange.counts().before["p1"].results == 2
     assert exchange.counts().now == {}
@@ -93,7 +94,7 @@ def test_counts_that_cannot_be_read_begin_anew(exchange: Exchange) -> None:
 
 def test_an_hour_is_half_forgotten(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
     exchange.tell_update(TRYING)  # somebody waits for counts
-    sink = UpdatesSink(exchange)
+    sink = UpdatesSink(exchange, SETTINGS)
     write(sink, [result()] * 8)
     wait_for(lambda: exchange.counts().now, 60)
     monkeypatch.setattr(module, "FORGET", 0.0)
@@ -118,6 +119,7 @@ def test_frames_are_saved_while_they_are_asked_for(
     with Image.open(exchange.saved_frames()[0]) as image:
         assert image.size == (1024, 768)
         assert np.asarray(image)[400, [100, 900], 0].tolist() == pytest.approx([200, 0], abs=4)
+    assert settings_of(exchange.saved_frames()[0]) == tuple(SETTINGS("camera0"))  # of all its tasks
     exchange.ask_for_frames(1)  # another request
     wait_for(lambda: sink.write(result()) or exchange.saved_frames(), 60)
     exchange.withdraw()
@@ -132,6 +134,7 @@ def test_neighbouring_frames_of_a_source_are_left_out(
     exchange.ask_for_frames(9)
     wait_for(lambda: sink.write(result("bird")) or exchange.saved_frames(), 60)
     write(sink, [result("bird"), result("bird", source="camera1"), result("bird", source="camera1")])
+    write(sink, [result("bird", source="gone")])  # it was removed: nobody knows what was asked of it
     assert len(exchange.saved_frames()) == 2
 
 
@@ -148,13 +151,13 @@ def test_a_full_disk_loses_the_frame_and_says_so(
 def test_a_webhook_is_told_of_each_state_once(exchange: Exchange, tmp_path: Path) -> None:
     hook = HookServer()
     webhook = WebhookSink(hook.url, "secret", lambda: Spool(tmp_path / "spool.sqlite"), 1)
-    first = UpdatesSink(exchange, webhook.announce)
+    first = UpdatesSink(exchange, SETTINGS, webhook.announce)
     exchange.tell_update(TRYING)
     wait_for(lambda: len(hook.requests) == 1, 60)
     first.close()
     gone = {"runs": "1-a", "update": {"release": "2-b", "state": "rolled back", "reason": "why", "time": 3.0}}
     exchange.tell_update(gone)  # while it is away
-    second = UpdatesSink(exchange, webhook.announce)
+    second = UpdatesSink(exchange, SETTINGS, webhook.announce)
     wait_for(lambda: len(hook.requests) == 2, 60)
     second.close()
     webhook.close()
