@@ -17,12 +17,11 @@ from attri.runtime.errors import UsageError
 if TYPE_CHECKING:
     from attri.runtime.dataset.search import Index, Row
 
-_PATH = click.Path(path_type=Path)
 _MODEL = ("bundle", "prompt", "device", "threads")  # options that only a query uses
 
 
 @click.command(cls=Command)
-@click.argument("index", metavar="INDEX", type=_PATH)
+@click.argument("index", metavar="INDEX")
 @click.argument("query", metavar="[QUERY]", required=False)
 @option(LABELS, "--image", is_flag=True, help="QUERY is an image: a path or a URL.")
 @option(LABELS, "--duplicates", is_flag=True, help="Without QUERY: the pairs of rows that are most alike.")
@@ -36,7 +35,7 @@ _MODEL = ("bundle", "prompt", "device", "threads")  # options that only a query 
 @option(OUTPUTS, "--json", "as_json", is_flag=True, help="One JSON object per row.")
 @click.version_option(package_name="attri")
 def main(
-    index: Path,
+    index: str,
     query: str | None,
     image: bool,
     duplicates: bool,
@@ -51,16 +50,18 @@ def main(
 ) -> None:
     """List the rows of INDEX that fit QUERY best: words, or with --image an image.
 
-    INDEX is a folder that attri-batch --embeddings wrote. Each row is listed with its cosine.
+    INDEX is a folder that attri-batch --embeddings wrote, here or in a bucket (s3://, gs://, az://). Each row is listed
+    with its cosine.
 
     --duplicates lists pairs of rows instead, the most alike first, and --outliers rows with the mean cosine of their 10
     nearest, the least first. Both compare every row with every other, and need no bundle.
     """
     require("pyarrow")
+    from attri.runtime.dataset.output.bucket import place_of
     from attri.runtime.dataset.search import Index
 
     _check_asked(query, image, duplicates, outliers)
-    rows = Index(index, prefix)
+    rows = Index(place_of(index), prefix)
     if duplicates:
         for first, second in rows.duplicates(count):
             pair = {"cosine": round(first.cosine, 6), "rows": [first.columns, second.columns]}

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attri.runtime.classifier import Classifier
+from attri.runtime.dataset.files import unreadable
+from attri.runtime.dataset.output.bucket import Place, opened
 from attri.runtime.dataset.output.output import run_file_of
-from attri.runtime.errors import UsageError
+from attri.runtime.dataset.part import ahead
+from attri.runtime.errors import AttriError, UsageError
 
 if TYPE_CHECKING:
     import pyarrow
@@ -49,23 +52,29 @@ class Index:
     """Rows with features.
 
     Args:
-        path: A folder of Parquet.
+        path: A folder of Parquet, of this machine or in a bucket.
         prefix: Of the columns that classifying added.
 
     Raises:
         UsageError: It is no such folder, or has no features.
+        UnreadableError: Its storage does not give it.
     """
 
-    def __init__(self, path: Path, prefix: str = "") -> None:
+    def __init__(self, path: Place, prefix: str = "") -> None:
         from pyarrow.parquet import read_schema
 
-        self.path, self._prefix, self._files = path, prefix, sorted(path.glob("*.parquet"))
+        self.path = path
+        with _read(path):
+            self._files: list[Place] = sorted(path.glob("*.parquet"), key=str)
         if not self._files:
             raise UsageError(f"{path} holds no Parquet: name the --output of attri-batch --embeddings, a folder")
-        self._names = read_schema(self._files[0]).names
+        with _read(self._files[0]):
+            names = read_schema(opened(self._files[0])).names
         self._feature, self._retrieved = f"{prefix}image_feature", f"{prefix}retrieved"
-        if lacking := {self._feature, self._retrieved} - set(self._names):
+        if lacking := {self._feature, self._retrieved} - set(names):
             raise UsageError(f"{path} has no column {min(lacking)!r}: make it with --embeddings, and name its --prefix")
+        hidden = {f"{prefix}{name}" for name in ("top", "labels", "patches", "error")}
+        self._columns = [name for name in names if name not in hidden]
 
     def check(self, classifier: Classifier) -> None:
         """Check that the features are of the same model and prompt, as far as is written beside the index.
@@ -132,7 +141,7 @@ class Index:
 
     def _features(self) -> NDArray[np.float16]:
         """Of all rows that have one, float16 [N, D]."""
-        every = [_matrix(table[self._feature]) for table in self._tables()]
+        every = [_matrix(table[self._feature]) for table in self._tables([self._feature])]
         return np.concatenate(every) if every else np.zeros((0, 0), np.float16)
 
     def _rows(self, places: set[int]) -> dict[int, Row]:
@@ -145,25 +154,35 @@ class Index:
             start += table.num_rows
         return found
 
-    def _tables(self) -> Iterator[pyarrow.Table]:
-        """Rows that have features, a few thousand at a time."""
+    def _tables(self, columns: Sequence[str] | None = None) -> Iterator[pyarrow.Table]:
+        """Rows that have features, a few thousand at a time. Raises UnreadableError."""
         import pyarrow as pa
         from pyarrow.parquet import ParquetFile
 
-        for file in self._files:
-            with ParquetFile(file) as part:
-                for batch in part.iter_batches(ROWS):
+        for path in self._files:
+            with _read(path), ParquetFile(opened(path)) as part:
+                for batch in ahead(part.iter_batches(ROWS, columns=columns or self._columns)):
                     table = pa.Table.from_batches([batch])
                     table = table.filter(table[self._feature].is_valid())
                     if table.num_rows:
                         yield table.combine_chunks()
 
     def _row(self, table: pyarrow.Table, row: int, cosine: float, place: int) -> Row:
-        added = {f"{self._prefix}{name}" for name in ("image_feature", "retrieved", "top", "labels", "error")}
         values = table.slice(row, 1).to_pylist()[0]
-        shown = {name: value for name, value in values.items() if name not in added}
+        shown = {name: value for name, value in values.items() if name not in (self._feature, self._retrieved)}
         feature = np.array(values[self._feature], np.float16)
         return Row(cosine, -place, feature, np.array(values[self._retrieved], np.int32), shown)
+
+
+@contextmanager
+def _read(path: Place) -> Iterator[None]:
+    """Errors of a file or a storage, as one line. Raises UnreadableError."""
+    try:
+        yield
+    except AttriError:
+        raise
+    except Exception as error:  # each storage has errors of its own, and pyarrow some for what is damaged
+        raise unreadable(str(path), error) from error
 
 
 def search_text(index: Index, classifier: Classifier, text: str, count: int, reranked: int = RERANKED) -> list[Row]:

@@ -1,10 +1,11 @@
-"""A name in a bucket, and what an output needs of `pathlib.Path` there, by fsspec."""
+"""A name in a bucket, and what rows need of `pathlib.Path` there, by fsspec."""
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -35,7 +36,7 @@ class BucketPath:
         name = PurePosixPath(key)
         if scheme not in SCHEMES:
             known = ", ".join(f"{each}://" for each in SCHEMES)
-            raise UsageError(f"{redact_uri(url)}: an output goes to a path, or to {known}")
+            raise UsageError(f"{redact_uri(url)}: give a path, or a name in a bucket ({known})")
         if len(name.parts) < 2:
             raise UsageError(f"{redact_uri(url)} is a whole bucket: name a folder in it")
         self._url = url.rstrip("/")
@@ -45,7 +46,7 @@ class BucketPath:
 
             self._system, self._key = fsspec.core.url_to_fs(self._url)
         except Exception as error:  # each storage has its own, and one that is not installed ImportError
-            raise FailedError(f"{self} cannot be written: {redact(first_line(error))}") from error
+            raise FailedError(f"{self} cannot be reached: {redact(first_line(error))}") from error
 
     def __str__(self) -> str:
         return redact_uri(self._url)
@@ -76,9 +77,9 @@ class BucketPath:
                 yield self / name
 
     def open(self, mode: str) -> IO[bytes]:
-        """Open it for reading."""
+        """Open it for reading here and there: what is asked for is fetched, and no more."""
         with self._storage():
-            file: IO[bytes] = self._system.open(self._key, mode)
+            file: IO[bytes] = self._system.open(self._key, mode, cache_type="none")
             return file
 
     def read_bytes(self) -> bytes:
@@ -86,6 +87,34 @@ class BucketPath:
         with self._storage():
             data: bytes = self._system.cat_file(self._key)
             return data
+
+    def write_bytes(self, data: bytes) -> None:
+        """Make it of bytes, whatever was there."""
+        with self._storage():
+            self._system.pipe_file(self._key, data)
+
+    def create(self, data: bytes) -> bool:
+        """Make it of bytes, only where it is not there: the storage decides between two who try at once.
+
+        Returns:
+            Whether it was not there.
+        """
+        with self._storage():
+            try:
+                self._system.pipe_file(self._key, data, mode="create")
+            except Exception as error:  # each storage has one of its own for this
+                self._system.invalidate_cache()
+                if self._system.exists(self._key):
+                    return False
+                if getattr(error, "errno", None) != errno.ENOSYS:
+                    raise
+                self._system.pipe_file(self._key, data)  # a storage that knows no such condition
+            return True
+
+    def unlink(self) -> None:
+        """Remove it; it may be gone already."""
+        with self._storage(), suppress(FileNotFoundError):
+            self._system.rm_file(self._key)
 
     def put(self, file: Path) -> None:
         """Make it of a file, all at once."""

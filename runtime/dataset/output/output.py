@@ -3,11 +3,12 @@
 OUT/part-000000.parquet     a finished part; what was killed half-way is not there
 .OUT.attri-batch.json       what the rows were made of, so that no other command mixes its own into them
 
+.OUT.lock                   keeps a second process out while one writes
+
 JSON lines and CSV are joined of such parts in .OUT.parts/, which goes then. Nothing but parts lies in the folder: some
 readers of Parquet take every file of a folder for their own, hidden ones too.
 
-In a bucket the names are the same. An object appears there when all of it has arrived, so nothing is renamed; nothing
-can be locked either, but whoever else runs the same command writes the same rows.
+In a bucket the names are the same. An object appears there when all of it has arrived, so nothing is renamed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -25,6 +26,7 @@ from attri.runtime._util.filelock import try_lock, unlock
 from attri.runtime._util.transient import missing
 from attri.runtime._util.wording import first_line
 from attri.runtime.dataset.output.bucket import BucketPath, Place, opened, whole
+from attri.runtime.dataset.output.bucket_lock import BucketLock
 from attri.runtime.dataset.output.text import SUFFIXES, check_text, write_text
 from attri.runtime.errors import AttriError, FailedError, SinkError, UsageError
 
@@ -66,6 +68,7 @@ class Output:
         self.is_text = path.suffix.lower() in SUFFIXES
         self.folder: Place = _beside(path, "parts") if self.is_text else path
         self._run_file = run_file_of(path)
+        self._bucket_lock: BucketLock | None = None
         if self.is_text:
             check_text(schema)
 
@@ -78,24 +81,18 @@ class Output:
             FailedError: Another process is at it.
             SinkError: Nothing can be written there.
         """
-        if isinstance(self.path, BucketPath):
+        with ExitStack() as stack:
             with _written(self.path):
+                if isinstance(self.path, Path):
+                    self._check_path(self.path)
+                    stack.enter_context(_locked(self.path))
+                else:
+                    self._bucket_lock = BucketLock(_beside(self.path, "lock"), str(self.path))
+                    stack.enter_context(self._bucket_lock.held())
                 self._begin()
+            if isinstance(self.path, Path):
+                _clean(self.path, self.folder)
             yield
-            return
-        path = _beside(self.path, "lock")
-        with _written(self.path):
-            self._check_path(self.path)
-            lock = try_lock(path)
-        if lock is None:
-            raise FailedError(f"another attri-batch writes to {self.path}: wait for it")
-        try:
-            with _written(self.path):
-                self._begin()
-            _clean(self.path, self.folder)
-            yield
-        finally:
-            unlock(path, lock)
 
     @property
     def finished(self) -> bool:
@@ -127,6 +124,7 @@ class Output:
 
         Raises:
             SinkError: The disk is full, or gone.
+            FailedError: Another process writes there now.
             Exception: Whatever `tables` raises.
         """
         import pyarrow as pa
@@ -142,6 +140,7 @@ class Output:
                     writer.write_table(pa.concat_tables(waiting))
                     waiting, rows = [], 0
             writer.write_table(pa.concat_tables([self._schema.empty_table(), *waiting]))
+            self._check_lock()
         return self._count(path)
 
     def finish(self) -> None:
@@ -149,12 +148,19 @@ class Output:
 
         Raises:
             SinkError: The disk is full, or gone.
+            FailedError: Another process writes there now.
         """
         if not self.is_text:
             return
+        self._check_lock()
         with _written(self.path), whole(self.path) as temporary:
             write_text(temporary, SUFFIXES[self.path.suffix.lower()], (table for _, table in self.tables()))
         _remove_all(self.folder)
+
+    def _check_lock(self) -> None:
+        """Raises FailedError."""
+        if self._bucket_lock is not None:
+            self._bucket_lock.check()
 
     def _parts(self) -> list[Place]:
         return sorted(self.folder.glob("part-*.parquet"), key=str)
@@ -206,6 +212,19 @@ class Output:
 
 def _number_of(part: Place) -> int:
     return int(part.stem.partition("-")[2])
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Raises FailedError where another process holds the lock."""
+    name = _beside(path, "lock")
+    lock = try_lock(name)
+    if lock is None:
+        raise FailedError(f"another attri-batch writes to {path}: wait for it")
+    try:
+        yield
+    finally:
+        unlock(name, lock)
 
 
 def _clean(path: Path, folder: Place) -> None:

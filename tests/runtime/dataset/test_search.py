@@ -10,6 +10,8 @@ import pytest
 
 from attri.runtime import Classifier
 from attri.runtime.batch import ClassifyBatch
+from attri.runtime.dataset.files import UnreadableError
+from attri.runtime.dataset.output.bucket import place_of
 from attri.runtime.dataset.output.output import run_file_of
 from attri.runtime.dataset.search import Index, nearest_others, search_text
 from attri.runtime.errors import UsageError
@@ -114,3 +116,19 @@ def test_outliers_are_far_from_all_others(index: Path, classifier: Classifier, i
     found = Index(index).outliers(20)
     assert [row.cosine for row in found] == pytest.approx(sorted(far), abs=1e-3)  # of features in float16
     assert found[0].columns["path"] == str(image_files[far.argmin()])
+
+
+@pytest.mark.filterwarnings("ignore")  # moto and s3fs warn of each other
+def test_an_index_in_a_bucket_gives_the_same_rows(index: Path, classifier: Classifier, s3: Any) -> None:
+    s3.mkdir("indexes")
+    s3.put(str(index), "indexes/index", recursive=True)
+    here, there = Index(index), Index(place_of("s3://indexes/index"))
+    assert [str(row) for row in search_text(there, classifier, "tool", 20)] == [
+        str(row) for row in search_text(here, classifier, "tool", 20)
+    ]
+    assert [str(pair) for pair in there.duplicates(5)] == [str(pair) for pair in here.duplicates(5)]
+    with pytest.raises(UsageError, match="s3://indexes/nothing holds no Parquet"):
+        Index(place_of("s3://indexes/nothing"))
+    s3.pipe("indexes/damaged/part-0.parquet", b"PAR1 and no more")
+    with pytest.raises(UnreadableError, match=r"s3://indexes/damaged/part-0\.parquet"):
+        Index(place_of("s3://indexes/damaged"))
