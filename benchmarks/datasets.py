@@ -1,6 +1,7 @@
 """A folder of photographs by attri-run, attri-batch, a plain loop, open_clip in a DataLoader, and clip-retrieval.
 
-    python -m benchmarks.datasets BUNDLE PHOTOS [--images 1000] [--large 100] [--rounds 3] [--retrieval PYTHON]
+    python -m benchmarks.datasets BUNDLE PHOTOS [--images 1000] [--large 100] [--rounds 3]
+        [--engines PYTHON] [--retrieval PYTHON]
 
 PHOTOS has a folder for each class, and the names of the folders are the labels. The photographs are written as JPEGs
 whose shorter side is 480 pixels, so that decoding is work as it is for users, and some with one of 3000, as cameras
@@ -10,15 +11,17 @@ fails. With --fast-jpeg, which computes from other pixels, and of clip-retrieval
 float16, the labels that differ are counted.
 
 Each contestant is a process of its own, started as a user starts it, with as many threads and workers as there are
-cores; attri-batch also with one thread and, where Ray is installed, on Ray; clip-retrieval where --retrieval names the
-interpreter of an environment that has it (2.45 needs 'setuptools<70' beside it, for it imports pkg_resources). They
-take turns. The tables are kept in benchmarks/datasets.md.
+cores; attri-batch also with one thread. Where --engines names the interpreter of an environment with attri[onnx,batch],
+Ray and Daft, attri-batch also runs on both, with one worker and with two, of one thread each, which share 8 parts;
+clip-retrieval where --retrieval names one that has it (2.45 needs 'setuptools<70' beside it, for it imports
+pkg_resources). They take turns. The tables are kept in benchmarks/datasets.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -26,7 +29,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
-from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,13 +38,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attri.runtime.images import list_images
-from benchmarks.common import CORES, in_turn, keep
+from benchmarks.common import in_turn, keep
 from benchmarks.dataset_peers import LOADER, LOOP, RETRIEVAL, SHARED
 
 FEW = 16  # images of a short turn
 TIE = 1e-4  # of scores, which sums of some hundred float32 products in another order do not reach
 OUT, ALL, SHORT = "classified.jsonl", "all", "few"
 FAST = "attri-batch --fast-jpeg"
+PARTS = 8  # that workers share
 ROUNDED = (FAST, RETRIEVAL)  # whose labels may be others
 EXPLANATION = f"""Images a second: the difference between a turn with all images and one with {FEW}, so that the start
 is not in it. Start: a process that classifies {FEW}. Memory: the peak of a process with those that it starts; what they
@@ -65,7 +69,8 @@ class Bench:
         photos: a folder for each class.
         images: that are classified, at most.
         side: the shorter one of each, in pixels.
-        retrieval: the interpreter of an environment with clip-retrieval.
+        engines: the interpreter of an environment with Ray and Daft.
+        retrieval: that of one with clip-retrieval.
 
     Attributes:
         images: that there are.
@@ -74,7 +79,17 @@ class Bench:
         commands: by name; each classifies the images of the folder `{}`.
     """
 
-    def __init__(self, folder: Path, bundle: Path, photos: Path, images: int, side: int, retrieval: str | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        bundle: Path,
+        photos: Path,
+        images: int,
+        side: int,
+        *,
+        engines: str | None = None,
+        retrieval: str | None = None,
+    ) -> None:
         self.folder, every = folder, list_images(photos)
         self.images = min(images, len(every))
         for part, count in ((ALL, self.images), (SHORT, FEW)):
@@ -102,10 +117,13 @@ class Bench:
             SHARED: peer(SHARED),
             LOADER: peer(LOADER),
         }
+        if engines is not None:
+            parts = ["--part-rows", str(math.ceil(self.images / PARTS))]
+            for engine, workers in product(("ray", "daft"), (1, 2)):
+                words = ["--engine", engine, "--workers", str(workers)]
+                self.commands[" ".join(["attri-batch", *words])] = [engines, *batch[1:], *words, *parts]
         if retrieval is not None:
             self.commands[RETRIEVAL] = peer(RETRIEVAL, retrieval)
-        if find_spec("ray"):
-            self.commands["attri-batch --engine ray"] = [*batch, "--engine", "ray", "--workers", str(CORES)]
         self.labels: dict[str, str] = {}
         self.ties: set[str] = set()
         self.others: dict[str, int] = {}
@@ -199,7 +217,8 @@ def table(bench: Bench, turns: dict[tuple[str, str], list[Turn]]) -> list[str]:
 def measure(arguments: argparse.Namespace, images: int, side: int) -> list[str]:
     """A section about photographs of a size."""
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), arguments.bundle, arguments.photos, images, side, arguments.retrieval)
+        others = {"engines": arguments.engines, "retrieval": arguments.retrieval}
+        bench = Bench(Path(folder), arguments.bundle, arguments.photos, images, side, **others)
         for name in bench.commands:  # whatever is measured or compiled at a first start is not counted
             bench.turn(name, SHORT)
         contestants = {
@@ -218,6 +237,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--large", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--engines", metavar="PYTHON")
     parser.add_argument("--retrieval", metavar="PYTHON")
     arguments = parser.parse_args()
     about = f"The pocket model as plain CLIP, {arguments.rounds} rounds in turn. {' '.join(EXPLANATION.split())}"

@@ -14,11 +14,12 @@ pytest.importorskip("pyarrow")
 pytest.importorskip("fsspec")
 
 
+@pytest.mark.slow  # eight processes
 def test_all_contestants_agree(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[2])
     datasets = importlib.import_module("benchmarks.datasets")
-    bench = datasets.Bench(tmp_path, bundle, IMAGES / "test", 20, 96, None)
-    names = [name for name in bench.commands if "ray" not in name and "--threads" not in name]
+    bench = datasets.Bench(tmp_path, bundle, IMAGES / "test", 20, 96)
+    names = [name for name in bench.commands if "--threads" not in name]
     for name in names:
         assert bench.turn(name, datasets.ALL).memory > 20
     assert len(bench.labels) == 20
