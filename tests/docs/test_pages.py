@@ -139,6 +139,13 @@ def test_what_is_not_run_says_why(page: Path) -> None:
             assert re.fullmatch(r"<!-- not run: .{8,} -->", block.marker)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_tests_that_a_page_names_exist(page: Path) -> None:
+    for file, test in re.findall(r"`(test_\w+\.py)::(test_\w+)`", page.read_text(encoding="utf-8")):
+        files = list((ROOT / "tests").rglob(file))
+        assert any(f"def {test}(" in each.read_text(encoding="utf-8") for each in files), f"{file}::{test}"
+
+
 def options(command: click.Command) -> set[str]:
     own = {option for each in command.params for option in [*each.opts, *each.secondary_opts]}
     return own.union(*map(options, command.commands.values())) if isinstance(command, click.Group) else own

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,50 @@ def test_a_prompt_that_is_pushed_is_taken_over_between_two_frames(
     assert state.update.figures["shadow"]["frames"] == 2  # of the running attri-run
     counts = Store(Path("store")).live.counts()
     assert counts.now[Prompt.read(Path("store", "current", PROMPT)).digest].results > 0
+
+
+@pytest.mark.slow
+def test_ten_prompts_during_a_file_lose_none_of_its_2000_frames(
+    bundle: Path, desk: Path, image_files: list[Path]
+) -> None:
+    """A file is read as fast as its results are: here ten a second, until the last prompt is in use."""
+    av = pytest.importorskip("av")
+    bundle_command("init-repo")
+    bundle_command("push", bundle)
+    prompt = Prompt.read(bundle / PROMPT)
+    names = [f"cat {number}" for number in range(10)]
+    for seed, name in enumerate(names):
+        changed(prompt, [name], seed, 9).save(Path(f"{name}.attri"))
+    with av.open("clip.mp4", "w") as clip:
+        stream = clip.add_stream("mpeg4", 30, width=128, height=128)
+        for number in range(2000):
+            with Image.open(image_files[number % 4]) as image:
+                frame = av.VideoFrame.from_image(image.convert("RGB").resize((128, 128)))
+            clip.mux(stream.encode(frame))
+        clip.mux(stream.encode())
+    pull_to(Path("store"), Path("repo"))
+    take_over(Path("store"))
+    words = ["-m", "attri.runtime.cli.run", "clip.mp4", "--follow", "repo", "--store", "store", "--interval", "1"]
+    words += ["--probation", "0", "--json", "--threads", "1"]
+    frames: list[int] = []
+    labels: list[str] = []
+    with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE) as run:
+        assert run.stdout is not None
+        fcntl.fcntl(run.stdout, fcntl.F_SETPIPE_SZ, 4096)  # a dozen results that are written and not read
+        waiting = iter(names)
+        due: str | None = None
+        for line in run.stdout:
+            found = json.loads(line)
+            frames.append(found["frame"])
+            labels.append(found["label"])
+            if len(labels) == 3 or (due is not None and labels[-1] == due):
+                due = next(waiting, None)
+                if due is not None:
+                    bundle_command("push", f"{due}.attri")
+            time.sleep(0.1 if due is not None else 0)
+    assert run.returncode == 0
+    assert frames == list(range(2000))
+    assert [label for label in dict.fromkeys(labels) if label not in prompt.facts.labels] == names
 
 
 def test_a_release_is_checked_as_it_will_be_used(
