@@ -111,10 +111,27 @@ class Publisher:
 
     def call(self, *words: str) -> int:
         """A command of attri-bundle beside the repository; its exit code."""
+        return self._run(*words).returncode
+
+    def screen(self, *words: str) -> list[str]:
+        """A command of attri-bundle and what it prints, as a block of Markdown."""
+        return [
+            "",
+            f"    attri-bundle {' '.join(words)}",
+            "",
+            *(f"    {line}" for line in self._run(*words).stdout.splitlines()),
+        ]
+
+    def devices(self) -> list[str]:
+        """What an operator sees of all devices."""
+        screen = self.screen("devices", "--mqtt", self._broker.address)
+        return [line.replace(self._broker.address, "mqtt://broker") for line in screen]
+
+    def _run(self, *words: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"ATTRI_KEYS_PASSPHRASE": "secret"}
         done = subprocess.run([*BUNDLE, *words], cwd=self._folder, env=environment, capture_output=True, text=True)
         assert done.returncode in (0, 1, 4), done.stderr
-        return done.returncode
+        return done
 
     def push(self, what: Path, *words: str) -> tuple[Release, float]:
         """Push it; the release, and when that was."""
@@ -202,6 +219,7 @@ def play(bundle: Path, count: int, folder: Path, server: StaticServer, broker: B
         wait_for(broker, lambda report: bool(report["runs"] == good.name), count)
         time.sleep(3 * INTERVAL)  # all ask once more
         failed = wait_for(broker, lambda report: bool(report["update"]["release"] == bad.name and _failed(report)), 1)
+        screens = desk.devices() + desk.screen("status", "--repo", "repo")
         results = {each.name: each.end() for each in devices}
         assert failed.keys() <= wave, "a device outside of the wave has seen the bad prompt"
         assert all((each.store / "current").resolve().name == good.name for each in devices)
@@ -221,7 +239,7 @@ def play(bundle: Path, count: int, folder: Path, server: StaticServer, broker: B
         after = f"{installed[each.name]['time'] - began:.0f} | {updated[each.name]['time'] - pushed:.0f}"
         end = failed.get(each.name, {"state": "taken back in time" if each.name in wave else "not offered"})["state"]
         lines.append(f"| {each.name} | {judges} | {after} | {end} | {each.fed} | {results[each.name]} |")
-    return lines
+    return [*lines, "", "## What an operator sees at the end", *screens]
 
 
 def _failed(report: dict[str, Any]) -> bool:
