@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from attri.runtime.deliver.mqtt.broker import Broker
 
 PATH = click.Path(path_type=Path)
-PASSPHRASE = "ATTRI_KEYS_PASSPHRASE"  # environment variable
+PASSPHRASE, PIN = "ATTRI_KEYS_PASSPHRASE", "ATTRI_KEYS_PIN"  # environment variables
 
 
 def as_one(name: str, kind: Any, *options: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

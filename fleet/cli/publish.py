@@ -20,6 +20,7 @@ from attri.fleet.cli.options import (
     PASSPHRASE,
     PASSPHRASE_FILE,
     PATH,
+    PIN,
     REPO,
     WAVE,
     Percent,
@@ -84,7 +85,13 @@ class Signing:
                 found = str(click.prompt("passphrase of the keys", hide_input=True, err=True, confirmation_prompt=new))
             return found
 
-        folders = [Keys(folder, passphrase) for folder in self.keys]
+        def pin(uri: str) -> str:
+            found = os.environ.get(PIN)
+            if found is None and not os.isatty(0):
+                raise UsageError(f"the key {uri} has a PIN: give it by ${PIN}")
+            return found or str(click.prompt(f"PIN of the key {uri}", hide_input=True, err=True))
+
+        folders = [Keys(folder, passphrase, pin) for folder in self.keys]
         days = {"snapshot": self.days, "timestamp": self.days}
         metadata = SignedMetadata(self.repo / "metadata", folders, days)
         if not new:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,13 @@ class Keys:
     Args:
         folder: where they are.
         passphrase: of the files; is called once, when the first of them is read or written.
+        pin: of a key that is in no file, by its URI; is called once for each, when it signs first. Without it such keys
+            cannot be used.
     """
 
-    def __init__(self, folder: Path, passphrase: Callable[[], str]) -> None:
+    def __init__(self, folder: Path, passphrase: Callable[[], str], pin: Callable[[str], str] | None = None) -> None:
         self.folder = folder
-        self._ask = passphrase
+        self._ask, self._ask_pin = passphrase, pin
         self._passphrase: str | None = None
         self._signers: dict[str, Signer] = {}
 
@@ -101,7 +104,8 @@ class Keys:
             uri = self._uris().get(key.keyid)
             try:
                 if uri is not None:
-                    self._signers[key.keyid] = Signer.from_priv_key_uri(uri, key, lambda _: self._secret().decode())
+                    pin = self._ask_pin and cache(partial(self._ask_pin, uri))
+                    self._signers[key.keyid] = Signer.from_priv_key_uri(uri, key, pin and (lambda _: pin()))
                 elif file is not None:
                     self._signers[key.keyid] = self._read(file, key)
             except UsageError:

@@ -18,7 +18,7 @@ from typing import Any
 
 from securesystemslib.exceptions import StorageError
 from securesystemslib.signer import Key
-from tuf.api.exceptions import RepositoryError
+from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization.json import JSONSerializer
 
@@ -155,7 +155,13 @@ class SignedMetadata:
             for keyid in root.roles[role].keyids:
                 found = (keys.signer(root.keys[keyid]) for keys in self._keys)
                 if signer := next((each for each in found if each is not None), None):
-                    metadata.sign(signer, append=True)
+                    try:
+                        metadata.sign(signer, append=True)
+                    except UnsignedMetadataError as error:  # whose cause says it, sometimes by its name alone
+                        if isinstance(error.__cause__, UsageError):
+                            raise error.__cause__ from None
+                        said = str(error.__cause__) or type(error.__cause__).__name__
+                        raise UsageError(f"a key of {role} does not sign: {said}") from error
                     signed += 1
             if signed < root.roles[role].threshold:
                 needed = f"{root.roles[role].threshold} of the keys of {role}, {signed} here"

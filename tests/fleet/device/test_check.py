@@ -111,7 +111,7 @@ def test_it_is_judged_as_attri_run_asks_it(bundle: Path, other: Path, golden: Pa
 
 
 def test_graphs_that_the_prompt_of_a_task_does_not_fit_are_refused(bundle: Path, tmp_path: Path) -> None:
-    own = shutil.copy(bundle / PROMPT, tmp_path / "own.attri")
+    own = Path(shutil.copy(bundle / PROMPT, tmp_path / "own.attri"))
     asked = dataclasses.replace(CPU, prompts=[str(own)])
     agree(bundle, asked)
     prompt = Prompt.read(own)

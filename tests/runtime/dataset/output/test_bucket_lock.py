@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from attri.runtime.dataset.output.bucket import place_of
+from attri.runtime.dataset.output.bucket import BucketPath, place_of
 from attri.runtime.dataset.output.bucket_lock import BucketLock
 from attri.runtime.dataset.output.output import Output
 from attri.runtime.errors import FailedError
@@ -25,7 +25,7 @@ def bucket(s3: Any) -> str:
 
 
 def lock(bucket: str, name: str, beat: float = 0.1, lease: float = 30.0) -> BucketLock:
-    return BucketLock(place_of(f"{bucket}/{name}/.out.lock"), f"{bucket}/{name}/out", beat, lease)
+    return BucketLock(BucketPath(f"{bucket}/{name}/.out.lock"), f"{bucket}/{name}/out", beat, lease)
 
 
 def test_one_of_many_at_once_has_it(s3: Any, bucket: str) -> None:
