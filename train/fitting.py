@@ -23,6 +23,7 @@ from attri.train.incremental.start import Start
 from attri.train.model.attriprompt import AttriPrompt
 from attri.train.model.backbone import Backbone, load_backbone
 from attri.train.model.pool import fit_keys
+from attri.train.report.entries import with_former_names
 from attri.train.report.learning_curve import fewer_shots, learning_curve
 from attri.train.report.report import write_report
 from attri.train.report.results import compare_with_start, draw_figures, encode_what_is_scored, evaluate
@@ -230,6 +231,8 @@ def fit(
             results["learning_curve"] = train_with_fewer(trainer, dataset, store)
         if start:
             results["comparison"] = compare_with_start(trainer, dataset, store)
+            if start.attracts is not None:
+                results["pool_entries"] = with_former_names(results["pool_entries"], start.attracts, start.classes)
         results |= {"seconds": round(time.monotonic() - began, 1), "threads": torch.get_num_threads()}
         results |= {"versions": versions(), "run": meta}
         example = None if release else (dataset.test or dataset.train)[0]

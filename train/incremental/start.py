@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from attri.train.model.attriprompt import AttriPrompt
 from attri.train.model.backbone import Backbone
 from attri.train.training.checkpoint import load_run
 from attri.train.training.run_folder import PROMPT as TENSORS
+from attri.train.training.run_folder import RESULTS
 
 AGREES = 1e-3  # of the largest value of a table: how well recovered tokens must give the table again
 
@@ -37,6 +39,8 @@ class Start:
         template: sentence around each label.
         frozen_templates: of the text features without prompts.
         tensors: of a run, the learned ones; of a prompt file its keys and tables.
+        attracts: classes that its entries attract, by block (one where all share a pool) and entry; None where that is
+            not known.
     """
 
     path: Path
@@ -47,6 +51,7 @@ class Start:
     template: str
     frozen_templates: tuple[str, ...]
     tensors: dict[str, Tensor] = field(repr=False)
+    attracts: list[list[list[str]]] | None = field(default=None, repr=False)
 
     @property
     def known(self) -> int:
@@ -102,8 +107,25 @@ def _of_run(folder: Path, retrieval: dict[str, Any]) -> Start:
     digest = hashlib.sha256((folder / TENSORS).read_bytes()).hexdigest()
     train = run.train
     return Start(
-        folder, digest, run.prompt, run.backbone, run.classes, train.template, train.frozen_templates, run.tensors
+        path=folder,
+        digest=digest,
+        config=run.prompt,
+        backbone=run.backbone,
+        classes=run.classes,
+        template=train.template,
+        frozen_templates=train.frozen_templates,
+        tensors=run.tensors,
+        attracts=_names_of_run(folder),
     )
+
+
+def _names_of_run(folder: Path) -> list[list[list[str]]] | None:
+    """The classes that the entries of a run attract; None where its results are gone."""
+    try:
+        blocks = json.loads((folder / RESULTS).read_text(encoding="utf-8")).get("pool_entries")
+    except (OSError, ValueError):
+        return None
+    return [[[row["name"] for row in entry] for entry in block] for block in blocks] if blocks else None
 
 
 def _of_file(path: Path, retrieval: dict[str, Any]) -> Start:
@@ -116,11 +138,12 @@ def _of_file(path: Path, retrieval: dict[str, Any]) -> Start:
     if known and retrieval:
         raise UsageError(f"{path} says how it retrieves: leave out {_options(retrieval)}")
     keys = prompt.tensors["keys"]
+    shared = bool((keys == keys[:1]).all())
     config = PromptConfig(
         **{name: base[name] for name in PROMPT_SHAPE},
         **(known or retrieval),
         pool_size=prompt.entries,
-        shared=bool((keys == keys[:1]).all()),
+        shared=shared,
     )
     return Start(
         path=path,
@@ -131,6 +154,7 @@ def _of_file(path: Path, retrieval: dict[str, Any]) -> Start:
         template=facts.template,
         frozen_templates=tuple(source.get("frozen_templates", (facts.template, *FROZEN_TEMPLATES[1:]))),
         tensors={name: torch.from_numpy(np.array(tensor)) for name, tensor in prompt.tensors.items()},
+        attracts=facts.attracts and (facts.attracts[:1] if shared else facts.attracts),
     )
 
 

@@ -39,3 +39,25 @@ def attracted_classes(usage: Tensor, classes: list[str]) -> list[list[list[dict[
         ]
         for block in range(blocks)
     ]
+
+
+def with_former_names(
+    found: list[list[list[dict[str, Any]]]], before: list[list[list[str]]], known: list[str]
+) -> list[list[list[dict[str, Any]]]]:
+    """Name the entries of a prompt that training started at: keys stay, and so do the known classes that they attract.
+
+    Args:
+        found: what entries attract of the added images, as of `attracted_classes`.
+        before: names of the classes that they attracted before, by block and entry.
+        known: classes from before; of them the added images say less than the names do.
+
+    Returns:
+        Rows as of `attracted_classes`: new classes first, then those from before, without "lift".
+    """
+    return [
+        [
+            ([row for row in rows if row["name"] not in known] + [{"name": name} for name in names])[:MOST]
+            for rows, names in zip(block, former, strict=True)
+        ]
+        for block, former in zip(found, before, strict=True)
+    ]

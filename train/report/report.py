@@ -145,7 +145,7 @@ def entry_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
             "block": block + 1,
             "entry": entry,
             "share": share,
-            "attracts": ", ".join(f"{one['name']} ({one['lift']:.1f})" for one in classes) or "all alike",
+            "attracts": ", ".join(map(_with_lift, classes)) or "all alike",
             "words": ", ".join(words[block][entry]) if block < len(words) else "",
         }
         for block, (shares, attracted) in enumerate(
@@ -154,6 +154,10 @@ def entry_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
         for entry, (share, classes) in enumerate(zip(shares, attracted, strict=True))
         if share
     ]
+
+
+def _with_lift(row: dict[str, Any]) -> str:
+    return f"{row['name']} ({row['lift']:.1f})" if "lift" in row else str(row["name"])
 
 
 def embedded(path: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from attri.train.fitting import fit, frozen_text, new_trainer
 from attri.train.incremental import read_start
 from attri.train.model import AttriPrompt
 from attri.train.pocket import IMAGES
+from attri.train.report.entries import with_former_names
 from attri.train.training.features import FeatureCache
 from attri.train.training.progress import Progress
 from attri.train.training.trainer import Trainer
@@ -126,6 +127,28 @@ def test_a_new_class_is_learned_and_what_no_image_retrieves_stays(backbone, star
     assert "Against the prompt that it started at" in page
     again = read_start(folder)
     assert again.classes == [*start.classes, "weather"]
+    # One new class has no lift over others; of the known ones the first training says what entries attract.
+    assert again.attracts == start.attracts
+    assert any(names for names in again.attracts[0])
+
+
+def test_entries_keep_their_names_and_get_those_of_new_classes():
+    found = [[[{"name": "cat", "lift": 3.0}, {"name": "new", "lift": 2.0}], [], [{"name": "new", "lift": 1.5}]]]
+    before = [[["dog", "cat"], ["dog"], ["a", "b", "c"]]]
+    assert with_former_names(found, before, ["a", "b", "c", "cat", "dog"]) == [
+        [
+            [{"name": "new", "lift": 2.0}, {"name": "dog"}, {"name": "cat"}],
+            [{"name": "dog"}],
+            [{"name": "new", "lift": 1.5}, {"name": "a"}, {"name": "b"}],
+        ]
+    ]
+
+
+def test_a_prompt_file_says_what_its_entries_attract(backbone, tmp_path):
+    trained, names = model_of(backbone, PromptConfig(pool_size=2)), [["cat"], []]
+    found = read_start(saved(trained, tmp_path / "prompt.attri", attracts=[names] * trained.depth))
+    assert found.attracts == [names]
+    assert read_start(saved(trained, tmp_path / "older.attri")).attracts is None
 
 
 def test_known_classes_are_anchored_at_the_first_prompt_and_new_ones_at_plain_clip(backbone, start, added):
