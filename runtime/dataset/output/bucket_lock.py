@@ -5,7 +5,7 @@ Azure, `ifGenerationMatch=0` of Google), so of two who ask at once one has it. A
 whoever comes next watches it, and takes it when nobody has written it for a minute. Clocks are not compared.
 
 A holder that finds another's lock in the place of its own has lost it, and may write no more: it had no network for so
-long, or the storage does not know that condition.
+long, or the storage does not know that condition and two asked within some milliseconds.
 """
 
 from __future__ import annotations
@@ -53,13 +53,12 @@ class BucketLock:
             FailedError: Another process holds it.
             OSError: The storage does not let it be written.
         """
-        written = 0
-        while not (self._place.create(self._text(written)) or self._is_ours()):
+        while not self._take():
             self._watch()
         released = threading.Event()
 
         def renew() -> None:
-            number = written
+            number = 0
             while not released.wait(self._beat):
                 with suppress(OSError):  # no network: until it is there again, or another has taken the lock
                     self._lost = self._lost or not self._is_ours()
@@ -83,8 +82,12 @@ class BucketLock:
         """Check that it is held still. Raises FailedError."""
         if self._lost:
             raise FailedError(
-                f"another attri-batch writes to {self._output} now: this one was without network, and ends"
+                f"another attri-batch writes to {self._output} now: this one did not renew its lock in time, and ends"
             )
+
+    def _take(self) -> bool:
+        """Make it where it is not there; looked at first, for some storages that speak S3 do not know the condition."""
+        return self._read() is None and (self._place.create(self._text(0)) or self._is_ours())
 
     def _watch(self) -> None:
         """Return when the lock is gone, or remove it when its holder was killed. Raises FailedError."""

@@ -219,7 +219,7 @@ def test_another_command_does_not_add_its_rows(attri_batch: Batch, dataset: Data
         (["--columns", "id,nonsense"], "has no column 'nonsense', but id, split, image"),
         (["--image-column", "photo"], "has no column 'photo', but id, split, image: give --image-column"),
         (["--summary", "/nowhere/page.html"], "the folder /nowhere does not exist"),
-        (["--output", "sftp://u:hunter2@host/out"], "sftp://***@host/out: an output goes to a path, or to s3://"),
+        (["--output", "sftp://u:hunter2@host/out"], "sftp://***@host/out: give a path, or a name in a bucket (s3://"),
         (["--output", "s3://bucket/"], "s3://bucket/ is a whole bucket: name a folder in it"),
         (["--explain"], "has no explain.onnx to explain with: export it again with attri-export --explain"),
         (["--prompt", "x", "--task", "a=y"], "--prompt: every task has its own"),

@@ -63,6 +63,20 @@ def test_that_of_a_killed_process_is_taken_and_damage_too(s3: Any, bucket: str) 
             assert json.loads(s3.cat("locks/killed/.out.lock"))["id"] != "x"
 
 
+def test_a_storage_that_does_not_know_the_condition_keeps_a_second_out(
+    s3: Any, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def create(place: BucketPath, data: bytes) -> bool:
+        place.write_bytes(data)
+        return True
+
+    monkeypatch.setattr(BucketPath, "create", create)
+    with lock(bucket, "unknown").held():
+        with pytest.raises(FailedError, match="another attri-batch"), lock(bucket, "unknown").held():
+            pass
+        assert s3.exists("locks/unknown/.out.lock")
+
+
 def test_a_holder_whose_lock_was_taken_writes_no_more(s3: Any, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "attri.runtime.dataset.output.output.BucketLock", lambda place, name: BucketLock(place, name, 0.05, 30.0)
