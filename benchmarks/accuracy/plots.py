@@ -75,7 +75,7 @@ def few_shot(results: Results, dataset: str, path: Path) -> bool:
     axes.set_xscale("log", base=2)
     axes.set_xticks(protocols.FEW_SHOTS, [str(n) for n in protocols.FEW_SHOTS])
     axes.set(xlabel="training images per class", ylabel="accuracy, %", title=dataset)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))  # beside the lines
     save(figure, path)
     return True
 
