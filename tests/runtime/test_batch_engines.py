@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,17 @@ def test_ray(expected: dict[str, Any]) -> None:
     assert written() == expected
 
 
+def test_two_workers_of_ray_on_one_gpu(expected: dict[str, Any]) -> None:
+    """Ray believes in the GPU that it is told of; a CPU does the work."""
+    ray = pytest.importorskip("ray", reason="an engine of .ci/versions, not of make test")
+    ray.init(num_cpus=3, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        exec(example("Ray Data on GPUs").replace('"cuda"', '"cpu", "threads": 1'), {})
+    finally:
+        ray.shutdown()
+    assert written() == expected
+
+
 def test_daft(expected: dict[str, Any]) -> None:
     pytest.importorskip("daft", reason="an engine of .ci/versions, not of make test")
     exec(example("Daft"), {"__name__": "example"})
@@ -76,8 +88,21 @@ def test_dask(expected: dict[str, Any]) -> None:
     assert found["missing.png"] == "none"
 
 
+@pytest.mark.slow  # a Java machine, and 400 MB of PySpark, which no job of .ci has
+def test_spark(expected: dict[str, Any]) -> None:
+    sql = pytest.importorskip("pyspark.sql")
+    if shutil.which("java") is None:
+        pytest.skip("Spark needs Java")
+    spark = sql.SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false").getOrCreate()
+    try:
+        exec(example("Spark"), {"spark": spark})
+    finally:
+        spark.stop()
+    assert written() == expected
+
+
 def test_what_spark_is_given(expected: dict[str, Any]) -> None:
-    """An iterator of record batches in, one out; Spark itself needs Java."""
+    """An iterator of record batches in, one out, with the columns of the schema."""
     import pyarrow.parquet
 
     class Spark:
