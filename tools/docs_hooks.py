@@ -51,6 +51,8 @@ def with_links(markdown: str, page: str) -> str:
             target = PAGES[named]
         elif named.startswith("docs/"):
             target = named.removeprefix("docs/")
+        elif named.startswith("benchmarks/") and named.endswith(".png"):
+            target = named
         else:
             return match[1]
         return posixpath.relpath(target, posixpath.dirname(page) or ".")
