@@ -85,10 +85,10 @@ def test_a_holder_whose_lock_was_taken_writes_no_more(s3: Any, bucket: str, monk
     rows = pa.Table.from_pylist([{"id": 1, "error": None}], SCHEMA)
     with out.locked():
         out.write(0, [rows])
-        s3.pipe("locks/taken/.out.lock", json.dumps({"id": "another"}).encode())
 
         def write_on() -> None:
             for number in range(1, 1000):
+                s3.pipe("locks/taken/.out.lock", json.dumps({"id": "another"}).encode())  # it too renews its lock
                 out.write(number, [rows])
 
         with pytest.raises(FailedError, match="another attri-batch writes to s3://locks/taken/out now"):
