@@ -21,7 +21,8 @@ from attri.train.model import AttriPrompt
 LABELS = ["bird", "red apple"]
 
 
-# A class token with rotary positions and a norm inside of attention, attention pooling, convolutions with batch norms.
+# A class token with rotary positions and a norm inside of attention, attention pooling, convolutions with batch norms
+# (slow: the first two have both ways in which attention becomes a feature).
 @pytest.mark.parametrize(
     "name", ["EVA02-B-16", "PE-Core-T-16-384", pytest.param("MobileCLIP2-S3", marks=pytest.mark.slow)]
 )

@@ -73,6 +73,7 @@ def test_half_precision_at_opset_17_holds_the_gates(model, make_pixels):
     assert np.abs(alone[0] - features[2:3]).max() < 2e-3  # of the batch: half rounds to a thousandth
 
 
+# Slow ones add a graph to kinds of layers that the others have.
 # Rotary positions and norms inside of attention and MLP, convolutions first, relative positions, windows; plain blocks
 # and SigLIP's are in tests/export/test_quantize.py and test_bidirectional.py.
 @pytest.mark.parametrize(

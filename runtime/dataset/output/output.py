@@ -2,7 +2,6 @@
 
 OUT/part-000000.parquet     a finished part; what was killed half-way is not there
 .OUT.attri-batch.json       what the rows were made of, so that no other command mixes its own into them
-
 .OUT.lock                   keeps a second process out while one writes
 
 JSON lines and CSV are joined of such parts in .OUT.parts/, which goes then. Nothing but parts lies in the folder: some

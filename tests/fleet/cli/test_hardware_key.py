@@ -10,7 +10,7 @@ from support.fleet import pull_to
 
 from attri.fleet.cli.bundle import main
 
-pkcs11 = pytest.importorskip("pkcs11")
+pkcs11 = pytest.importorskip("pkcs11", reason="python-pkcs11 is not installed: it is in the extra dev")
 LIBRARY = Path("/usr/lib/softhsm/libsofthsm2.so")
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason="SoftHSM is not installed (apt-get install softhsm2)")
 KEY = "targets=hsm:2?label=releases,public.pem"
